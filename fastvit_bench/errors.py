@@ -1,0 +1,82 @@
+"""What can go wrong, as one tree; each class carries the exit code the command line ends with.
+
+    FastViTBenchError
+    ├── UsageError ................ 2   a wrong option, a wrong combination of options
+    │   ├── ConfigError ........... 2   benchmark.toml does not say what it must
+    │   ├── CheckpointError ....... 2   a weight file that cannot be used as what it claims to be
+    │   └── StoreError ............ 2   a result file that cannot be read, found or written
+    ├── NotComparableError ........ 4   figures that must not stand side by side, or nothing to compare
+    ├── ParityError ............... 5   an artifact that does not compute what the network computes
+    ├── ChecksumError ............. 5   a file whose content is not the recorded one
+    └── UnavailableError .......... 6   a device, toolkit, host or file server that is not there
+        └── DownloadError ......... 6   a transfer that did not finish
+
+Exit codes without a class of their own: 0 done, 1 regression, 3 inconclusive, 7 some cells failed (the others
+are kept), 130 interrupted. A message says what is wrong, where, and what to do next, in one or two sentences.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The frozen exit codes; CI scripts rely on them."""
+
+    DONE = 0
+    REGRESSION = 1
+    USAGE = 2
+    INCONCLUSIVE = 3
+    NOT_COMPARABLE = 4
+    PROOF_FAILED = 5
+    UNAVAILABLE = 6
+    CELLS_FAILED = 7
+    INTERRUPTED = 130
+
+
+class FastViTBenchError(Exception):
+    """Base of every error this package raises on purpose; ``str(error)`` is the whole message for a person."""
+
+    exit_code: ExitCode = ExitCode.USAGE
+
+
+class UsageError(FastViTBenchError):
+    """An option, or a combination of options, that means nothing."""
+
+
+class ConfigError(UsageError):
+    """``benchmark.toml`` is missing, malformed or names something unknown."""
+
+
+class CheckpointError(UsageError):
+    """A weight file that is missing, damaged, of another network, or not a weight file."""
+
+
+class StoreError(UsageError):
+    """A result file that is missing, damaged or cannot be written."""
+
+
+class NotComparableError(FastViTBenchError):
+    """Figures made under different conditions, or a cell that is missing."""
+
+    exit_code = ExitCode.NOT_COMPARABLE
+
+
+class ParityError(FastViTBenchError):
+    """An exported file whose outputs differ from the network's by more than the tolerance."""
+
+    exit_code = ExitCode.PROOF_FAILED
+
+
+class ChecksumError(FastViTBenchError):
+    """A file whose SHA-256 differs from the recorded one."""
+
+    exit_code = ExitCode.PROOF_FAILED
+
+
+class UnavailableError(FastViTBenchError):
+    """Hardware, a toolkit or a server that this machine does not have or reach."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class DownloadError(UnavailableError):
+    """A transfer that could not be started or finished; what arrived is kept for the next attempt."""

@@ -1,0 +1,386 @@
+"""FastViT as the paper describes it (arXiv 2303.14189), in training form and in re-parameterised form.
+
+Read it downwards: the over-parameterised convolution, the token mixers, the feed-forward network, the two blocks,
+the patch embedding and positional encoding between stages, and at the end the seven variants and the network.
+Module names are those of the published checkpoints, so that a state dict of theirs is a state dict of ours.
+
+In the margin: B batch, C channels, H x W the feature map, N = H*W tokens, h heads of d = 32 channels.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastvit_bench.errors import UsageError
+from fastvit_bench.records import Head
+
+STRIDE = 32  # stem 4, then 2 in front of stages 2, 3 and 4
+HEAD_DIM = 32  # channels per attention head
+
+
+class Form(StrEnum):
+    """How a re-parameterisable block holds its weights: the branches it is trained with, or one convolution."""
+
+    UNFUSED = "unfused"
+    FUSED = "fused"
+
+
+# --- convolutions -----------------------------------------------------------------------------------------------------
+
+
+class ConvBN(nn.Sequential):
+    """A convolution without bias and its BatchNorm, padded to keep H x W at stride 1."""
+
+    def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(cout)
+
+
+class RepConv(nn.Module):
+    """A linear convolution that is trained as a sum of branches (section 3.2.1; MobileOne, arXiv 2206.04040).
+
+    The branches are k x k convolution + BatchNorm, 1 x 1 convolution + BatchNorm (*scale*, when k > 1) and a lone
+    BatchNorm (*skip*, when input and output have the same shape).
+    """
+
+    def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, *, form: Form) -> None:
+        super().__init__()
+        self.form = form
+        if form is Form.FUSED:
+            self.reparam_conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups)
+            return
+        self.rbr_conv = nn.ModuleList([ConvBN(cin, cout, kernel, stride, groups)])
+        self.rbr_scale = ConvBN(cin, cout, 1, stride, groups) if kernel > 1 else None
+        self.rbr_skip = nn.BatchNorm2d(cin) if cin == cout and stride == 1 else None
+
+    def branches(self) -> list[nn.Module]:
+        """The branches whose outputs are summed; of a fused block, its one convolution."""
+        if self.form is Form.FUSED:
+            return [self.reparam_conv]
+        return [b for b in (*self.rbr_conv, self.rbr_scale, self.rbr_skip) if b is not None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *rest = self.branches()
+        out = first(x)
+        for branch in rest:
+            out = out + branch(x)
+        return out
+
+
+class MobileOneBlock(RepConv):
+    """A re-parameterisable convolution and GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(super().forward(x))
+
+
+class SqueezeExcite(nn.Module):
+    """Channel attention (arXiv 1709.01507) with a reduction of 16."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, channels // 16, 1)
+        self.expand = nn.Conv2d(channels // 16, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = F.adaptive_avg_pool2d(x, 1)  # (B, C, 1, 1)
+        return x * torch.sigmoid(self.expand(F.relu(self.reduce(s))))
+
+
+class MobileOneSEBlock(RepConv):
+    """A re-parameterisable convolution, squeeze-and-excite, and GELU: the expansion in front of the classifier."""
+
+    def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, *, form: Form) -> None:
+        super().__init__(cin, cout, kernel, stride, groups, form=form)
+        self.se = SqueezeExcite(cout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.se(super().forward(x)))
+
+
+class LargeKernelConv(nn.Module):
+    """A 7 x 7 convolution trained beside a 3 x 3 one (section 3.2.2; RepLKNet, arXiv 2203.06717).
+
+    The published class also applies GELU here and then drops what it returns. The published weights were trained
+    that way, so there is no activation between this convolution and the next.
+    """
+
+    def __init__(self, cin: int, cout: int, stride: int, groups: int, *, form: Form) -> None:
+        super().__init__()
+        self.form = form
+        if form is Form.FUSED:
+            self.lkb_reparam = nn.Conv2d(cin, cout, 7, stride, 3, groups=groups)
+            return
+        self.lkb_origin = ConvBN(cin, cout, 7, stride, groups)
+        self.small_conv = ConvBN(cin, cout, 3, stride, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.form is Form.FUSED:
+            return self.lkb_reparam(x)
+        return self.lkb_origin(x) + self.small_conv(x)
+
+
+# --- token mixers and feed-forward network ----------------------------------------------------------------------------
+
+
+class SkipNorm(nn.Module):
+    """The BatchNorm that RepMixer subtracts: a re-parameterisable block with the skip branch alone."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.rbr_skip = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rbr_skip(x)
+
+
+class RepMixer(nn.Module):
+    """Token mixing by a depthwise convolution without a skip connection at inference (section 3.1, equation 2)."""
+
+    def __init__(self, channels: int, *, form: Form) -> None:
+        super().__init__()
+        self.form = form
+        if form is Form.FUSED:
+            self.reparam_conv = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels)
+            return
+        self.norm = SkipNorm(channels)
+        self.mixer = RepConv(channels, channels, 3, groups=channels, form=form)
+        self.layer_scale = _layer_scale(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.form is Form.FUSED:
+            return self.reparam_conv(x)
+        return x + self.layer_scale * (self.mixer(x) - self.norm(x))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the N = H*W positions of a feature map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = channels // HEAD_DIM
+        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, height, width = x.shape
+        x = x.flatten(2).transpose(1, 2)  # (B, N, C)
+        qkv = self.qkv(x).reshape(b, -1, 3, self.heads, HEAD_DIM)  # (B, N, 3, h, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, h, N, d)
+        attention = ((q * HEAD_DIM**-0.5) @ k.transpose(-2, -1)).softmax(-1)  # (B, h, N, N)
+        x = (attention @ v).transpose(1, 2).reshape(b, -1, c)  # (B, N, C)
+        return self.proj(x).transpose(1, 2).reshape(b, c, height, width)
+
+
+class ConvFFN(nn.Module):
+    """Feed-forward network with a 7 x 7 depthwise convolution in front (section 3.2.2)."""
+
+    def __init__(self, channels: int, ratio: int) -> None:
+        super().__init__()
+        self.conv = ConvBN(channels, channels, 7, groups=channels)
+        self.fc1 = nn.Conv2d(channels, ratio * channels, 1)
+        self.fc2 = nn.Conv2d(ratio * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(self.conv(x))))
+
+
+# --- blocks -----------------------------------------------------------------------------------------------------------
+
+
+class RepMixerBlock(nn.Module):
+    """Stages 1 to 3 of every variant, and stage 4 of the T and S ones."""
+
+    def __init__(self, channels: int, ratio: int, *, form: Form) -> None:
+        super().__init__()
+        self.token_mixer = RepMixer(channels, form=form)
+        self.convffn = ConvFFN(channels, ratio)
+        self.layer_scale = _layer_scale(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.token_mixer(x)
+        return x + self.layer_scale * self.convffn(x)
+
+
+class AttentionBlock(nn.Module):
+    """Stage 4 of the SA and MA variants."""
+
+    def __init__(self, channels: int, ratio: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.token_mixer = Attention(channels)
+        self.convffn = ConvFFN(channels, ratio)
+        self.layer_scale_1 = _layer_scale(channels)
+        self.layer_scale_2 = _layer_scale(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.layer_scale_1 * self.token_mixer(self.norm(x))
+        return x + self.layer_scale_2 * self.convffn(x)
+
+
+class PatchEmbed(nn.Module):
+    """Halves H x W between stages: 7 x 7 convolution per input channel, then 1 x 1 across channels."""
+
+    def __init__(self, cin: int, cout: int, *, form: Form) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(
+            LargeKernelConv(cin, cout, stride=2, groups=cin, form=form),
+            MobileOneBlock(cout, cout, 1, form=form),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+class PositionalEncoding(nn.Module):
+    """Conditional positional encoding (arXiv 2102.10882): a depthwise 7 x 7 convolution added to its input."""
+
+    def __init__(self, channels: int, *, form: Form) -> None:
+        super().__init__()
+        self.form = form
+        conv = nn.Conv2d(channels, channels, 7, 1, 3, groups=channels)
+        if form is Form.FUSED:
+            self.reparam_conv = conv
+        else:
+            self.pe = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.form is Form.FUSED:
+            return self.reparam_conv(x)
+        return self.pe(x) + x
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+class Mixer(StrEnum):
+    """Token mixer of the last stage; the first three stages always have RepMixer."""
+
+    REPMIXER = "repmixer"
+    ATTENTION = "attention"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the paper's table 2: blocks and channels per stage, expansion of the ConvFFN, last token mixer."""
+
+    blocks: tuple[int, int, int, int]
+    channels: tuple[int, int, int, int]
+    ratio: int
+    last: Mixer
+
+
+VARIANTS: dict[str, Variant] = {
+    "fastvit_t8": Variant((2, 2, 4, 2), (48, 96, 192, 384), 3, Mixer.REPMIXER),
+    "fastvit_t12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 3, Mixer.REPMIXER),
+    "fastvit_s12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, Mixer.REPMIXER),
+    "fastvit_sa12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, Mixer.ATTENTION),
+    "fastvit_sa24": Variant((4, 4, 12, 4), (64, 128, 256, 512), 4, Mixer.ATTENTION),
+    "fastvit_sa36": Variant((6, 6, 18, 6), (64, 128, 256, 512), 4, Mixer.ATTENTION),
+    "fastvit_ma36": Variant((6, 6, 18, 6), (76, 152, 304, 608), 4, Mixer.ATTENTION),
+}
+
+# The dense network hands out the outputs of these entries of `network`. They are the published ones: with a positional
+# encoding in front of stage 4 the last entry is that encoding (index 6), not the stage (index 7), and the published
+# detection and segmentation weights were trained so (apple/ml-fastvit, pull request 4).
+DENSE_TAPS = (0, 2, 4, 6)
+
+
+class FastViT(nn.Module):
+    """FastViT for classification or as a dense backbone.
+
+    ``forward`` takes normalised RGB images (B, 3, H, W), H and W multiples of 32. With ``Head.CLASSIFIER`` it returns
+    logits (B, classes); with ``Head.DENSE`` four normalised feature maps (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        *,
+        head: Head = Head.CLASSIFIER,
+        classes: int = 1000,
+        form: Form = Form.UNFUSED,
+    ) -> None:
+        super().__init__()
+        self.variant, self.head_kind, self.classes, self.form = variant, head, classes, form
+        stem, final = variant.channels[0], variant.channels[-1]
+
+        self.patch_embed = nn.Sequential(
+            MobileOneBlock(3, stem, 3, stride=2, form=form),
+            MobileOneBlock(stem, stem, 3, stride=2, groups=stem, form=form),
+            MobileOneBlock(stem, stem, 1, form=form),
+        )
+
+        network: list[nn.Module] = []
+        for stage, (blocks, channels) in enumerate(zip(variant.blocks, variant.channels, strict=True)):
+            if stage > 0:
+                network.append(PatchEmbed(variant.channels[stage - 1], channels, form=form))
+            if stage == 3 and variant.last is Mixer.ATTENTION:
+                network.append(PositionalEncoding(channels, form=form))
+                network.append(nn.Sequential(*(AttentionBlock(channels, variant.ratio) for _ in range(blocks))))
+            else:
+                network.append(
+                    nn.Sequential(*(RepMixerBlock(channels, variant.ratio, form=form) for _ in range(blocks)))
+                )
+        self.network = nn.ModuleList(network)
+
+        if head is Head.DENSE:
+            for tap, channels in zip(DENSE_TAPS, variant.channels, strict=True):
+                self.add_module(f"norm{tap}", nn.BatchNorm2d(channels))
+        else:
+            self.conv_exp = MobileOneSEBlock(final, 2 * final, 3, groups=final, form=form)
+            self.head = nn.Linear(2 * final, classes)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        x = self.patch_embed(x)
+        maps: list[Tensor] = []
+        for index, part in enumerate(self.network):
+            x = part(x)
+            if self.head_kind is Head.DENSE and index in DENSE_TAPS:
+                maps.append(self.get_submodule(f"norm{index}")(x))
+        if self.head_kind is Head.DENSE:
+            return tuple(maps)
+        x = self.conv_exp(x)  # (B, 2C, H/32, W/32)
+        return self.head(x.mean((2, 3)))
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise `UsageError` unless an image of this size keeps whole pixels through all five strides of 2."""
+    for name, size in (("height", height), ("width", width)):
+        if size < STRIDE or size % STRIDE:
+            below = max(STRIDE, size // STRIDE * STRIDE)
+            nearest = f"{below} or {below + STRIDE}" if size > STRIDE else f"{STRIDE}"
+            raise UsageError(f"{name} {size} is not a multiple of {STRIDE}, FastViT's total stride; use {nearest}.")
+
+
+def randomise(network: nn.Module, seed: int) -> None:
+    """Fill every parameter and statistic in place with numbers on which each branch of the network matters.
+
+    A freshly initialised FastViT has layer scales of 1e-5 and trivial BatchNorm statistics, so that a fuse that loses
+    a whole branch changes nothing. Here weights have the variance that keeps activations near 1, and BatchNorms and
+    layer scales are spread as a trained network's are. Deterministic in `seed`, whatever the dtype.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    for name, tensor in network.state_dict().items():
+        leaf = name.rsplit(".", 1)[-1]
+        shape = tensor.shape
+        if leaf == "num_batches_tracked":
+            continue
+        if leaf.startswith("layer_scale"):
+            values = torch.rand(shape, generator=draw) * 0.08 + 0.02
+        elif leaf == "running_var" or (leaf == "weight" and len(shape) == 1):
+            values = torch.rand(shape, generator=draw) + 0.5
+        elif len(shape) > 1:
+            values = torch.randn(shape, generator=draw) / math.sqrt(math.prod(shape[1:]))
+        else:
+            values = torch.randn(shape, generator=draw) * 0.1
+        tensor.copy_(values)
+
+
+def _layer_scale(channels: int) -> nn.Parameter:
+    return nn.Parameter(torch.full((channels, 1, 1), 1e-5))

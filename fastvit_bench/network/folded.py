@@ -1,0 +1,165 @@
+"""FastViT as it is deployed: convolutions, GELU, additions and attention, and nothing that can be computed beforehand.
+
+Modules here have no training form and no BatchNorm. `reparam.fold` fills them from a fused network. Where the layout
+differs from the paper's picture, it is to leave less work to the runtime, with equal results:
+
+* A convolution with two outputs per input channel (patch embedding, expansion before the classifier) is split into two
+  depthwise convolutions, which runtimes have fast kernels for; the channel order that results is absorbed by the
+  weights that read it.
+* Attention keeps channels first, so that a 1 x 1 convolution produces q, k and v and no transposition is left between
+  it and the matrix products.
+
+In the margin: B batch, C channels, H x W the feature map, N = H*W tokens, h heads of d = 32 channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastvit_bench.network.fastvit import DENSE_TAPS, HEAD_DIM, Mixer, SqueezeExcite, Variant
+from fastvit_bench.records import Head
+
+
+def depthwise(channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A depthwise convolution with bias, padded to keep H x W at stride 1."""
+    return nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels)
+
+
+def pointwise(cin: int, cout: int) -> nn.Conv2d:
+    """A 1 x 1 convolution with bias."""
+    return nn.Conv2d(cin, cout, 1)
+
+
+class FoldedFFN(nn.Module):
+    """ConvFFN with its BatchNorm in `conv` and the block's layer scale in `fc2`."""
+
+    def __init__(self, channels: int, ratio: int) -> None:
+        super().__init__()
+        self.conv = depthwise(channels, 7)
+        self.fc1 = pointwise(channels, ratio * channels)
+        self.fc2 = pointwise(ratio * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fc2(F.gelu(self.fc1(self.conv(x))))
+
+
+class FoldedRepMixerBlock(nn.Module):
+    """A RepMixer block: three convolutions, one GELU, one addition, and the mixer in front."""
+
+    def __init__(self, channels: int, ratio: int) -> None:
+        super().__init__()
+        self.mixer = depthwise(channels, 3)
+        self.ffn = FoldedFFN(channels, ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ffn(self.mixer(x))
+
+
+class FoldedAttention(nn.Module):
+    """Attention with BatchNorm and 1/sqrt(d) in `qkv` and the layer scale in `proj`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = channels // HEAD_DIM
+        self.qkv = pointwise(channels, 3 * channels)
+        self.proj = pointwise(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, _, height, width = x.shape
+        qkv = self.qkv(x).reshape(b, 3 * self.heads, HEAD_DIM, height * width)  # (B, 3h, d, N)
+        q, k, v = qkv.split(self.heads, 1)  # 3 x (B, h, d, N)
+        attention = (q.transpose(2, 3) @ k).softmax(-1)  # (B, h, N, N): row = query, column = key
+        mixed = v @ attention.transpose(2, 3)  # (B, h, d, N)
+        return x + self.proj(mixed.reshape(x.shape))
+
+
+class FoldedAttentionBlock(nn.Module):
+    """Attention and feed-forward network, each with its skip connection."""
+
+    def __init__(self, channels: int, ratio: int) -> None:
+        super().__init__()
+        self.attention = FoldedAttention(channels)
+        self.ffn = FoldedFFN(channels, ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ffn(self.attention(x))
+
+
+class SplitConv(nn.Module):
+    """A grouped convolution with two outputs per input channel, as two depthwise ones.
+
+    Output channels are the even ones of the grouped convolution, then the odd ones.
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.even = depthwise(channels, kernel, stride)
+        self.odd = depthwise(channels, kernel, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.even(x), self.odd(x)), 1)
+
+
+class FoldedPatchEmbed(nn.Module):
+    """Halves H x W and doubles the channels."""
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__()
+        self.spatial = SplitConv(cin, 7, 2)
+        self.across = pointwise(cout, cout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.across(self.spatial(x)))
+
+
+class FoldedExpansion(nn.Module):
+    """The expansion before the classifier, with its squeeze-and-excite."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.spatial = SplitConv(channels, 3, 1)
+        self.se = SqueezeExcite(2 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.se(self.spatial(x)))
+
+
+class FoldedFastViT(nn.Module):
+    """FastViT for inference. Same input and outputs as `fastvit.FastViT`."""
+
+    def __init__(self, variant: Variant, *, head: Head, classes: int) -> None:
+        super().__init__()
+        self.variant, self.head_kind, self.classes = variant, head, classes
+        stem, final = variant.channels[0], variant.channels[-1]
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, stem, 3, 2, 1), nn.GELU(), depthwise(stem, 3, 2), nn.GELU(), pointwise(stem, stem), nn.GELU()
+        )
+        network: list[nn.Module] = []  # indices as in FastViT.network
+        for stage, (blocks, channels) in enumerate(zip(variant.blocks, variant.channels, strict=True)):
+            if stage > 0:
+                network.append(FoldedPatchEmbed(variant.channels[stage - 1], channels))
+            block: type[FoldedRepMixerBlock | FoldedAttentionBlock] = FoldedRepMixerBlock
+            if stage == 3 and variant.last is Mixer.ATTENTION:
+                network.append(depthwise(channels, 7))  # positional encoding
+                block = FoldedAttentionBlock
+            network.append(nn.Sequential(*(block(channels, variant.ratio) for _ in range(blocks))))
+        self.network = nn.ModuleList(network)
+        if head is Head.DENSE:
+            # zero padding stands between these norms and any convolution that could take them in
+            self.norms = nn.ModuleDict(
+                {str(tap): nn.BatchNorm2d(c) for tap, c in zip(DENSE_TAPS, variant.channels, strict=True)}
+            )
+        else:
+            self.expansion = FoldedExpansion(final)
+            self.classifier = nn.Linear(2 * final, classes)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        x = self.stem(x)
+        maps: list[Tensor] = []
+        for index, part in enumerate(self.network):
+            x = part(x)
+            if self.head_kind is Head.DENSE and index in DENSE_TAPS:
+                maps.append(self.norms[str(index)](x))
+        if self.head_kind is Head.DENSE:
+            return tuple(maps)
+        return self.classifier(self.expansion(x).mean((2, 3)))

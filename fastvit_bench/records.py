@@ -1,0 +1,385 @@
+"""The nouns: frozen records of what was asked, what was made, how it was measured and what came out.
+
+Every record is a `msgspec.Struct`: built once, never changed, written to JSON as it stands and checked field by field
+when it is read back. Units stand in the names. Whatever can be computed from the samples (median, interval, warnings)
+is a property and never stored.
+"""
+
+import hashlib
+import math
+import statistics
+from enum import StrEnum
+from functools import cached_property
+from typing import Literal
+
+import msgspec
+
+SCHEMA = 1  # of the lines in a run file; raised when a reader of the old lines would misunderstand the new ones
+
+
+class Head(StrEnum):
+    """What the network ends in: class scores, or four feature maps for detection and segmentation."""
+
+    CLASSIFIER = "classifier"
+    DENSE = "dense"
+
+
+class Fuse(StrEnum):
+    """How much of the network's algebra is done ahead of time.
+
+    ``none``: the network as it is trained. ``fused``: every re-parameterisable block is one convolution, as in the
+    published fused checkpoints. ``folded``: also the BatchNorms, layer scales and attention scale those leave behind.
+    """
+
+    NONE = "none"
+    FUSED = "fused"
+    FOLDED = "folded"
+
+
+class Window(StrEnum):
+    """What lies between the two readings of the clock."""
+
+    COMPUTE = "compute"  # run + wait; the input is on the device, the output stays there
+    END_TO_END = "end-to-end"  # the toolkit's one call, input and output copies included
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every noun: frozen, named fields, unknown fields refused."""
+
+
+class Shape(Record, frozen=True, order=True):
+    """Of one input batch: `batch` RGB images of `height` x `width` pixels."""
+
+    batch: int
+    height: int
+    width: int
+
+    @property
+    def size(self) -> str:
+        """``256`` for a square, ``256x384`` (height x width) otherwise."""
+        return str(self.height) if self.height == self.width else f"{self.height}x{self.width}"
+
+    @property
+    def nchw(self) -> tuple[int, int, int, int]:
+        """(N, C, H, W)."""
+        return (self.batch, 3, self.height, self.width)
+
+
+class ModelSpec(Record, frozen=True):
+    """A model as ``[model.NAME]`` of benchmark.toml declares it."""
+
+    name: str
+    variant: str
+    head: Head = Head.CLASSIFIER
+    classes: int = 1000
+    checkpoint: str | None = None  # path, relative to the configuration file
+    sha256: str | None = None  # what the checkpoint's content must be
+    resolution: int = 256  # evaluation size in pixels
+    crop: float = 0.9  # share of the shorter side kept by the evaluation crop
+    published: str | None = None  # the model's name in results/published
+
+
+class Device(Record, frozen=True):
+    """A device profile as ``[device.NAME]`` of benchmark.toml declares it."""
+
+    name: str
+    backend: str
+    precision: str = "fp32"
+    batch: int = 1
+    match: str | None = None  # text that the real hardware's name must contain
+    options: dict[str, str | int | float | bool] = {}
+
+
+class Weights(Record, frozen=True):
+    """Where a network's numbers come from."""
+
+    origin: Literal["checkpoint", "random"]
+    sha256: str | None = None  # of the checkpoint file
+    file: str | None = None  # its name, without folders
+    seed: int | None = None  # of random weights
+
+    @property
+    def label(self) -> str:
+        """Short form for tables: ``random(seed 0)`` or the file's name and first hash digits."""
+        if self.origin == "random":
+            return f"random(seed {self.seed})"
+        return f"{self.file}@{(self.sha256 or '')[:8]}"
+
+
+class Parity(Record, frozen=True):
+    """How far an artifact's outputs are from the unfused network's in float64, on fixed inputs."""
+
+    reference: str  # what it was compared with
+    images: int
+    seed: int
+    max_abs_error: float  # over all outputs
+    relative_error: float  # the same over the reference outputs' standard deviation
+    tolerance: float  # on the relative error
+    top1_agreement: float | None  # share of images with the same top-1 class; None without a classifier
+    passed: bool
+    reason: str = ""  # why it failed
+
+
+class Artifact(Record, frozen=True):
+    """An exported file and everything that decides whether it may be compared with another."""
+
+    model: str
+    variant: str
+    head: Head
+    classes: int
+    backend: str
+    precision: str
+    shape: Shape
+    fused: Fuse
+    weights: Weights
+    toolchain: dict[str, str]  # package -> version, of everything that shaped the file
+    path: str  # name of the file beside the side-car
+    sha256: str
+    size_bytes: int
+    params: int  # of the exported network
+    macs: int  # multiply-accumulates of one batch, counted on the exported network
+    parity: Parity
+
+    @property
+    def key(self) -> str:
+        """Eight hex digits over what was asked for; artifacts with one key are interchangeable."""
+        return artifact_key(
+            self.model,
+            self.variant,
+            self.head,
+            self.classes,
+            self.backend,
+            self.precision,
+            self.shape,
+            self.fused,
+            self.weights,
+            self.toolchain,
+        )
+
+
+def artifact_key(*asked: object) -> str:
+    """Eight hex digits over the fields of an artifact that decide its content (`Artifact.key`)."""
+    return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()[:8]
+
+
+class Method(Record, frozen=True):
+    """How a latency was measured."""
+
+    warmup: int = 10  # untimed runs before the first timed one
+    runs: int = 100  # timed runs per round
+    rounds: int = 1
+    statistic: Literal["median"] = "median"
+    protocol: Literal["median100", "custom"] = "median100"
+
+
+class Machine(Record, frozen=True):
+    """The machine a figure was made on: collected, never typed in."""
+
+    host: str  # a digest of the host name: enough to tell machines apart, too little to name one
+    processor: str
+    cores: int  # logical processors this process may use
+    memory_mib: int
+    os: str
+    python: str
+    packages: dict[str, str]
+    accelerator: str | None = None
+    driver: str | None = None
+
+    def differences(self, other: "Machine") -> list[str]:
+        """``field: ours against theirs`` for every fact that forbids putting two figures side by side."""
+        found: list[str] = []
+        for field in ("host", "processor", "cores", "os", "python", "accelerator", "driver"):
+            ours, theirs = getattr(self, field), getattr(other, field)
+            if ours != theirs:
+                found.append(f"{field}: {theirs} then, {ours} now")
+        for name in sorted(self.packages.keys() | other.packages.keys()):
+            ours, theirs = self.packages.get(name), other.packages.get(name)
+            if ours != theirs:
+                found.append(f"{name}: {theirs} then, {ours} now")
+        return found
+
+
+class MachineState(Record, frozen=True):
+    """What the machine was doing right before and right after the timed runs."""
+
+    load_before: float | None = None  # 1-minute load average
+    load_after: float | None = None
+    clock_mhz_before: float | None = None
+    clock_mhz_after: float | None = None
+    steal_percent: float | None = None  # processor time taken by the hypervisor meanwhile
+
+
+class Interval(Record, frozen=True):
+    """A confidence interval that assumes nothing about the distribution."""
+
+    low: float
+    high: float
+    confidence: float  # reached, at least what was asked for
+
+
+def order_statistic_ranks(count: int, quantile: float, confidence: float = 0.95) -> tuple[int, int, float] | None:
+    """Ranks (1-based, inclusive) of the samples that enclose a quantile, and the coverage they reach.
+
+    The number of samples below the quantile is Binomial(count, quantile), whatever the distribution, so the coverage
+    of ranks (l, u) is P(l <= K < u) (David & Nagaraja, Order Statistics, 3rd ed., section 7.1). Starting from the
+    middle the narrowest pair with equal tails is taken; 100 samples and the median give ranks 40 and 61 (96.5 %).
+    None when no pair of samples reaches the confidence, as for a median of fewer than six samples.
+    """
+    tail = (1 - confidence) / 2
+    mass = [math.comb(count, k) * quantile**k * (1 - quantile) ** (count - k) for k in range(count + 1)]
+    cumulative = [math.fsum(mass[: k + 1]) for k in range(count + 1)]  # P(K <= k)
+    low = max((rank for rank in range(1, count + 1) if cumulative[rank - 1] <= tail), default=None)
+    high = min((rank for rank in range(1, count + 1) if 1 - cumulative[rank - 1] <= tail), default=None)
+    if low is None or high is None or low >= high:
+        return None
+    return low, high, cumulative[high - 1] - cumulative[low - 1]
+
+
+class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict=True):
+    """The latency of one artifact: every sample, and what is needed to judge it."""
+
+    finished: str  # UTC, ISO 8601
+    device: Device  # as used, options resolved
+    artifact: Artifact
+    method: Method
+    window: Window
+    clock: str  # which clock was read
+    samples_ns: tuple[tuple[int, ...], ...]  # one tuple per round, in the order they were taken
+    machine: Machine
+    state: MachineState
+
+    @cached_property
+    def samples_ms(self) -> list[float]:
+        """All samples of all rounds, sorted, in milliseconds."""
+        return sorted(ns / 1e6 for samples in self.samples_ns for ns in samples)
+
+    @property
+    def median_ms(self) -> float:
+        """Milliseconds per batch."""
+        return statistics.median(self.samples_ms)
+
+    @property
+    def interval_ms(self) -> Interval | None:
+        """95 % distribution-free confidence interval of the median; None with fewer than six samples."""
+        return self.quantile_interval_ms(0.5)
+
+    def quantile_interval_ms(self, quantile: float) -> Interval | None:
+        """Distribution-free 95 % interval of a quantile, or None when the samples are too few to enclose it."""
+        samples = self.samples_ms
+        ranks = order_statistic_ranks(len(samples), quantile)
+        if ranks is None:
+            return None
+        low, high, confidence = ranks
+        return Interval(low=samples[low - 1], high=samples[high - 1], confidence=confidence)
+
+    def quantile_ms(self, quantile: float) -> float | None:
+        """A quantile by linear interpolation, or None when the samples are too few for an interval around it."""
+        samples = self.samples_ms
+        if order_statistic_ranks(len(samples), quantile) is None:
+            return None
+        position = quantile * (len(samples) - 1)
+        below = math.floor(position)
+        above = min(below + 1, len(samples) - 1)
+        return samples[below] + (position - below) * (samples[above] - samples[below])
+
+    @property
+    def p90_ms(self) -> float | None:
+        """90th percentile; None below the 36 samples that its two-sided interval needs."""
+        return self.quantile_ms(0.9)
+
+    @property
+    def p99_ms(self) -> float | None:
+        """99th percentile; None below the 368 samples that its two-sided interval needs. 100 runs do not show it."""
+        return self.quantile_ms(0.99)
+
+    @property
+    def mad_ms(self) -> float:
+        """Median absolute deviation from the median."""
+        median = self.median_ms
+        return statistics.median(abs(sample - median) for sample in self.samples_ms)
+
+    @property
+    def ms_per_image(self) -> float:
+        """The median divided by the batch."""
+        return self.median_ms / self.artifact.shape.batch
+
+    @property
+    def warnings(self) -> list[str]:
+        """Reasons to distrust the median, for a person."""
+        found: list[str] = []
+        median, interval = self.median_ms, self.interval_ms
+        if interval is None:
+            found.append(f"only {len(self.samples_ms)} runs: no interval")
+        elif interval.high - interval.low > 0.05 * median:
+            found.append(f"median uncertain by {100 * (interval.high - interval.low) / median:.0f} %")
+        for samples in self.samples_ns:
+            if len(samples) < 20:
+                continue
+            half = len(samples) // 2
+            first, second = statistics.median(samples[:half]), statistics.median(samples[half:])
+            if abs(second / first - 1) > 0.05:
+                found.append(f"not steady: second half of the runs {100 * (second / first - 1):+.0f} %")
+        if (self.state.steal_percent or 0) > 2:
+            found.append(f"the hypervisor took {self.state.steal_percent:.0f} % of the processor")
+        return found
+
+
+class Cell(Record, frozen=True, order=False):
+    """One thing to measure: a model at a shape, fused to a level, with given weights."""
+
+    model: str
+    shape: Shape
+    fused: Fuse
+    weights: Weights
+
+    @property
+    def label(self) -> str:
+        """For messages: ``fastvit_t8 256 b1``."""
+        return f"{self.model} {self.shape.size} b{self.shape.batch}"
+
+
+class Failure(Record, frozen=True, tag="failure", tag_field="kind"):
+    """A cell that gave no figure, and why."""
+
+    finished: str  # UTC, ISO 8601
+    cell: Cell
+    stage: Literal["export", "parity", "timing"]
+    reason: str
+
+
+class Request(Record, frozen=True):
+    """What a sweep was asked to measure: enough to plan it again."""
+
+    device: Device
+    models: tuple[ModelSpec, ...]
+    shapes: tuple[Shape, ...]
+    fused: Fuse
+    method: Method
+    seed: int  # of random weights
+    timeout_s: float  # longest time for one export or one measurement
+
+
+class Run(Record, frozen=True, tag="run", tag_field="kind"):
+    """The first line of a run file; written again, with what it then found, each time the run is resumed."""
+
+    schema: int
+    id: str
+    started: str  # UTC, ISO 8601
+    tool: str  # version of fastvit-bench
+    commit: str | None  # of the working directory's repository
+    dirty: bool
+    request: Request
+    cells: tuple[Cell, ...]  # the plan, in order
+    machine: Machine
+
+
+class Job(Record, frozen=True):
+    """What one export is asked for; `Artifact.key` is known before the file exists."""
+
+    spec: ModelSpec
+    weights: Weights
+    shape: Shape
+    fused: Fuse
+    backend: str
+    precision: str
+    path: str  # where the file goes
