@@ -5,12 +5,13 @@ when it is read back. Units stand in the names. Whatever can be computed from th
 is a property and never stored.
 """
 
+import functools
 import hashlib
+import itertools
 import math
 import statistics
 from enum import StrEnum
-from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -34,6 +35,10 @@ class Fuse(StrEnum):
     NONE = "none"
     FUSED = "fused"
     FOLDED = "folded"
+
+
+# nanoseconds in the order they were taken; a run that took no time is a broken clock
+Samples = Annotated[tuple[Annotated[int, msgspec.Meta(gt=0)], ...], msgspec.Meta(min_length=1)]
 
 
 class Window(StrEnum):
@@ -120,7 +125,7 @@ class Parity(Record, frozen=True):
     reason: str = ""  # why it failed
 
 
-class Artifact(Record, frozen=True):
+class Artifact(Record, frozen=True, tag="artifact", tag_field="kind"):
     """An exported file and everything that decides whether it may be compared with another."""
 
     model: str
@@ -143,23 +148,46 @@ class Artifact(Record, frozen=True):
     @property
     def key(self) -> str:
         """Eight hex digits over what was asked for; artifacts with one key are interchangeable."""
-        return artifact_key(
-            self.model,
-            self.variant,
-            self.head,
-            self.classes,
-            self.backend,
-            self.precision,
-            self.shape,
-            self.fused,
-            self.weights,
-            self.toolchain,
-        )
+        return artifact_key(self)
 
 
-def artifact_key(*asked: object) -> str:
-    """Eight hex digits over the fields of an artifact that decide its content (`Artifact.key`)."""
-    return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()[:8]
+def artifact_key(asked: "Artifact | ExportJob") -> str:
+    """Eight hex digits over everything that decides an artifact's content; known before the file exists.
+
+    The number of classes and the head follow from a checkpoint's content, so they count for random weights only. A
+    checkpoint's name does not count.
+    """
+    weights = asked.weights
+    drawn = (weights.seed, asked.head, asked.classes) if weights.origin == "random" else weights.sha256
+    decisive = (
+        asked.model,
+        asked.variant,
+        asked.backend,
+        asked.precision,
+        asked.shape,
+        asked.fused,
+        drawn,
+        asked.toolchain,
+    )
+    return hashlib.sha256(msgspec.json.encode(decisive, order="sorted")).hexdigest()[:8]
+
+
+class ExportJob(Record, frozen=True, tag="export", tag_field="job"):
+    """What one export is asked for."""
+
+    model: str
+    variant: str
+    head: Head  # of random weights; a checkpoint tells its own
+    classes: int  # likewise
+    checkpoint: str | None
+    weights: Weights
+    backend: str
+    precision: str
+    shape: Shape
+    fused: Fuse
+    device: Device  # the proof runs the file with its options
+    toolchain: dict[str, str]
+    path: str  # where the file goes
 
 
 class Method(Record, frozen=True):
@@ -169,7 +197,6 @@ class Method(Record, frozen=True):
     runs: int = 100  # timed runs per round
     rounds: int = 1
     statistic: Literal["median"] = "median"
-    protocol: Literal["median100", "custom"] = "median100"
 
 
 class Machine(Record, frozen=True):
@@ -217,6 +244,7 @@ class Interval(Record, frozen=True):
     confidence: float  # reached, at least what was asked for
 
 
+@functools.lru_cache(maxsize=64)
 def order_statistic_ranks(count: int, quantile: float, confidence: float = 0.95) -> tuple[int, int, float] | None:
     """Ranks (1-based, inclusive) of the samples that enclose a quantile, and the coverage they reach.
 
@@ -226,8 +254,16 @@ def order_statistic_ranks(count: int, quantile: float, confidence: float = 0.95)
     None when no pair of samples reaches the confidence, as for a median of fewer than six samples.
     """
     tail = (1 - confidence) / 2
-    mass = [math.comb(count, k) * quantile**k * (1 - quantile) ** (count - k) for k in range(count + 1)]
-    cumulative = [math.fsum(mass[: k + 1]) for k in range(count + 1)]  # P(K <= k)
+    # in logarithms, because the binomial coefficient of 1100 samples is more than a float can hold
+    logarithms = (
+        math.lgamma(count + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(count - k + 1)
+        + k * math.log(quantile)
+        + (count - k) * math.log1p(-quantile)
+        for k in range(count + 1)
+    )
+    cumulative = list(itertools.accumulate(map(math.exp, logarithms)))  # P(K <= k)
     low = max((rank for rank in range(1, count + 1) if cumulative[rank - 1] <= tail), default=None)
     high = min((rank for rank in range(1, count + 1) if 1 - cumulative[rank - 1] <= tail), default=None)
     if low is None or high is None or low >= high:
@@ -244,21 +280,21 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     method: Method
     window: Window
     clock: str  # which clock was read
-    samples_ns: tuple[tuple[int, ...], ...]  # one tuple per round, in the order they were taken
+    samples_ns: Annotated[tuple[Samples, ...], msgspec.Meta(min_length=1)]  # one entry per round
     machine: Machine
     state: MachineState
 
-    @cached_property
+    @functools.cached_property
     def samples_ms(self) -> list[float]:
         """All samples of all rounds, sorted, in milliseconds."""
         return sorted(ns / 1e6 for samples in self.samples_ns for ns in samples)
 
-    @property
+    @functools.cached_property
     def median_ms(self) -> float:
         """Milliseconds per batch."""
         return statistics.median(self.samples_ms)
 
-    @property
+    @functools.cached_property
     def interval_ms(self) -> Interval | None:
         """95 % distribution-free confidence interval of the median; None with fewer than six samples."""
         return self.quantile_interval_ms(0.5)
@@ -347,6 +383,16 @@ class Failure(Record, frozen=True, tag="failure", tag_field="kind"):
     reason: str
 
 
+class TimingJob(Record, frozen=True, tag="timing", tag_field="job"):
+    """What one measurement is asked for."""
+
+    artifact: Artifact
+    path: str  # of the exported file
+    device: Device
+    method: Method
+    machine: Machine
+
+
 class Request(Record, frozen=True):
     """What a sweep was asked to measure: enough to plan it again."""
 
@@ -373,13 +419,24 @@ class Run(Record, frozen=True, tag="run", tag_field="kind"):
     machine: Machine
 
 
-class Job(Record, frozen=True):
-    """What one export is asked for; `Artifact.key` is known before the file exists."""
+class Fusing(Record, frozen=True):
+    """What fusing a checkpoint did, and how little it changed."""
+
+    variant: str
+    head: Head
+    classes: int
+    form: str  # of the checkpoint: unfused or fused
+    kinds: dict[str, int]  # kind of module -> how many became one convolution
+    params: dict[Fuse, int]
+    norms: dict[Fuse, int]  # BatchNorm layers left at each level
+    differences: dict[Fuse, float]  # largest output difference over the largest output, float64, by level
+    saved_difference: float  # the same for the saved file, whose weights are float32
+
+
+class ModelFacts(Record, frozen=True):
+    """What is known of a model before anything is exported."""
 
     spec: ModelSpec
-    weights: Weights
-    shape: Shape
-    fused: Fuse
-    backend: str
-    precision: str
-    path: str  # where the file goes
+    params: dict[Fuse, int]  # counted here, at each level
+    gmacs: float  # 10^9 multiply-accumulates of the folded network for one image at `spec.resolution`
+    checkpoints: tuple[str, ...]  # files of it in the models folder

@@ -8,17 +8,17 @@ In the margin: B batch, C channels, H x W the feature map, N = H*W tokens, h hea
 """
 
 import math
-from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Head
+from fastvit_bench.variants import VARIANTS, Mixer, Variant
 
-STRIDE = 32  # stem 4, then 2 in front of stages 2, 3 and 4
+__all__ = ["DENSE_TAPS", "HEAD_DIM", "VARIANTS", "FastViT", "Form", "Mixer", "Variant", "randomise"]
+
 HEAD_DIM = 32  # channels per attention head
 
 
@@ -258,33 +258,6 @@ class PositionalEncoding(nn.Module):
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
-class Mixer(StrEnum):
-    """Token mixer of the last stage; the first three stages always have RepMixer."""
-
-    REPMIXER = "repmixer"
-    ATTENTION = "attention"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of the paper's table 2: blocks and channels per stage, expansion of the ConvFFN, last token mixer."""
-
-    blocks: tuple[int, int, int, int]
-    channels: tuple[int, int, int, int]
-    ratio: int
-    last: Mixer
-
-
-VARIANTS: dict[str, Variant] = {
-    "fastvit_t8": Variant((2, 2, 4, 2), (48, 96, 192, 384), 3, Mixer.REPMIXER),
-    "fastvit_t12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 3, Mixer.REPMIXER),
-    "fastvit_s12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, Mixer.REPMIXER),
-    "fastvit_sa12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, Mixer.ATTENTION),
-    "fastvit_sa24": Variant((4, 4, 12, 4), (64, 128, 256, 512), 4, Mixer.ATTENTION),
-    "fastvit_sa36": Variant((6, 6, 18, 6), (64, 128, 256, 512), 4, Mixer.ATTENTION),
-    "fastvit_ma36": Variant((6, 6, 18, 6), (76, 152, 304, 608), 4, Mixer.ATTENTION),
-}
-
 # The dense network hands out the outputs of these entries of `network`. They are the published ones: with a positional
 # encoding in front of stage 4 the last entry is that encoding (index 6), not the stage (index 7), and the published
 # detection and segmentation weights were trained so (apple/ml-fastvit, pull request 4).
@@ -347,15 +320,6 @@ class FastViT(nn.Module):
             return tuple(maps)
         x = self.conv_exp(x)  # (B, 2C, H/32, W/32)
         return self.head(x.mean((2, 3)))
-
-
-def check_size(height: int, width: int) -> None:
-    """Raise `UsageError` unless an image of this size keeps whole pixels through all five strides of 2."""
-    for name, size in (("height", height), ("width", width)):
-        if size < STRIDE or size % STRIDE:
-            below = max(STRIDE, size // STRIDE * STRIDE)
-            nearest = f"{below} or {below + STRIDE}" if size > STRIDE else f"{STRIDE}"
-            raise UsageError(f"{name} {size} is not a multiple of {STRIDE}, FastViT's total stride; use {nearest}.")
 
 
 def randomise(network: nn.Module, seed: int) -> None:

@@ -1,0 +1,515 @@
+"""The door: words of the command line become values, one call does the work, results go to standard output.
+
+Standard error has everything meant for a person who waits: the plan, the progress, the rows as they arrive, and errors.
+"""
+
+import fnmatch
+import shutil
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+from typer.core import TyperGroup
+
+import fastvit_bench
+from fastvit_bench import backends, config
+from fastvit_bench.errors import ExitCode, FastViTBenchError, UsageError
+from fastvit_bench.records import Device, Failure, Fuse, Head, Method, ModelSpec, Request, Shape
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fastvit_bench.config import Config
+    from fastvit_bench.sweep import Step
+
+
+class Format(StrEnum):
+    """How a table is written."""
+
+    RICH = "rich"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    JSON = "json"
+    LATEX = "latex"
+
+
+class CheckpointForm(StrEnum):
+    """Which of the two published files of a model."""
+
+    UNFUSED = "unfused"
+    FUSED = "fused"
+
+
+class Commands(TyperGroup):
+    """The commands, whose errors end in one sentence and their exit code instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; what went wrong is said on standard error."""
+        try:
+            return super().invoke(ctx)
+        except FastViTBenchError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(ExitCode.INTERRUPTED) from error
+
+
+app = typer.Typer(
+    name="fastvit-bench",
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# --- options that several commands share ------------------------------------------------------------------------------
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="Configuration file. [default: ./benchmark.toml, else the packaged one]"),
+]
+CheckpointOption = Annotated[
+    Path | None, typer.Option("--checkpoint", "-c", help="Weight file. Without one, weights are random by --seed.")
+]
+FuseOption = Annotated[
+    Fuse, typer.Option("--fuse", help="How much is computed ahead of time; 'folded' is what to ship.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights.")]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How the table is written.")]
+
+
+@app.callback(invoke_without_command=True)
+def version_or_command(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Fuse, export, prove, time and tabulate FastViT networks (arXiv 2303.14189).
+
+    \b
+    fastvit-bench latency --device cpu --res 224..1024
+    fastvit-bench export --target onnx --model fastvit_t8 --checkpoint FILE
+    """
+    if version:
+        typer.echo(f"fastvit-bench {fastvit_bench.__version__}")
+        raise typer.Exit
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="Variant, such as fastvit_t8; `fastvit-bench models` lists them.")],
+    distilled: Annotated[bool, typer.Option("--distilled", help="The weights trained by distillation.")] = False,
+    form: Annotated[CheckpointForm, typer.Option(help="As trained, or fused by the authors.")] = CheckpointForm.UNFUSED,
+    config_file: ConfigOption = None,
+) -> None:
+    """Bring a published checkpoint into models/, resuming what was begun and checking its SHA-256."""
+    from fastvit_bench.network import download as downloads
+    from fastvit_bench.network.fastvit import Form
+
+    settings = _load(config_file)
+    with _transfer(name) as progress:
+        path = downloads.fetch(
+            name,
+            training=downloads.Training.DISTILLED if distilled else downloads.Training.PLAIN,
+            form=Form(form),
+            base=settings.download.base,
+            folder=Path(settings.paths.models),
+            progress=progress,
+        )
+    typer.echo(path)
+    typer.echo(f"next: fastvit-bench latency --device cpu --checkpoint {path}", err=True)
+
+
+@app.command()
+def fuse(
+    checkpoint: Annotated[Path, typer.Argument(help="Weight file of a FastViT network.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write (.pth.tar or .safetensors).")],
+) -> None:
+    """Fuse a checkpoint's train-time branches and save it in the published fused layout.
+
+    Prints what was fused, by kind, and how far the fused and the folded network are from the checkpoint's own.
+    """
+    from fastvit_bench import build
+    from fastvit_bench.report import listing
+
+    console = _console()
+    report = build.fuse_file(checkpoint, output)
+    console.print(listing.fusing(report))
+    typer.echo(output)
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def export(
+    target: Annotated[str, typer.Option("--target", "-t", help="What to write: onnx.")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Model of benchmark.toml.")] = None,
+    checkpoint: CheckpointOption = None,
+    res: Annotated[
+        str | None, typer.Option("--res", "--img-size", help="256, 384x512 (height x width), 224,256 or 224..1024.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", "-b", "--batch-size", min=1, help="Images per run.")] = 1,
+    precision: Annotated[str, typer.Option("--precision", help="Of the file's arithmetic.")] = "fp32",
+    fuse: FuseOption = Fuse.FOLDED,
+    head: Annotated[Head | None, typer.Option("--head", help="Of random weights; a checkpoint tells its own.")] = None,
+    seed: SeedOption = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File, or folder for several sizes. [default: models/MODEL/]")
+    ] = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Export a network for a toolkit and prove that the file computes what the network computes.
+
+    Prints the path of each file. Beside each lies FILE.json, which says what the file is and how near it came.
+    """
+    from fastvit_bench import build
+
+    settings = _load(config_file)
+    spec = _one_model(settings, model, checkpoint)
+    if head is not None:
+        spec = msgspec.structs.replace(spec, head=head)
+    backend = backends.of_target(target)
+    _require(backend.name)
+    device = Device(name=target, backend=backend.name, precision=precision, batch=batch)
+    shapes = config.shapes(res or str(spec.resolution), settings.sweep.grid, batch)
+    weights = build.weights_of(spec, seed)
+    console = _console()
+    for shape in shapes:
+        path = _output_path(output, backend.suffix, spec, shape, several=len(shapes) > 1)
+        job = build.job(spec, weights, shape, fuse, device, folder=Path(settings.paths.models), path=path)
+        console.print(f"exporting {spec.name} {shape.size} b{shape.batch} ({fuse}, {weights.label}) …", highlight=False)
+        artifact = build.build(job)
+        proof = artifact.parity
+        agreement = "" if proof.top1_agreement is None else f", top-1 agreement {100 * proof.top1_agreement:.0f} %"
+        console.print(
+            f"proved against the {proof.reference}: largest error {proof.max_abs_error:.1e}, "
+            f"{proof.relative_error:.1e} of the outputs' standard deviation{agreement} on {proof.images} images",
+            highlight=False,
+        )
+        typer.echo(job.path)
+
+
+# --- latency ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def latency(
+    device: Annotated[str, typer.Option("--device", "-d", help="Device of benchmark.toml.")] = "cpu",
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Model, repeatable; globs such as 'fastvit_*' work.")
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    res: Annotated[
+        str | None,
+        typer.Option("--res", "--img-size", help="224..1024, 224..1024:160, 224,256 or 384x512. [default: the grid]"),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", "-b", "--batch-size", min=1, help="Images per run. [default: the device's]")
+    ] = None,
+    runs: Annotated[
+        int | None, typer.Option("--runs", "--iterations", min=1, help="Timed runs. [default: 100]")
+    ] = None,
+    warmup: Annotated[
+        int | None, typer.Option("--warmup", "-w", min=0, help="Untimed runs in front. [default: 10]")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads. [default: all cores]")] = None,
+    fuse: Annotated[Fuse | None, typer.Option("--fuse", help="none, fused or folded. [default: folded]")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of random weights. [default: 0]")] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Continue a run: its id, a prefix of it, its file, or 'last'.")
+    ] = None,
+    format_: FormatOption = Format.RICH,
+    config_file: ConfigOption = None,
+) -> None:
+    """Time exported networks over image sizes: the median of 100 runs with its interval, one process per size.
+
+    What is missing is exported and proved first. Every finished size is a line in results/DEVICE/RUN.jsonl at once, so
+    a run that is interrupted goes on with --resume. Exit code 7 says that some sizes failed and the others are kept.
+    """
+    from fastvit_bench import sweep
+    from fastvit_bench.report import store
+
+    settings = _load(config_file)
+    models, results = Path(settings.paths.models), Path(settings.paths.results)
+    profile = settings.device(device)
+    _require(profile.backend)
+    given = {
+        "--model": model,
+        "--checkpoint": checkpoint,
+        "--res": res,
+        "--batch": batch,
+        "--runs": runs,
+        "--warmup": warmup,
+        "--threads": threads,
+        "--fuse": fuse,
+        "--seed": seed,
+    }
+    with store.lock(results, device):
+        if resume is not None:
+            set_too = [name for name, value in given.items() if value is not None and value != []]
+            if set_too:
+                raise UsageError(
+                    f"--resume continues a run as it was begun; leave out {', '.join(set_too)} or start a new run."
+                )
+            path = _run_of(device, store.find(results, resume))
+            machine = sweep.preflight(profile)
+            request, steps = sweep.resume(path, models, machine)
+        else:
+            if threads is not None:
+                profile = msgspec.structs.replace(profile, options={**profile.options, "threads": threads})
+            profile = msgspec.structs.replace(
+                profile, batch=batch or profile.batch, options=backends.get(profile.backend).options(profile)
+            )
+            grid = settings.sweep.grid
+            specs = [_one_model(settings, *_single(model), checkpoint)] if checkpoint else settings.select(model or [])
+            request = Request(
+                device=profile,
+                models=tuple(specs),
+                shapes=tuple(config.shapes(res or f"{min(grid)}..{max(grid)}", grid, profile.batch)),
+                fused=fuse or Fuse.FOLDED,
+                method=Method(
+                    warmup=settings.method.warmup if warmup is None else warmup,
+                    runs=runs or settings.method.runs,
+                    rounds=settings.method.rounds,
+                ),
+                seed=seed or 0,
+                timeout_s=settings.sweep.timeout_s,
+            )
+            machine = sweep.preflight(profile)
+            steps = sweep.plan(request, models)
+            path = sweep.begin(request, steps, machine, results)
+        failed = _sweep(request, steps, machine, path, device)
+    _print_table([path], format_)
+    typer.echo(f"results: {path}", err=True)
+    if failed:
+        raise typer.Exit(ExitCode.CELLS_FAILED)
+
+
+def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, device: str) -> int:
+    """Run the steps under a progress bar; returns how many failed."""
+    from fastvit_bench import sweep
+    from fastvit_bench.report import table
+
+    console = _console()
+    rate = sweep.measured_rate(path.parent.parent, device)
+    console.print(sweep.outline(request, steps, rate), highlight=False)
+    failed = 0
+    with _bar(console, steps, request, rate) as advance:
+        try:
+            for result in sweep.run(request, steps, machine, path, advance):
+                failed += isinstance(result, Failure)
+                console.print(table.live_row(result), highlight=False, markup=False, soft_wrap=True)
+        except KeyboardInterrupt:
+            console.print(
+                f"interrupted; every finished size is kept. Go on with: "
+                f"fastvit-bench latency --device {device} --resume {path.stem}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+    return failed
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def table(
+    run: Annotated[
+        list[str] | None, typer.Argument(help="Runs: ids, prefixes, files, or 'last'. [default: all of results/]")
+    ] = None,
+    format_: FormatOption = Format.RICH,
+    config_file: ConfigOption = None,
+) -> None:
+    """Tabulate measured latencies beside the published figures."""
+    from fastvit_bench.report import store
+
+    results = Path(_load(config_file).paths.results)
+    paths = [path for ref in run for path in store.find(results, ref)] if run else store.all_runs(results)
+    if not paths:
+        raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
+    _print_table(list(dict.fromkeys(paths)), format_)
+
+
+@app.command()
+def models(config_file: ConfigOption = None) -> None:
+    """List the models: size counted here and published, and their known checkpoints."""
+    from fastvit_bench import build
+    from fastvit_bench.report import listing
+
+    settings = _load(config_file)
+    _stdout().print(
+        listing.models([build.describe(spec, Path(settings.paths.models)) for spec in settings.models.values()])
+    )
+
+
+@app.command()
+def devices(config_file: ConfigOption = None) -> None:
+    """List the devices of benchmark.toml: what can run here, and what the others lack."""
+    from fastvit_bench.measure import machine
+    from fastvit_bench.report import listing
+
+    here = machine.processor()
+    rows = [
+        (device, backends.missing(device.backend) or machine.mismatch(device, here))
+        for device in _load(config_file).devices.values()
+    ]
+    about = f"{here}, {backends.available_cores()} cores, {machine.system()}"
+    typer.echo(listing.devices(rows, about, shutil.get_terminal_size().columns))
+
+
+# --- between the words and the values ---------------------------------------------------------------------------------
+
+
+def _load(path: Path | None) -> "Config":
+    return config.load(path, backends=backends.names())
+
+
+def _require(backend: str) -> None:
+    """Raise `UnavailableError` unless the backend can run here."""
+    from fastvit_bench.errors import UnavailableError
+
+    lacking = backends.missing(backend)
+    if lacking:
+        raise UnavailableError(f"{lacking[0].upper()}{lacking[1:]}. `fastvit-bench devices` lists what can run here.")
+
+
+def _single(model: list[str] | None) -> tuple[str | None]:
+    """The one model that goes with one checkpoint."""
+    if model and len(model) > 1:
+        raise UsageError("--checkpoint is one network's weights; give one --model with it, or none.")
+    return (model[0] if model else None,)
+
+
+def _one_model(settings: "Config", model: str | None, checkpoint: Path | None) -> ModelSpec:
+    """The model a command is about; without a name, the one that the checkpoint turns out to be."""
+    if model is not None:
+        if fnmatch.filter(settings.models, model) != [model] and any(sign in model for sign in "*?["):
+            raise UsageError(f"'{model}' may mean several models here; give one name.")
+        spec = settings.select([model])[0]
+    elif checkpoint is not None:
+        from fastvit_bench.network import checkpoint as files
+
+        found = files.load(checkpoint)
+        named = settings.models.get(found.variant)
+        spec = named or ModelSpec(name=found.variant, variant=found.variant)
+    else:
+        spec = settings.select([])[0]
+    return spec if checkpoint is None else msgspec.structs.replace(spec, checkpoint=str(checkpoint), sha256=None)
+
+
+def _run_of(device: str, found: list[Path]) -> Path:
+    """The one run file that --resume means."""
+    if len(found) > 1:
+        raise UsageError(f"--resume continues one run, and this means {len(found)}; name one of them.")
+    if found[0].parent.name != device:
+        raise UsageError(
+            f"Run {found[0].stem} was made on {found[0].parent.name}; say --device {found[0].parent.name}."
+        )
+    return found[0]
+
+
+def _output_path(output: Path | None, suffix: str, spec: ModelSpec, shape: Shape, *, several: bool) -> Path | None:
+    """Where one file goes; several sizes go into a folder."""
+    if output is None:
+        return None
+    if several or output.is_dir():
+        return output / f"{spec.name}_{shape.size}_b{shape.batch}{suffix}"
+    return output
+
+
+# --- what a person sees -----------------------------------------------------------------------------------------------
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _stdout() -> "Console":
+    from rich.console import Console
+
+    return Console()
+
+
+def _print_table(paths: list[Path], format_: Format) -> None:
+    from fastvit_bench.report import store, table
+    from fastvit_bench.report.rows import collect
+
+    rows = collect([store.read(path) for path in paths])
+    if format_ is Format.RICH:
+        console = _stdout()
+        console.print(table.rich(rows, console.width))
+    else:
+        sys.stdout.write(table.FORMATS[format_](rows))
+
+
+@contextmanager
+def _bar(console: "Console", steps: "list[Step]", request: Request, rate: float | None) -> Generator[Any]:
+    """A bar over the estimated time of the steps; drawn between them only, never while something is timed."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from fastvit_bench import sweep
+
+    weight = {step.cell: sweep.seconds([step], request, rate) for step in steps}
+    total = sum(weight.values())
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+        task = progress.add_task("", total=total, left="")
+        done: list[Any] = []
+
+        def advance(step: "Step", what: str) -> None:
+            if step.cell not in done:
+                done.append(step.cell)
+            finished = sum(weight[cell] for cell in done[:-1])
+            spent = progress.tasks[0].elapsed or 0.0
+            scale = spent / finished if finished else 1.0
+            progress.update(
+                task,
+                completed=finished,
+                description=f"{what} {step.cell.label} ({len(done)}/{len(steps)})",
+                left=f"about {sweep.duration((total - finished) * scale)} left",
+                refresh=True,
+            )
+
+        yield advance
+
+
+@contextmanager
+def _transfer(name: str) -> Generator[Any]:
+    """A progress bar over bytes; yields the function that download.fetch reports to."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_console()) as progress:
+        task = progress.add_task(name, total=None)
+
+        def report(done: int, total: int | None) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield report
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""The front desk: ``benchmark.toml`` and the words of the command line become typed settings."""
+
+import difflib
+import fnmatch
+import re
+import tomllib
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from fastvit_bench import resources
+from fastvit_bench.errors import ConfigError, UsageError
+from fastvit_bench.records import Device, Method, ModelSpec, Record, Shape
+from fastvit_bench.variants import VARIANTS, check_size
+
+FILE_NAME = "benchmark.toml"
+
+
+class Sweep(Record, frozen=True):
+    """``[sweep]``: what is measured when the command line does not say."""
+
+    models: tuple[str, ...]
+    grid: tuple[int, ...]  # pixels, for square images
+    timeout_s: float = 3600
+
+
+class Download(Record, frozen=True):
+    """``[download]``: where published checkpoints come from."""
+
+    base: str
+
+
+class Paths(Record, frozen=True):
+    """``[paths]``: folders, relative to the working directory."""
+
+    models: str = "models"
+    results: str = "results"
+
+
+class Config(Record, frozen=True):
+    """The whole of ``benchmark.toml``."""
+
+    path: str
+    models: dict[str, ModelSpec]
+    devices: dict[str, Device]
+    method: Method
+    sweep: Sweep
+    download: Download
+    paths: Paths
+
+    def device(self, name: str) -> Device:
+        """The device profile of that name; `UsageError` lists the known ones."""
+        if name not in self.devices:
+            raise UsageError(f"Unknown device '{name}'. {_choices(name, self.devices)} (declared in {self.path})")
+        return self.devices[name]
+
+    def select(self, patterns: Sequence[str]) -> list[ModelSpec]:
+        """Models named by `patterns`, in the file's order; a pattern may be a glob such as ``fastvit_s*``.
+
+        Without patterns, the models of ``[sweep]``. `UsageError` for a pattern that fits none.
+        """
+        chosen: set[str] = set()
+        for pattern in patterns or self.sweep.models:
+            matches = fnmatch.filter(self.models, pattern)
+            if not matches:
+                raise UsageError(f"Unknown model '{pattern}'. {_choices(pattern, self.models)}")
+            chosen.update(matches)
+        return [spec for name, spec in self.models.items() if name in chosen]
+
+
+def load(path: Path | None, *, backends: Collection[str]) -> Config:
+    """Read a configuration; without `path`, ``benchmark.toml`` of the working directory, else the packaged one.
+
+    `backends` are the names a device may give as its toolkit. Raises `ConfigError` with file, line and key.
+    """
+    if path is None:
+        here = Path(FILE_NAME)
+        path = here if here.is_file() else resources.find(FILE_NAME)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"There is no configuration file {path}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration file {path} cannot be read: {error}.") from None
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    return _Reader(path, text).config(document, backends)
+
+
+def sizes(text: str, grid: Sequence[int]) -> list[tuple[int, int]]:
+    """Image sizes (height, width) in pixels from the language of ``--res``.
+
+    ``256`` · ``224,256`` · ``384x512`` (height x width) · ``224..1024`` (the grid within, and both ends) ·
+    ``224..1024:160`` (steps from the first, and the last) · any of them joined by commas. Repeated sizes count once.
+    Raises `UsageError` for anything else and for sizes the network's stride does not divide.
+    """
+    found: dict[tuple[int, int], None] = {}
+    for part in text.split(","):
+        for height, width in _sizes_of(part.strip(), grid):
+            check_size(height, width)
+            found[height, width] = None
+    return list(found)
+
+
+def _sizes_of(part: str, grid: Sequence[int]) -> Iterable[tuple[int, int]]:
+    if match := re.fullmatch(r"(\d+)x(\d+)", part, re.IGNORECASE | re.ASCII):
+        return [(int(match[1]), int(match[2]))]
+    if re.fullmatch(r"\d+", part, re.ASCII):
+        return [(int(part), int(part))]
+    match = re.fullmatch(r"(\d+)\.\.(\d+)(?::(\d+))?", part, re.ASCII)
+    if match is None:
+        raise UsageError(f"'{part}' is not a resolution. Write 256, 224,256, 384x512, 224..1024 or 224..1024:160.")
+    low, high = int(match[1]), int(match[2])
+    if low > high:
+        raise UsageError(f"The range {part} ends before it begins; write {high}..{low}.")
+    if match[3] is None:
+        between = [size for size in sorted(grid) if low < size < high]
+        return [(size, size) for size in dict.fromkeys([low, *between, high])]
+    step = int(match[3])
+    if step == 0:
+        raise UsageError(f"The range {part} has a step of 0; write a multiple of 32 behind the colon.")
+    check_size(low, high)  # before a range of a thousand odd sizes is laid out
+    return [(size, size) for size in dict.fromkeys([*range(low, high, step), high])]
+
+
+def shapes(text: str, grid: Sequence[int], batch: int) -> list[Shape]:
+    """Input shapes from the language of ``--res`` (`sizes`)."""
+    return [Shape(batch=batch, height=height, width=width) for height, width in sizes(text, grid)]
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+# one table of benchmark.toml -> record; `model` and `device` hold one table per name
+_TABLES: dict[str, type[Record]] = {
+    "model": ModelSpec,
+    "device": Device,
+    "method": Method,
+    "sweep": Sweep,
+    "download": Download,
+    "paths": Paths,
+}
+
+
+class _Reader:
+    """Turns a parsed document into a `Config`, and every mistake in it into a sentence with its line."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self.lines = text.splitlines()
+
+    def config(self, document: dict[str, Any], backends: Collection[str]) -> Config:
+        for name in document:
+            if name not in _TABLES:
+                raise self.error(f"unknown table [{name}]. {_choices(name, _TABLES)}", name, None)
+        models = {name: self.table(ModelSpec, "model", name, table) for name, table in self.named(document, "model")}
+        devices = {name: self.table(Device, "device", name, table) for name, table in self.named(document, "device")}
+        config = Config(
+            path=str(self.path),
+            models=models,
+            devices=devices,
+            method=self.table(Method, "method", None, document.get("method", {})),
+            sweep=self.table(Sweep, "sweep", None, document.get("sweep", {})),
+            download=self.table(Download, "download", None, document.get("download", {})),
+            paths=self.table(Paths, "paths", None, document.get("paths", {})),
+        )
+        for name, spec in models.items():
+            if spec.checkpoint is not None:  # a path in a file is meant from that file
+                models[name] = msgspec.structs.replace(spec, checkpoint=str(self.path.parent / spec.checkpoint))
+            self.one_of(spec.variant, VARIANTS, f"model.{name}", "variant")
+            self.positive(f"model.{name}", classes=spec.classes, resolution=spec.resolution)
+            if not 0 < spec.crop <= 1:
+                raise self.error(f"crop = {spec.crop} is not a share between 0 and 1", f"model.{name}", "crop")
+        for name, device in devices.items():
+            self.one_of(device.backend, backends, f"device.{name}", "backend")
+            self.one_of(device.precision, ("fp32", "fp16"), f"device.{name}", "precision")
+            self.positive(f"device.{name}", batch=device.batch)
+        self.positive("method", runs=config.method.runs, rounds=config.method.rounds)
+        if config.method.warmup < 0:
+            raise self.error(f"warmup = {config.method.warmup} is negative", "method", "warmup")
+        for pattern in config.sweep.models:
+            if not fnmatch.filter(models, pattern):
+                raise self.error(f"unknown model '{pattern}'. {_choices(pattern, models)}", "sweep", "models")
+        for size in config.sweep.grid:
+            try:
+                check_size(size, size)
+            except UsageError as error:
+                raise self.error(str(error).rstrip("."), "sweep", "grid") from None
+        self.positive("sweep", timeout_s=config.sweep.timeout_s)
+        return config
+
+    def named(self, document: dict[str, Any], kind: str) -> list[tuple[str, Any]]:
+        tables = document.get(kind, {})
+        if not isinstance(tables, dict):
+            raise self.error(f"'{kind}' must be tables of their own, [{kind}.NAME]", None, kind)
+        return list(tables.items())
+
+    def table(self, record: type[RecordT], kind: str, name: str | None, table: Any) -> RecordT:
+        section = kind if name is None else f"{kind}.{name}"
+        if not isinstance(table, dict):
+            raise self.error(f"[{section}] must be a table", kind, name)
+        fields = [field for field in record.__struct_fields__ if field != "name"]
+        for key in table:
+            if key not in fields:
+                raise self.error(f"unknown key '{key}'. {_choices(key, fields)}", section, key)
+        named = table if name is None else {**table, "name": name}
+        try:
+            return msgspec.convert(named, record)
+        except msgspec.ValidationError as error:
+            # "Expected `int`, got `str` - at `$.runs`" or "Object missing required field `grid`"
+            what, _, where = str(error).partition(" - at `$.")
+            key = re.split(r"[.\[`]", where)[0] if where else None
+            subject = f"{key}: " if key else ""
+            raise self.error(subject + what.replace("`", "'"), section, key) from None
+
+    def one_of(self, value: str, allowed: Collection[str], section: str, key: str) -> None:
+        if value not in allowed:
+            raise self.error(f"{key} = '{value}' is unknown. {_choices(value, allowed)}", section, key)
+
+    def positive(self, section: str, **values: float) -> None:
+        for key, value in values.items():
+            if value <= 0:
+                raise self.error(f"{key} = {value} must be above 0", section, key)
+
+    def error(self, message: str, section: str | None, key: str | None) -> ConfigError:
+        where = f"{self.path}, line {self.line(section, key)}"
+        if section:
+            where += f", [{section}]"
+        return ConfigError(f"{where}: {message.rstrip('.')}.")
+
+    def line(self, section: str | None, key: str | None) -> int:
+        """Number of the line that holds `key` of `section`, else the section's, else the first."""
+        start = 0
+        if section:
+            header = re.compile(rf"\s*\[\[?\s*{re.escape(section)}\b")
+            start = next((i for i, line in enumerate(self.lines) if header.match(line)), 0)
+        if key:
+            assignment = re.compile(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]")
+            for i in range(start + 1 if section else 0, len(self.lines)):
+                if section and self.lines[i].lstrip().startswith("["):
+                    break
+                if assignment.match(self.lines[i]):
+                    return i + 1
+        return start + 1
+
+
+def _choices(word: str, known: Iterable[str]) -> str:
+    """``Did you mean 'x'? Known: …`` for an unknown word."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    return f"{hint}Known: {', '.join(names) or 'none'}."

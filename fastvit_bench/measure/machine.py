@@ -1,0 +1,124 @@
+"""What this machine is and what it is doing: collected from the system, never typed in."""
+
+import hashlib
+import platform
+from pathlib import Path
+
+from fastvit_bench.backends import available_cores
+from fastvit_bench.errors import UnavailableError
+from fastvit_bench.records import Device, Machine, MachineState
+
+# packages whose version changes a latency or an exported file
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "coremltools", "numpy")
+
+
+def collect() -> Machine:
+    """Describe the machine this process runs on."""
+    import psutil
+
+    return Machine(
+        host=hashlib.sha256(platform.node().encode()).hexdigest()[:8],
+        processor=processor(),
+        cores=available_cores(),
+        memory_mib=psutil.virtual_memory().total >> 20,
+        os=system(),
+        python=platform.python_version(),
+        packages=_versions(),
+    )
+
+
+def mismatch(device: Device, hardware: str) -> str | None:
+    """What is wrong with running `device` on hardware of that name, or None when it holds the text of ``match``."""
+    if device.match is None or device.match.lower() in hardware.lower():
+        return None
+    return f"it is meant for '{device.match}', and this machine has '{hardware}'"
+
+
+def check(device: Device, machine: Machine) -> None:
+    """Raise `UnavailableError` unless this is the hardware the device profile is meant for."""
+    wrong = mismatch(device, machine.accelerator or machine.processor)
+    if wrong:
+        raise UnavailableError(
+            f"Device '{device.name}' cannot run here: {wrong}. "
+            f"Run it there, or declare a [device.*] for this machine in benchmark.toml."
+        )
+
+
+class Watch:
+    """Readings of the machine right before and right after the timed runs; nothing is read in between."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        self._psutil = psutil
+        self._load, self._clock, self._times = _load(), _clock_mhz(), psutil.cpu_times()
+
+    def state(self) -> MachineState:
+        """The readings at construction and now."""
+        before, after = self._times, self._psutil.cpu_times()
+        steal = None
+        if hasattr(after, "steal"):
+            busy = sum(after) - sum(before)
+            steal = 100 * (after.steal - before.steal) / busy if busy > 0 else 0.0
+        return MachineState(
+            load_before=self._load,
+            load_after=_load(),
+            clock_mhz_before=self._clock,
+            clock_mhz_after=_clock_mhz(),
+            steal_percent=steal,
+        )
+
+
+def processor() -> str:
+    """The processor's marketing name; `platform.processor` is empty or an architecture on most systems."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    if platform.system() == "Darwin":
+        import subprocess
+
+        asked = subprocess.run(
+            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+        )
+        if asked.stdout.strip():
+            return asked.stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def system() -> str:
+    """Operating system, its release and the architecture."""
+    return f"{platform.system()} {platform.release()} {platform.machine()}"
+
+
+def _versions() -> dict[str, str]:
+    import importlib.metadata
+
+    found: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _load() -> float | None:
+    import psutil
+
+    try:
+        return psutil.getloadavg()[0]
+    except OSError:
+        return None
+
+
+def _clock_mhz() -> float | None:
+    import psutil
+
+    try:
+        reading = psutil.cpu_freq()
+    except (OSError, NotImplementedError):
+        return None
+    return reading.current if reading else None

@@ -1,0 +1,520 @@
+"""Weight files: what they hold is recognised from their keys and shapes, proved entry by entry, and only then used.
+
+Two layouts are read, each in training and in fused form: the published one, for classification or dense, and timm's
+(classification). Written is one: the published fused layout, with a note of where the weights came from. The name of
+a file is never taken for what is in it, and nothing in a file is ever executed.
+"""
+
+import argparse
+import hashlib
+import io
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import NoReturn, cast
+
+import msgspec
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from fastvit_bench import __version__
+from fastvit_bench.errors import CheckpointError, ChecksumError, UsageError
+from fastvit_bench.network.fastvit import FastViT, Form, randomise
+from fastvit_bench.records import Head, Record, Weights
+from fastvit_bench.variants import VARIANTS
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A weight file that was proved to be one of the known networks, and that network."""
+
+    network: FastViT  # in evaluation mode and float32
+    variant: str  # key of `VARIANTS`
+    head: Head
+    classes: int  # of the classifier; 1000 for a dense network, which has none
+    form: Form
+    layout: "Layout"
+    weights: Weights
+    source: Weights | None  # of a file that `save` wrote: the weights that were fused into it
+
+    @property
+    def summary(self) -> str:
+        """For messages: ``fastvit_t8 (classifier with 1000 classes, unfused)``."""
+        return summary(self.variant, self.head, self.classes, self.form)
+
+
+class Layout(StrEnum):
+    """Whose names the entries of a file have."""
+
+    PUBLISHED = "published"
+    TIMM = "timm"
+
+
+class Provenance(Record, frozen=True):
+    """What `save` writes beside the weights."""
+
+    tool: str  # version of fastvit-bench
+    source: Weights
+
+
+ENTRIES = ("state_dict", "state_dict_ema", "model")  # where a file may keep its weights; the first one present is taken
+NOTE = "fastvit_bench"  # the entry, or header field, with the `Provenance`
+WRAPPER = "module."  # in front of every key of a network that was trained in parallel
+DENSE_KEY = re.compile(r"norm\d+\.")
+FUSED_KEY = re.compile(r"\.(reparam_conv|lkb_reparam)\.")
+UNFUSED_KEY = re.compile(r"\.(rbr_conv|rbr_scale|rbr_skip|lkb_origin|small_conv|pe)\.")
+COUNTER = ".num_batches_tracked"  # the only integers in a state dict; inference does not read them
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+# timm's names to the published ones; every row is applied, in this order.
+TIMM_NAMES = (
+    (r"^stem\.", "patch_embed."),
+    (r"^stages\.3\.pos_emb\.pos_enc\.", "network.6.pe."),
+    (r"^stages\.3\.pos_emb\.", "network.6."),
+    (r"\.downsample\.proj\.0\.reparam_conv\.", ".downsample.proj.0.lkb_reparam."),
+    (r"^stages\.1\.downsample\.", "network.1."),
+    (r"^stages\.2\.downsample\.", "network.3."),
+    (r"^stages\.3\.downsample\.", "network.5."),
+    (r"^stages\.0\.blocks\.", "network.0."),
+    (r"^stages\.1\.blocks\.", "network.2."),
+    (r"^stages\.2\.blocks\.", "network.4."),
+    (r"^stages\.3\.blocks\.", "network.6."),
+    (r"^final_conv\.", "conv_exp."),
+    (r"^head\.fc\.", "head."),
+    (r"\.conv_kxk\.", ".rbr_conv."),
+    (r"\.conv_scale\.", ".rbr_scale."),
+    (r"\.identity\.", ".rbr_skip."),
+    (r"\.large_conv\.", ".lkb_origin."),
+    (r"\.mlp\.", ".convffn."),
+    (r"\.se\.fc1\.", ".se.reduce."),
+    (r"\.se\.fc2\.", ".se.expand."),
+    (r"\.gamma$", ""),
+)
+# The published network counts the positional encoding as an entry of its own, timm as a part of the last stage.
+TIMM_POSITIONAL = "stages.3.pos_emb."
+TIMM_AFTER_POSITIONAL = (r"^stages\.3\.blocks\.", "network.7.")
+
+KINDS = "a published FastViT checkpoint (.pth.tar), one of timm (.bin, .pth, .safetensors) or one this tool saved"
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load(
+    path: Path,
+    *,
+    variant: str | None = None,
+    head: Head | None = None,
+    classes: int | None = None,
+    sha256: str | None = None,
+) -> Checkpoint:
+    """The network in a weight file, every key, shape and value of it proved.
+
+    `variant`, `head` and `classes` are what the caller expects; None expects nothing. `sha256` is what the content
+    must be, as must the hash in ``<file>.sha256`` if there is such a file. Where a file has more than one set of
+    weights, the one under ``state_dict`` is taken before ``state_dict_ema`` and ``model``.
+
+    Raises `CheckpointError` if the file is missing, damaged, of another network or not what was expected,
+    `ChecksumError` if its hash is another one, `UsageError` for a variant that does not exist.
+    """
+    if variant is not None:
+        check_variant(variant)
+    digest = _prove_hash(path, sha256)
+    stored, note = _read(path)
+    layout, state = _published_names(path, stored)
+    found, found_head, found_classes, form = _recognise(path, state)
+    holds = summary(found, found_head, found_classes, form)
+    for name, asked, got in (
+        ("variant", variant, found),
+        ("head", head, found_head),
+        ("classes", classes if found_head is Head.CLASSIFIER else None, found_classes),
+    ):
+        if asked is not None and asked != got:
+            _refuse(path, f"holds {holds}, but {name} {asked} was asked for", f"correct {name}, or give another file")
+    with torch.device("meta"):
+        network = FastViT(VARIANTS[found], head=found_head, classes=found_classes, form=form)
+    network.load_state_dict(_prove_values(path, state), strict=True, assign=True)
+    return Checkpoint(
+        network=network.eval(),
+        variant=found,
+        head=found_head,
+        classes=found_classes,
+        form=form,
+        layout=layout,
+        weights=Weights(origin="checkpoint", sha256=digest, file=path.name),
+        source=_source(path, note),
+    )
+
+
+def summary(variant: str, head: Head, classes: int, form: Form) -> str:
+    """A network in words, for messages."""
+    what = f"classifier with {classes} classes" if head is Head.CLASSIFIER else "dense"
+    return f"{variant} ({what}, {form})"
+
+
+def check_variant(name: str) -> None:
+    """Raise `UsageError` unless there is a variant of that name."""
+    if name not in VARIANTS:
+        near = get_close_matches(name, VARIANTS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"There is no network {name!r}; {hint}known are {', '.join(VARIANTS)}.")
+
+
+def _refuse(path: Path, what: str, then: str) -> NoReturn:
+    """Every refusal is one sentence that starts with the file: what is wrong with it; what to do."""
+    raise CheckpointError(f"{path} {what}; {then}.")
+
+
+def _read(path: Path) -> tuple[dict[str, object], object]:
+    """The weights of a file as they are stored, and the note that `save` may have left beside them.
+
+    Which reader is right is seen in the first bytes, because the suffixes in use (.bin, .pth, .tar) say nothing.
+    """
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"PK\x03\x04"):
+        _prove_archive(path)
+        return _unwrap(path, _unpickle(path))
+    if start[8:9] == b"{":  # behind a length, whose first byte may well be that of a pickle
+        return _read_safetensors(path)
+    if start.startswith(b"\x80"):
+        return _unwrap(path, _unpickle(path))
+    if start and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in start):
+        line = start.decode("ascii").strip().splitlines()[0] if start.strip() else ""
+        _refuse(path, f"is a text file that begins with {line[:40]!r}, not weights", f"give {KINDS}")
+    _refuse(path, "is not a weight file", f"give {KINDS}")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, object], object]:
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            stored: dict[str, object] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        note = msgspec.json.decode(header[NOTE]) if NOTE in header else None
+    except Exception as error:
+        _refuse(path, f"is truncated or damaged ({_first_line(error)})", "fetch or copy it again")
+    return stored, note
+
+
+def _prove_archive(path: Path) -> None:
+    """Refuse a zip archive that torch did not write or whose content changed since: torch does not look at CRCs."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            leaves = {record.filename.rpartition("/")[2] for record in records}
+            compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+            damaged = None if compressed else archive.testzip()
+    except Exception as error:
+        _refuse(path, f"is truncated or damaged ({_first_line(error)})", "fetch or copy it again")
+    if "constants.pkl" in leaves:
+        _refuse(path, "is a TorchScript program, which is code", "give the state dict it was made from")
+    if "data.pkl" not in leaves or compressed:
+        _refuse(path, "is a zip archive, but not one that torch.save writes", f"give {KINDS}")
+    if damaged is not None:
+        _refuse(path, f"is damaged: the CRC-32 of {damaged!r} is not the recorded one", "fetch or copy it again")
+
+
+def _unpickle(path: Path) -> object:
+    """What torch.save wrote, restricted to tensors and plain values.
+
+    `argparse.Namespace` is let through because training scripts, timm's among them, keep their options beside the
+    weights: it holds attributes and runs nothing. torch gets an open file, not a path: it would choose its reader by
+    the suffix, and map a file that ends the process if it is shortened meanwhile.
+    """
+    try:
+        with (
+            path.open("rb") as file,
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals([argparse.Namespace]),
+        ):
+            warnings.simplefilter("ignore")  # about pickles torch did not write, which end in an error here
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if named:
+            what = f"holds objects that are not tensors ({named[1]}) and is refused, since reading them can run code"
+            _refuse(path, what, "save the network's state dict alone")
+        _refuse(path, "is damaged, or a pickle that torch.save did not write", f"fetch it again, or give {KINDS}")
+
+
+def _unwrap(path: Path, content: object) -> tuple[dict[str, object], object]:
+    if not isinstance(content, Mapping):
+        _refuse(path, f"holds one {type(content).__name__}, not a table of weights", f"give {KINDS}")
+    outer = cast("Mapping[object, object]", content)
+    inner = next((outer[entry] for entry in ENTRIES if isinstance(outer.get(entry), Mapping)), outer)
+    return {str(key): value for key, value in cast("Mapping[object, object]", inner).items()}, outer.get(NOTE)
+
+
+def _source(path: Path, note: object) -> Weights | None:
+    if note is None:
+        return None
+    try:
+        return msgspec.convert(note, Provenance).source
+    except msgspec.ValidationError as error:
+        _refuse(path, f"has a {NOTE} note that this tool did not write ({error})", "save it again")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+# --- recognising ------------------------------------------------------------------------------------------------------
+
+
+def _published_names(path: Path, stored: dict[str, object]) -> tuple[Layout, dict[str, Tensor]]:
+    """Whose names the entries have, and the entries under the published ones."""
+    if not stored:
+        _refuse(path, "holds no weights", f"give {KINDS}")
+    if all(key.startswith(WRAPPER) for key in stored):
+        stored = {key.removeprefix(WRAPPER): value for key, value in stored.items()}
+    layout = Layout.TIMM if any(key.startswith("stages.") for key in stored) else Layout.PUBLISHED
+    table = TIMM_NAMES if layout is Layout.TIMM else ()
+    if any(key.startswith(TIMM_POSITIONAL) for key in stored):
+        table = (TIMM_AFTER_POSITIONAL, *table)
+    state: dict[str, Tensor] = {}
+    for key, value in stored.items():
+        name = _rename(key, table)
+        if name in state:
+            _refuse(path, f"holds {name!r} twice, once under the name {key!r}", f"give {KINDS}")
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            _refuse(
+                path, f"holds no FastViT weights: its entry {key!r} is of type {kind}, not a tensor", f"give {KINDS}"
+            )
+        if not _is_plain(value):
+            _refuse(
+                path, f"holds {key!r} as a sparse, quantised or empty tensor", "save it as an ordinary dense tensor"
+            )
+        state[name] = value
+    return layout, state
+
+
+def _rename(key: str, table: Iterable[tuple[str, str]]) -> str:
+    for pattern, replacement in table:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_nested
+        and not tensor.is_quantized
+    )
+
+
+def _recognise(path: Path, state: dict[str, Tensor]) -> tuple[str, Head, int, Form]:
+    """Variant, head, classes and form of a state dict that agrees with that network in every key and shape."""
+    head = Head.DENSE if any(DENSE_KEY.match(key) for key in state) else Head.CLASSIFIER
+    fused = sum(FUSED_KEY.search(key) is not None for key in state)
+    unfused = sum(UNFUSED_KEY.search(key) is not None for key in state)
+    form = Form.FUSED if fused > unfused else Form.UNFUSED
+    weight = state.get("head.weight")
+    classes = weight.shape[0] if weight is not None and weight.ndim == 2 and head is Head.CLASSIFIER else 1000
+    if classes == 0:
+        _refuse(path, "has a classifier without classes", "give a checkpoint with a classifier")
+    faults = {name: _disagreements(state, expected(name, head, classes, form)) for name in VARIANTS}
+    nearest = min(faults, key=lambda name: len(faults[name]))
+    if not faults[nearest]:
+        return nearest, head, classes, form
+    count, first = len(faults[nearest]), faults[nearest][0]
+    known = summary(nearest, head, classes, form)
+    places = "entry disagrees" if count == 1 else "entries disagree"
+    verdict = f"does not hold a whole {nearest}"
+    if 2 * count > len(state):
+        verdict = f"holds no FastViT network (its first entry is {next(iter(state))!r})"
+    _refuse(path, f"{verdict}: {count} {places} with {known}; first, by its published name, {first}", f"give {KINDS}")
+
+
+@cache
+def expected(variant: str, head: Head, classes: int, form: Form) -> Mapping[str, tuple[int, ...]]:
+    """Published key -> shape of every parameter and statistic of a network; none is allocated for it."""
+    with torch.device("meta"):
+        network = FastViT(VARIANTS[variant], head=head, classes=classes, form=form)
+    return MappingProxyType({key: tuple(tensor.shape) for key, tensor in network.state_dict().items()})
+
+
+def _disagreements(state: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Where a state dict and a network differ: wrong and missing entries in the network's order, then surplus ones."""
+    found: list[str] = []
+    for key, shape in shapes.items():
+        if key not in state:
+            found.append(f"{key} is missing")
+        elif tuple(state[key].shape) != shape:
+            found.append(f"{key} has the shape {tuple(state[key].shape)}, not {shape}")
+    return found + [f"{key!r} is not a part of it" for key in state if key not in shapes]
+
+
+def _prove_values(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries as float32 (counters as int64), copied out of the file; each is finite, no variance is negative."""
+    values: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        if key.endswith(COUNTER) and not tensor.dtype.is_complex:
+            values[key] = tensor.to(torch.int64, copy=True)
+            continue
+        if tensor.dtype not in FLOATS:
+            held = str(tensor.dtype).removeprefix("torch.")
+            _refuse(path, f"holds {key} as {held}, not as floating-point weights", "save it before quantisation")
+        value = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        if not value.isfinite().all():
+            _refuse(path, f"holds {key} with values that are infinite or not a number", "give a checkpoint without")
+        if key.endswith(".running_var") and (value < 0).any():
+            _refuse(path, f"holds {key} with a negative variance", "it is damaged, so fetch or copy it again")
+        values[key] = value
+    return values
+
+
+# --- hashes -----------------------------------------------------------------------------------------------------------
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record_path(path: Path) -> Path:
+    """Where the hash of a weight file is recorded, as sha256sum prints it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def recorded_sha256(path: Path) -> str | None:
+    """The hash recorded beside a weight file, or None without a record.
+
+    Raises `CheckpointError` for a record that names no hash of that file.
+    """
+    record = record_path(path)
+    try:
+        lines = record.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        _refuse(record, f"cannot be read ({_first_line(error)})", "remove it, and the next fetch writes it anew")
+    for line in lines:
+        entry = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line.rstrip())
+        if entry and Path(entry[2]).name == path.name:
+            return entry[1].lower()
+    _refuse(record, f"records no SHA-256 of {path.name}", "remove it, and the next fetch writes it anew")
+
+
+def record_sha256(path: Path, digest: str) -> None:
+    """Record the hash of a weight file beside it."""
+    write_atomically(record_path(path), f"{digest}  {path.name}\n".encode())
+
+
+def _prove_hash(path: Path, sha256: str | None) -> str:
+    """The hash of a file that is there, is not empty, and has the hash it should have."""
+    try:
+        if path.is_dir():
+            _refuse(path, "is a folder", "give the weight file in it")
+        if not path.exists():
+            _refuse(path, "does not exist", "check the path; `fastvit-bench download` brings published checkpoints")
+        if not path.is_file():
+            _refuse(path, "is not a regular file", f"give {KINDS}")
+        if path.stat().st_size == 0:
+            _refuse(path, "is empty", "fetch or copy it again")
+        digest = file_sha256(path)
+    except (OSError, ValueError) as error:
+        _refuse(path, f"cannot be read ({_first_line(error)})", "check its permissions")
+    for wanted, where in ((sha256, "the configuration"), (recorded_sha256(path), record_path(path).name)):
+        if wanted is not None and digest != wanted.strip().lower():
+            raise ChecksumError(
+                f"{path} has the SHA-256 {digest}, but {where} says {wanted}; "
+                "fetch the file again, or correct the hash if the new content is what you want."
+            )
+    return digest
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def save(network: FastViT, path: Path, *, source: Weights) -> Weights:
+    """Write a fused network in the published fused layout, in float32, and return where its numbers now come from.
+
+    The suffix decides the container: ``.safetensors``, or ``.pth.tar`` / ``.pth``. `source` says what was fused and
+    is noted in the file. The file appears whole or not at all.
+
+    Raises `UsageError` for a network in training form, another suffix, a value beyond float32, a place that holds a
+    fetched checkpoint, and a folder that cannot be written.
+    """
+    if network.form is not Form.FUSED:
+        raise UsageError(f"{path} is not written: only a fused network can be saved; fuse it first.")
+    if record_path(path).exists():
+        raise UsageError(f"{path} is not written: it is a fetched checkpoint; choose another file name.")
+    state = {key: _to_store(path, key, tensor) for key, tensor in network.state_dict().items()}
+    note = Provenance(tool=__version__, source=source)
+    if path.name.endswith(".safetensors"):
+        # One field only: safetensors writes several in an order that changes, and with it the file's hash.
+        data = safetensors.torch.save(state, metadata={NOTE: msgspec.json.encode(note).decode()})
+    elif path.name.endswith((".pth.tar", ".pth")):
+        # Written to memory first: torch's own writer does not report a full disk as one error.
+        buffer = io.BytesIO()
+        torch.save({"state_dict": state, NOTE: msgspec.to_builtins(note)}, buffer)
+        data = buffer.getvalue()
+    else:
+        raise UsageError(f"{path} is not written: its name must end in .pth.tar, .pth or .safetensors.")
+    write_atomically(path, data)
+    return Weights(origin="checkpoint", sha256=hashlib.sha256(data).hexdigest(), file=path.name)
+
+
+def _to_store(path: Path, key: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor.detach().cpu().contiguous()
+    value = tensor.detach().to("cpu", torch.float32).contiguous()
+    if not value.isfinite().all():
+        raise UsageError(f"{path} is not written: {key} has values that float32 cannot hold; check the weights.")
+    return value
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, with its folder. Raises `UsageError` if that cannot be done."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror or error}); free some space or choose another folder."
+        ) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+
+
+# --- without a file ---------------------------------------------------------------------------------------------------
+
+
+def randomised(variant: str, head: Head, classes: int, seed: int) -> tuple[FastViT, Weights]:
+    """A network in training form with the weights of `fastvit.randomise`, for figures that need no trained ones.
+
+    In evaluation mode and float32; torch's own random state is left as it is. Raises `UsageError` for a variant that
+    does not exist and for fewer than one class.
+    """
+    check_variant(variant)
+    if classes < 1:
+        raise UsageError(f"A classifier has at least one class, not {classes}; correct `classes`.")
+    with torch.device("meta"):
+        network = FastViT(VARIANTS[variant], head=head, classes=classes)
+    network = network.to_empty(device="cpu").eval()
+    for name, buffer in network.named_buffers():
+        if name.endswith(COUNTER):
+            buffer.zero_()
+    randomise(network, seed)
+    return network, Weights(origin="random", seed=seed)

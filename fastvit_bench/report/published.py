@@ -1,0 +1,147 @@
+"""The figures others published about FastViT and its peers, as data; nothing here was measured by this tool."""
+
+import csv
+import difflib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import Literal, cast
+
+from fastvit_bench import resources
+from fastvit_bench.errors import ConfigError
+from fastvit_bench.records import Record
+
+
+class Published(Record, frozen=True):
+    """What is public about one model at one image size; None where nobody printed a figure."""
+
+    name: str  # as the paper's tables write it
+    size: int  # pixels of the square evaluation image
+    params_m: "Figure | None"  # paper, millions
+    flops_g: "Figure | None"  # paper; its FLOPs are multiply-accumulates of one image
+    top1: "Figure | None"  # paper, percent on ImageNet-1k
+    top1_distilled: "Figure | None"  # paper
+    released_top1: "Figure | None"  # of the checkpoints the authors released
+    released_top1_distilled: "Figure | None"
+    timm_top1: "Figure | None"  # weights of the same training, evaluated by timm
+    timm_top1_distilled: "Figure | None"
+    timm_params_m: "Figure | None"  # re-parameterised
+    timm_gmacs: "Figure | None"  # re-parameterised, one image
+    iphone_ms: "Figure | None"  # paper, iPhone 12 Pro, Core ML, batch 1
+    gpu_ms: "Figure | None"  # paper, RTX 2080 Ti, TensorRT, batch 8
+
+    @property
+    def label(self) -> str:
+        """``FastViT-T8@256``."""
+        return f"{self.name}@{self.size}"
+
+
+Status = Literal["sourced", "digitised", "derived"]  # printed in the source, read off its plot, computed or judged
+
+
+class Figure(Record, frozen=True):
+    """One published value, where it stands and how it was got from there."""
+
+    value: float
+    unit: str
+    source: str
+    status: Status
+
+
+def find(name: str) -> Published:
+    """A model by its published name: ``FastViT-T8``, or ``FastViT-SA36@384`` for another size than its smallest.
+
+    Raises `ConfigError` with the nearest names.
+    """
+    known = models()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known)[:3]
+        raise ConfigError(f"Nothing is published under the name '{name}'. Nearest: {', '.join(near)}.")
+    return known[name]
+
+
+@cache
+def models() -> Mapping[str, Published]:
+    """Every published model as ``NAME@SIZE``, and at its smallest size as ``NAME`` too."""
+    figures = _figures()
+    found: dict[str, Published] = {}
+    for name, size in sorted({_name_and_size(key) for table, key, _ in figures if table in _SIZED}):
+        # what stands without a size was said of the smallest one
+        keys = (f"{name}@{size}",) if name in found else (f"{name}@{size}", name)
+        fields = {
+            field: next((figures[t, key, c] for t, c in places for key in keys if (t, key, c) in figures), None)
+            for field, places in _PLACES.items()
+        }
+        model = Published(name=name, size=size, **fields)
+        found.setdefault(name, model)
+        found[model.label] = model
+    return MappingProxyType(found)
+
+
+_PAPER = "paper_tables.csv"
+_TIMM = "timm_reference.csv"
+
+# tables of the paper that name models with their image size
+_SIZED = ("table5_imagenet", "table6_distillation")
+
+# field of `Published` -> (table, column) where its figure stands, the first that has one
+_PLACES: dict[str, tuple[tuple[str, str], ...]] = {
+    "params_m": (("table5_imagenet", "params"), ("table6_distillation", "params")),
+    "flops_g": (("table5_imagenet", "flops"), ("table6_distillation", "flops")),
+    "top1": (("table5_imagenet", "top1"),),
+    "top1_distilled": (("table6_distillation", "top1"),),
+    "released_top1": (("readme_zoo", "top1"), ("mobileone_readme", "top1")),
+    "released_top1_distilled": (("readme_zoo", "top1_distilled"),),
+    "timm_top1": (("timm T5", "top1"),),
+    "timm_top1_distilled": (("timm T6", "top1"),),
+    "timm_params_m": (("timm T5", "rtx4090_param_count_M"), ("timm T6", "rtx4090_param_count_M")),
+    "timm_gmacs": (("timm T5", "rtx4090_gmacs"), ("timm T6", "rtx4090_gmacs")),
+    "iphone_ms": (("table5_imagenet", "mobile_latency"), ("table6_distillation", "mobile_latency")),
+    "gpu_ms": (("table5_imagenet", "gpu_latency"), ("table6_distillation", "gpu_latency")),
+}
+
+# column of timm's results -> its unit and the file of timm's repository it comes from; of the benchmark files only
+# this one and the later ones count re-parameterised networks
+_TIMM_COLUMNS: dict[str, tuple[str, str]] = {
+    "top1": ("%", "results-imagenet.csv"),
+    "rtx4090_param_count_M": ("M", "benchmark-infer-amp-nchw-pt291-cu128-4090.csv"),
+    "rtx4090_gmacs": ("G", "benchmark-infer-amp-nchw-pt291-cu128-4090.csv"),
+}
+
+
+def _figures() -> dict[tuple[str, str, str], Figure]:
+    """(table, model, column) -> figure, of every value that is a number; timm's results are tables of their own."""
+    figures: dict[tuple[str, str, str], Figure] = {}
+    for row in _rows(_PAPER):
+        if (value := _number(row["value"])) is not None:
+            key = (row["table"], row["model"], row["column"])
+            figures[key] = Figure(
+                value=value, unit=row["unit"], source=row["source"], status=cast(Status, row["status"])
+            )
+    for row in _rows(_TIMM):
+        if row["closest_to_paper"] != "yes":  # other weights or another training
+            continue
+        for column, (unit, file) in _TIMM_COLUMNS.items():
+            if (value := _number(row[column])) is not None:
+                key = (f"timm {row['paper_table']}", f"{row['paper_model']}@{row['img_size']}", column)
+                source = f"timm {row['timm_model']} at {row['img_size']}, {file}"
+                figures[key] = Figure(value=value, unit=unit, source=source, status="sourced")
+    return figures
+
+
+def _rows(file: str) -> Iterator[dict[str, str]]:
+    with (resources.find("published") / file).open(encoding="utf-8", newline="") as text:
+        yield from csv.DictReader(text)
+
+
+def _number(text: str) -> float | None:
+    """None for what the tables print as a dash (``NA``) or as words."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _name_and_size(key: str) -> tuple[str, int]:
+    name, _, size = key.rpartition("@")
+    return name, int(size)

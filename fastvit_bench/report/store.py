@@ -1,0 +1,350 @@
+"""The only writer of results: one append-only file of JSON lines per run, safe against a kill at any moment.
+
+A run file ``results/<device>/<run id>.jsonl`` begins with a `Run` line, then holds one `Measurement` or `Failure` line
+per finished cell. A resumed run appends another `Run` line of the same id, with what it then found. A line counts once
+its newline is on disk; what follows the last newline is the line a killed process did not finish.
+"""
+
+import difflib
+import os
+import re
+import secrets
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fastvit_bench.errors import StoreError, UnavailableError
+from fastvit_bench.records import SCHEMA, Failure, Measurement, Run
+
+Line = Run | Measurement | Failure
+
+SUFFIX = ".jsonl"
+PUBLISHED = "published"  # the folder beside the devices' that holds figures nobody measured here
+LAST = "last"  # what a person writes for the newest run
+
+_DEVICE = re.compile(r"\w[\w.+-]*", re.ASCII)  # a folder's name on every file system
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A run file as it was read: its complete lines in order, and what a killed writer left behind them."""
+
+    path: Path
+    lines: tuple[Line, ...]  # the first is a `Run`
+    torn_bytes: int  # of an unfinished last line, which is ignored
+
+    @property
+    def runs(self) -> list[Run]:
+        """The first start and every resumption."""
+        return [line for line in self.lines if isinstance(line, Run)]
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """In the order they finished."""
+        return [line for line in self.lines if isinstance(line, Measurement)]
+
+    @property
+    def failures(self) -> list[Failure]:
+        """In the order they finished; a cell may have succeeded after it failed."""
+        return [line for line in self.lines if isinstance(line, Failure)]
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def new_id(now: datetime) -> str:
+    """A run id such as ``20260131-142233-9f3c1a``: UTC second, then digits that keep two runs of one second apart."""
+    return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def create(root: Path, run: Run) -> Path:
+    """Write a new run file under `root`, complete with its first line, or none at all; returns its path.
+
+    Raises `StoreError` when a run of that id exists, the device's name cannot be a folder, or nothing can be written.
+    """
+    folder = _folder(root, run.request.device.name)
+    path = folder / f"{run.id}{SUFFIX}"
+    partial = folder / f".{run.id}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # whoever holds the partial file may look for the final one and rename: two creators cannot both win
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            if path.exists():
+                raise FileExistsError
+            _write_whole(descriptor, _encoded(run))
+            partial.rename(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+        _sync_folder(folder)
+        _sync_folder(root)
+    except FileExistsError:
+        raise StoreError(f"Run {run.id} already exists at {path}; resume it instead.") from None
+    except OSError as error:
+        raise StoreError(f"The run file {path} cannot be created: {_reason(error)}.") from error
+    return path
+
+
+def append(path: Path, line: Line) -> None:
+    """Add one line to a run file; when this returns, the line survives a power cut.
+
+    The caller holds `lock`. A line that does not fit is taken back whole. Raises `StoreError` when the file is gone,
+    ends in an unfinished line (see `reopen`) or cannot take the line.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+    except OSError as error:
+        raise StoreError(f"The run file {path} cannot be written: {_reason(error)}.") from error
+    try:
+        before = os.fstat(descriptor).st_size
+        if before == 0 or os.pread(descriptor, 1, before - 1) != b"\n":
+            raise StoreError(f"{path} ends in an unfinished line; resume the run so that it is cut off first.")
+        try:
+            _write_whole(descriptor, _encoded(line))
+        except BaseException:
+            os.ftruncate(descriptor, before)
+            raise
+    except OSError as error:
+        raise StoreError(
+            f"{path} did not take another line: {_reason(error)}. All earlier lines are kept; make room and resume."
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+def reopen(path: Path) -> RunFile:
+    """Read a run file that is to be continued, and cut off the line that a killed process did not finish.
+
+    Raises `StoreError` as `read` does; the file is changed only when everything before the unfinished line is sound.
+    """
+    file = read(path)
+    if file.torn_bytes:
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+            try:
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size - file.torn_bytes)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StoreError(f"The unfinished line of {path} cannot be cut off: {_reason(error)}.") from error
+    return RunFile(path=path, lines=file.lines, torn_bytes=0)
+
+
+@contextmanager
+def lock(root: Path, device: str) -> Generator[None]:
+    """Keep every other process from measuring on a device; two sweeps at once would slow each other down.
+
+    The operating system gives the lock back when its process ends, however it ends. Raises `UnavailableError` at once
+    when another process holds it, `StoreError` when the lock file cannot be made.
+    """
+    import filelock  # not needed to read results
+
+    folder = _folder(root, device)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(folder / ".lock", blocking=False)
+        held.acquire()
+    except filelock.Timeout:
+        raise UnavailableError(f"Another sweep is measuring on '{device}' ({folder}); wait until it is done.") from None
+    except OSError as error:
+        raise StoreError(f"The folder {folder} cannot be locked: {_reason(error)}.") from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _encoded(line: Line) -> bytes:
+    return msgspec.json.encode(line) + b"\n"
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    """One write, then to disk; `OSError` when not all of it was taken."""
+    written = os.write(descriptor, data)
+    if written != len(data):
+        raise OSError(f"only {written} of {len(data)} bytes were written; the disk is full")
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in a folder permanent."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _folder(root: Path, device: str) -> Path:
+    if not _DEVICE.fullmatch(device) or device == PUBLISHED:
+        raise StoreError(
+            f"The device name '{device}' cannot be a folder under {root}. Use letters, digits, '-', '_' and '.', "
+            f"and not '{PUBLISHED}'."
+        )
+    return root / device
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> RunFile:
+    """Read a run file; an unfinished last line is left out and counted, anything else unsound is an error.
+
+    Raises `StoreError` with file, line number and what to do.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"The run file {path} cannot be read: {_reason(error)}.") from error
+    *complete, torn = data.split(b"\n")
+    if not complete:
+        raise StoreError(f"{path} holds no complete line: its run recorded nothing. Remove the file.")
+    lines: list[Line] = []
+    for number, raw in enumerate(complete, 1):
+        line = _decoded(path, number, raw)
+        first = lines[0] if lines else line
+        if not isinstance(first, Run):
+            raise StoreError(f"{path}, line 1: a run file begins with its run, not with a {_kind(first)}.")
+        if isinstance(line, Run) and line.id != first.id:
+            raise StoreError(f"{path}, line {number}: belongs to run {line.id}, not to {first.id}. {_REMEDY}")
+        lines.append(line)
+    return RunFile(path=path, lines=tuple(lines), torn_bytes=len(torn))
+
+
+def all_runs(root: Path) -> list[Path]:
+    """Every run file under `root`, oldest first; none when there is no such folder."""
+    folders = (entry for entry in root.glob("*") if entry.is_dir() and entry.name != PUBLISHED)
+    files = (file for folder in folders for file in folder.glob(f"[!.]*{SUFFIX}"))
+    return sorted(files, key=lambda file: (file.stem, file.parent.name))
+
+
+def find(root: Path, ref: str) -> list[Path]:
+    """The run files that `ref` means: a file, a folder of them, ``last``, a run id or the unique beginning of one.
+
+    Words with a path separator and words that end in ``.jsonl`` are paths. Raises `StoreError` that lists the nearest
+    ids when nothing fits, the candidates when more than one does.
+    """
+    if "/" in ref or os.sep in ref or ref.endswith(SUFFIX):
+        return _at(Path(ref))
+    files = all_runs(root)
+    if not files:
+        raise StoreError(f"There are no runs under {root} yet; `fastvit-bench latency` makes one.")
+    if ref == LAST:
+        return files[-1:]
+    exact = [file for file in files if file.stem == ref]
+    matches = exact or [file for file in files if ref and file.stem.startswith(ref)]
+    if not matches:
+        ids = [file.stem for file in files]
+        near = difflib.get_close_matches(ref, ids, n=3, cutoff=0.5) or ids[:-4:-1]
+        raise StoreError(f"No run '{ref}' under {root}. Nearest: {', '.join(near)}.")
+    if len(matches) > 1:
+        some = ", ".join(f"{file.stem} ({file.parent.name})" for file in matches[:5])
+        more = f" and {len(matches) - 5} more" if len(matches) > 5 else ""
+        raise StoreError(f"'{ref}' fits {len(matches)} runs: {some}{more}. Write more of the id.")
+    return matches
+
+
+def latest_measurements(files: Iterable[RunFile]) -> list[Measurement]:
+    """The newest measurement of each thing: same artifact key, device, machine, method, window and clock.
+
+    In the order in which the things were first measured.
+    """
+    newest: dict[tuple[bytes, str], Measurement] = {}
+    for file in files:
+        for found in file.measurements:
+            conditions = (found.device, found.machine, found.method, found.window, found.clock)
+            key = (msgspec.json.encode(conditions, order="sorted"), found.artifact.key)
+            if key not in newest or newest[key].finished <= found.finished:
+                newest[key] = found
+    return list(newest.values())
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of one line of a run file."""
+    schema = msgspec.json.schema(Line)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:fastvit-bench:run-file-line:{SCHEMA}",
+        "title": "A line of a fastvit-bench run file",
+        "description": (
+            "The first line of a run file is a Run; each further line is a Measurement or a Failure of one cell, "
+            "or the Run again where it was resumed. `kind` tells them apart; units stand in the names."
+        ),
+        **schema,
+    }
+
+
+class _Label(msgspec.Struct):
+    """The fields of any line of any schema that tell what it is."""
+
+    kind: str | None = None
+    schema: int | None = None
+
+
+_REMEDY = "The file was changed or damaged: restore it from a copy, or remove it and measure again."
+
+
+@cache
+def _decoder() -> msgspec.json.Decoder[Line]:
+    return msgspec.json.Decoder(Line)
+
+
+def _decoded(path: Path, number: int, raw: bytes) -> Line:
+    where = f"{path}, line {number}"
+    try:
+        line = _decoder().decode(raw)
+    except msgspec.MsgspecError as error:
+        _check_schema(where, raw)
+        raise StoreError(f"{where}: {_sentence(error)}. {_REMEDY}") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise StoreError(f"{where}: {error}. {_REMEDY}") from None
+    if isinstance(line, Run) and line.schema != SCHEMA:
+        _check_schema(where, raw)
+    return line
+
+
+def _check_schema(where: str, raw: bytes) -> None:
+    """Raise `StoreError` if the line is the start of a run in another schema: then its fields may be anything."""
+    try:
+        label = msgspec.json.decode(raw, type=_Label)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return
+    if label.kind == "run" and label.schema is not None and label.schema != SCHEMA:
+        writer = "newer" if label.schema > SCHEMA else "older"
+        raise StoreError(
+            f"{where}: has schema {label.schema}, this version reads {SCHEMA}. "
+            f"Read it with the {writer} fastvit-bench that wrote it."
+        )
+
+
+def _sentence(error: msgspec.MsgspecError) -> str:
+    return str(error).replace("`", "'").rstrip(".")
+
+
+def _kind(line: Line) -> str:
+    return type(line).__name__.lower()
+
+
+def _at(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        files = sorted(path.glob(f"[!.]*{SUFFIX}"))
+        if files:
+            return files
+        raise StoreError(f"The folder {path} holds no run files (*{SUFFIX}).")
+    raise StoreError(f"There is no run file {path}.")

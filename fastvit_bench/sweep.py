@@ -1,0 +1,235 @@
+"""The corridor: what is to be measured becomes cells, and each cell an artifact, a measurement and a line in a file.
+
+`plan` is pure but for reading what lies in the models folder; `run` does the work and yields results as they come.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import fastvit_bench
+from fastvit_bench import build
+from fastvit_bench.errors import NotComparableError, StoreError
+from fastvit_bench.measure import machine as machines
+from fastvit_bench.records import (
+    SCHEMA,
+    Artifact,
+    Cell,
+    Device,
+    ExportJob,
+    Failure,
+    Machine,
+    Measurement,
+    Request,
+    Run,
+    TimingJob,
+)
+from fastvit_bench.report import store
+from fastvit_bench.variants import VARIANTS
+from fastvit_bench.worker import Trouble, Worker
+
+# A first guess of how many multiply-accumulates per second one core does, for the estimate before anything has been
+# measured here. It decides nothing.
+GUESSED_MACS_PER_CORE_S = 30e9
+GUESSED_EXPORT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """A cell, the export it needs, and the artifact if an earlier export made it."""
+
+    cell: Cell
+    job: ExportJob
+    cached: Artifact | None
+
+    @property
+    def macs(self) -> float:
+        """Multiply-accumulates of one batch; of the variant's table, scaled by the pixels, before the export."""
+        if self.cached is not None:
+            return self.cached.macs
+        shape = self.cell.shape
+        return VARIANTS[self.job.variant].gmacs * 1e9 * shape.batch * shape.height * shape.width / 256**2
+
+
+def plan(request: Request, models: Path) -> list[Step]:
+    """The cells of a request in the order they will run: model by model, small images first as they were asked for."""
+    steps: list[Step] = []
+    for spec in request.models:
+        weights = build.weights_of(spec, request.seed)
+        for shape in request.shapes:
+            job = build.job(spec, weights, shape, request.fused, request.device, folder=models)
+            cell = Cell(model=spec.name, shape=shape, fused=request.fused, weights=weights)
+            steps.append(Step(cell, job, build.cached(job)))
+    return steps
+
+
+def begin(request: Request, steps: Sequence[Step], machine: Machine, results: Path) -> Path:
+    """Create the run file of a new sweep; returns its path."""
+    now = datetime.now(UTC)
+    return store.create(results, _header(store.new_id(now), now, request, steps, machine))
+
+
+def resume(path: Path, models: Path, machine: Machine) -> tuple[Request, list[Step]]:
+    """What is left of an interrupted run. Writes a new header line with the machine as it is now.
+
+    Cells that failed are tried again. Raises `NotComparableError` when the machine, its packages or a checkpoint
+    changed since the run began: the new figures would not belong beside the old ones.
+    """
+    file = store.reopen(path)
+    first = file.runs[0]
+    changes = machine.differences(first.machine)
+    if changes:
+        raise NotComparableError(
+            f"Run {first.id} cannot go on, because this is not the machine it began on ({'; '.join(changes)}). "
+            f"Start a new run; this one stays readable."
+        )
+    steps = plan(first.request, models)
+    if tuple(step.cell for step in steps) != first.cells:
+        raise NotComparableError(
+            f"Run {first.id} cannot go on, because a checkpoint of it has changed since. Start a new run."
+        )
+    done = {cell_of(measurement) for measurement in file.measurements}
+    store.append(path, _header(first.id, datetime.now(UTC), first.request, steps, machine))
+    return first.request, [step for step in steps if step.cell not in done]
+
+
+def cell_of(measurement: Measurement) -> Cell:
+    """The cell a measurement belongs to."""
+    artifact = measurement.artifact
+    return Cell(model=artifact.model, shape=artifact.shape, fused=artifact.fused, weights=artifact.weights)
+
+
+def run(
+    request: Request,
+    steps: Sequence[Step],
+    machine: Machine,
+    path: Path,
+    notify: Callable[[Step, str], None] = lambda step, what: None,
+    command: Sequence[str] | None = None,
+) -> Generator[Measurement | Failure]:
+    """Export and measure each step, write its line to the run file, then yield it.
+
+    `notify` is told what begins; `command` starts the workers instead of this package's own.
+    """
+    options = {} if command is None else {"command": command}
+    with Worker(**options) as exporter:
+        for step in steps:
+            artifact = step.cached
+            if artifact is None:
+                notify(step, "exporting")
+                reply = exporter.ask(step.job, request.timeout_s)
+                if not isinstance(reply, Artifact):
+                    yield _record(path, _failure(step, reply))
+                    continue
+                artifact = reply
+            notify(step, "timing")
+            job = TimingJob(
+                artifact=artifact,
+                path=str(Path(step.job.path).with_name(artifact.path)),
+                device=step.job.device,
+                method=request.method,
+                machine=machine,
+            )
+            with Worker(**options) as timer:
+                reply = timer.ask(job, request.timeout_s)
+            yield _record(path, reply if isinstance(reply, Measurement) else _failure(step, reply))
+
+
+def seconds(steps: Sequence[Step], request: Request, macs_per_s: float | None) -> float:
+    """About how long the steps will take; `macs_per_s` is the rate of earlier measurements on this device."""
+    threads = steps[0].job.device.options.get("threads", 1) if steps else 1
+    rate = macs_per_s or GUESSED_MACS_PER_CORE_S * int(threads)
+    runs = (request.method.warmup + request.method.runs) * request.method.rounds
+    timing = sum(step.macs * runs / rate + 0.7 for step in steps)
+    exporting = sum(GUESSED_EXPORT_S + 20 * step.macs / rate for step in steps if step.cached is None)
+    return timing + exporting
+
+
+def outline(request: Request, steps: Sequence[Step], macs_per_s: float | None) -> str:
+    """The plan in a line: ``6 cells · 2 exported already · 4 to export · about 3 min``."""
+    ready = sum(step.cached is not None for step in steps)
+    cells = f"{len(steps)} cell{'s' * (len(steps) != 1)}"
+    method = request.method
+    return (
+        f"{request.device.name}: {cells} · {ready} exported already · {len(steps) - ready} to export · "
+        f"{method.warmup} + {method.runs} runs each · about {duration(seconds(steps, request, macs_per_s))}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """A length of time as precisely as an estimate deserves: ``40 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def measured_rate(results: Path, device: str) -> float | None:
+    """Multiply-accumulates per second at the end of the newest readable run of a device, or None without one."""
+    for path in reversed(store.all_runs(results)):
+        if path.parent.name != device:
+            continue
+        try:
+            measurements = store.read(path).measurements
+        except StoreError:  # an estimate is no reason to refuse a sweep
+            continue
+        if measurements:
+            return measurements[-1].artifact.macs / measurements[-1].median_ms * 1e3
+    return None
+
+
+def _header(identity: str, now: datetime, request: Request, steps: Sequence[Step], machine: Machine) -> Run:
+    commit, dirty = _commit()
+    return Run(
+        schema=SCHEMA,
+        id=identity,
+        started=now.isoformat(timespec="seconds"),
+        tool=fastvit_bench.__version__,
+        commit=commit,
+        dirty=dirty,
+        request=request,
+        cells=tuple(step.cell for step in steps),
+        machine=machine,
+    )
+
+
+def _failure(step: Step, trouble: object) -> Failure:
+    assert isinstance(trouble, Trouble)
+    return Failure(
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        cell=step.cell,
+        stage=trouble.stage,
+        reason=trouble.reason,
+    )
+
+
+def _record(path: Path, result: Measurement | Failure) -> Measurement | Failure:
+    store.append(path, result)
+    return result
+
+
+def _commit() -> tuple[str | None, bool]:
+    """Commit of the repository in the working directory, and whether it has changes; None outside of one."""
+    git = shutil.which("git")
+    if git is None:
+        return None, False
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    asked = [
+        subprocess.run([git, *words], capture_output=True, text=True, check=False, env=environment)
+        for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+    ]
+    if any(answer.returncode for answer in asked):
+        return None, False
+    return asked[0].stdout.strip(), bool(asked[1].stdout.strip())
+
+
+def preflight(device: Device) -> Machine:
+    """The machine, after the device was found to be what the profile says; raises before anything is built."""
+    machine = machines.collect()
+    machines.check(device, machine)
+    return machine

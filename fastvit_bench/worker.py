@@ -1,0 +1,169 @@
+"""A process of its own for each measurement, and one for the exports of a sweep.
+
+The parent sends a job as a line of JSON and gets a line back; between the two it sleeps. A worker that crashes, is
+killed or takes too long costs its cell and nothing else. A worker whose parent is gone ends itself at once, so that it
+cannot disturb the sweep that resumes.
+"""
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import msgspec
+
+from fastvit_bench import backends, build
+from fastvit_bench.errors import FastViTBenchError, ParityError
+from fastvit_bench.records import Artifact, ExportJob, Measurement, Record, TimingJob
+
+Job = ExportJob | TimingJob
+
+
+class Trouble(Record, frozen=True, tag="trouble", tag_field="kind"):
+    """A job that gave nothing, and why."""
+
+    stage: Literal["export", "parity", "timing"]
+    reason: str
+
+
+Reply = Artifact | Measurement | Trouble
+
+_COMMAND = (sys.executable, "-m", "fastvit_bench.worker")
+
+
+class Worker:
+    """The parent's end of a worker process, started by the first job. Use it as a context manager."""
+
+    def __init__(self, command: Sequence[str] = _COMMAND) -> None:
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="worker-reply")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kill()
+        self._reader.shutdown()
+        self._stderr.close()
+
+    def ask(self, job: Job, timeout_s: float) -> Reply:
+        """Do a job in the worker; never raises for what happens there, but answers with `Trouble`."""
+        stage = "export" if isinstance(job, ExportJob) else "timing"
+        process = self._process
+        if process is None:
+            process = self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
+            )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(msgspec.json.encode(job) + b"\n")
+            process.stdin.flush()
+            line = self._reader.submit(process.stdout.readline).result(timeout_s)
+        except BrokenPipeError:
+            line = b""
+        except FutureTimeout:
+            self._kill()
+            return Trouble(stage=stage, reason=f"took longer than {timeout_s:g} s and was stopped")
+        if line.endswith(b"\n"):
+            return msgspec.json.decode(line, type=Reply)
+        code = process.wait()
+        self._kill()
+        return Trouble(stage=stage, reason=self._obituary(code))
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                assert pipe is not None
+                pipe.close()
+            self._process = None
+
+    def _obituary(self, code: int) -> str:
+        """Why a process that said nothing is gone."""
+        if code == -signal.SIGKILL if hasattr(signal, "SIGKILL") else False:
+            return "the process was killed (signal 9), most often because memory ran out"
+        self._stderr.seek(0)
+        said = self._stderr.read().decode(errors="replace").strip().splitlines()
+        last = f": {said[-1].strip()}" if said else ""
+        if code < 0:
+            return f"the process crashed ({signal.Signals(-code).name}){last}"
+        return f"the process ended with exit code {code}{last}"
+
+
+def main() -> None:
+    """The worker's end: jobs from standard input, replies to standard output, everything else to standard error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # toolkits print: that must not end up among the replies
+    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+    while True:
+        reply = answer(msgspec.json.decode(jobs.get(), type=Job))
+        replies.write(msgspec.json.encode(reply) + b"\n")
+
+
+def _listen(jobs: "queue.SimpleQueue[bytes]") -> None:
+    """Hand jobs over as they come; when the parent is gone, end the process whatever it is doing."""
+    for line in sys.stdin.buffer:
+        jobs.put(line)
+    os._exit(0)
+
+
+def answer(job: Job) -> Reply:
+    """Do a job in this process."""
+    stage: Literal["export", "timing"] = "export" if isinstance(job, ExportJob) else "timing"
+    try:
+        return build.build(job) if isinstance(job, ExportJob) else time_artifact(job)
+    except ParityError as error:
+        return Trouble(stage="parity", reason=str(error))
+    except FastViTBenchError as error:
+        return Trouble(stage=stage, reason=str(error))
+    except MemoryError:
+        return Trouble(stage=stage, reason="memory ran out")
+    except Exception as error:  # whatever a toolkit raises costs this cell only
+        text = " ".join(str(error).split()) or type(error).__name__
+        memory = "memory ran out: " if "alloc" in text.lower() else ""
+        return Trouble(stage=stage, reason=f"{memory}{type(error).__name__}: {text[:300]}")
+
+
+def time_artifact(job: TimingJob) -> Measurement:
+    """Load an artifact and measure it."""
+    from fastvit_bench.measure import latency, machine, parity
+
+    with backends.get(job.device.backend).open(Path(job.path), job.device) as session:
+        session.feed(parity.images(job.artifact.shape)[0])
+        watch = machine.Watch()
+        samples = latency.measure(session, job.method)
+        state = watch.state()
+        window = session.window
+    return Measurement(
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        device=job.device,
+        artifact=job.artifact,
+        method=job.method,
+        window=window,
+        clock=latency.CLOCK,
+        samples_ns=samples,
+        machine=job.machine,
+        state=state,
+    )
+
+
+if __name__ == "__main__":
+    main()

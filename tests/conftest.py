@@ -1,0 +1,97 @@
+"""What tests of more than one room need."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+import pytest
+import torch.library
+
+from fastvit_bench import build
+from fastvit_bench.records import Device, ExportJob, Fuse, ModelSpec, Shape
+
+_OPERATORS: list[torch.library.Library] = []  # a definition lasts as long as its object does
+
+
+@pytest.fixture(scope="session")
+def timm() -> ModuleType:
+    """timm; where it is not installed, a skip.
+
+    timm imports torchvision, and a torchvision built for CUDA does not import beside a torch that is not: it asks for
+    two operators that only its own library defines. Their signatures alone are enough for everything done here.
+    """
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _OPERATORS.append(library)
+    return importlib.import_module("timm")
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with FastViT-T8 exported at 32 pixels: made once, because an export takes seconds. Read only."""
+    folder = tmp_path_factory.mktemp("exported")
+    build.build(export_job(folder))
+    return folder
+
+
+def export_job(folder: Path, name: str = "fastvit_t8", size: int = 32) -> ExportJob:
+    """The export that `fastvit-bench latency --device cpu --res SIZE` would ask for."""
+    spec = ModelSpec(name=name, variant="fastvit_t8", published="FastViT-T8")
+    shape = Shape(batch=1, height=size, width=size)
+    cpu = Device(name="cpu", backend="onnxruntime")
+    return build.job(spec, build.weights_of(spec, 0), shape, Fuse.FOLDED, cpu, folder=folder)
+
+
+@pytest.fixture
+def zoo(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with twelve models, ready exported at 32 pixels, and a quick [method]; it is entered.
+
+    The models are one network under twelve names, so that a sweep has many cells without as many exports.
+    """
+    names = [f"m{i:02d}" for i in range(12)]
+    source = export_job(exported)
+    artifact = build.cached(source)
+    assert artifact is not None
+    for name in names:
+        job = export_job(tmp_path / "models", name)
+        copy = Path(job.path)
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(Path(source.path).read_bytes())
+        renamed = msgspec.structs.replace(artifact, model=name, path=copy.name)
+        build.sidecar(copy).write_bytes(msgspec.json.encode(renamed))
+        assert build.cached(job) == renamed
+    tables = "\n".join(f'[model.{name}]\nvariant = "fastvit_t8"\npublished = "FastViT-T8"' for name in names)
+    (tmp_path / "benchmark.toml").write_text(
+        f"""{tables}
+[device.cpu]
+backend = "onnxruntime"
+[device.elsewhere]
+backend = "onnxruntime"
+match = "a processor of another age"
+[device.rtx2080ti]
+backend = "tensorrt"
+[method]
+warmup = 1
+runs = 6
+[sweep]
+models = ["m*"]
+grid = [32]
+timeout_s = 60
+[download]
+base = "http://127.0.0.1:9"
+""",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

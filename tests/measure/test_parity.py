@@ -1,0 +1,114 @@
+"""The proof: a right file passes it, and every kind of wrong one is named."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fastvit_bench.measure import parity
+from fastvit_bench.network import reparam
+from fastvit_bench.network.fastvit import FastViT, randomise
+from fastvit_bench.records import Head, Parity, Shape, Window
+from fastvit_bench.variants import VARIANTS
+
+SHAPE = Shape(batch=2, height=64, width=64)
+Outputs = dict[str, NDArray[np.float32]]
+
+
+@pytest.fixture(scope="module")
+def reference() -> FastViT:
+    network = FastViT(VARIANTS["fastvit_t8"], classes=10).eval()
+    randomise(network, seed=0)
+    return network.double()
+
+
+class Eager:
+    """A session that runs a network in float32 and then damages its outputs."""
+
+    window = Window.COMPUTE
+
+    def __init__(self, network: torch.nn.Module, damage: Callable[[Outputs], Outputs]) -> None:
+        self.network, self.damage = network, damage
+
+    def feed(self, images: NDArray[np.float32]) -> None:
+        self.images = torch.from_numpy(images)
+
+    def run(self) -> None:
+        with torch.no_grad():
+            self.outputs = self.network(self.images)
+
+    def wait(self) -> None:
+        pass
+
+    def fetch(self) -> Outputs:
+        outputs = self.outputs if isinstance(self.outputs, tuple) else (self.outputs,)
+        names = ["logits"] if len(outputs) == 1 else [f"feature{i}" for i in range(len(outputs))]
+        return self.damage({name: value.numpy() for name, value in zip(names, outputs, strict=True)})
+
+
+def proof(reference: FastViT, damage: Callable[[Outputs], Outputs] = lambda outputs: outputs) -> Parity:
+    session = Eager(reparam.fold(reference).float(), damage)
+    return parity.prove(reference, session, SHAPE, "fp32")
+
+
+def test_the_folded_network_passes(reference: FastViT) -> None:
+    passed = proof(reference)
+    assert passed.passed
+    assert passed.top1_agreement == 1
+    assert passed.images == 8  # four batches of 2
+    assert 0 < passed.relative_error < 1e-5
+    assert "unfused" in passed.reference
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda o: {"logits": o["logits"] * 1.01}, "largest error"),
+        (lambda o: {"logits": o["logits"] + 1e-2}, "largest error"),
+        (lambda o: {"logits": np.full_like(o["logits"], np.nan)}, "NaN"),
+        (lambda o: {"logits": np.full_like(o["logits"], np.inf)}, "NaN or infinite"),
+        (lambda o: {"logits": np.zeros_like(o["logits"])}, "zero everywhere"),
+        (lambda o: {"logits": o["logits"][:, :-1]}, "shape [2, 9] instead of [2, 10]"),
+        (lambda o: {"output": o["logits"]}, "outputs are output"),
+        (lambda o: {**o, "more": o["logits"]}, "outputs are logits, more"),
+        (lambda o: {"logits": o["logits"][::-1].copy()}, "largest error"),
+    ],
+)
+def test_planted_fault_fails(reference: FastViT, damage: Callable[[Outputs], Outputs], reason: str) -> None:
+    failed = proof(reference, damage)
+    assert not failed.passed
+    assert reason in failed.reason
+
+
+def test_a_fault_in_a_single_weight_fails(reference: FastViT) -> None:
+    network = reparam.fold(reference).float()
+    with torch.no_grad():
+        network.network[4][0].ffn.fc1.bias.zero_()
+    assert not parity.prove(reference, Eager(network, lambda o: o), SHAPE, "fp32").passed
+
+
+def test_dense_maps_are_compared_each(reference: FastViT) -> None:
+    dense = FastViT(VARIANTS["fastvit_t8"], head=Head.DENSE).eval()
+    randomise(dense, seed=0)
+    dense = dense.double()
+    network = reparam.fold(dense).float()
+    assert parity.prove(dense, Eager(network, lambda o: o), SHAPE, "fp32").passed
+    wrong = parity.prove(dense, Eager(network, lambda o: {**o, "feature2": o["feature2"] * 1.001}), SHAPE, "fp32")
+    assert not wrong.passed
+    assert wrong.top1_agreement is None
+
+
+def test_images_are_fixed_and_fewer_when_larger() -> None:
+    first, again = parity.images(SHAPE), parity.images(SHAPE)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], first[1])
+    assert [len(parity.images(Shape(batch=1, height=r, width=r))) for r in (256, 512, 1024)] == [4, 1, 1]
+    assert parity.images(Shape(batch=8, height=256, width=256))[0].shape == (8, 3, 256, 256)
+
+
+def test_difference_is_exact_for_exact_algebra(reference: FastViT) -> None:
+    shape = Shape(batch=1, height=64, width=64)
+    assert parity.difference(reference, reference, shape) == 0
+    assert parity.difference(reference, reparam.fold(reference), shape) < 1e-12

@@ -1,0 +1,540 @@
+"""Weight files: every layout is recognised and proved, everything else is refused in one sentence and never run."""
+
+import argparse
+import errno
+import io
+import json
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fastvit_bench.errors import CheckpointError, ChecksumError, UsageError
+from fastvit_bench.network import checkpoint, reparam
+from fastvit_bench.network.checkpoint import Layout
+from fastvit_bench.network.fastvit import VARIANTS, FastViT, Form
+from fastvit_bench.records import Head, Weights
+
+State = dict[str, Tensor]
+SOURCE = Weights(origin="random", seed=4)
+T8 = "fastvit_t8 (classifier with 2 classes, unfused)"
+
+
+@pytest.fixture(scope="module")
+def network() -> FastViT:
+    return checkpoint.randomised("fastvit_t8", Head.CLASSIFIER, 2, 4)[0]
+
+
+@pytest.fixture(scope="module")
+def fused(network: FastViT) -> FastViT:
+    return reparam.fuse(network)
+
+
+@pytest.fixture
+def state(network: FastViT) -> State:
+    return dict(network.state_dict())
+
+
+def refusal(path: Path, kind: type[Exception] = CheckpointError, **expected: object) -> str:
+    """The message a file is refused with: of one line, beginning with the file and ending in a full stop."""
+    with pytest.raises(kind) as caught:
+        checkpoint.load(path, **expected)
+    message = str(caught.value)
+    assert message.startswith(f"{path} ")
+    assert message.endswith(".")
+    assert "\n" not in message
+    return message
+
+
+def equal(one: FastViT, state: State) -> bool:
+    return all(torch.equal(tensor.double(), state[key].double()) for key, tensor in one.state_dict().items())
+
+
+# --- what is accepted -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("head", Head)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_network_is_told_by_keys_and_shapes(variant: str, head: Head, form: Form):
+    shapes = checkpoint.expected(variant, head, 7, form)
+    state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    classes = 7 if head is Head.CLASSIFIER else 1000
+    assert checkpoint._recognise(Path("x"), state) == (variant, head, classes, form)
+
+
+@pytest.mark.parametrize("head", Head)
+def test_a_published_file_in_training_form(head: Head, tmp_path: Path):
+    network, _ = checkpoint.randomised("fastvit_sa12", head, 5, 1)
+    file = tmp_path / "anything.pth.tar"
+    torch.save({"epoch": 3, "state_dict": network.state_dict()}, file)
+    found = checkpoint.load(file, variant="fastvit_sa12", head=head, classes=5)
+    assert (found.variant, found.head, found.classes) == ("fastvit_sa12", head, 5 if head is Head.CLASSIFIER else 1000)
+    assert (found.form, found.layout) == (Form.UNFUSED, Layout.PUBLISHED)
+    assert found.weights == Weights(origin="checkpoint", sha256=checkpoint.file_sha256(file), file="anything.pth.tar")
+    assert found.source is None
+    assert not found.network.training
+    assert equal(found.network, network.state_dict())
+    torch.save({}, file)  # the network does not live in the file
+    assert equal(found.network, network.state_dict())
+
+
+WRAPPINGS: dict[str, Callable[[State], object]] = {
+    "bare": lambda state: state,
+    "model": lambda state: {"model": state},
+    "ema": lambda state: {"state_dict_ema": state},
+    "both": lambda state: {"state_dict_ema": {}, "state_dict": state},
+    "parallel": lambda state: {"state_dict": {f"module.{key}": tensor for key, tensor in state.items()}},
+    "parameters": lambda state: {key: torch.nn.Parameter(t, requires_grad=False) for key, t in state.items()},
+    "with options": lambda state: {"state_dict": state, "args": argparse.Namespace(lr=0.1, opt=["adamw"])},
+    "in another order": lambda state: dict(reversed(state.items())),
+}
+
+
+@pytest.mark.parametrize("container", ["archive", "old"])
+@pytest.mark.parametrize("wrap", WRAPPINGS)
+def test_wrappings_and_containers(wrap: str, container: str, state: State, tmp_path: Path):
+    torch.save(WRAPPINGS[wrap](state), tmp_path / "x", _use_new_zipfile_serialization=container == "archive")
+    assert equal(checkpoint.load(tmp_path / "x").network, state)
+
+
+@pytest.mark.parametrize("container", ["archive", "old", "safetensors"])
+@pytest.mark.parametrize("name", ["x.pth.tar", "pytorch_model.bin", "model.safetensors", "fastvit_ma36"])
+def test_the_name_of_a_file_says_nothing(name: str, container: str, damaged, tmp_path: Path):
+    _, whole, state = damaged
+    (tmp_path / name).write_bytes(whole[container])
+    found = checkpoint.load(tmp_path / name)
+    assert (found.variant, found.weights.file) == ("fastvit_t8", name)
+    assert equal(found.network, state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("container", ["torch", "safetensors"])
+def test_other_precisions_become_float32(dtype: torch.dtype, container: str, state: State, tmp_path: Path):
+    file = tmp_path / "x.bin"
+    stored = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    write = safetensors.torch.save_file if container == "safetensors" else torch.save
+    write(stored, file)
+    found = checkpoint.load(file).network
+    assert {tensor.dtype for tensor in found.state_dict().values()} == {torch.float32, torch.int64}
+    assert equal(found, stored)
+
+
+@pytest.mark.parametrize("suffix", [".pth.tar", ".pth", ".safetensors"])
+@pytest.mark.parametrize("head", Head)
+def test_what_is_saved_is_loaded(head: Head, suffix: str, tmp_path: Path):
+    network, _ = checkpoint.randomised("fastvit_t8", head, 3, 1)
+    fused = reparam.fuse(network)
+    file = tmp_path / "new" / "folder" / f"x{suffix}"
+    source = Weights(origin="checkpoint", sha256="ab" * 32, file="t8.pth.tar")
+    written = checkpoint.save(fused, file, source=source)
+    found = checkpoint.load(file)
+    assert found.weights == written
+    assert found.source == source
+    assert (found.variant, found.head, found.form, found.layout) == ("fastvit_t8", head, Form.FUSED, Layout.PUBLISHED)
+    assert equal(found.network, fused.float().state_dict())
+    assert checkpoint.save(fused, file, source=source) == written  # the same bytes again
+    assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+
+
+def test_a_saved_file_is_readable_without_this_tool(fused: FastViT, tmp_path: Path):
+    checkpoint.save(fused, tmp_path / "x.pth.tar", source=SOURCE)
+    content = torch.load(tmp_path / "x.pth.tar", weights_only=True)
+    assert content["state_dict"].keys() == fused.state_dict().keys()
+    assert content["fastvit_bench"]["source"]["seed"] == 4
+    checkpoint.save(fused, tmp_path / "x.safetensors", source=SOURCE)
+    with safetensors.safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["fastvit_bench"])["source"]["seed"] == 4
+
+
+def test_a_safetensors_file_that_begins_like_a_pickle(state: State, tmp_path: Path):
+    """It begins with the length of its header, and that can be any number."""
+    contents = (safetensors.torch.save(state, metadata={"padding": "x" * 8 * length}) for length in range(32))
+    content = next(content for content in contents if content[0] == 0x80)
+    (tmp_path / "x.bin").write_bytes(content)
+    assert equal(checkpoint.load(tmp_path / "x.bin").network, state)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expected", "part"),
+    [
+        (
+            {"variant": "fastvit_t12"},
+            f"holds {T8}, but variant fastvit_t12 was",
+        ),
+        ({"head": Head.DENSE}, "but head dense was"),
+        ({"classes": 1000}, "but classes 1000 was"),
+    ],
+)
+def test_another_network_than_expected(expected: dict[str, object], part: str, state: State, tmp_path: Path):
+    torch.save(state, tmp_path / "fastvit_t12.pth")
+    assert part in refusal(tmp_path / "fastvit_t12.pth", **expected)
+
+
+def test_a_variant_that_does_not_exist(tmp_path: Path):
+    with pytest.raises(UsageError, match="did you mean fastvit_sa12"):
+        checkpoint.load(tmp_path / "x", variant="fastvit_sa11")
+
+
+KEY = "network.0.1.token_mixer.mixer.rbr_scale.conv.weight"
+VAR = "patch_embed.2.rbr_skip.running_var"
+COUNTER = "patch_embed.0.rbr_conv.0.bn.num_batches_tracked"
+
+
+def put(key: str, alter: Callable[[Tensor], object]) -> Callable[[State], object]:
+    """A change of one entry."""
+    return lambda state: state.update({key: alter(state[key])})
+
+
+CHANGES: dict[str, tuple[Callable[[State], object], str]] = {
+    "missing": (lambda s: s.pop(KEY), f"1 entry disagrees with {T8}; first, by its published name, {KEY} is missing"),
+    "missing counter": (lambda s: s.pop(COUNTER), f"{COUNTER} is missing"),
+    "surplus": (lambda s: s.update(extra=torch.zeros(1)), "'extra' is not a part of it"),
+    "two": (lambda s: (s.pop(KEY), s.update(extra=torch.zeros(1))), "2 entries disagree"),
+    "shape": (put(KEY, lambda t: t.reshape(1, 48, 1, 1)), f"{KEY} has the shape (1, 48, 1, 1), not (48, 1, 1, 1)"),
+    "no classifier": (lambda s: (s.pop("head.weight"), s.pop("head.bias")), "head.weight is missing"),
+    "no classes": (put("head.weight", lambda t: t[:0]), "classifier without classes"),
+    "integers": (put(KEY, lambda t: t.to(torch.int8)), f"holds {KEY} as int8"),
+    "complex": (put(KEY, lambda t: t.to(torch.complex64)), f"holds {KEY} as complex64"),
+    "not a number": (
+        put(KEY, lambda t: t.index_fill(0, torch.tensor([3]), torch.nan)),
+        f"holds {KEY} with values that",
+    ),
+    "infinity": (put(KEY, lambda t: t / 0), f"holds {KEY} with values that are infinite"),
+    "beyond float32": (put(KEY, lambda t: t.double() * 1e300), f"holds {KEY} with values that are infinite"),
+    "negative variance": (put(VAR, lambda t: -t), f"holds {VAR} with a negative variance"),
+    "sparse": (put(KEY, lambda t: t.to_sparse()), f"holds '{KEY}' as a sparse"),
+    "without values": (put(KEY, lambda t: t.to("meta")), "empty tensor"),
+    "no tensor": (put(KEY, lambda t: [1.0]), f"its entry '{KEY}' is of type list, not a tensor"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_one_wrong_entry(change: str, state: State, tmp_path: Path):
+    alter, part = CHANGES[change]
+    alter(state)
+    torch.save({"state_dict": state}, tmp_path / "x.pth.tar")
+    assert part in refusal(tmp_path / "x.pth.tar")
+
+
+def test_one_wrong_entry_among_timms(timm, tmp_path: Path):
+    state = timm.create_model("fastvit_sa12", num_classes=2).state_dict()
+    state["stages.3.blocks.0.norm.weight"] = torch.zeros(3)
+    state["network.7.0.norm.bias"] = torch.zeros(512)
+    torch.save(state, tmp_path / "x.bin")
+    assert "'network.7.0.norm.bias' twice" in refusal(tmp_path / "x.bin")
+    del state["network.7.0.norm.bias"]
+    torch.save(state, tmp_path / "x.bin")
+    message = refusal(tmp_path / "x.bin")
+    assert "1 entry disagrees with fastvit_sa12 (classifier with 2 classes, unfused)" in message
+    assert "network.7.0.norm.weight has the shape (3,), not (512,)" in message
+
+
+class Mischief:
+    """Unpickled without care, makes a folder."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+def pickles(state: State, mischief: Mischief) -> dict[str, bytes]:
+    def torch_bytes(content: object, zipped: bool) -> bytes:
+        buffer = io.BytesIO()
+        torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
+        return buffer.getvalue()
+
+    return {
+        "archive": torch_bytes({"state_dict": state, "hook": mischief}, zipped=True),
+        "old": torch_bytes({"state_dict": state, "hook": mischief}, zipped=False),
+        "pickle": pickle.dumps(mischief),
+        "old pickle": pickle.dumps(mischief, protocol=2),
+        "text pickle": pickle.dumps(mischief, protocol=0),
+    }
+
+
+@pytest.mark.parametrize("kind", ["archive", "old", "pickle", "old pickle", "text pickle"])
+def test_code_in_a_file_does_not_run(kind: str, state: State, tmp_path: Path):
+    marker = tmp_path / "ran"
+    content = pickles(state, Mischief(marker))[kind]
+    (tmp_path / "x.pth.tar").write_bytes(content)
+    message = refusal(tmp_path / "x.pth.tar")
+    assert not marker.exists()
+    if kind in ("archive", "old", "old pickle"):
+        assert "holds objects that are not tensors" in message
+        assert "mkdir" in message
+    pickle.loads(pickle.dumps(Mischief(marker)))  # the trap is armed: read carelessly, it does go off
+    assert marker.exists()
+
+
+def test_a_whole_network_in_a_file_is_refused(network: FastViT, tmp_path: Path):
+    torch.save(network, tmp_path / "x.pth")
+    assert "(fastvit_bench.network.fastvit.FastViT) and is refused" in refusal(tmp_path / "x.pth")
+
+
+def test_torchscript_is_refused(tmp_path: Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "x.pt"))
+    assert "TorchScript" in refusal(tmp_path / "x.pt")
+
+
+def zipped(compression: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        archive.writestr("archive/data.pkl" if compression else "letter.txt", "x" * 1000)
+    return buffer.getvalue()
+
+
+NOT_WEIGHTS: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "is empty"),
+    "html": (b"<!DOCTYPE html>\n<html><head>" * 9, "is a text file that begins with '<!DOCTYPE html>', not weights"),
+    "blank": (b"\n \n" * 40, "is a text file"),
+    "noise": (bytes(range(255, 0, -1)) * 9, "is not a weight file"),
+    "one byte": (b"\x80", "is damaged"),
+    "zip": (zipped(zipfile.ZIP_STORED), "is a zip archive, but not one that torch.save writes"),
+    "compressed zip": (zipped(zipfile.ZIP_DEFLATED), "is a zip archive, but not one that torch.save writes"),
+    "half a zip": (zipped(zipfile.ZIP_STORED)[:500], "is truncated or damaged"),
+    "plain pickle": (pickle.dumps({"state_dict": {"a": 1}}), "a pickle that torch.save did not write"),
+    "safetensors header": (b"\x40\0\0\0\0\0\0\0{" + b" " * 40, "is truncated or damaged"),
+    "huge safetensors header": (b"\xff\xff\xff\xff\xff\xff\xff\x7f{" + b" " * 40, "is truncated or damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_WEIGHTS)
+def test_files_that_are_no_weights(kind: str, tmp_path: Path):
+    content, part = NOT_WEIGHTS[kind]
+    (tmp_path / "x.pth.tar").write_bytes(content)
+    assert part in refusal(tmp_path / "x.pth.tar")
+
+
+CONTENTS: dict[str, tuple[object, str]] = {
+    "nothing": ({}, "holds no weights"),
+    "a list": ([1, 2], "holds one list"),
+    "a number": (3, "holds one int"),
+    "a tensor": (torch.zeros(3), "holds one Tensor"),
+    "numbers": ({"epoch": 3}, "its entry 'epoch' is of type int"),
+    "numbered tensors": ({0: torch.zeros(3)}, "holds no FastViT network (its first entry is '0')"),
+    "another network": (
+        {
+            "conv1.weight": torch.zeros(64, 3, 7, 7),
+            "layer1.0.bn1.running_var": torch.ones(64),
+        },
+        "holds no FastViT network (its first entry is 'conv1.weight')",
+    ),
+    "somebody's note": ({"fastvit_bench": {"tool": 3}}, "fastvit_bench"),
+}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_contents_that_are_no_weights(kind: str, tmp_path: Path):
+    content, part = CONTENTS[kind]
+    torch.save(content, tmp_path / "x.pth.tar")
+    assert part in refusal(tmp_path / "x.pth.tar")
+
+
+def test_a_note_of_another_tool(state: State, tmp_path: Path):
+    torch.save({"state_dict": state, "fastvit_bench": {"tool": "1"}}, tmp_path / "x.pth.tar")
+    assert "note that this tool did not write" in refusal(tmp_path / "x.pth.tar")
+
+
+def test_places_without_a_file(tmp_path: Path):
+    assert "does not exist" in refusal(tmp_path / "x.pth.tar")
+    assert "does not exist" in refusal(tmp_path / "nul\0")
+    assert "is a folder" in refusal(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    assert "is not a regular file" in refusal(tmp_path / "pipe")
+
+
+def test_a_file_that_cannot_be_read(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    torch.save(state, tmp_path / "x.pth")
+
+    def broken(path: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(checkpoint, "file_sha256", broken)
+    assert "cannot be read" in refusal(tmp_path / "x.pth")
+
+
+# --- hashes -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_hash_must_be_the_recorded_and_the_configured_one(state: State, tmp_path: Path):
+    file = tmp_path / "x.pth"
+    torch.save(state, file)
+    digest = checkpoint.file_sha256(file)
+    checkpoint.record_sha256(file, digest)
+    assert (tmp_path / "x.pth.sha256").read_text() == f"{digest}  x.pth\n"
+    assert checkpoint.load(file, sha256=digest.upper()).weights.sha256 == digest
+    assert "the configuration says 0000" in refusal(file, ChecksumError, sha256="0" * 64)
+    checkpoint.record_sha256(file, "1" * 64)
+    assert "x.pth.sha256 says 1111" in refusal(file, ChecksumError)
+    assert "x.pth.sha256 says 1111" in refusal(file, ChecksumError, sha256=digest)
+
+
+@pytest.mark.parametrize("record", ["", "hello", f"{'a' * 64}  y.pth\n", f"{'a' * 63}  x.pth", "\0\xff"])
+def test_a_record_without_the_files_hash(record: str, state: State, tmp_path: Path):
+    torch.save(state, tmp_path / "x.pth")
+    (tmp_path / "x.pth.sha256").write_text(record, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=r"x\.pth\.sha256 (records no SHA-256 of x.pth|cannot be read)"):
+        checkpoint.load(tmp_path / "x.pth")
+
+
+def test_a_record_of_several_files(state: State, tmp_path: Path):
+    torch.save(state, tmp_path / "x.pth")
+    digest = checkpoint.file_sha256(tmp_path / "x.pth")
+    (tmp_path / "x.pth.sha256").write_text(f"{'a' * 64}  y.pth\n{digest} *x.pth\n")
+    assert checkpoint.load(tmp_path / "x.pth").weights.sha256 == digest
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def damaged(fused: FastViT, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes], State]:
+    """Where to put a damaged file, the whole file in each container, and what is in it."""
+    state = {k: t.half() if t.is_floating_point() else t for k, t in fused.state_dict().items()}
+    new, old = io.BytesIO(), io.BytesIO()
+    torch.save({"state_dict": state}, new)
+    torch.save({"state_dict": state}, old, _use_new_zipfile_serialization=False)
+    whole = {"archive": new.getvalue(), "old": old.getvalue(), "safetensors": safetensors.torch.save(state)}
+    return tmp_path_factory.mktemp("damaged") / "x.pth.tar", whole, state
+
+
+def load_or_refuse(path: Path) -> FastViT | None:
+    """The network of a file, or None if it is refused as it should be; any other exception fails the test."""
+    try:
+        return checkpoint.load(path).network
+    except (CheckpointError, ChecksumError) as error:
+        message = str(error)
+    assert "\n" not in message
+    return None
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(kind=st.sampled_from(["archive", "old", "safetensors"]), share=st.floats(0, 1, exclude_max=True))
+def test_truncated_files_are_refused(kind: str, share: float, damaged):
+    path, whole, _ = damaged
+    path.write_bytes(whole[kind][: int(share * len(whole[kind]))])
+    assert load_or_refuse(path) is None
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    place=st.one_of(st.floats(0, 1, exclude_max=True), st.integers(-16000, 16000)),
+    flip=st.integers(1, 255),
+)
+def test_a_flipped_byte_in_an_archive_is_found_or_harmless(place: float, flip: int, damaged):
+    """An archive has CRCs, so whatever still loads is what was written."""
+    path, whole, state = damaged
+    content = bytearray(whole["archive"])
+    content[place if isinstance(place, int) else int(place * len(content))] ^= flip
+    path.write_bytes(content)
+    network = load_or_refuse(path)
+    assert network is None or equal(network, state)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    kind=st.sampled_from(["old", "safetensors"]),
+    places=st.lists(st.integers(0, 20000), min_size=1, max_size=5),
+    flip=st.integers(1, 255),
+)
+def test_flipped_bytes_in_other_containers_raise_nothing_else(kind: str, places: list[int], flip: int, damaged):
+    """These have no checksum of their own: a changed weight is only found against a recorded hash."""
+    path, whole, state = damaged
+    content = bytearray(whole[kind])
+    for place in places:
+        content[place] ^= flip
+    path.write_bytes(content)
+    network = load_or_refuse(path)
+    if network is not None:
+        assert network.state_dict().keys() == state.keys()
+        with pytest.raises(ChecksumError):
+            checkpoint.load(path, sha256="0" * 64)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_only_a_fused_network_is_saved(network: FastViT, tmp_path: Path):
+    with pytest.raises(UsageError, match="only a fused network"):
+        checkpoint.save(network, tmp_path / "x.pth.tar", source=SOURCE)
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x", "safetensors"])
+def test_the_suffix_must_be_known(name: str, fused: FastViT, tmp_path: Path):
+    with pytest.raises(UsageError, match="must end in"):
+        checkpoint.save(fused, tmp_path / name, source=SOURCE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fetched_checkpoint_is_not_overwritten(fused: FastViT, tmp_path: Path):
+    checkpoint.record_sha256(tmp_path / "x.pth.tar", "0" * 64)
+    with pytest.raises(UsageError, match="choose another file name"):
+        checkpoint.save(fused, tmp_path / "x.pth.tar", source=SOURCE)
+
+
+def test_a_value_beyond_float32_is_not_saved(network: FastViT, tmp_path: Path):
+    fused = reparam.fuse(network)
+    with torch.no_grad():
+        fused.head.bias[1] = 1e300
+    with pytest.raises(UsageError, match=r"head\.bias"):
+        checkpoint.save(fused, tmp_path / "x.pth.tar", source=SOURCE)
+
+
+def test_a_folder_that_cannot_be_written(fused: FastViT, tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be written"):
+        checkpoint.save(fused, tmp_path / "file" / "x.pth.tar", source=SOURCE)
+
+
+@pytest.mark.parametrize("suffix", [".pth.tar", ".safetensors"])
+def test_a_full_disk_leaves_the_old_file(suffix: str, fused: FastViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / f"x{suffix}"
+    file.write_bytes(b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UsageError, match="No space left"):
+        checkpoint.save(fused, file, source=SOURCE)
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+# --- without a file ---------------------------------------------------------------------------------------------------
+
+
+def test_random_weights_follow_from_the_seed_alone():
+    before = torch.get_rng_state()
+    one, weights = checkpoint.randomised("fastvit_t8", Head.CLASSIFIER, 4, 9)
+    two, _ = checkpoint.randomised("fastvit_t8", Head.CLASSIFIER, 4, 9)
+    assert weights == Weights(origin="random", seed=9)
+    assert weights.label == "random(seed 9)"
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (one.classes, one.head_kind, one.form, one.training) == (4, Head.CLASSIFIER, Form.UNFUSED, False)
+    assert equal(one, two.state_dict())
+    assert all((buffer == 0).all() for name, buffer in one.named_buffers() if name.endswith("tracked"))
+
+
+def test_random_weights_of_nothing():
+    with pytest.raises(UsageError, match="did you mean fastvit_ma36"):
+        checkpoint.randomised("fastvit_ma63", Head.CLASSIFIER, 1000, 0)
+    with pytest.raises(UsageError, match="at least one class"):
+        checkpoint.randomised("fastvit_t8", Head.CLASSIFIER, 0, 0)

@@ -1,0 +1,175 @@
+"""benchmark.toml and the language of --res: what is accepted, and the sentence for what is not."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastvit_bench import backends, config
+from fastvit_bench.errors import ConfigError, UsageError
+from fastvit_bench.variants import VARIANTS
+
+GRID = (224, 256, 384, 512, 768, 1024)
+MINIMAL = """
+[model.small]
+variant = "fastvit_t8"
+
+[device.cpu]
+backend = "onnxruntime"
+
+[sweep]
+models = ["small"]
+grid = [224, 256]
+
+[download]
+base = "https://example.org"
+"""
+
+
+def read(path: Path, text: str) -> config.Config:
+    path = path / "benchmark.toml"
+    path.write_text(text, encoding="utf-8")
+    return config.load(path, backends=backends.names())
+
+
+def test_the_shipped_file_declares_every_variant_and_the_promised_devices(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no benchmark.toml here: the packaged one is taken
+    settings = config.load(None, backends=backends.names())
+    assert list(settings.models) == list(VARIANTS)
+    assert {"cpu", "rtx2080ti", "iphone12pro"} <= set(settings.devices)
+    assert settings.sweep.grid == GRID
+    assert (settings.method.runs, settings.method.statistic) == (100, "median")
+    assert settings.devices["rtx2080ti"].match == "RTX 2080 Ti"
+
+
+def test_the_working_directory_wins_over_the_packaged_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "benchmark.toml").write_text(MINIMAL, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert list(config.load(None, backends=backends.names()).models) == ["small"]
+
+
+def test_a_checkpoint_is_found_from_the_file_that_names_it(tmp_path: Path) -> None:
+    text = MINIMAL.replace('variant = "fastvit_t8"', 'variant = "fastvit_t8"\ncheckpoint = "weights/a.pth.tar"')
+    assert read(tmp_path, text).models["small"].checkpoint == str(tmp_path / "weights" / "a.pth.tar")
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "words"),
+    [
+        (('variant = "fastvit_t8"', 'varient = "fastvit_t8"'), 3, ["varient", "Did you mean 'variant'?"]),
+        (('"fastvit_t8"', '"fastvit_t9"'), 3, ["fastvit_t9", "Did you mean", "fastvit_ma36"]),
+        (('"onnxruntime"', '"onnxruntme"'), 6, ["Did you mean 'onnxruntime'?", "coreml"]),
+        (("[sweep]", "[swep]"), 8, ["[swep]", "Did you mean 'sweep'?"]),
+        (("grid = [224, 256]", "grid = [224, 250]"), 10, ["250", "multiple of 32", "224 or 256"]),
+        (("grid = [224, 256]", 'grid = "224"'), 10, ["grid", "array", "str"]),
+        (("grid = [224, 256]", ""), 8, ["grid", "required"]),
+        (('models = ["small"]', 'models = ["smal"]'), 9, ["smal", "Did you mean 'small'?"]),
+        (("[download]", "[method]\nruns = 0\n[download]"), 13, ["runs = 0", "above 0"]),
+        (("[download]", "[method]\nwarmup = -1\n[download]"), 13, ["warmup", "negative"]),
+        (("[download]", "[method]\nruns = true\n[download]"), 13, ["runs", "int", "bool"]),
+        (("[model.small]", "[model.small]\ncrop = 1.5"), 3, ["crop", "share"]),
+        (('backend = "onnxruntime"', 'backend = "onnxruntime"\nbatch = 0'), 7, ["batch = 0"]),
+        (('backend = "onnxruntime"', 'backend = "onnxruntime"\nprecision = "fp8"'), 7, ["fp8", "fp16", "fp32"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_line_and_the_way_out(
+    tmp_path: Path, change: tuple[str, str], line: int, words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, MINIMAL.replace(*change, 1))
+    message = str(caught.value)
+    assert f"line {line}" in message, message
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert ".." not in message.replace("224..", "")
+
+
+def test_broken_toml_and_missing_files_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"not valid TOML: .*line 2"):
+        read(tmp_path, "\n[model\n")
+    with pytest.raises(ConfigError, match="There is no configuration file"):
+        config.load(tmp_path / "absent.toml", backends=())
+    with pytest.raises(ConfigError, match="cannot be read"):
+        config.load(tmp_path, backends=())
+
+
+def test_select_takes_names_and_globs_in_the_order_of_the_file(tmp_path: Path) -> None:
+    settings = config.load(None, backends=backends.names())
+    assert [spec.name for spec in settings.select([])] == ["fastvit_t8"]
+    assert [spec.name for spec in settings.select(["fastvit_sa*", "fastvit_t8"])] == [
+        "fastvit_t8",
+        "fastvit_sa12",
+        "fastvit_sa24",
+        "fastvit_sa36",
+    ]
+    with pytest.raises(UsageError, match=r"Did you mean 'fastvit_t8'\?"):
+        settings.select(["fastvit_t7"])
+    with pytest.raises(UsageError, match="Known: cpu, iphone12pro, rtx2080ti"):
+        settings.device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("256", [256]),
+        ("224,256", [224, 256]),
+        ("224..1024", list(GRID)),
+        ("256..800", [256, 384, 512, 768, 800]),
+        ("320..352", [320, 352]),
+        ("224..224", [224]),
+        ("224..1024:160", [224, 384, 544, 704, 864, 1024]),
+        ("224..1024:320", [224, 544, 864, 1024]),
+        ("256, 224..256", [256, 224]),
+    ],
+)
+def test_resolutions(text: str, expected: list[int]) -> None:
+    assert config.sizes(text, GRID) == [(size, size) for size in expected]
+
+
+def test_a_pair_is_height_by_width() -> None:
+    assert config.sizes("384x512,64X32", GRID) == [(384, 512), (64, 32)]
+
+
+@pytest.mark.parametrize("text", ["", "abc", "224..", "..224", "224...256", "-32", "224..512:", "224x", "٢٢٤", "1e3"])
+def test_what_is_no_resolution_says_how_to_write_one(text: str) -> None:
+    with pytest.raises(UsageError, match=r"Write 256, 224,256, 384x512"):
+        config.sizes(text, GRID)
+
+
+def test_sizes_must_fit_the_stride_and_ranges_must_run_upwards() -> None:
+    with pytest.raises(UsageError, match=r"250 is not a multiple of 32.*224 or 256"):
+        config.sizes("250", GRID)
+    with pytest.raises(UsageError, match="use 32"):
+        config.sizes("0", GRID)
+    with pytest.raises(UsageError, match=r"write 224\.\.512"):
+        config.sizes("512..224", GRID)
+    with pytest.raises(UsageError, match="step of 0"):
+        config.sizes("224..512:0", GRID)
+    with pytest.raises(UsageError, match="324 is not a multiple"):
+        config.sizes("224..1024:100", GRID)
+
+
+@given(st.text(alphabet="0123456789.,:xX ab-", max_size=24))
+def test_any_text_gives_sizes_or_a_usage_error(text: str) -> None:
+    try:
+        found = config.sizes(text, GRID)
+    except UsageError:
+        return
+    assert found
+    assert len(set(found)) == len(found)
+    assert all(height % 32 == 0 and width % 32 == 0 for height, width in found)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12))
+def test_a_range_holds_both_ends_and_its_steps(low: int, high: int, step: int) -> None:
+    low, high = sorted((32 * low, 32 * high))
+    found = [height for height, _ in config.sizes(f"{low}..{high}:{32 * step}", GRID)]
+    assert found[0] == low
+    assert found[-1] == high
+    assert found == sorted(set(found))
+    assert all(b - a <= 32 * step for a, b in itertools.pairwise(found))

@@ -1,0 +1,349 @@
+import itertools
+import math
+import re
+from fractions import Fraction
+from typing import Any
+
+import builders
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastvit_bench import records
+from fastvit_bench.records import (
+    Device,
+    ExportJob,
+    Fuse,
+    Fusing,
+    Head,
+    Interval,
+    MachineState,
+    Measurement,
+    Method,
+    ModelFacts,
+    Record,
+    Shape,
+    TimingJob,
+    Weights,
+    artifact_key,
+    order_statistic_ranks,
+)
+
+# --- confidence intervals ---------------------------------------------------------------------------------------------
+
+
+def exact_cumulative(count: int, quantile: Fraction) -> list[Fraction]:
+    """P(K < rank) of K ~ Binomial(count, quantile) for rank 0 to count + 1, in whole numbers."""
+    mass = (math.comb(count, k) * quantile**k * (1 - quantile) ** (count - k) for k in range(count + 1))
+    return [Fraction(0), *itertools.accumulate(mass)]
+
+
+@pytest.mark.parametrize(
+    ("count", "quantile", "low", "high", "percent"),
+    [(100, 0.5, 40, 61, 96.5), (100, 0.9, 84, 96, 95.6), (6, 0.5, 1, 6, 96.9)],
+)
+def test_known_pairs_of_ranks(count: int, quantile: float, low: int, high: int, percent: float) -> None:
+    ranks = order_statistic_ranks(count, quantile)
+    assert ranks is not None
+    assert ranks[:2] == (low, high)
+    assert 100 * ranks[2] == pytest.approx(percent, abs=0.05)
+
+
+@pytest.mark.parametrize(("quantile", "fewest"), [(0.5, 6), (0.9, 36), (0.99, 368)])
+def test_too_few_samples_give_no_interval(quantile: float, fewest: int) -> None:
+    assert order_statistic_ranks(fewest - 1, quantile) is None
+    assert order_statistic_ranks(fewest, quantile) is not None
+    assert order_statistic_ranks(1, quantile) is None
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    count=st.integers(1, 150), percent=st.sampled_from([10, 25, 50, 75, 90]), confidence=st.sampled_from([90, 95, 99])
+)
+def test_ranks_are_the_narrowest_with_equal_tails(count: int, percent: int, confidence: int) -> None:
+    quantile, tail = Fraction(percent, 100), Fraction(100 - confidence, 200)
+    ranks = order_statistic_ranks(count, percent / 100, confidence / 100)
+    # P(K < low) and P(K >= high) must each stay within the tail; one rank further inside neither would
+    below = exact_cumulative(count, quantile)
+    lows = [rank for rank in range(1, count + 1) if below[rank] <= tail]
+    highs = [rank for rank in range(1, count + 1) if 1 - below[rank] <= tail]
+    if not lows or not highs:
+        assert ranks is None
+        return
+    assert ranks is not None
+    low, high, coverage = ranks
+    assert (low, high) == (lows[-1], highs[0])
+    assert coverage == pytest.approx(float(below[high] - below[low]), abs=1e-9)
+    assert coverage >= confidence / 100
+
+
+@pytest.mark.parametrize(("count", "quantile"), [(20, 0.5), (100, 0.5), (100, 0.9), (400, 0.99)])
+def test_the_interval_covers_the_true_quantile_as_often_as_it_says(count: int, quantile: float) -> None:
+    """On a skewed distribution whose quantiles are known: the exponential, -ln(1 - q)."""
+    ranks = order_statistic_ranks(count, quantile)
+    assert ranks is not None
+    low, high, coverage = ranks
+    draws = np.sort(np.random.default_rng(7).exponential(size=(20_000, count)), axis=1)
+    truth = -math.log(1 - quantile)
+    covered = np.mean((draws[:, low - 1] <= truth) & (truth <= draws[:, high - 1]))
+    assert covered == pytest.approx(coverage, abs=4 * math.sqrt(coverage * (1 - coverage) / 20_000))
+
+
+@pytest.mark.parametrize("count", [1_100, 5_000])
+def test_many_samples_are_no_problem(count: int) -> None:
+    ranks = order_statistic_ranks(count, 0.5)
+    assert ranks is not None
+    low, high, coverage = ranks
+    half = 1.96 * math.sqrt(count) / 2  # normal approximation
+    assert low == pytest.approx(count / 2 - half, abs=2)
+    assert high == pytest.approx(count / 2 + half, abs=2)
+    assert 0.95 <= coverage < 0.96
+
+
+# --- what follows from the samples ------------------------------------------------------------------------------------
+
+nanoseconds = st.integers(1_000, 10**12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(nanoseconds, min_size=1, max_size=60), min_size=1, max_size=3))
+def test_statistics_agree_with_numpy(rounds: list[list[int]]) -> None:
+    found = builders.measurement(samples_ns=tuple(map(tuple, rounds)))
+    samples = np.sort(np.concatenate(rounds)) / 1e6
+    assert found.samples_ms == pytest.approx(samples.tolist())
+    assert found.median_ms == pytest.approx(np.median(samples))
+    assert found.mad_ms == pytest.approx(np.median(np.abs(samples - np.median(samples))))
+    if len(samples) >= 36:
+        assert found.p90_ms == pytest.approx(np.quantile(samples, 0.9))
+    else:
+        assert found.p90_ms is None
+    assert found.p99_ms is None
+    ranks = order_statistic_ranks(len(samples), 0.5)
+    if ranks is None:
+        assert found.interval_ms is None
+    else:
+        low, high, confidence = ranks
+        assert found.interval_ms == Interval(low=samples[low - 1], high=samples[high - 1], confidence=confidence)
+        assert found.interval_ms.low <= found.median_ms <= found.interval_ms.high
+
+
+def test_p99_needs_368_samples() -> None:
+    assert builders.measurement(samples_ns=(tuple(range(1, 368)),)).p99_ms is None
+    p99 = builders.measurement(samples_ns=(tuple(range(1_000_000, 369_000_000, 1_000_000)),)).p99_ms
+    assert p99 == pytest.approx(np.quantile(np.arange(1, 369), 0.99))
+
+
+def test_latency_per_image_is_the_batch_s_divided() -> None:
+    batch = builders.measurement(artifact=builders.artifact(shape=builders.shape(batch=8)))
+    assert batch.ms_per_image == pytest.approx(batch.median_ms / 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        ({"samples_ns": (builders.samples(),)}, None),
+        ({"samples_ns": ((1_000_000,) * 5,)}, "only 5 runs"),
+        ({"samples_ns": (builders.samples(spread=0.6),)}, "median uncertain by"),
+        ({"samples_ns": ((1_000_000,) * 50 + (1_200_000,) * 50,)}, r"second half of the runs \+20 %"),
+        ({"state": MachineState(steal_percent=12.0)}, "hypervisor took 12 %"),
+        ({"state": MachineState(steal_percent=2.0)}, None),
+        ({"state": MachineState()}, None),
+    ],
+)
+def test_warnings_name_what_is_wrong(changes: dict[str, Any], warning: str | None) -> None:
+    warnings = builders.measurement(**changes).warnings
+    if warning is None:
+        assert warnings == []
+    else:
+        assert any(re.search(warning, each) for each in warnings)
+
+
+# --- records as values ------------------------------------------------------------------------------------------------
+
+EXPORT_JOB = ExportJob(
+    model="fastvit_t8",
+    variant="fastvit_t8",
+    head=Head.CLASSIFIER,
+    classes=1000,
+    checkpoint=None,
+    weights=builders.RANDOM,
+    backend="onnxruntime",
+    precision="fp32",
+    shape=builders.shape(),
+    fused=Fuse.FOLDED,
+    device=builders.device(),
+    toolchain={"torch": "2.9.0"},
+    path="models/fastvit_t8/file.onnx",
+)
+ONE_OF_EACH: list[Record] = [
+    builders.shape(),
+    builders.spec(checkpoint="a.pth", sha256="00"),
+    builders.device(match="RTX", options={"threads": 4, "fast": True, "mode": "x", "share": 0.5}),
+    builders.RANDOM,
+    builders.CHECKPOINT,
+    builders.parity(passed=False, reason="too far", top1_agreement=None),
+    builders.artifact(),
+    EXPORT_JOB,
+    Method(warmup=0, runs=5, rounds=2),
+    builders.machine(accelerator="RTX 4090", driver="550.1"),
+    MachineState(load_before=0.5),
+    Interval(low=1.0, high=2.0, confidence=0.965),
+    builders.measurement(),
+    builders.cell(),
+    builders.failure(),
+    TimingJob(
+        artifact=builders.artifact(),
+        path="a.onnx",
+        device=builders.device(),
+        method=Method(),
+        machine=builders.machine(),
+    ),
+    builders.request(),
+    builders.run(commit=None),
+    Fusing(
+        variant="fastvit_t8",
+        head=Head.DENSE,
+        classes=0,
+        form="unfused",
+        kinds={"RepMixer": 10},
+        params={Fuse.FUSED: 4_000_000},
+        norms={Fuse.FUSED: 24},
+        differences={Fuse.FUSED: 1e-15},
+        saved_difference=1e-7,
+    ),
+    ModelFacts(spec=builders.spec(), params={Fuse.NONE: 1, Fuse.FOLDED: 1}, gmacs=0.69, checkpoints=("a.pth",)),
+]
+by_type = pytest.mark.parametrize("record", ONE_OF_EACH, ids=lambda record: type(record).__name__)
+
+
+def test_every_record_is_tried() -> None:
+    declared = {each for each in vars(records).values() if isinstance(each, type) and issubclass(each, Record)}
+    assert declared - {Record} == {type(record) for record in ONE_OF_EACH}
+
+
+@by_type
+def test_json_gives_back_the_same_record(record: Record) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(record), type=type(record)) == record
+
+
+@by_type
+def test_unknown_fields_are_refused(record: Record) -> None:
+    document = {**msgspec.to_builtins(record), "colour": "red"}
+    with pytest.raises(msgspec.ValidationError, match="colour"):
+        msgspec.convert(document, type(record))
+
+
+@by_type
+def test_records_do_not_change(record: Record) -> None:
+    with pytest.raises(AttributeError):
+        setattr(record, record.__struct_fields__[0], None)
+
+
+@given(
+    st.builds(
+        Measurement,
+        **{
+            "finished": st.text(),
+            "device": st.builds(Device, name=st.text(), backend=st.text()),
+            "artifact": st.just(builders.artifact()),
+            "method": st.builds(Method, warmup=st.integers(0, 100)),
+            "clock": st.text(),
+            "samples_ns": st.lists(
+                st.lists(nanoseconds, min_size=1, max_size=5).map(tuple), min_size=1, max_size=3
+            ).map(tuple),
+            "machine": st.just(builders.machine()),
+            "state": st.builds(MachineState, load_before=st.none() | st.floats(0, 1e9)),
+        },
+    )
+)
+def test_any_measurement_survives_json(found: Measurement) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Measurement) == found
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(256, 256, "256"), (256, 384, "256x384"), (1024, 32, "1024x32")])
+def test_a_size_is_one_number_for_squares_and_height_by_width_otherwise(height: int, width: int, size: str) -> None:
+    shape = Shape(batch=8, height=height, width=width)
+    assert shape.size == size
+    assert shape.nchw == (8, 3, height, width)
+
+
+def test_labels_tell_weights_and_cells_apart() -> None:
+    assert builders.RANDOM.label == "random(seed 0)"
+    assert builders.CHECKPOINT.label == "fastvit_t8.pth.tar@1a2b3c4d"
+    assert builders.cell(shape=Shape(batch=8, height=256, width=384)).label == "fastvit_t8 256x384 b8"
+
+
+def test_cells_can_be_counted_and_compared() -> None:
+    assert len({builders.cell(), builders.cell(), builders.cell(fused=Fuse.NONE)}) == 2
+
+
+# --- the key of an artifact -------------------------------------------------------------------------------------------
+
+KEY = "a8d5eb76"  # of `builders.artifact()`
+
+
+def test_the_key_is_stable() -> None:
+    """A constant: another value would orphan every exported file on every machine."""
+    assert builders.artifact().key == artifact_key(builders.artifact()) == KEY
+    assert len(KEY) == 8
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "mine"},
+        {"variant": "fastvit_t12"},
+        {"backend": "tensorrt"},
+        {"precision": "fp16"},
+        {"shape": builders.shape(384)},
+        {"shape": builders.shape(batch=2)},
+        {"fused": Fuse.NONE},
+        {"weights": builders.RANDOM},
+        {"weights": msgspec.structs.replace(builders.CHECKPOINT, sha256="ff" * 32)},
+        {"toolchain": {"onnx": "1.19.0", "torch": "2.9.1"}},
+        {"toolchain": {"onnx": "1.19.0"}},
+    ],
+)
+def test_the_key_follows_everything_that_decides_the_content(changes: dict[str, Any]) -> None:
+    assert builders.artifact(**changes).key != KEY
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"path": "elsewhere.onnx"},
+        {"sha256": "cd" * 32},
+        {"size_bytes": 1},
+        {"parity": builders.parity(images=9)},
+        {"toolchain": {"torch": "2.9.0", "onnx": "1.19.0"}},
+        {"weights": msgspec.structs.replace(builders.CHECKPOINT, file="renamed.pth")},
+    ],
+)
+def test_the_key_follows_nothing_else(changes: dict[str, Any]) -> None:
+    assert builders.artifact(**changes).key == KEY
+
+
+@pytest.mark.parametrize(
+    "changes", [{"head": Head.DENSE}, {"classes": 10}, {"weights": Weights(origin="random", seed=1)}]
+)
+def test_the_key_of_random_weights_follows_what_they_are_drawn_for(changes: dict[str, Any]) -> None:
+    plain = builders.artifact(weights=builders.RANDOM)
+    assert builders.artifact(**({"weights": builders.RANDOM} | changes)).key != plain.key
+
+
+def test_a_job_knows_the_key_of_its_artifact() -> None:
+    made = builders.artifact(weights=builders.RANDOM, toolchain={"torch": "2.9.0"})
+    assert artifact_key(EXPORT_JOB) == made.key
+
+
+# --- machines ---------------------------------------------------------------------------------------------------------
+
+
+def test_machines_differ_in_what_forbids_a_comparison_only() -> None:
+    ours = builders.machine()
+    assert ours.differences(ours) == []
+    assert ours.differences(builders.machine(memory_mib=1)) == []
+    theirs = builders.machine(cores=8, packages={"onnxruntime": "1.22.0", "torch": "2.9.0"})
+    assert ours.differences(theirs) == ["cores: 8 then, 4 now", "onnxruntime: 1.22.0 then, 1.23.0 now"]
