@@ -41,7 +41,7 @@ def weights_of(spec: ModelSpec, seed: int) -> Weights:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise CheckpointError(
-            f"There is no checkpoint {path}; `fastvit-bench download` brings published ones."
+            f"{path} does not exist; check the path; `fastvit-bench download` brings published checkpoints."
         ) from None
     except OSError as error:
         raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror}.") from None

@@ -186,7 +186,11 @@ def export(
     for shape in shapes:
         path = _output_path(output, backend.suffix, spec, shape, several=len(shapes) > 1)
         job = build.job(spec, weights, shape, fuse, device, folder=Path(settings.paths.models), path=path)
-        console.print(f"exporting {spec.name} {shape.size} b{shape.batch} ({fuse}, {weights.label}) …", highlight=False)
+        console.print(
+            f"exporting {spec.name} {shape.size} b{shape.batch} ({fuse}, {weights.label}) …",
+            highlight=False,
+            soft_wrap=True,
+        )
         artifact = build.build(job)
         proof = artifact.parity
         agreement = "" if proof.top1_agreement is None else f", top-1 agreement {100 * proof.top1_agreement:.0f} %"
@@ -194,6 +198,7 @@ def export(
             f"proved against the {proof.reference}: largest error {proof.max_abs_error:.1e}, "
             f"{proof.relative_error:.1e} of the outputs' standard deviation{agreement} on {proof.images} images",
             highlight=False,
+            soft_wrap=True,
         )
         typer.echo(job.path)
 
@@ -301,7 +306,7 @@ def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, devi
 
     console = _console()
     rate = sweep.measured_rate(path.parent.parent, device)
-    console.print(sweep.outline(request, steps, rate), highlight=False)
+    console.print(sweep.outline(request, steps, rate), highlight=False, soft_wrap=True)
     failed = 0
     with _bar(console, steps, request, rate) as advance:
         try:
@@ -464,7 +469,9 @@ def _bar(console: "Console", steps: "list[Step]", request: Request, rate: float 
     weight = {step.cell: sweep.seconds([step], request, rate) for step in steps}
     total = sum(weight.values())
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+    with Progress(
+        *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task("", total=total, left="")
         done: list[Any] = []
 
@@ -497,7 +504,8 @@ def _transfer(name: str) -> Generator[Any]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_console()) as progress:
+    console = _console()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(name, total=None)
 
         def report(done: int, total: int | None) -> None:

@@ -53,7 +53,7 @@ class Config(Record, frozen=True):
     def device(self, name: str) -> Device:
         """The device profile of that name; `UsageError` lists the known ones."""
         if name not in self.devices:
-            raise UsageError(f"Unknown device '{name}'. {_choices(name, self.devices)} (declared in {self.path})")
+            raise UsageError(f"There is no device '{name}' in {self.path}. {_choices(name, self.devices)}")
         return self.devices[name]
 
     def select(self, patterns: Sequence[str]) -> list[ModelSpec]:
@@ -65,7 +65,7 @@ class Config(Record, frozen=True):
         for pattern in patterns or self.sweep.models:
             matches = fnmatch.filter(self.models, pattern)
             if not matches:
-                raise UsageError(f"Unknown model '{pattern}'. {_choices(pattern, self.models)}")
+                raise UsageError(f"There is no model '{pattern}' in {self.path}. {_choices(pattern, self.models)}")
             chosen.update(matches)
         return [spec for name, spec in self.models.items() if name in chosen]
 

@@ -120,8 +120,10 @@ def main() -> None:
 
 def _listen(jobs: "queue.SimpleQueue[bytes]") -> None:
     """Hand jobs over as they come; when the parent is gone, end the process whatever it is doing."""
-    for line in sys.stdin.buffer:
-        jobs.put(line)
+    # not sys.stdin: the interpreter waits for its lock when it ends, and this thread holds it while it reads
+    with open(0, "rb", closefd=False) as stdin:
+        for line in stdin:
+            jobs.put(line)
     os._exit(0)
 
 

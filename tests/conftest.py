@@ -8,10 +8,14 @@ from types import ModuleType
 
 import msgspec
 import pytest
+import torch
 import torch.library
 
 from fastvit_bench import build
 from fastvit_bench.records import Device, ExportJob, Fuse, ModelSpec, Shape
+
+# several test processes with a thread per core each only wait for each other, and the networks here are small
+torch.set_num_threads(1)
 
 _OPERATORS: list[torch.library.Library] = []  # a definition lasts as long as its object does
 

@@ -101,7 +101,7 @@ def test_weights_are_known_by_content(tmp_path: Path) -> None:
     weights = build.weights_of(spec, 0)
     assert weights.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert weights.label == "w.bin@ba7816bf"
-    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         build.weights_of(msgspec.structs.replace(spec, checkpoint=str(tmp_path / "absent")), 0)
     with pytest.raises(CheckpointError, match="cannot be read"):
         build.weights_of(msgspec.structs.replace(spec, checkpoint=str(tmp_path)), 0)

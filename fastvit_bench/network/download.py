@@ -29,7 +29,7 @@ from fastvit_bench.variants import VARIANTS
 CHECK = "check the network and `[download] base` in benchmark.toml"
 CHUNK = 1 << 18  # most bytes between two calls of the progress callback
 TIMEOUT_S = 30.0  # without a byte from the server
-PAUSES_S = (1.0, 4.0, 10.0)  # before each further attempt after a passing fault
+PAUSES_S = (1.0, 3.0)  # between attempts: enough for a hiccup, short enough for a wrong address
 
 Progress = Callable[[int, int | None], None]  # bytes there so far, bytes in all if the server says so
 

@@ -7,41 +7,35 @@ from typing import TYPE_CHECKING
 from fastvit_bench.records import Device, Fuse, Fusing, ModelFacts
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 
-def models(facts: Sequence[ModelFacts]) -> "Table":
+def models(facts: Sequence[ModelFacts]) -> "Group":
     """One row per model: what was counted here, what was published, and the checkpoints in the models folder."""
-    from rich import box
-    from rich.table import Table
-
     from fastvit_bench.report import published
 
-    table = Table(
-        box=box.SIMPLE,
-        title="Models",
-        title_justify="left",
-        caption="params in millions: as trained / fused / folded; GMACs of the folded network for one image.\n"
-        "published: table 2 of arXiv 2303.14189, whose released code has more parameters than it prints.\n"
-        "A published checkpoint: fastvit-bench download MODEL [--distilled] [--form fused]",
-        caption_justify="left",
-    )
-    table.add_column("model", no_wrap=True)
-    for name in ("params (M)", "published", "GMACs", "published"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("files")
+    rows: list[tuple[str, ...]] = []
     for fact in facts:
         known = published.find(fact.spec.published) if fact.spec.published else None
         counts = (fact.params[level] / 1e6 for level in (Fuse.NONE, Fuse.FUSED, Fuse.FOLDED))
-        table.add_row(
-            fact.spec.name,
-            " / ".join(f"{count:.2f}" for count in counts),
-            f"{known.params_m.value:.1f}" if known and known.params_m else "–",
-            f"{fact.gmacs:.2f}",
-            f"{known.flops_g.value:.1f}" if known and known.flops_g else "–",
-            ", ".join(fact.checkpoints) or "–",
+        rows.append(
+            (
+                fact.spec.name,
+                " / ".join(f"{count:.2f}" for count in counts),
+                f"{known.params_m.value:.1f}" if known and known.params_m else "–",
+                f"{fact.gmacs:.2f}",
+                f"{known.flops_g.value:.1f}" if known and known.flops_g else "–",
+                ", ".join(fact.checkpoints) or "–",
+            )
         )
-    return table
+    return _grid(
+        "Models",
+        ("model", "params (M)", "published", "GMACs", "published", "files"),
+        rows,
+        "Parameters in millions, as trained / fused / folded; GMACs of the folded network for one image.",
+        "Published: the paper's tables, which print fewer parameters than its released code has.",
+        "A published checkpoint: fastvit-bench download MODEL [--distilled] [--form fused]",
+    )
 
 
 def devices(rows: Sequence[tuple[Device, str | None]], here: str, width: int) -> str:
@@ -62,23 +56,33 @@ def devices(rows: Sequence[tuple[Device, str | None]], here: str, width: int) ->
     return "\n".join([*lines, "", f"this machine: {here}"])
 
 
-def fusing(report: Fusing) -> "Table":
+def fusing(report: Fusing) -> "Group":
     """What became one convolution, what each level still holds, and how far its outputs are from the checkpoint's."""
-    from rich import box
-    from rich.table import Table
-
     kinds = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in report.kinds.items())
-    table = Table(
-        box=box.SIMPLE,
-        title=f"{report.variant} ({report.head}, {report.form}): fused {kinds or 'nothing, it was fused already'}",
-        title_justify="left",
-        caption=f"difference: largest over the outputs' largest magnitude, in float64 on fixed images; "
-        f"of the saved float32 file: {report.saved_difference:.1e}",
-        caption_justify="left",
+    rows = [
+        (level, f"{report.params[level]:,}", str(report.norms[level]), f"{report.differences[level]:.1e}")
+        for level in Fuse
+    ]
+    return _grid(
+        f"{report.variant} ({report.head}, {report.form}): {kinds or 'nothing to fuse, it was fused already'}",
+        ("level", "params", "BatchNorms", "difference"),
+        rows,
+        "Difference: the largest over the outputs' largest magnitude, in float64 on fixed images;",
+        f"of the saved file, whose weights are float32: {report.saved_difference:.1e}.",
     )
-    table.add_column("level")
-    for name in ("params", "BatchNorms", "difference"):
-        table.add_column(name, justify="right")
-    for level in Fuse:
-        table.add_row(level, f"{report.params[level]:,}", str(report.norms[level]), f"{report.differences[level]:.1e}")
-    return table
+
+
+def _grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *notes: str) -> "Group":
+    """A table between its title and its notes, neither of which is squeezed into the table's width."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE)
+    for at, name in enumerate(columns):
+        words = at == 0 or name == "files"
+        table.add_column(name, justify="left" if words else "right", no_wrap=name != "files")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return Group(Text(title, style="bold"), table, *(Text(note, style="dim") for note in notes))

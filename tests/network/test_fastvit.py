@@ -4,6 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
+import golden
 import pytest
 import torch
 
@@ -50,25 +51,25 @@ def test_fused_parameters_are_as_many_as_published(variant: str):
 
 @torch.no_grad()
 @pytest.mark.parametrize("variant", ["fastvit_t8", "fastvit_sa12"])
-def test_golden_logits(variant: str, golden_state, golden_image, golden_output):
+def test_golden_logits(variant: str):
     network = FastViT(VARIANTS[variant])
-    network.load_state_dict(golden_state(variant, Head.CLASSIFIER), strict=True)
-    logits = network.double().eval()(golden_image((2, 3, 256, 256)).double())
-    wanted = torch.from_numpy(golden_output(variant)["logits"])
+    network.load_state_dict(golden.state(variant, Head.CLASSIFIER), strict=True)
+    logits = network.double().eval()(golden.image((2, 3, 256, 256)).double())
+    wanted = torch.from_numpy(golden.output(variant)["logits"])
     assert wanted.dtype == torch.float64
     assert (logits - wanted).abs().max() < 1e-9
 
 
 @torch.no_grad()
-def test_golden_feature_maps(golden_state, golden_image, golden_output):
+def test_golden_feature_maps():
     network = FastViT(VARIANTS["fastvit_t8"], head=Head.DENSE)
-    network.load_state_dict(golden_state("fastvit_t8", Head.DENSE), strict=True)
-    maps = network.double().eval()(golden_image((1, 3, 512, 512)).double())
-    golden = golden_output("fastvit_t8_dense")
-    assert len(golden) == len(maps) == 4
+    network.load_state_dict(golden.state("fastvit_t8", Head.DENSE), strict=True)
+    maps = network.double().eval()(golden.image((1, 3, 512, 512)).double())
+    wanted = golden.output("fastvit_t8_dense")
+    assert len(wanted) == len(maps) == 4
     for index, features in enumerate(maps):
-        wanted = torch.from_numpy(golden[f"feature{index}"])  # every 8th row and column, rounded to float32
-        assert torch.allclose(features[0, :, ::8, ::8].float(), wanted, rtol=1e-6, atol=1e-7)
+        published = torch.from_numpy(wanted[f"feature{index}"])  # rounded to float32
+        assert torch.allclose(features[0, :, ::8, ::8].float(), published, rtol=1e-6, atol=1e-7)
 
 
 @torch.no_grad()
