@@ -26,7 +26,7 @@ EXIT_CODES = {
     ExitCode.USAGE: "wrong usage, configuration, checkpoint or run file",
     ExitCode.INCONCLUSIVE: "inconclusive (from `gate`)",
     ExitCode.NOT_COMPARABLE: "not comparable, or something to compare is missing",
-    ExitCode.PROOF_FAILED: "a proof failed: an exported file does not compute what the network computes, or a wrong hash",
+    ExitCode.PROOF_FAILED: "a proof failed: a file does not compute what the network computes, or has a wrong hash",
     ExitCode.UNAVAILABLE: "a device, toolkit, host or server is not available",
     ExitCode.CELLS_FAILED: "some cells of a sweep failed; the others are kept",
     ExitCode.INTERRUPTED: "interrupted; a sweep goes on with `--resume`",
@@ -88,7 +88,8 @@ def _default(parameter: Any) -> str:
     said = re.search(r"\[default: (.*)\]$", parameter.help or "")
     if said:
         return said[1]
-    return "" if parameter.default in (None, False, (), []) else f"`{parameter.default}`"
+    empty = parameter.default is None or parameter.default is False or parameter.default in ((), [])
+    return "" if empty else f"`{parameter.default}`"
 
 
 def pages() -> dict[Path, str]:

@@ -152,10 +152,15 @@ def fuse(
 @app.command()
 def export(
     target: Annotated[str, typer.Option("--target", "-t", help="What to write: onnx.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Model of benchmark.toml.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model of benchmark.toml. [default: the first of [sweep]]")
+    ] = None,
     checkpoint: CheckpointOption = None,
     res: Annotated[
-        str | None, typer.Option("--res", "--img-size", help="256, 384x512 (height x width), 224,256 or 224..1024.")
+        str | None,
+        typer.Option(
+            "--res", "--img-size", help="256, 384x512 (height x width), 224,256 or 224..1024. [default: the model's]"
+        ),
     ] = None,
     batch: Annotated[int, typer.Option("--batch", "-b", "--batch-size", min=1, help="Images per run.")] = 1,
     precision: Annotated[str, typer.Option("--precision", help="Of the file's arithmetic.")] = "fp32",
@@ -210,7 +215,8 @@ def export(
 def latency(
     device: Annotated[str, typer.Option("--device", "-d", help="Device of benchmark.toml.")] = "cpu",
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="Model, repeatable; globs such as 'fastvit_*' work.")
+        list[str] | None,
+        typer.Option("--model", "-m", help="Model, repeatable; globs such as 'fastvit_*' work. [default: of [sweep]]"),
     ] = None,
     checkpoint: CheckpointOption = None,
     res: Annotated[
