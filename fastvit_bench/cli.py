@@ -4,6 +4,7 @@ Standard error has everything meant for a person who waits: the plan, the progre
 """
 
 import fnmatch
+import os
 import shutil
 import sys
 from collections.abc import Generator
@@ -95,6 +96,9 @@ def version_or_command(
     fastvit-bench latency --device cpu --res 224..1024
     fastvit-bench export --target onnx --model fastvit_t8 --checkpoint FILE
     """
+    # GNU OpenMP lets torch's threads spin at every barrier: on a busy two-core machine an export then takes 20 times as
+    # long. A short spin costs nothing on a quiet one. Read when torch is loaded, and inherited by the workers.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if version:
         typer.echo(f"fastvit-bench {fastvit_bench.__version__}")
         raise typer.Exit

@@ -145,6 +145,8 @@ class FoldedFastViT(nn.Module):
             network.append(nn.Sequential(*(block(channels, variant.ratio) for _ in range(blocks))))
         self.network = nn.ModuleList(network)
         if head is Head.DENSE:
+            # behind the last tap nothing is read: the stage of attention, where there is one (see DENSE_TAPS)
+            del self.network[DENSE_TAPS[-1] + 1 :]
             # zero padding stands between these norms and any convolution that could take them in
             self.norms = nn.ModuleDict(
                 {str(tap): nn.BatchNorm2d(c) for tap, c in zip(DENSE_TAPS, variant.channels, strict=True)}

@@ -208,7 +208,7 @@ def fold(network: FastViT) -> folded.FoldedFastViT:
     for target, block in zip(stem, source.patch_embed, strict=True):
         assert isinstance(block, RepConv)
         _set(target, of(block.reparam_conv))
-    for target, part in zip(result.network, source.network, strict=True):
+    for target, part in zip(result.network, source.network, strict=source.head_kind is not Head.DENSE):
         _fold_part(target, part)
     if source.head_kind is Head.DENSE:
         for tap, norm in result.norms.items():

@@ -1,0 +1,162 @@
+"""Our folded export against timm's re-parameterised network, same weights, ONNX Runtime on the processor.
+
+timm's `reparameterize_model` does what the published fused checkpoints do: one convolution per re-parameterisable
+block, with the BatchNorms of ConvFFN and attention and the layer scales left in. Both networks are exported by the same
+call, their outputs are compared, and then they are timed turn by turn.
+
+Goal: no variant slower beyond noise (no interval entirely above 1), and a geometric mean of at most 0.97.
+Exits with 1 when the goal is missed.
+"""
+
+import importlib
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from _interleave import (
+    Blocks,
+    Ratio,
+    check_equal,
+    compare,
+    export,
+    geometric_mean,
+    images,
+    interleave,
+    open_session,
+    share_threads,
+    timed,
+)
+from _report import Goal, add_networks, finish, parser, report, say, say_ratio, ticker
+
+from fastvit_bench.measure.machine import Watch
+from fastvit_bench.records import Shape
+from fastvit_bench.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OURS, THEIRS = "ours", "timm"
+MEAN = 0.97  # what the geometric mean may be at most
+
+_OPERATORS: list[Any] = []  # a definition lasts as long as its object does
+
+
+def judge(ratios: Sequence[Ratio], mean: Ratio) -> tuple[Goal, Goal]:
+    """Whether each variant and their mean are what is claimed. A ratio without an interval shows nothing."""
+    slower = [ratio.what for ratio in ratios if ratio.interval is not None and ratio.interval.low > 1]
+    unknown = [ratio.what for ratio in ratios if ratio.interval is None]
+    if slower:
+        reason = f"slower: {', '.join(slower)}"
+    elif unknown:
+        reason = f"too few blocks to tell: {', '.join(unknown)}"
+    else:
+        reason = f"{len(ratios)} of the {len(VARIANTS)} variants timed"
+    return (
+        Goal(claim="no variant slower beyond noise", met=not slower and not unknown, reason=reason),
+        Goal(
+            claim=f"geometric mean at most {MEAN}",
+            met=mean.interval is not None and mean.ratio <= MEAN,
+            reason=f"{mean.ratio:.3f}" if mean.interval else "too few blocks to tell",
+        ),
+    )
+
+
+def import_timm() -> ModuleType:
+    """timm, also where torchvision was built for another torch.
+
+    timm imports torchvision, and a torchvision built for CUDA does not import beside a torch that is not: it asks for
+    two operators that only its own library defines. Their signatures are enough, since FastViT uses neither.
+    """
+    import torch.library
+
+    if importlib.util.find_spec("timm") is None:
+        raise SystemExit('error: timm is not installed; run: pip install "fastvit-bench[zoo]"')
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _OPERATORS.append(library)
+    return importlib.import_module("timm")
+
+
+def timm_network(name: str, seed: int) -> "nn.Module":
+    """timm's network as its own ONNX export makes it, in training form, with weights on which every branch matters."""
+    import torch
+
+    from fastvit_bench.network.fastvit import randomise
+
+    network = import_timm().create_model(name, exportable=True).eval()
+    with torch.no_grad():
+        randomise(network, seed)
+        draw = torch.Generator().manual_seed(seed)
+        for key, tensor in network.state_dict().items():
+            if key.endswith(".gamma"):  # timm's layer scales, whose name `randomise` does not know
+                tensor.copy_(torch.rand(tensor.shape, generator=draw) * 0.08 + 0.02)
+    return network
+
+
+def export_pair(name: str, shape: Shape, seed: int, folder: Path) -> dict[str, Path]:
+    """Both files of a variant. Ours is made from timm's weight file, as a person who has one would make it."""
+    import torch
+
+    from fastvit_bench.network import checkpoint, reparam
+
+    theirs = timm_network(name, seed)
+    reparameterize = importlib.import_module("timm.utils.model").reparameterize_model
+    weights = folder / f"{name}.pth"
+    torch.save(theirs.state_dict(), weights)
+    ours = reparam.fold(checkpoint.load(weights, variant=name).network.double())
+    return {
+        OURS: export(ours, shape, folder / f"{name}.ours.onnx"),
+        THEIRS: export(reparameterize(theirs.double()), shape, folder / f"{name}.timm.onnx"),
+    }
+
+
+def time_pair(name: str, shape: Shape, seed: int, blocks: int, runs: int) -> tuple[Blocks, float]:
+    """Export, compare and time a variant; returns its blocks and how far its outputs are from timm's."""
+    what = f"{name} {shape.size} b{shape.batch}"
+    say(f"{what}: exporting both")
+    batch = images(shape)
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = {side: open_session(path) for side, path in export_pair(name, shape, seed, Path(folder)).items()}
+    difference = check_equal(sessions, THEIRS, batch)
+    sides = {side: timed(session, batch, runs) for side, session in sessions.items()}
+    return interleave(what, sides, blocks, seed, ticker(what)), difference
+
+
+def main() -> int:
+    """Time the chosen variants; returns the exit code."""
+    options = parser(__doc__, blocks=20, runs=10)
+    add_networks(options, list(VARIANTS))
+    asked = options.parse_args()
+    shape = Shape(batch=asked.batch, height=asked.res, width=asked.res)
+    share_threads(asked.threads)
+    watch = Watch()
+    found: list[Blocks] = []
+    ratios: list[Ratio] = []
+    worst = 0.0
+    for name in asked.models:
+        blocks, difference = time_pair(name, shape, asked.seed, asked.blocks, asked.runs)
+        found.append(blocks)
+        ratios.append(compare(blocks, OURS, THEIRS))
+        worst = max(worst, difference)
+        say_ratio(ratios[-1])
+    mean = geometric_mean(found, OURS, THEIRS, asked.seed)
+    settings = {"threads": asked.threads, "runs per block": asked.runs, "seed": asked.seed}
+    remark = f"Outputs before timing: at most {worst:.0e} of their standard deviation apart."
+    everything = report(
+        "against_timm", watch, settings, [*ratios, mean], found, judge(ratios, mean), [remark], packages=["timm"]
+    )
+    return finish(everything, asked)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

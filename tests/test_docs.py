@@ -1,0 +1,126 @@
+"""The pages say what the program does: generated ones are fresh, the README holds the commands that are run."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import jsonschema
+import msgspec
+import pytest
+import typer
+from builders import failure, measurement, run
+
+from fastvit_bench.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def generate(tmp_path: Path) -> ModuleType:
+    """docs/generate.py, writing into a folder of the test."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for path in module.pages():
+        shutil.copy(path, tmp_path)
+    module.DOCS = tmp_path
+    return module
+
+
+def test_generated_pages_are_fresh(generate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
+    assert generate.main() == 0
+
+
+@pytest.mark.parametrize("page", ["cli.md", "run.schema.json"])
+def test_a_stale_page_is_found_and_named(
+    generate: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], page: str
+) -> None:
+    path = generate.DOCS / page
+    path.write_text(path.read_text(encoding="utf-8").replace("a", "b", 1), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
+    assert generate.main() == 1
+    assert f"{page} is stale" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["generate.py"])
+    assert generate.main() == 0
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
+    assert generate.main() == 0
+
+
+def test_a_new_option_makes_the_reference_stale(generate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = generate.cli_reference()
+    parameter = COMMANDS["table"].params[-1]
+    monkeypatch.setattr(parameter, "help", "Something else.")
+    monkeypatch.setattr(generate.typer.main, "get_command", lambda _: type("G", (), {"help": "", "commands": COMMANDS}))
+    assert generate.cli_reference() != before
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_and_option_is_explained(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.help
+    for parameter in command.params:
+        assert parameter.help, f"{name} {parameter.name}"
+    assert f"fastvit-bench {name}" in README, f"the README does not mention `{name}`"
+
+
+def test_records_keep_the_published_schema() -> None:
+    schema = json.loads((ROOT / "docs" / "run.schema.json").read_text(encoding="utf-8"))
+    for line in (run(), measurement(), failure()):
+        document = json.loads(msgspec.json.encode(line))
+        jsonschema.validate(document, schema)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**document, "surprise": 1}, schema)
+
+
+def test_ci_runs_the_readmes_own_test_line() -> None:
+    first, second = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)[:2]
+    assert "fastvit-bench latency --device cpu" in first
+    assert second.endswith("pytest")
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert f"\n{second}\n" in script
+    for tool in ("ruff check", "ruff format --check", "pyright", "docs/generate.py --check"):
+        assert tool in script
+
+
+def test_the_readmes_commands_are_accepted(zoo: Path) -> None:
+    """Every `fastvit-bench …` line of the README is parsed as it stands; --help stops it before it does anything."""
+    lines = [
+        line.strip().removeprefix("$ ")
+        for block in re.findall(r"```(?:bash|console|sh)\n(.*?)```", README, re.DOTALL)
+        for line in block.splitlines()
+        if line.strip().removeprefix("$ ").startswith("fastvit-bench ")
+    ]
+    assert len(lines) >= 6
+    for line in lines:
+        words = line.split("#")[0].replace("'", "").split()[1:]
+        options = {word.split("=")[0] for word in words if word.startswith("-")}
+        known = {option for parameter in COMMANDS[words[0]].params for option in parameter.opts} | {"--help"}
+        assert options <= known, line
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_nothing_names_the_place_it_was_made_in() -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    names = [name for name in tracked.split("\0") if name and not name.endswith((".npz", ".gz"))]
+    if not names:
+        pytest.skip("not a git checkout")
+    pattern = re.compile(r"/(?:home|root|work|Users)/[a-z]")
+    for name in names:
+        if (ROOT / name).is_file() and name != "tests/test_docs.py":
+            assert not pattern.search((ROOT / name).read_text(encoding="utf-8")), name
