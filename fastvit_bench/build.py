@@ -11,7 +11,7 @@ import msgspec
 
 import fastvit_bench
 from fastvit_bench import backends
-from fastvit_bench.errors import CheckpointError, ParityError, UsageError
+from fastvit_bench.errors import CheckpointError, ChecksumError, ParityError, UsageError
 from fastvit_bench.records import (
     Artifact,
     Device,
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 
 def weights_of(spec: ModelSpec, seed: int) -> Weights:
-    """Identity of the numbers a model will have: its checkpoint's hash, or the seed of random ones."""
+    """Identity of the numbers a model will have: its checkpoint's hash, or the seed of random ones.
+
+    Raises `CheckpointError` for a file that is not there and `ChecksumError` for one that is not the configured one.
+    """
     if spec.checkpoint is None:
         return Weights(origin="random", seed=seed)
     path = Path(spec.checkpoint)
@@ -45,6 +48,11 @@ def weights_of(spec: ModelSpec, seed: int) -> Weights:
         ) from None
     except OSError as error:
         raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror}.") from None
+    if spec.sha256 is not None and spec.sha256.lower() != digest:
+        raise ChecksumError(
+            f"{path} has the SHA-256 {digest}, but the configuration of '{spec.name}' says {spec.sha256}; "
+            f"put the right file there, or correct the configuration."
+        )
     return Weights(origin="checkpoint", sha256=digest, file=path.name)
 
 
@@ -116,6 +124,10 @@ def build(asked: ExportJob) -> Artifact:
             f"change the precision of device '{asked.device.name}'."
         )
     reference = _reference(asked.checkpoint, asked.weights, asked.variant, asked.head, asked.classes)
+    if asked.fused is Fuse.NONE and reference.form == "fused":
+        raise UsageError(
+            f"{asked.checkpoint} holds the fused form, whose branches are gone; export it with --fuse fused or folded."
+        )
     network = reparam.at_level(reference, asked.fused)
     price = cost.count(network, asked.shape)
     path = Path(asked.path)
@@ -237,7 +249,8 @@ def _reference(checkpoint: str | None, weights: Weights, variant: str, head: Hea
         assert weights.seed is not None
         network, _ = files.randomised(variant, head, classes, weights.seed)
     else:
-        network = files.load(Path(checkpoint), variant=variant, sha256=weights.sha256).network
+        expected = head if head is Head.DENSE else None  # a classifier is what no setting at all means
+        network = files.load(Path(checkpoint), variant=variant, head=expected, sha256=weights.sha256).network
     return network.double().eval()
 
 

@@ -182,6 +182,8 @@ def export(
     """
     from fastvit_bench import build
 
+    if head is not None and checkpoint is not None:
+        raise UsageError("--head is for random weights; a checkpoint tells its own, so leave it out.")
     settings = _load(config_file)
     spec = _one_model(settings, model, checkpoint)
     if head is not None:
@@ -268,41 +270,39 @@ def latency(
         "--fuse": fuse,
         "--seed": seed,
     }
-    with store.lock(results, device):
-        if resume is not None:
-            set_too = [name for name, value in given.items() if value is not None and value != []]
-            if set_too:
-                raise UsageError(
-                    f"--resume continues a run as it was begun; leave out {', '.join(set_too)} or start a new run."
-                )
-            path = _run_of(device, store.find(results, resume))
-            machine = sweep.preflight(profile)
+    set_too = [name for name, value in given.items() if value is not None and value != []]
+    if resume is not None and set_too:
+        raise UsageError(
+            f"--resume continues a run as it was begun; leave out {', '.join(set_too)} or start a new run."
+        )
+    machine = sweep.preflight(profile)
+    if resume is not None:
+        path = _run_of(device, store.find(results, resume))
+        with store.lock(results, device):
             request, steps = sweep.resume(path, models, machine)
-        else:
-            if threads is not None:
-                profile = msgspec.structs.replace(profile, options={**profile.options, "threads": threads})
-            profile = msgspec.structs.replace(
-                profile, batch=batch or profile.batch, options=backends.get(profile.backend).options(profile)
-            )
-            grid = settings.sweep.grid
-            specs = [_one_model(settings, *_single(model), checkpoint)] if checkpoint else settings.select(model or [])
-            request = Request(
-                device=profile,
-                models=tuple(specs),
-                shapes=tuple(config.shapes(res or f"{min(grid)}..{max(grid)}", grid, profile.batch)),
-                fused=fuse or Fuse.FOLDED,
-                method=Method(
-                    warmup=settings.method.warmup if warmup is None else warmup,
-                    runs=runs or settings.method.runs,
-                    rounds=settings.method.rounds,
-                ),
-                seed=seed or 0,
-                timeout_s=settings.sweep.timeout_s,
-            )
-            machine = sweep.preflight(profile)
-            steps = sweep.plan(request, models)
+            failed = _sweep(request, steps, machine, path, device)
+    else:
+        options = profile.options if threads is None else {**profile.options, "threads": threads}
+        profile = msgspec.structs.replace(profile, batch=batch or profile.batch, options=options)
+        grid = settings.sweep.grid
+        specs = [_one_model(settings, _single(model), checkpoint)] if checkpoint else settings.select(model or [])
+        request = Request(
+            device=msgspec.structs.replace(profile, options=backends.get(profile.backend).options(profile)),
+            models=tuple(specs),
+            shapes=tuple(config.shapes(res or f"{min(grid)}..{max(grid)}", grid, profile.batch)),
+            fused=fuse or Fuse.FOLDED,
+            method=Method(
+                warmup=settings.method.warmup if warmup is None else warmup,
+                runs=runs or settings.method.runs,
+                rounds=settings.method.rounds,
+            ),
+            seed=seed or 0,
+            timeout_s=settings.sweep.timeout_s,
+        )
+        steps = sweep.plan(request, models)
+        with store.lock(results, device):
             path = sweep.begin(request, steps, machine, results)
-        failed = _sweep(request, steps, machine, path, device)
+            failed = _sweep(request, steps, machine, path, device)
     _print_table([path], format_)
     typer.echo(f"results: {path}", err=True)
     if failed:
@@ -398,11 +398,11 @@ def _require(backend: str) -> None:
         raise UnavailableError(f"{lacking[0].upper()}{lacking[1:]}. `fastvit-bench devices` lists what can run here.")
 
 
-def _single(model: list[str] | None) -> tuple[str | None]:
+def _single(model: list[str] | None) -> str | None:
     """The one model that goes with one checkpoint."""
     if model and len(model) > 1:
         raise UsageError("--checkpoint is one network's weights; give one --model with it, or none.")
-    return (model[0] if model else None,)
+    return model[0] if model else None
 
 
 def _one_model(settings: "Config", model: str | None, checkpoint: Path | None) -> ModelSpec:

@@ -8,7 +8,7 @@ import pytest
 from conftest import export_job
 
 from fastvit_bench import backends, build
-from fastvit_bench.errors import CheckpointError, ParityError, UsageError
+from fastvit_bench.errors import CheckpointError, ChecksumError, ParityError, UsageError
 from fastvit_bench.network import checkpoint as files
 from fastvit_bench.network import reparam
 from fastvit_bench.records import Artifact, Fuse, Head, ModelSpec, artifact_key
@@ -101,6 +101,9 @@ def test_weights_are_known_by_content(tmp_path: Path) -> None:
     weights = build.weights_of(spec, 0)
     assert weights.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert weights.label == "w.bin@ba7816bf"
+    assert build.weights_of(msgspec.structs.replace(spec, sha256=weights.sha256), 0) == weights
+    with pytest.raises(ChecksumError, match="the configuration of 'a' says 0000"):
+        build.weights_of(msgspec.structs.replace(spec, sha256="0000"), 0)
     with pytest.raises(CheckpointError, match="does not exist"):
         build.weights_of(msgspec.structs.replace(spec, checkpoint=str(tmp_path / "absent")), 0)
     with pytest.raises(CheckpointError, match="cannot be read"):
