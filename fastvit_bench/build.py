@@ -1,6 +1,7 @@
 """From weights to a proved file: load, fuse, export, compare, and only then give the file its name."""
 
 import functools
+import glob
 import hashlib
 import importlib.resources
 import os
@@ -134,6 +135,7 @@ def build(asked: ExportJob) -> Artifact:
     draft = path.with_name(f".{path.name}.{os.getpid()}{backend.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_up(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     try:
@@ -176,6 +178,28 @@ def build(asked: ExportJob) -> Artifact:
             f"{path.name} does not compute what the network computes: {proof.reason}. It was kept as {final}."
         )
     return artifact
+
+
+def _sweep_up(path: Path) -> None:
+    """Remove what killed processes left of this file; a draft's name ends in the number of its process."""
+    import psutil
+
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        owner = draft.name.removeprefix(f".{path.name}.").split(".")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            draft.unlink(missing_ok=True)
+
+
+def check_checkpoint(spec: ModelSpec) -> None:
+    """Raise `CheckpointError` or `ChecksumError` unless the model's checkpoint can be used; random weights always can.
+
+    A sweep asks before it begins, so that one wrong file is one sentence and not a failure of every cell.
+    """
+    if spec.checkpoint is not None:
+        from fastvit_bench.network import checkpoint as files
+
+        head = spec.head if spec.head is Head.DENSE else None
+        files.load(Path(spec.checkpoint), variant=spec.variant, head=head)
 
 
 EXACT = 1e-9  # largest relative difference, in float64, that the fusing algebra may make

@@ -300,6 +300,7 @@ def latency(
             timeout_s=settings.sweep.timeout_s,
         )
         steps = sweep.plan(request, models)
+        sweep.check_checkpoints(request, steps)
         with store.lock(results, device):
             path = sweep.begin(request, steps, machine, results)
             failed = _sweep(request, steps, machine, path, device)

@@ -1,6 +1,5 @@
 """The front desk: ``benchmark.toml`` and the words of the command line become typed settings."""
 
-import difflib
 import fnmatch
 import re
 import tomllib
@@ -249,6 +248,8 @@ class _Reader:
 
 def _choices(word: str, known: Iterable[str]) -> str:
     """``Did you mean 'x'? Known: …`` for an unknown word."""
+    import difflib  # mistakes can wait, `--help` cannot
+
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1)
     hint = f"Did you mean '{near[0]}'? " if near else ""

@@ -6,10 +6,9 @@ is a property and never stored.
 """
 
 import functools
-import hashlib
 import itertools
 import math
-import statistics
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -157,6 +156,8 @@ def artifact_key(asked: "Artifact | ExportJob") -> str:
     The number of classes and the head follow from a checkpoint's content, so they count for random weights only. A
     checkpoint's name does not count.
     """
+    import hashlib  # here, because `--help` would wait for OpenSSL
+
     weights = asked.weights
     drawn = (weights.seed, asked.head, asked.classes) if weights.origin == "random" else weights.sha256
     decisive = (
@@ -271,6 +272,12 @@ def order_statistic_ranks(count: int, quantile: float, confidence: float = 0.95)
     return low, high, cumulative[high - 1] - cumulative[low - 1]
 
 
+def _median(values: Iterable[float]) -> float:
+    import statistics  # here, because `--help` would wait for decimals and fractions
+
+    return statistics.median(values)
+
+
 class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict=True):
     """The latency of one artifact: every sample, and what is needed to judge it."""
 
@@ -292,7 +299,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     @functools.cached_property
     def median_ms(self) -> float:
         """Milliseconds per batch."""
-        return statistics.median(self.samples_ms)
+        return _median(self.samples_ms)
 
     @functools.cached_property
     def interval_ms(self) -> Interval | None:
@@ -332,7 +339,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     def mad_ms(self) -> float:
         """Median absolute deviation from the median."""
         median = self.median_ms
-        return statistics.median(abs(sample - median) for sample in self.samples_ms)
+        return _median(abs(sample - median) for sample in self.samples_ms)
 
     @property
     def ms_per_image(self) -> float:
@@ -352,7 +359,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
             if len(samples) < 20:
                 continue
             half = len(samples) // 2
-            first, second = statistics.median(samples[:half]), statistics.median(samples[half:])
+            first, second = _median(samples[:half]), _median(samples[half:])
             if abs(second / first - 1) > 0.05:
                 found.append(f"not steady: second half of the runs {100 * (second / first - 1):+.0f} %")
         if (self.state.steal_percent or 0) > 2:

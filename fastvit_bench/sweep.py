@@ -67,6 +67,14 @@ def plan(request: Request, models: Path) -> list[Step]:
     return steps
 
 
+def check_checkpoints(request: Request, steps: Sequence[Step]) -> None:
+    """Raise `CheckpointError` for a checkpoint that has still to be exported and cannot be; nothing is built for it."""
+    needed = {step.cell.model for step in steps if step.cached is None}
+    for spec in request.models:
+        if spec.name in needed:
+            build.check_checkpoint(spec)
+
+
 def begin(request: Request, steps: Sequence[Step], machine: Machine, results: Path) -> Path:
     """Create the run file of a new sweep; returns its path."""
     now = datetime.now(UTC)

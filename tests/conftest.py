@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import msgspec
 import pytest
 import torch
@@ -16,6 +17,10 @@ from fastvit_bench.records import Device, ExportJob, Fuse, ModelSpec, Shape
 
 # several test processes with a thread per core each only wait for each other, and the networks here are small
 torch.set_num_threads(1)
+
+# no test asserts a time, and these machines are busy at times
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 _OPERATORS: list[torch.library.Library] = []  # a definition lasts as long as its object does
 

@@ -1,5 +1,8 @@
 """From weights to a proved file: what is written, what is reused, and what never gets its name."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -80,6 +83,20 @@ def test_a_failed_export_leaves_nothing_behind(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UsageError, match="cannot be written: No space left on device"):
         build.build(job)
     assert list(Path(job.path).parent.iterdir()) == []
+
+
+def test_what_a_killed_export_left_is_swept_up(tmp_path: Path) -> None:
+    job = export_job(tmp_path)
+    path = Path(job.path)
+    path.parent.mkdir()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = path.with_name(f".{path.name}.{gone.pid}.onnx")
+    busy = path.with_name(f".{path.name}.{os.getppid()}.onnx")
+    for draft in (left, busy):
+        draft.write_bytes(b"half")
+    build._sweep_up(path)
+    assert list(path.parent.iterdir()) == [busy]
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:

@@ -131,6 +131,18 @@ def test_wrong_words_are_refused_with_the_way_out(zoo: Path) -> None:
     assert not Path("results").exists()
 
 
+def test_a_wrong_checkpoint_is_one_sentence_and_no_run(zoo: Path) -> None:
+    network, _ = files.randomised("fastvit_t12", Head.CLASSIFIER, 10, 0)
+    torch.save({"state_dict": network.state_dict()}, "t12.pth.tar")
+    said = refused("latency", "-m", "m00", "--checkpoint", "t12.pth.tar", "--res", "32")
+    assert "t12.pth.tar holds fastvit_t12" in said
+    whole = Path("t12.pth.tar").read_bytes()
+    Path("t12.pth.tar").write_bytes(whole[: len(whole) // 2])
+    assert "t12.pth.tar" in refused("latency", "-m", "m00", "--checkpoint", "t12.pth.tar", "--res", "32")
+    assert "t12.pth.tar" in refused("latency", "--checkpoint", "t12.pth.tar", "--res", "32")
+    assert not Path("results").exists()
+
+
 def test_a_device_that_is_not_here_ends_before_anything_is_built(zoo: Path) -> None:
     assert "this machine has" in refused("latency", "--device", "elsewhere", "--res", "64", expect=6)
     assert "tensorrt" in refused("latency", "--device", "rtx2080ti", "--res", "64", expect=6)

@@ -4,7 +4,6 @@ A backend is one module in this folder that ends in ``BACKEND = …``; it is fou
 used. The toolkit itself is imported inside the methods that need it, so that asking what is installed costs nothing.
 """
 
-import difflib
 import importlib
 import os
 import pkgutil
@@ -120,6 +119,8 @@ def of_target(target: str) -> Backend:
     """The backend that writes files for ``export --target TARGET``."""
     found = {backend.target: backend for backend in map(get, implemented())}
     if target not in found:
+        import difflib
+
         known = sorted(found)
         near = difflib.get_close_matches(target, known, n=1)
         hint = f"Did you mean '{near[0]}'? " if near else ""
