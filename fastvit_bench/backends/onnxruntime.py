@@ -1,9 +1,6 @@
 """ONNX files through `torch.onnx`, and ONNX Runtime on the processor to run them."""
 
-import copy
 import importlib.util
-import logging
-import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +87,8 @@ class OnnxRuntime:
 
     def export(self, network: "nn.Module", shape: Shape, precision: str, path: Path, metadata: dict[str, str]) -> None:
         """Write an ONNX file with static shapes, float32 inside and out."""
+        import copy
+
         import onnx
         import torch
 
@@ -148,6 +147,9 @@ class OnnxRuntime:
 @contextmanager
 def _quiet() -> Generator[None]:
     """Keep the exporter's warnings about its own internals away from a person who cannot act on them."""
+    import logging
+    import warnings
+
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

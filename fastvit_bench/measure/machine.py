@@ -1,6 +1,5 @@
 """What this machine is and what it is doing: collected from the system, never typed in."""
 
-import hashlib
 import platform
 from pathlib import Path
 
@@ -14,6 +13,8 @@ PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "coremltools", "numpy"
 
 def collect() -> Machine:
     """Describe the machine this process runs on."""
+    import hashlib
+
     import psutil
 
     return Machine(

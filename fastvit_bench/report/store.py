@@ -106,7 +106,8 @@ def append(path: Path, line: Line) -> None:
         raise StoreError(f"The run file {path} cannot be written: {_reason(error)}.") from error
     try:
         before = os.fstat(descriptor).st_size
-        if before == 0 or os.pread(descriptor, 1, before - 1) != b"\n":
+        os.lseek(descriptor, max(before - 1, 0), os.SEEK_SET)  # reading only: what is appended goes to the end
+        if os.read(descriptor, 1) != b"\n":
             raise StoreError(f"{path} ends in an unfinished line; resume the run so that it is cut off first.")
         try:
             _write_whole(descriptor, _encoded(line))
