@@ -117,7 +117,7 @@ class Parity(Record, frozen=True):
     images: int
     seed: int
     max_abs_error: float  # over all outputs
-    relative_error: float  # the same over the reference outputs' standard deviation
+    relative_error: float  # the largest over that reference output's standard deviation
     tolerance: float  # on the relative error
     top1_agreement: float | None  # share of images with the same top-1 class; None without a classifier
     passed: bool

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 SEED = 2303_14189  # of the fixed images
 
-# Largest error over the reference's standard deviation. float32 rounding gives about 1e-6 on every variant at every
-# size tried; the smallest planted fault (one dropped bias) gives more than 1e-2.
-TOLERANCE = {"fp32": 1e-4}
+# Largest error over an output's standard deviation, by precision. Seen in float32: 1e-6 to 3e-6 on logits of every
+# variant and size tried; up to 4e-5 on the feature maps of MA36 at 1024 pixels, where the largest of a million values
+# is what counts. The smallest planted fault (one dropped bias) gives more than 1e-2.
+TOLERANCE = {("fp32", Head.CLASSIFIER): 1e-4, ("fp32", Head.DENSE): 4e-4}
 
 # How much the proof looks at: four batches up to 256 x 256 pixels in each, fewer when larger, at least one. The
 # reference in float64 costs about as much as ten timed runs.
@@ -41,7 +42,7 @@ def prove(reference: "FastViT", session: Session, shape: Shape, precision: str) 
     """Compare a session's outputs with the reference network's (float64, evaluation mode) on the fixed images."""
     import torch
 
-    error, spread, agreed, total = 0.0, math.inf, 0, 0
+    error, relative, agreed, total = 0.0, 0.0, 0, 0
     reason = ""
     batches = images(shape)
     for batch in batches:
@@ -54,25 +55,28 @@ def prove(reference: "FastViT", session: Session, shape: Shape, precision: str) 
         expected = outputs if isinstance(outputs, tuple) else (outputs,)
         if list(actual) != output_names(len(expected)):
             reason = f"the file's outputs are {', '.join(actual)}"
-            error = math.inf
+            error = relative = math.inf
             break
         for name, value in zip(actual, expected, strict=True):
             ours, theirs = actual[name].astype(np.float64), value.numpy()
             if ours.shape != theirs.shape:
-                reason, error = f"{name} has shape {list(ours.shape)} instead of {list(theirs.shape)}", math.inf
+                reason = f"{name} has shape {list(ours.shape)} instead of {list(theirs.shape)}"
+                error = relative = math.inf
                 continue
             if not np.isfinite(ours).all():
-                reason, error = f"{name} holds NaN or infinite values", math.inf
+                reason = f"{name} holds NaN or infinite values"
+                error = relative = math.inf
                 continue
             if not ours.any():
                 reason = f"{name} is zero everywhere"
-            error = max(error, float(np.abs(ours - theirs).max()))
-            spread = min(spread, float(theirs.std()))
+            largest, spread = float(np.abs(ours - theirs).max()), float(theirs.std())
+            error = max(error, largest)
+            # each output by its own measure: the maps of a dense network differ in scale by far more than any error
+            relative = max(relative, largest / spread if spread > 0 else math.inf)
             if reference.head_kind is Head.CLASSIFIER:
                 agreed += int((ours.argmax(1) == theirs.argmax(1)).sum())
                 total += len(ours)
-    relative = error / spread if 0 < spread < math.inf else math.inf
-    tolerance = TOLERANCE[precision]
+    tolerance = TOLERANCE[precision, reference.head_kind]
     if not reason and relative > tolerance:
         reason = f"the largest error is {relative:.1e} of the outputs' standard deviation, allowed is {tolerance:.0e}"
     if not reason and agreed < total:

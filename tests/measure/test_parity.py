@@ -100,6 +100,20 @@ def test_dense_maps_are_compared_each(reference: FastViT) -> None:
     assert wrong.top1_agreement is None
 
 
+def test_every_output_is_judged_by_its_own_scale(reference: FastViT) -> None:
+    """A large map next to a small one: the rounding of the one is no error of the other, and no excuse for it."""
+    dense = FastViT(VARIANTS["fastvit_t8"], head=Head.DENSE).eval()
+    randomise(dense, seed=0)
+    dense = dense.double()
+    with torch.no_grad():
+        dense.get_submodule("norm6").weight.mul_(1e5)
+        dense.get_submodule("norm6").bias.mul_(1e5)
+    network = reparam.fold(dense).float()
+    assert parity.prove(dense, Eager(network, lambda o: o), SHAPE, "fp32").passed
+    wrong = parity.prove(dense, Eager(network, lambda o: {**o, "feature0": o["feature0"] * 1.001}), SHAPE, "fp32")
+    assert not wrong.passed
+
+
 def test_images_are_fixed_and_fewer_when_larger() -> None:
     first, again = parity.images(SHAPE), parity.images(SHAPE)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
