@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 import secrets
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -257,21 +257,6 @@ def find(root: Path, ref: str) -> list[Path]:
         more = f" and {len(matches) - 5} more" if len(matches) > 5 else ""
         raise StoreError(f"'{ref}' fits {len(matches)} runs: {some}{more}. Write more of the id.")
     return matches
-
-
-def latest_measurements(files: Iterable[RunFile]) -> list[Measurement]:
-    """The newest measurement of each thing: same artifact key, device, machine, method, window and clock.
-
-    In the order in which the things were first measured.
-    """
-    newest: dict[tuple[bytes, str], Measurement] = {}
-    for file in files:
-        for found in file.measurements:
-            conditions = (found.device, found.machine, found.method, found.window, found.clock)
-            key = (msgspec.json.encode(conditions, order="sorted"), found.artifact.key)
-            if key not in newest or newest[key].finished <= found.finished:
-                newest[key] = found
-    return list(newest.values())
 
 
 def json_schema() -> dict[str, Any]:

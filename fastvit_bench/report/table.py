@@ -69,13 +69,15 @@ def _rounded(value: float, places: int, rounding: str) -> str:
 
 
 def live_row(cell: Measurement | Failure) -> str:
-    """A finished cell as one line, for the moment it arrives: model, size, median with interval, p90, warnings."""
+    """A finished cell as one line, for the moment it arrives: model, size, median with interval, the quantiles
+    that the samples can show, warnings."""
     if isinstance(cell, Failure):
         where = cell.cell
         return f"{_name(where.model, where.shape)}  {FAILED} at {cell.stage}: {_plain(cell.reason)}"
     line = f"{_name(cell.artifact.model, cell.artifact.shape)}  {latency(cell.median_ms, cell.interval_ms)} ms"
-    if (p90 := cell.p90_ms) is not None:
-        line += f"  p90 {significant(p90, 3)} ms"
+    for name, value in (("p90", cell.p90_ms), ("p99", cell.p99_ms)):
+        if value is not None:
+            line += f"  {name} {significant(value, 3)} ms"
     return "  ".join([line, *(f"* {warning}" for warning in cell.warnings)])
 
 
@@ -577,6 +579,7 @@ def _nested_cell(cell: Measurement | Failure) -> dict[str, object]:
         "high_ms": interval.high if interval else None,
         "confidence": interval.confidence if interval else None,
         "p90_ms": cell.p90_ms,
+        "p99_ms": cell.p99_ms,
         "mad_ms": cell.mad_ms,
         "ms_per_image": median / cell.artifact.shape.batch,
         "runs": len(cell.samples_ms),

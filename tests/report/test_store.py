@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from fastvit_bench.errors import StoreError, UnavailableError
-from fastvit_bench.records import SCHEMA, Method, Weights, Window
+from fastvit_bench.records import SCHEMA
 from fastvit_bench.report import store
 
 
@@ -479,26 +479,6 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
         store.find(tmp_path, f"{tmp_path}/")
     with pytest.raises(StoreError, match="no runs under"):
         store.find(tmp_path, "last")
-
-
-# --- newest measurements ----------------------------------------------------------------------------------------------
-
-
-def test_the_newest_measurement_of_each_thing_counts(tmp_path: Path) -> None:
-    old = builders.measurement(finished=builders.at(1))
-    new = builders.measurement(finished=builders.at(5))
-    others = [
-        builders.measurement(window=Window.END_TO_END),
-        builders.measurement(method=Method(runs=50)),
-        builders.measurement(machine=builders.machine(host="another")),
-        builders.measurement(device=builders.device(options={"threads": 1})),
-        builders.measurement(artifact=builders.artifact(weights=Weights(origin="random", seed=1))),
-    ]
-    first = store.RunFile(tmp_path, (builders.run(), new, *others[:2]), 0)
-    second = store.RunFile(tmp_path, (builders.run(), old, *others[2:]), 0)
-    assert store.latest_measurements([first, second]) == [new, *others]
-    assert store.latest_measurements([second, first])[0] == new
-    assert store.latest_measurements([]) == []
 
 
 # --- schema -----------------------------------------------------------------------------------------------------------

@@ -218,6 +218,8 @@ def test_a_finished_cell_is_one_line() -> None:
     assert re.fullmatch(
         r"fastvit_t8 +256 b1  10\.21 \[10\.19, 10\.23\] ms  p90 10\.3 ms", table.live_row(builders.measurement())
     )
+    many = builders.measurement(samples_ns=(builders.samples(count=100) * 5,))
+    assert re.search(r" p90 10\.3 ms  p99 10\.3 ms$", table.live_row(many))
     short = table.live_row(builders.measurement(samples_ns=((5_000_000,) * 5,)))
     assert short.endswith("256 b1  5.00 ms  * only 5 runs: no interval")
     lost = table.live_row(builders.failure(reason="killed\nby \x1b[31mthe system"))
@@ -443,6 +445,7 @@ def test_json_holds_every_figure_of_every_cell() -> None:
         "high_ms": interval.high,
         "confidence": interval.confidence,
         "p90_ms": found.p90_ms,
+        "p99_ms": None,
         "mad_ms": found.mad_ms,
         "ms_per_image": found.ms_per_image,
         "runs": 100,
