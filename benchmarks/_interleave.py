@@ -211,6 +211,24 @@ def check_equal(sessions: Mapping[str, Any], base: str, batch: "NDArray[np.float
     return found[worst]
 
 
+def time_files(
+    what: str,
+    files: Mapping[str, Path],
+    base: str,
+    shape: Shape,
+    seed: int,
+    blocks: int,
+    runs: int,
+    notify: Callable[[int, int], None],
+) -> tuple[Blocks, float]:
+    """Open a file per side, see that they compute the same, and time them; also how far their outputs are apart."""
+    batch = images(shape)
+    sessions = {side: open_session(path) for side, path in files.items()}
+    difference = check_equal(sessions, base, batch)
+    sides = {side: timed(session, batch, runs) for side, session in sessions.items()}
+    return interleave(what, sides, blocks, seed, notify), difference
+
+
 # --- statistics -------------------------------------------------------------------------------------------------------
 
 

@@ -20,15 +20,11 @@ from typing import TYPE_CHECKING, Any
 from _interleave import (
     Blocks,
     Ratio,
-    check_equal,
     compare,
     export,
     geometric_mean,
-    images,
-    interleave,
-    open_session,
     share_threads,
-    timed,
+    time_files,
 )
 from _report import Goal, add_networks, finish, parser, report, say, say_ratio, ticker
 
@@ -124,12 +120,9 @@ def time_pair(name: str, shape: Shape, seed: int, blocks: int, runs: int) -> tup
     """Export, compare and time a variant; returns its blocks and how far its outputs are from timm's."""
     what = f"{name} {shape.size} b{shape.batch}"
     say(f"{what}: exporting both")
-    batch = images(shape)
     with tempfile.TemporaryDirectory() as folder:
-        sessions = {side: open_session(path) for side, path in export_pair(name, shape, seed, Path(folder)).items()}
-    difference = check_equal(sessions, THEIRS, batch)
-    sides = {side: timed(session, batch, runs) for side, session in sessions.items()}
-    return interleave(what, sides, blocks, seed, ticker(what)), difference
+        files = export_pair(name, shape, seed, Path(folder))
+        return time_files(what, files, THEIRS, shape, seed, blocks, runs, ticker(what))
 
 
 def main() -> int:

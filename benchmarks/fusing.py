@@ -10,15 +10,11 @@ from pathlib import Path
 from _interleave import (
     Blocks,
     Ratio,
-    check_equal,
     compare,
     export,
     geometric_mean,
-    images,
-    interleave,
-    open_session,
     share_threads,
-    timed,
+    time_files,
 )
 from _report import add_networks, finish, parser, report, say, say_ratio, ticker
 
@@ -44,12 +40,9 @@ def time_levels(name: str, shape: Shape, seed: int, blocks: int, runs: int) -> t
     """Export, compare and time the levels of a variant; returns its blocks and how far the outputs are apart."""
     what = f"{name} {shape.size} b{shape.batch}"
     say(f"{what}: exporting three levels")
-    batch = images(shape)
     with tempfile.TemporaryDirectory() as folder:
-        sessions = {side: open_session(path) for side, path in export_levels(name, shape, seed, Path(folder)).items()}
-    difference = check_equal(sessions, BASE, batch)
-    sides = {side: timed(session, batch, runs) for side, session in sessions.items()}
-    return interleave(what, sides, blocks, seed, ticker(what)), difference
+        files = export_levels(name, shape, seed, Path(folder))
+        return time_files(what, files, BASE, shape, seed, blocks, runs, ticker(what))
 
 
 def main() -> int:

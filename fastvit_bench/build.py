@@ -12,6 +12,7 @@ import msgspec
 
 import fastvit_bench
 from fastvit_bench import backends
+from fastvit_bench.digests import file_sha256
 from fastvit_bench.errors import CheckpointError, ChecksumError, ParityError, UsageError
 from fastvit_bench.records import (
     Artifact,
@@ -41,8 +42,7 @@ def weights_of(spec: ModelSpec, seed: int) -> Weights:
         return Weights(origin="random", seed=seed)
     path = Path(spec.checkpoint)
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} does not exist; check the path; `fastvit-bench download` brings published checkpoints."
@@ -101,8 +101,7 @@ def cached(asked: ExportJob) -> Artifact | None:
     path = Path(asked.path)
     try:
         artifact = msgspec.json.decode(sidecar(path).read_bytes(), type=Artifact)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
     except (OSError, msgspec.MsgspecError):
         return None
     same = artifact.key == artifact_key(asked) and artifact.sha256 == digest and artifact.parity.passed
@@ -196,10 +195,15 @@ def check_checkpoint(spec: ModelSpec) -> None:
     A sweep asks before it begins, so that one wrong file is one sentence and not a failure of every cell.
     """
     if spec.checkpoint is not None:
-        from fastvit_bench.network import checkpoint as files
+        _loaded(spec.checkpoint, spec.variant, spec.head, spec.sha256)
 
-        head = spec.head if spec.head is Head.DENSE else None
-        files.load(Path(spec.checkpoint), variant=spec.variant, head=head)
+
+def _loaded(checkpoint: str, variant: str, head: Head, sha256: str | None) -> "FastViT":
+    """The network of a checkpoint that must be of a variant, and dense where a dense one was declared."""
+    from fastvit_bench.network import checkpoint as files
+
+    expected = head if head is Head.DENSE else None  # a classifier is what no setting at all means
+    return files.load(Path(checkpoint), variant=variant, head=expected, sha256=sha256).network
 
 
 EXACT = 1e-9  # largest relative difference, in float64, that the fusing algebra may make
@@ -273,8 +277,7 @@ def _reference(checkpoint: str | None, weights: Weights, variant: str, head: Hea
         assert weights.seed is not None
         network, _ = files.randomised(variant, head, classes, weights.seed)
     else:
-        expected = head if head is Head.DENSE else None  # a classifier is what no setting at all means
-        network = files.load(Path(checkpoint), variant=variant, head=expected, sha256=weights.sha256).network
+        network = _loaded(checkpoint, variant, head, weights.sha256)
     return network.double().eval()
 
 

@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 0,
     "variants": 0,
     "resources": 0,
+    "digests": 0,
     "config": 1,
     "network": 1,
     "backends": 1,

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvit_bench import __version__
+from fastvit_bench.digests import file_sha256
 from fastvit_bench.errors import CheckpointError, ChecksumError, UsageError
 from fastvit_bench.network.fastvit import FastViT, Form, randomise
 from fastvit_bench.records import Head, Record, Weights
@@ -378,12 +379,6 @@ def _prove_values(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 # --- hashes -----------------------------------------------------------------------------------------------------------
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file's content, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def record_path(path: Path) -> Path:
