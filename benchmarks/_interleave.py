@@ -22,7 +22,18 @@ import numpy as np
 
 from fastvit_bench.backends.onnxruntime import BACKEND, OnnxSession
 from fastvit_bench.measure import latency, parity
-from fastvit_bench.records import Head, Interval, Method, Record, Shape, order_statistic_ranks
+from fastvit_bench.records import (
+    Device,
+    ExportJob,
+    Fuse,
+    Head,
+    Interval,
+    Method,
+    Record,
+    Shape,
+    Weights,
+    order_statistic_ranks,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,7 +152,22 @@ def open_session(path: Path) -> Any:
 
 def export(network: "nn.Module", shape: Shape, path: Path) -> Path:
     """Write `network` as ONNX the way `fastvit-bench export` does, whoever made it."""
-    BACKEND.export(network, shape, "fp32", path, {})
+    asked = ExportJob(
+        model="benchmark",
+        variant="fastvit_t8",
+        head=Head.CLASSIFIER,
+        classes=1000,
+        checkpoint=None,
+        weights=Weights(origin="random", seed=0),
+        backend=BACKEND.name,
+        precision="fp32",
+        shape=shape,
+        fused=Fuse.FOLDED,
+        device=Device(name="cpu", backend=BACKEND.name),
+        toolchain={},
+        path=str(path),
+    )
+    BACKEND.export(network, asked, path, {})
     return path
 
 
@@ -202,7 +228,7 @@ def check_equal(sessions: Mapping[str, Any], base: str, batch: "NDArray[np.float
     """
     found = {name: disagreement(one, sessions[base], batch) for name, one in sessions.items() if name != base}
     worst = max(found, key=lambda name: found[name])
-    tolerance = parity.TOLERANCE["fp32", Head.CLASSIFIER]
+    tolerance = parity.LIMITS["fp32", Head.CLASSIFIER].tolerance
     if not found[worst] <= tolerance:
         raise SystemExit(
             f"error: {worst} and {base} do not compute the same: their outputs differ by {found[worst]:.1e} of "

@@ -5,15 +5,16 @@ import glob
 import hashlib
 import importlib.resources
 import os
+from collections.abc import Iterator, Mapping
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 import fastvit_bench
-from fastvit_bench import backends
-from fastvit_bench.digests import file_sha256
-from fastvit_bench.errors import CheckpointError, ChecksumError, ParityError, UsageError
+from fastvit_bench import backends, files
+from fastvit_bench.errors import CheckpointError, ChecksumError, ParityError, UnavailableError, UsageError
 from fastvit_bench.records import (
     Artifact,
     Device,
@@ -21,8 +22,10 @@ from fastvit_bench.records import (
     Fuse,
     Fusing,
     Head,
+    Layout,
     ModelFacts,
     ModelSpec,
+    Parity,
     Shape,
     Weights,
     artifact_key,
@@ -30,6 +33,9 @@ from fastvit_bench.records import (
 from fastvit_bench.variants import VARIANTS
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from fastvit_bench.network.cost import Cost
     from fastvit_bench.network.fastvit import FastViT
 
 
@@ -42,7 +48,7 @@ def weights_of(spec: ModelSpec, seed: int) -> Weights:
         return Weights(origin="random", seed=seed)
     path = Path(spec.checkpoint)
     try:
-        digest = file_sha256(path)
+        digest = files.file_sha256(path)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} does not exist; check the path; `fastvit-bench download` brings published checkpoints."
@@ -66,9 +72,18 @@ def job(
     *,
     folder: Path,
     path: Path | None = None,
+    functions: tuple[Shape, ...] = (),
+    labels: tuple[str, ...] = (),
 ) -> ExportJob:
-    """What to export for a model on a device. Without `path` the file is named after its key, in `folder`/MODEL/."""
+    """What to export for a model on a device. Without `path` the file is named after its key, in `folder`/MODEL/.
+
+    `functions` are all shapes of a file that takes several, `shape` first; `labels` are class names to put into it.
+    """
     backend = backends.get(device.backend)
+    options = backend.options(device)
+    shaping = {name: str(options[name]) for name in backend.shaping}
+    if labels:
+        shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
     toolchain = {"fastvit-bench": _own_version(), **backends.toolchain(backend)}
     asked = ExportJob(
         model=spec.name,
@@ -81,9 +96,12 @@ def job(
         precision=device.precision,
         shape=shape,
         fused=fused,
-        device=msgspec.structs.replace(device, options=backend.options(device)),
+        device=msgspec.structs.replace(device, options=options),
         toolchain=toolchain,
         path="",
+        options=shaping,
+        functions=functions,
+        labels=labels,
     )
     if path is None:
         parts = (spec.name, shape.size, f"b{shape.batch}", device.precision, fused, artifact_key(asked))
@@ -101,11 +119,11 @@ def cached(asked: ExportJob) -> Artifact | None:
     path = Path(asked.path)
     try:
         artifact = msgspec.json.decode(sidecar(path).read_bytes(), type=Artifact)
-        digest = file_sha256(path)
+        digest = files.sha256(path)
     except (OSError, msgspec.MsgspecError):
         return None
-    same = artifact.key == artifact_key(asked) and artifact.sha256 == digest and artifact.parity.passed
-    return artifact if same else None
+    proved = artifact.parity is not None and artifact.parity.passed
+    return artifact if proved and artifact.key == artifact_key(asked) and artifact.sha256 == digest else None
 
 
 def build(asked: ExportJob) -> Artifact:
@@ -114,7 +132,6 @@ def build(asked: ExportJob) -> Artifact:
     Nothing bears the final name before the proof: a file that fails it stays beside as ``*.rejected`` and raises
     `ParityError`; any other failure leaves nothing behind. `CheckpointError`, `UsageError` as their names say.
     """
-    from fastvit_bench.measure import parity
     from fastvit_bench.network import cost, reparam
 
     backend = backends.get(asked.backend)
@@ -123,30 +140,36 @@ def build(asked: ExportJob) -> Artifact:
             f"The {backend.name} backend exports {' or '.join(backend.precisions)}, not {asked.precision}; "
             f"change the precision of device '{asked.device.name}'."
         )
+    path = Path(asked.path)
+    if path.exists() and not sidecar(path).is_file():
+        raise UsageError(
+            f"{path} exists and was not written by fastvit-bench: no {sidecar(path).name} lies beside it. "
+            f"Remove it, or name another place with -o."
+        )
     reference = _reference(asked.checkpoint, asked.weights, asked.variant, asked.head, asked.classes)
     if asked.fused is Fuse.NONE and reference.form == "fused":
         raise UsageError(
             f"{asked.checkpoint} holds the fused form, whose branches are gone; export it with --fuse fused or folded."
         )
-    network = reparam.at_level(reference, asked.fused)
+    asked = msgspec.structs.replace(asked, head=reference.head_kind, classes=reference.classes)
+    network = reparam.at_level(reference, asked.fused, backend.layout(asked.options))
     price = cost.count(network, asked.shape)
-    path = Path(asked.path)
     draft = path.with_name(f".{path.name}.{os.getpid()}{backend.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep_up(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    metadata = _metadata(asked, price)
     try:
-        backend.export(network, asked.shape, asked.precision, draft, _metadata(asked))
-        with backend.open(draft, asked.device) as session:
-            proof = parity.prove(reference, session, asked.shape, asked.precision)
-        content = draft.read_bytes()
+        backend.export(network, asked, draft, metadata)
+        proofs = _prove(reference, draft, asked)
+        proof = max(proofs.values(), key=lambda each: (not each.passed, each.spent))
         artifact = Artifact(
             model=asked.model,
             variant=asked.variant,
-            head=reference.head_kind,
-            classes=reference.classes,
+            head=asked.head,
+            classes=asked.classes,
             backend=asked.backend,
             precision=asked.precision,
             shape=asked.shape,
@@ -154,29 +177,103 @@ def build(asked: ExportJob) -> Artifact:
             weights=asked.weights,
             toolchain=asked.toolchain,
             path=path.name if proof.passed else path.name + ".rejected",
-            sha256=hashlib.sha256(content).hexdigest(),
-            size_bytes=len(content),
+            sha256=files.sha256(draft),
+            size_bytes=files.size_bytes(draft),
             params=price.params,
             macs=price.macs,
             parity=proof,
+            proofs=proofs if len(proofs) > 1 else {},
+            options=asked.options,
+            functions=asked.functions,
+            operations=backend.operations(draft),
         )
         final = path.with_name(artifact.path)
         notes = draft.with_suffix(".json")
         try:
             notes.write_bytes(msgspec.json.format(msgspec.json.encode(artifact), indent=2) + b"\n")
-            draft.replace(final)
+            files.put(draft, final)
             notes.replace(sidecar(final))
         finally:
             notes.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
-        draft.unlink(missing_ok=True)
+        files.remove(draft)
     if not proof.passed:
         raise ParityError(
             f"{path.name} does not compute what the network computes: {proof.reason}. It was kept as {final}."
         )
     return artifact
+
+
+def _prove(reference: "FastViT", path: Path, asked: ExportJob) -> dict[str, Parity]:
+    """The proof of everything in a file, by what was looked at."""
+    from fastvit_bench.measure import parity
+
+    found: dict[str, Parity] = {}
+    for look in backends.get(asked.backend).proofs(path, asked):
+        compress = asked.options.get("compress", "none")
+        with look.session as session:
+            found[look.name] = parity.prove(
+                reference,
+                session,
+                look.shape,
+                asked.precision,
+                how=look.how,
+                compress=compress,
+                random=asked.weights.origin == "random",
+                subject=look.subject,
+            )
+    return found
+
+
+def verify(path: Path, checkpoint: Path | None, models: Path) -> dict[str, Parity]:
+    """Prove a file that this tool exported once more, as it lies on the disk; by what was looked at.
+
+    What it is, is read from the file itself. The reference is the network of `checkpoint`, which must be the one it was
+    made from; without, the checkpoint of that hash in the `models` folder, or the same random weights. Raises
+    `ChecksumError` for a file that is damaged or is not the one its side-car describes, and `CheckpointError` where the
+    weights are not to be found; a proof that fails is returned like one that does not.
+    """
+    if not path.exists():
+        raise UsageError(f"{path} does not exist; `fastvit-bench export` writes such files.")
+    try:
+        asked = _asked_for(path, backends.of_file(path))
+    except UnavailableError as error:  # a file that cannot even be read computes nothing
+        raise ChecksumError(str(error)) from error
+    weights = asked.weights
+    if weights.origin == "checkpoint":
+        found = _checkpoint_of(weights, checkpoint, models)
+        asked = msgspec.structs.replace(asked, checkpoint=str(found))
+    elif checkpoint is not None:
+        raise UsageError(f"{path} was made from random weights (seed {weights.seed}); leave the checkpoint out.")
+    try:
+        noted = msgspec.json.decode(sidecar(path).read_bytes(), type=Artifact)
+    except FileNotFoundError:
+        pass  # the file went on its own way; what it says of itself is enough
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UsageError(f"{sidecar(path)} cannot be read: {error}.") from None
+    else:
+        if noted.sha256 != files.sha256(path):
+            raise ChecksumError(f"{path} is not the file that {sidecar(path).name} describes; export it again.")
+    return _prove(_reference(asked.checkpoint, weights, asked.variant, asked.head, asked.classes), path, asked)
+
+
+def _checkpoint_of(weights: Weights, given: Path | None, models: Path) -> Path:
+    """The checkpoint file with the hash of `weights`."""
+    candidates = [given] if given else [path for path in models.rglob(weights.file or "") if path.is_file()]
+    for path in candidates:
+        try:
+            if files.file_sha256(path) == weights.sha256:
+                return path
+        except OSError as error:
+            raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror}.") from None
+    if given:
+        raise CheckpointError(f"{given} is not the checkpoint the file was made from, {weights.label}.")
+    raise CheckpointError(
+        f"The checkpoint {weights.label} is not in {models}/; name it with --checkpoint, so that there is something "
+        f"to compare with."
+    )
 
 
 def _sweep_up(path: Path) -> None:
@@ -186,7 +283,7 @@ def _sweep_up(path: Path) -> None:
     for draft in path.parent.glob(f".{glob.escape(path.name)}.*"):
         owner = draft.name.removeprefix(f".{path.name}.").split(".")[0]
         if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            draft.unlink(missing_ok=True)
+            files.remove(draft)
 
 
 def check_checkpoint(spec: ModelSpec) -> None:
@@ -200,10 +297,10 @@ def check_checkpoint(spec: ModelSpec) -> None:
 
 def _loaded(checkpoint: str, variant: str, head: Head, sha256: str | None) -> "FastViT":
     """The network of a checkpoint that must be of a variant, and dense where a dense one was declared."""
-    from fastvit_bench.network import checkpoint as files
+    from fastvit_bench.network import checkpoint as checkpoints
 
     expected = head if head is Head.DENSE else None  # a classifier is what no setting at all means
-    return files.load(Path(checkpoint), variant=variant, head=expected, sha256=sha256).network
+    return checkpoints.load(Path(checkpoint), variant=variant, head=expected, sha256=sha256).network
 
 
 EXACT = 1e-9  # largest relative difference, in float64, that the fusing algebra may make
@@ -216,10 +313,10 @@ def fuse_file(checkpoint: Path, output: Path) -> Fusing:
     nothing is written; `CheckpointError` and `UsageError` as `network.checkpoint` does.
     """
     from fastvit_bench.measure import parity
-    from fastvit_bench.network import checkpoint as files
+    from fastvit_bench.network import checkpoint as checkpoints
     from fastvit_bench.network import reparam
 
-    loaded = files.load(checkpoint)
+    loaded = checkpoints.load(checkpoint)
     reference = loaded.network.double()
     shape = Shape(batch=1, height=256, width=256)
     networks = {level: reparam.at_level(reference, level) for level in Fuse}
@@ -227,8 +324,8 @@ def fuse_file(checkpoint: Path, output: Path) -> Fusing:
     worst = max(differences.values())
     if not worst < EXACT:
         raise ParityError(f"Fusing {checkpoint} changes its outputs by {worst:.1e}, more than {EXACT:.0e} allows.")
-    files.save(reparam.fuse(reference), output, source=loaded.weights)
-    saved = files.load(output, variant=loaded.variant).network.double()
+    checkpoints.save(reparam.fuse(reference), output, source=loaded.weights)
+    saved = checkpoints.load(output, variant=loaded.variant).network.double()
     return Fusing(
         variant=loaded.variant,
         head=loaded.head,
@@ -244,20 +341,10 @@ def fuse_file(checkpoint: Path, output: Path) -> Fusing:
 
 def describe(spec: ModelSpec, models: Path) -> ModelFacts:
     """Count a model's parameters and multiply-accumulates, and look for its checkpoints; nothing is computed."""
-    import torch
-
     from fastvit_bench.network import cost
-    from fastvit_bench.network.fastvit import FastViT, Form
-    from fastvit_bench.network.folded import FoldedFastViT
 
-    variant, head, classes = VARIANTS[spec.variant], spec.head, spec.classes
     shape = Shape(batch=1, height=spec.resolution, width=spec.resolution)
-    with torch.device("meta"):
-        networks = {
-            Fuse.NONE: FastViT(variant, head=head, classes=classes),
-            Fuse.FUSED: FastViT(variant, head=head, classes=classes, form=Form.FUSED),
-            Fuse.FOLDED: FoldedFastViT(variant, head=head, classes=classes),
-        }
+    networks = {level: _skeleton(spec.variant, spec.head, spec.classes, level) for level in Fuse}
     folder = models / spec.name
     files = sorted(path.name for suffix in ("*.pth.tar", "*.safetensors") for path in folder.glob(suffix))
     return ModelFacts(
@@ -268,25 +355,60 @@ def describe(spec: ModelSpec, models: Path) -> ModelFacts:
     )
 
 
+def at_size(made: Artifact, shape: Shape) -> Artifact:
+    """A file of several sizes, as it is where it runs at one of them: with that shape and its multiply-accumulates.
+
+    Raises `UsageError` where the artifact, which may be known from a report only, is of no network that is known here.
+    """
+    from fastvit_bench.network import cost
+
+    try:
+        layout = backends.get(made.backend).layout(made.options)
+        network = _skeleton(made.variant, made.head, made.classes, made.fused, layout)
+    except KeyError as error:
+        raise UsageError(f"{made.model} says that it is made in a way that is not known here: no {error}.") from None
+    return msgspec.structs.replace(made, shape=shape, macs=cost.count(network, shape).macs)
+
+
+def _skeleton(name: str, head: Head, classes: int, level: Fuse, layout: Layout | None = None) -> "nn.Module":
+    """A network without values."""
+    import torch
+
+    from fastvit_bench.network.fastvit import FastViT, Form
+    from fastvit_bench.network.folded import FoldedFastViT
+
+    variant = VARIANTS[name]
+    with torch.device("meta"):
+        if level is Fuse.FOLDED:
+            return FoldedFastViT(variant, head=head, classes=classes, layout=layout)
+        form = Form.FUSED if level is Fuse.FUSED else Form.UNFUSED
+        return FastViT(variant, head=head, classes=classes, form=form)
+
+
 @functools.lru_cache(maxsize=1)
 def _reference(checkpoint: str | None, weights: Weights, variant: str, head: Head, classes: int) -> "FastViT":
     """The network in float64 as its weights come; kept for the next size of the same model."""
-    from fastvit_bench.network import checkpoint as files
+    from fastvit_bench.network import checkpoint as checkpoints
 
     if checkpoint is None:
         assert weights.seed is not None
-        network, _ = files.randomised(variant, head, classes, weights.seed)
+        network, _ = checkpoints.randomised(variant, head, classes, weights.seed)
     else:
         network = _loaded(checkpoint, variant, head, weights.sha256)
     return network.double().eval()
 
 
-def _metadata(asked: ExportJob) -> dict[str, str]:
-    """What the file says of itself."""
+_PREFIX = "fastvit_bench."  # of what a file says of itself
+
+
+def _metadata(asked: ExportJob, price: "Cost") -> dict[str, str]:
+    """What the file says of itself: enough to know it again, wherever it turns up."""
     facts = {
         "version": fastvit_bench.__version__,
         "model": asked.model,
         "variant": asked.variant,
+        "head": asked.head,
+        "classes": str(asked.classes),
         "fused": asked.fused,
         "precision": asked.precision,
         "resolution": asked.shape.size,
@@ -295,17 +417,142 @@ def _metadata(asked: ExportJob) -> dict[str, str]:
         "checkpoint_sha256": asked.weights.sha256 or "",
         "checkpoint_file": asked.weights.file or "",
         "seed": "" if asked.weights.seed is None else str(asked.weights.seed),
+        "toolchain": _compact(asked.toolchain),
+        "options": _compact(asked.options) if asked.options else "",
+        "functions": " ".join(shape.size for shape in asked.functions),
+        "labels": "\n".join(asked.labels),
+        "params": str(price.params),
+        "macs": str(price.macs),
+        "key": artifact_key(asked),
     }
-    return {f"fastvit_bench.{name}": str(value) for name, value in facts.items() if value}
+    return {_PREFIX + name: str(value) for name, value in facts.items() if value}
+
+
+def _compact(value: object) -> str:
+    return msgspec.json.encode(value, order="sorted").decode()
+
+
+def recognise(metadata: Mapping[str, str], backend: str, models: Path) -> Artifact | None:
+    """The artifact that a file's own `metadata` speaks of, or None where this tool did not write it.
+
+    Its side-car in the `models` folder is taken if it is there. Without, the artifact has no hash and no proof.
+    """
+    described = _described(metadata, backend)
+    if described is None:
+        return None
+    for notes in sorted(models.glob(f"*/*{backends.get(backend).suffix}.json")):
+        try:
+            noted = msgspec.json.decode(notes.read_bytes(), type=Artifact)
+        except (OSError, msgspec.MsgspecError):
+            continue
+        if noted.key == metadata[_PREFIX + "key"]:
+            return noted
+    return described
+
+
+def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
+    facts = {name.removeprefix(_PREFIX): value for name, value in metadata.items() if name.startswith(_PREFIX)}
+    if not {"key", "model", "variant"} <= facts.keys():
+        return None
+    try:
+        batch = _whole(facts["batch"])
+        sizes = [_shape(size, batch) for size in facts.get("functions", "").split()]
+        return Artifact(
+            model=facts["model"],
+            variant=facts["variant"],
+            head=Head(facts["head"]),
+            classes=_whole(facts["classes"], least=0),
+            backend=backend,
+            precision=facts["precision"],
+            shape=_shape(facts["resolution"], batch),
+            fused=Fuse(facts["fused"]),
+            weights=msgspec.convert(
+                {
+                    "origin": facts["weights"],
+                    "sha256": facts.get("checkpoint_sha256"),
+                    "file": facts.get("checkpoint_file"),
+                    "seed": _whole(facts["seed"], least=0) if "seed" in facts else None,
+                },
+                Weights,
+            ),
+            toolchain=msgspec.json.decode(facts["toolchain"], type=dict[str, str]),
+            path="",
+            sha256=None,
+            size_bytes=0,
+            params=_whole(facts["params"]),
+            macs=_whole(facts["macs"]),
+            parity=None,
+            options=msgspec.json.decode(facts.get("options", "{}"), type=dict[str, str]),
+            functions=tuple(sizes),
+        )
+    except (KeyError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise UsageError(
+            f"The file's metadata is not what fastvit-bench writes ({type(error).__name__}: {error}); "
+            f"it was changed, or written by another version."
+        ) from None
+
+
+def _shape(size: str, batch: int) -> Shape:
+    """The inverse of `Shape.size`."""
+    height, _, width = size.partition("x")
+    return Shape(batch=batch, height=_whole(height), width=_whole(width or height))
+
+
+def _whole(text: str, least: int = 1) -> int:
+    """A number as files say it of themselves; `ValueError` for one that no file of ours could say."""
+    number = int(text)
+    if not least <= number < 2**53:
+        raise ValueError("a number is out of range")
+    return number
+
+
+def _asked_for(path: Path, backend: backends.Backend) -> ExportJob:
+    """The job a file was made by, read from the file."""
+    metadata = backend.metadata(path)
+    known = _described(metadata, backend.name)
+    if known is None:
+        raise UsageError(f"{path} was not written by fastvit-bench: it does not say which network it holds.")
+    bare = Device(
+        name=backend.target,
+        backend=backend.name,
+        precision=known.precision,
+        batch=known.shape.batch,
+        options={name: value for name, value in known.options.items() if name in backend.shaping},
+    )
+    labels = metadata.get(_PREFIX + "labels", "")
+    return ExportJob(
+        model=known.model,
+        variant=known.variant,
+        head=known.head,
+        classes=known.classes,
+        checkpoint=None,
+        weights=known.weights,
+        backend=known.backend,
+        precision=known.precision,
+        shape=known.shape,
+        fused=known.fused,
+        device=msgspec.structs.replace(bare, options=backend.options(bare)),
+        toolchain=known.toolchain,
+        path=str(path),
+        options=known.options,
+        functions=known.functions,
+        labels=tuple(labels.split("\n")) if labels else (),
+    )
 
 
 @functools.cache
 def _own_version() -> str:
     """Version of this tool, and a digest of the sources that shape a file: an edited clone never reuses old files."""
-    package = importlib.resources.files(fastvit_bench)
     digest = hashlib.sha256()
     for room in ("network", "backends"):
-        for source in sorted(package.joinpath(room).iterdir(), key=lambda entry: entry.name):
-            if source.name.endswith(".py"):
-                digest.update(source.read_bytes())
+        for source in _sources(importlib.resources.files(fastvit_bench).joinpath(room)):
+            digest.update(source.read_bytes())
     return f"{fastvit_bench.__version__}+{digest.hexdigest()[:8]}"
+
+
+def _sources(folder: Traversable) -> Iterator[Traversable]:
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _sources(entry)
+        elif entry.name.endswith(".py"):
+            yield entry

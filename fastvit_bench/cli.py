@@ -7,7 +7,7 @@ import fnmatch
 import os
 import shutil
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 import fastvit_bench
 from fastvit_bench import backends, config
 from fastvit_bench.errors import ExitCode, FastViTBenchError, UsageError
-from fastvit_bench.records import Device, Failure, Fuse, Head, Method, ModelSpec, Request, Shape
+from fastvit_bench.records import METHODS, Device, Failure, Fuse, Head, Method, ModelSpec, Protocol, Request, Shape
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -155,7 +155,7 @@ def fuse(
 
 @app.command()
 def export(
-    target: Annotated[str, typer.Option("--target", "-t", help="What to write: onnx.")],
+    target: Annotated[str, typer.Option("--target", "-t", help="What to write: onnx or coreml.")],
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Model of benchmark.toml. [default: the first of [sweep]]")
     ] = None,
@@ -167,12 +167,31 @@ def export(
         ),
     ] = None,
     batch: Annotated[int, typer.Option("--batch", "-b", "--batch-size", min=1, help="Images per run.")] = 1,
-    precision: Annotated[str, typer.Option("--precision", help="Of the file's arithmetic.")] = "fp32",
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Of the file's arithmetic. [default: fp32; of coreml fp16]")
+    ] = None,
     fuse: FuseOption = Fuse.FOLDED,
     head: Annotated[Head | None, typer.Option("--head", help="Of random weights; a checkpoint tells its own.")] = None,
+    input_: Annotated[
+        str | None, typer.Option("--input", help="coreml: image (8-bit RGB) or tensor (normalised, any batch). [image]")
+    ] = None,
+    attention: Annotated[
+        str | None, typer.Option("--attention", help="coreml: standard, or conv (per head, channels first). [standard]")
+    ] = None,
+    compress: Annotated[
+        str | None, typer.Option("--compress", help="coreml: int8, palette6 or palette4 weights. [none]")
+    ] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option("--classifier", help="coreml: class names, one per line; the file then answers with one."),
+    ] = None,
+    multifunction: Annotated[
+        bool,
+        typer.Option("--multifunction", help="coreml: all sizes of --res in one file with shared weights (iOS 18)."),
+    ] = False,
     seed: SeedOption = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File, or folder for several sizes. [default: models/MODEL/]")
+        Path | None, typer.Option("--output", "-o", help="Folder, or file by its suffix. [default: models/MODEL/]")
     ] = None,
     config_file: ConfigOption = None,
 ) -> None:
@@ -181,6 +200,7 @@ def export(
     Prints the path of each file. Beside each lies FILE.json, which says what the file is and how near it came.
     """
     from fastvit_bench import build
+    from fastvit_bench.report import listing
 
     if head is not None and checkpoint is not None:
         raise UsageError("--head is for random weights; a checkpoint tells its own, so leave it out.")
@@ -189,29 +209,87 @@ def export(
     if head is not None:
         spec = msgspec.structs.replace(spec, head=head)
     backend = backends.of_target(target)
+    options = {"input": input_, "attention": attention, "compress": compress}
+    options = {name: value for name, value in options.items() if value is not None}
+    flags = {
+        **options,
+        **({"classifier": classifier} if classifier else {}),
+        **({"multifunction": 1} if multifunction else {}),
+    }
+    for name in sorted(flags.keys() - set(backend.flags)):
+        raise UsageError(f"--{name} means nothing for --target {target}; leave it out.")
+    precision = precision or backend.precisions[0]
+    if precision not in backend.precisions:
+        raise UsageError(f"--target {target} exports {' or '.join(backend.precisions)}, not {precision}.")
     _require(backend.name)
-    device = Device(name=target, backend=backend.name, precision=precision, batch=batch)
+    device = Device(
+        name=target,
+        backend=backend.name,
+        precision=precision,
+        batch=batch,
+        options=dict(options),
+    )
     shapes = config.shapes(res or str(spec.resolution), settings.sweep.grid, batch)
+    if multifunction and len(shapes) < 2:
+        raise UsageError("--multifunction puts several sizes into one file; name them with --res, such as 256,384.")
     weights = build.weights_of(spec, seed)
+    labels = _labels(classifier) if classifier else ()
+    jobs = [shapes] if multifunction else [[shape] for shape in shapes]
     console = _console()
-    for shape in shapes:
-        path = _output_path(output, backend.suffix, spec, shape, several=len(shapes) > 1)
-        job = build.job(spec, weights, shape, fuse, device, folder=Path(settings.paths.models), path=path)
+    for sizes in jobs:
+        shape = sizes[0]
+        path = _output_path(output, backend.suffix, spec, sizes, several=len(jobs) > 1)
+        job = build.job(
+            spec,
+            weights,
+            shape,
+            fuse,
+            device,
+            folder=Path(settings.paths.models),
+            path=path,
+            functions=tuple(sizes) if multifunction else (),
+            labels=labels,
+        )
         console.print(
-            f"exporting {spec.name} {shape.size} b{shape.batch} ({fuse}, {weights.label}) …",
+            f"exporting {spec.name} {' '.join(shape.size for shape in sizes)} b{batch} "
+            f"({fuse}, {device.precision}, {weights.label}) …",
             highlight=False,
             soft_wrap=True,
         )
         artifact = build.build(job)
-        proof = artifact.parity
-        agreement = "" if proof.top1_agreement is None else f", top-1 agreement {100 * proof.top1_agreement:.0f} %"
-        console.print(
-            f"proved against the {proof.reference}: largest error {proof.max_abs_error:.1e}, "
-            f"{proof.relative_error:.1e} of the outputs' standard deviation{agreement} on {proof.images} images",
-            highlight=False,
-            soft_wrap=True,
-        )
+        for name, proof in (artifact.proofs or {"": artifact.parity}).items():
+            assert proof is not None
+            console.print(listing.proof(name, proof), highlight=False, markup=False, soft_wrap=True)
+        console.print(listing.content(artifact), highlight=False, markup=False, soft_wrap=True)
         typer.echo(job.path)
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(help="A file that `export` wrote.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", "-c", help="The weights it was made from. [default: looked for in models/]"),
+    ] = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Prove once more that an exported file, as it lies on the disk, computes what its network computes.
+
+    Which network that is, the file itself says. Exit code 5 says that it does not, or that its content was changed.
+    """
+    from fastvit_bench import build
+    from fastvit_bench.errors import ParityError
+    from fastvit_bench.report import listing
+
+    backend = backends.of_file(path)
+    _require(backend.name)
+    proofs = build.verify(path, checkpoint, Path(_load(config_file).paths.models))
+    for name, proof in proofs.items():
+        typer.echo(listing.proof(name, proof))
+    failed = [proof for proof in proofs.values() if not proof.passed]
+    if failed:
+        raise ParityError(f"{path} does not compute what its network computes: {failed[0].reason}.")
+    typer.echo(f"{path}: proved")
 
 
 # --- latency ----------------------------------------------------------------------------------------------------------
@@ -238,6 +316,13 @@ def latency(
     warmup: Annotated[
         int | None, typer.Option("--warmup", "-w", min=0, help="Untimed runs in front. [default: 10]")
     ] = None,
+    protocol: Annotated[
+        Protocol | None,
+        typer.Option(
+            "--protocol",
+            help="median100, or modelbench: how the published iPhone figures were made. [default: median100]",
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads. [default: all cores]")] = None,
     fuse: Annotated[Fuse | None, typer.Option("--fuse", help="none, fused or folded. [default: folded]")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of random weights. [default: 0]")] = None,
@@ -258,7 +343,6 @@ def latency(
     settings = _load(config_file)
     models, results = Path(settings.paths.models), Path(settings.paths.results)
     profile = settings.device(device)
-    _require(profile.backend)
     given = {
         "--model": model,
         "--checkpoint": checkpoint,
@@ -266,6 +350,7 @@ def latency(
         "--batch": batch,
         "--runs": runs,
         "--warmup": warmup,
+        "--protocol": protocol,
         "--threads": threads,
         "--fuse": fuse,
         "--seed": seed,
@@ -275,6 +360,9 @@ def latency(
         raise UsageError(
             f"--resume continues a run as it was begun; leave out {', '.join(set_too)} or start a new run."
         )
+    method = _method(settings, protocol, runs, warmup)
+    _require(profile.backend)
+    _require_hardware(profile)
     machine = sweep.preflight(profile)
     if resume is not None:
         path = _run_of(device, store.find(results, resume))
@@ -291,11 +379,7 @@ def latency(
             models=tuple(specs),
             shapes=tuple(config.shapes(res or f"{min(grid)}..{max(grid)}", grid, profile.batch)),
             fused=fuse or Fuse.FOLDED,
-            method=Method(
-                warmup=settings.method.warmup if warmup is None else warmup,
-                runs=runs or settings.method.runs,
-                rounds=settings.method.rounds,
-            ),
+            method=method,
             seed=seed or 0,
             timeout_s=settings.sweep.timeout_s,
         )
@@ -333,6 +417,32 @@ def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, devi
             )
             raise typer.Exit(ExitCode.INTERRUPTED) from None
     return failed
+
+
+@app.command("import")
+def import_(
+    report: Annotated[Path, typer.Argument(help="What Xcode exported (.mlperf), or the report.json in it.")],
+    device: Annotated[
+        str | None,
+        typer.Option("--device", "-d", help="The device of benchmark.toml that it is of. [default: by its own name]"),
+    ] = None,
+    format_: FormatOption = Format.RICH,
+    config_file: ConfigOption = None,
+) -> None:
+    """Import a Core ML performance report of Xcode as a run, and tabulate it.
+
+    Latencies, load times and the planned placement are kept; names, serial numbers and folders are not. A report that
+    was imported before is shown again.
+    """
+    from fastvit_bench import sweep
+    from fastvit_bench.report import mlperf
+
+    settings = _load(config_file)
+    profile = None if device is None else settings.device(device)
+    models, results = Path(settings.paths.models), Path(settings.paths.results)
+    path, new = sweep.adopt(mlperf.read(report), profile, settings.models, models, results)
+    _print_table([path], format_)
+    typer.echo(f"{'results' if new else 'imported before'}: {path}", err=True)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -375,12 +485,24 @@ def devices(config_file: ConfigOption = None) -> None:
     from fastvit_bench.report import listing
 
     here = machine.processor()
-    rows = [
-        (device, backends.missing(device.backend) or machine.mismatch(device, here))
-        for device in _load(config_file).devices.values()
-    ]
+    rows = [(device, _lacking(device, here)) for device in _load(config_file).devices.values()]
     about = f"{here}, {backends.available_cores()} cores, {machine.system()}"
     typer.echo(listing.devices(rows, about, shutil.get_terminal_size().columns))
+
+
+def _lacking(device: Device, processor: str) -> str | None:
+    """What keeps a device from running here, by what can be said without loading a toolkit or asking a driver."""
+    from fastvit_bench.measure import machine
+
+    lacking = backends.missing(device.backend)
+    if lacking or device.backend not in backends.implemented():
+        return lacking
+    backend = backends.get(device.backend)
+    device = msgspec.structs.replace(device, options=backend.options(device))
+    absent = backend.absent(device)
+    # what is on a cable is asked for its name when it is used
+    elsewhere = device.options.get("location") == "connected"
+    return absent or (None if elsewhere else machine.mismatch(device, processor))
 
 
 # --- between the words and the values ---------------------------------------------------------------------------------
@@ -397,6 +519,34 @@ def _require(backend: str) -> None:
     lacking = backends.missing(backend)
     if lacking:
         raise UnavailableError(f"{lacking[0].upper()}{lacking[1:]}. `fastvit-bench devices` lists what can run here.")
+
+
+def _require_hardware(device: Device) -> None:
+    """Raise `UnavailableError` unless files can be run on the device from here."""
+    from fastvit_bench.errors import UnavailableError
+
+    backend = backends.get(device.backend)
+    absent = backend.absent(msgspec.structs.replace(device, options=backend.options(device)))
+    if absent:
+        raise UnavailableError(f"Device '{device.name}' cannot run here: {absent}.")
+
+
+def _method(settings: "Config", protocol: Protocol | None, runs: int | None, warmup: int | None) -> Method:
+    """How to measure: by [method] and the options, unless a protocol fixes it."""
+    if protocol is Protocol.MODELBENCH:
+        given = [name for name, value in (("--runs", runs), ("--warmup", warmup)) if value is not None]
+        if given:
+            fixed = METHODS[protocol]
+            raise UsageError(
+                f"--protocol {protocol} is {fixed.rounds} rounds of {fixed.warmup} + {fixed.runs} runs; "
+                f"leave out {' and '.join(given)}."
+            )
+        return METHODS[protocol]
+    return Method(
+        warmup=settings.method.warmup if warmup is None else warmup,
+        runs=runs or settings.method.runs,
+        rounds=settings.method.rounds,
+    )
 
 
 def _single(model: list[str] | None) -> str | None:
@@ -434,13 +584,33 @@ def _run_of(device: str, found: list[Path]) -> Path:
     return found[0]
 
 
-def _output_path(output: Path | None, suffix: str, spec: ModelSpec, shape: Shape, *, several: bool) -> Path | None:
-    """Where one file goes; several sizes go into a folder."""
+def _output_path(
+    output: Path | None, suffix: str, spec: ModelSpec, sizes: Sequence[Shape], *, several: bool
+) -> Path | None:
+    """Where one file goes: `output` itself if it ends like such a file, else into a folder of that name."""
     if output is None:
         return None
-    if several or output.is_dir():
-        return output / f"{spec.name}_{shape.size}_b{shape.batch}{suffix}"
-    return output
+    if output.suffix == suffix and not several:
+        return output
+    if output.suffix == suffix:
+        raise UsageError(f"{output} names one file, and several sizes make several; name a folder with -o.")
+    return output / f"{spec.name}_{'_'.join(shape.size for shape in sizes)}_b{sizes[0].batch}{suffix}"
+
+
+def _labels(path: Path) -> tuple[str, ...]:
+    """Class names, one per line; an empty last line does not count."""
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The class names {path} cannot be read: {error}.") from None
+    names = [line.strip() for line in lines]
+    empty = [number for number, name in enumerate(names, 1) if not name]
+    if empty:
+        raise UsageError(f"{path}, line {empty[0]} holds no class name; write one name per line.")
+    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if twice:
+        raise UsageError(f"{path} names the class '{twice}' twice, and Core ML needs distinct names; tell them apart.")
+    return tuple(names)
 
 
 # --- what a person sees -----------------------------------------------------------------------------------------------

@@ -144,6 +144,10 @@ _TABLES: dict[str, type[Record]] = {
 }
 
 
+# fields of a record that its table does not hold: the name stands in the heading, and a protocol decides the others
+_NOT_HERE = {"method": ("statistic", "trim", "loading")}
+
+
 class _Reader:
     """Turns a parsed document into a `Config`, and every mistake in it into a sentence with its line."""
 
@@ -201,7 +205,7 @@ class _Reader:
         section = kind if name is None else f"{kind}.{name}"
         if not isinstance(table, dict):
             raise self.error(f"[{section}] must be a table", kind, name)
-        fields = [field for field in record.__struct_fields__ if field != "name"]
+        fields = [field for field in record.__struct_fields__ if field not in _NOT_HERE.get(kind, ("name",))]
         for key in table:
             if key not in fields:
                 raise self.error(f"unknown key '{key}'. {_choices(key, fields)}", section, key)

@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0..1, that the published weights expect
+
 SCHEMA = 1  # of the lines in a run file; raised when a reader of the old lines would misunderstand the new ones
 
 
@@ -44,7 +46,15 @@ class Window(StrEnum):
     """What lies between the two readings of the clock."""
 
     COMPUTE = "compute"  # run + wait; the input is on the device, the output stays there
-    END_TO_END = "end-to-end"  # the toolkit's one call, input and output copies included
+    PREDICTION = "prediction"  # the toolkit's own reading around its native call, which takes in and gives out buffers
+    END_TO_END = "end-to-end"  # the toolkit's one call from here, input and output copies and conversions included
+
+
+class Pacing(StrEnum):
+    """What happens between two samples."""
+
+    BACK_TO_BACK = "back-to-back"  # nothing: the next one starts at once
+    REMOTE_CALL = "remote-call"  # each one is sent to the device over a cable, and the device idles meanwhile
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +104,15 @@ class Device(Record, frozen=True):
     options: dict[str, str | int | float | bool] = {}
 
 
+class Layout(Record, frozen=True):
+    """Which of several equal forms of a network a toolkit is given; the outputs do not depend on it."""
+
+    images: Literal["normalised", "centred"] = "normalised"  # input pixel / 255 - mean, over std or not yet
+    doubling: Literal["split", "grouped"] = "split"  # convolutions with two outputs per input channel: as two, as one
+    attention: Literal["batched", "per-head"] = "batched"  # all heads in one matrix product, or one product each
+    norms: Literal["batchnorm", "depthwise"] = "batchnorm"  # those in front of the dense network's outputs
+
+
 class Weights(Record, frozen=True):
     """Where a network's numbers come from."""
 
@@ -118,10 +137,18 @@ class Parity(Record, frozen=True):
     seed: int
     max_abs_error: float  # over all outputs
     relative_error: float  # the largest over that reference output's standard deviation
-    tolerance: float  # on the relative error
+    tolerance: float  # on the relative error, or on what `judged` names
     top1_agreement: float | None  # share of images with the same top-1 class; None without a classifier
     passed: bool
     reason: str = ""  # why it failed
+    how: str = ""  # what computed the file's outputs
+    judged: Literal["max", "rms"] = "max"
+    rms_error: float | None = None  # root mean square of the errors over that standard deviation, of the worst output
+
+    @property
+    def spent(self) -> float:
+        """Share of the tolerance that the error takes up."""
+        return (self.relative_error if self.judged == "max" else self.rms_error or 0.0) / self.tolerance
 
 
 class Artifact(Record, frozen=True, tag="artifact", tag_field="kind"):
@@ -138,11 +165,15 @@ class Artifact(Record, frozen=True, tag="artifact", tag_field="kind"):
     weights: Weights
     toolchain: dict[str, str]  # package -> version, of everything that shaped the file
     path: str  # name of the file beside the side-car
-    sha256: str
+    sha256: str | None  # of the file, or of the files in a package; None where only a report of it was seen
     size_bytes: int
     params: int  # of the exported network
     macs: int  # multiply-accumulates of one batch, counted on the exported network
-    parity: Parity
+    parity: Parity | None  # the worst of `proofs`; None where only a report of the file was seen
+    proofs: dict[str, Parity] = {}  # by what was looked at, where that is more than one thing
+    options: dict[str, str] = {}  # of the backend, those that shape the file
+    functions: tuple[Shape, ...] = ()  # of a file that takes several shapes, all of them
+    operations: dict[str, int] = {}  # kind -> how many the file's program has, where the backend counts them
 
     @property
     def key(self) -> str:
@@ -170,6 +201,8 @@ def artifact_key(asked: "Artifact | ExportJob") -> str:
         drawn,
         asked.toolchain,
     )
+    if asked.options or asked.functions:
+        decisive = (*decisive, asked.options, asked.functions)
     return hashlib.sha256(msgspec.json.encode(decisive, order="sorted")).hexdigest()[:8]
 
 
@@ -189,26 +222,67 @@ class ExportJob(Record, frozen=True, tag="export", tag_field="job"):
     device: Device  # the proof runs the file with its options
     toolchain: dict[str, str]
     path: str  # where the file goes
+    options: dict[str, str] = {}  # of the backend, those that shape the file
+    functions: tuple[Shape, ...] = ()  # all shapes of a file that takes several; `shape` is its default
+    labels: tuple[str, ...] = ()  # class names to put into the file; `options` holds their digest
+
+
+class Foreign(Record, frozen=True, tag="foreign", tag_field="kind"):
+    """A model this tool did not make, as a performance report describes it."""
+
+    model: str
+    backend: str
+    precision: str  # as the toolkit calls it
+    inputs: dict[str, str]  # name -> type and shape, as the toolkit writes them
+    shape: Shape | None  # of its image input, where it has one
+    size_bytes: int | None = None
+    operations: dict[str, int] = {}
+    metadata: dict[str, str] = {}  # what its makers wrote into it
+
+
+class Statistic(StrEnum):
+    """How samples become one figure."""
+
+    MEDIAN = "median"  # of all samples of all rounds
+    TRIMMED_MEAN = "trimmed-mean"  # per round, without its lowest and highest samples; then the mean over rounds
 
 
 class Method(Record, frozen=True):
     """How a latency was measured."""
 
-    warmup: int = 10  # untimed runs before the first timed one
+    warmup: int = 10  # untimed runs before the first timed one of a round
     runs: int = 100  # timed runs per round
     rounds: int = 1
-    statistic: Literal["median"] = "median"
+    statistic: Statistic = Statistic.MEDIAN
+    trim: int = 0  # samples left out at either end of a round, of a trimmed mean
+    loading: Literal["once", "per-round"] = "once"  # how often the file was loaded
+
+
+class Protocol(StrEnum):
+    """Methods that have a name."""
+
+    MEDIAN100 = "median100"
+    MODELBENCH = "modelbench"
+
+
+# ModelBench is the app that the published iPhone latencies were made with (apple/ml-mobileone, ViewController.swift)
+METHODS = {
+    Protocol.MEDIAN100: Method(),
+    Protocol.MODELBENCH: Method(
+        warmup=1, runs=50, rounds=20, statistic=Statistic.TRIMMED_MEAN, trim=10, loading="per-round"
+    ),
+}
 
 
 class Machine(Record, frozen=True):
-    """The machine a figure was made on: collected, never typed in."""
+    """The machine a figure was made on: collected, never typed in. None where a report does not tell."""
 
-    host: str  # a digest of the host name: enough to tell machines apart, too little to name one
+    host: str  # a digest of the host name: enough to tell machines apart, too little to name one; empty if unknown
     processor: str
-    cores: int  # logical processors this process may use
-    memory_mib: int
+    cores: int | None  # logical processors this process may use
+    memory_mib: int | None
     os: str
-    python: str
+    python: str | None
     packages: dict[str, str]
     accelerator: str | None = None
     driver: str | None = None
@@ -228,7 +302,7 @@ class Machine(Record, frozen=True):
 
 
 class MachineState(Record, frozen=True):
-    """What the machine was doing right before and right after the timed runs."""
+    """What the machine was doing before the file was loaded and right after the timed runs. None: not known."""
 
     load_before: float | None = None  # 1-minute load average
     load_after: float | None = None
@@ -238,7 +312,7 @@ class MachineState(Record, frozen=True):
 
 
 class Interval(Record, frozen=True):
-    """A confidence interval that assumes nothing about the distribution."""
+    """A confidence interval, in milliseconds."""
 
     low: float
     high: float
@@ -278,18 +352,128 @@ def _median(values: Iterable[float]) -> float:
     return statistics.median(values)
 
 
+class Unit(StrEnum):
+    """Where a toolkit plans to run an operation."""
+
+    NEURAL_ENGINE = "neural-engine"
+    GPU = "gpu"
+    CPU = "cpu"
+
+
+class PlannedOperation(Record, frozen=True):
+    """One operation of a compute plan."""
+
+    kind: str  # such as ios16.conv
+    output: str  # name of its first output
+    unit: Unit  # where it is planned to run
+    supported: tuple[Unit, ...]  # where it could
+    cost: float | None = None  # the toolkit's estimate, as a share of the whole program's
+
+
+class Placement(Record, frozen=True, dict=True):
+    """Where a toolkit *plans* to run a program's operations, in program order. A plan, not a measurement."""
+
+    operations: tuple[PlannedOperation, ...]
+
+    @functools.cached_property
+    def counts(self) -> dict[Unit, int]:
+        """Operations planned on each unit."""
+        found = dict.fromkeys(Unit, 0)
+        for operation in self.operations:
+            found[operation.unit] += 1
+        return found
+
+    @functools.cached_property
+    def shares(self) -> dict[Unit, float]:
+        """Share of the operations planned on each unit."""
+        return {unit: count / max(1, len(self.operations)) for unit, count in self.counts.items()}
+
+    @functools.cached_property
+    def costs(self) -> dict[Unit, float] | None:
+        """Share of the planned cost on each unit; None where the plan names no cost."""
+        total = sum(operation.cost or 0.0 for operation in self.operations)
+        if total <= 0:
+            return None
+        found = dict.fromkeys(Unit, 0.0)
+        for operation in self.operations:
+            found[operation.unit] += (operation.cost or 0.0) / total
+        return found
+
+    @functools.cached_property
+    def eligible(self) -> float:
+        """Share of the operations that the Neural Engine could run."""
+        able = sum(Unit.NEURAL_ENGINE in operation.supported for operation in self.operations)
+        return able / max(1, len(self.operations))
+
+    @functools.cached_property
+    def elsewhere(self) -> dict[str, int]:
+        """Kind -> how many operations are not planned on the Neural Engine; the most frequent first."""
+        found: dict[str, int] = {}
+        for operation in self.operations:
+            if operation.unit is not Unit.NEURAL_ENGINE:
+                found[operation.kind] = found.get(operation.kind, 0) + 1
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+    @functools.cached_property
+    def switches(self) -> int:
+        """How often the unit changes from one operation to the next."""
+        units = [operation.unit for operation in self.operations]
+        return sum(a != b for a, b in itertools.pairwise(units))
+
+
+def trimmed_mean(samples: Iterable[float], trim: int) -> float:
+    """The mean without the `trim` lowest and the `trim` highest samples; at least one sample must be left."""
+    kept = sorted(samples)
+    kept = kept[trim : len(kept) - trim]
+    if not kept:
+        raise ValueError(f"trimming {trim} samples at either end leaves none")
+    return math.fsum(kept) / len(kept)
+
+
+def _drift(samples: Samples) -> float:
+    """By how much the second half of a round is slower than the first."""
+    half = len(samples) // 2
+    return _median(samples[half:]) / _median(samples[:half]) - 1
+
+
+# Student's t, two-sided 95 %, by degrees of freedom: of the mean over the 20 rounds of ModelBench
+_STUDENT_T = {19: 2.0930}
+
+
 class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict=True):
     """The latency of one artifact: every sample, and what is needed to judge it."""
 
     finished: str  # UTC, ISO 8601
     device: Device  # as used, options resolved
-    artifact: Artifact
+    artifact: Artifact | Foreign
     method: Method
     window: Window
     clock: str  # which clock was read
     samples_ns: Annotated[tuple[Samples, ...], msgspec.Meta(min_length=1)]  # one entry per round
     machine: Machine
     state: MachineState
+    pacing: Pacing = Pacing.BACK_TO_BACK
+    cold_ns: tuple[int, ...] = ()  # the first run of each round, where a report has it among its samples
+    load_ns: tuple[int, ...] = ()  # of loading the file; the first may hold the device's own compilation
+    compile_ns: tuple[int, ...] = ()  # of compiling it, where that is a step of its own
+    placement: Placement | None = None  # collected after the timed runs
+
+    @property
+    def shape(self) -> Shape | None:
+        """Of the input; None for a foreign model that takes no images."""
+        return self.artifact.shape
+
+    @functools.cached_property
+    def round_means_ms(self) -> list[float]:
+        """Of each round, the mean of its samples without those the method trims."""
+        return [trimmed_mean(samples, self.method.trim) / 1e6 for samples in self.samples_ns]
+
+    @functools.cached_property
+    def figure_ms(self) -> float:
+        """Milliseconds per batch by the method's statistic: what tables show."""
+        if self.method.statistic is Statistic.MEDIAN:
+            return self.median_ms
+        return math.fsum(self.round_means_ms) / len(self.round_means_ms)
 
     @functools.cached_property
     def samples_ms(self) -> list[float]:
@@ -303,8 +487,20 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
 
     @functools.cached_property
     def interval_ms(self) -> Interval | None:
-        """95 % distribution-free confidence interval of the median; None with fewer than six samples."""
-        return self.quantile_interval_ms(0.5)
+        """95 % confidence interval of `figure_ms`, or None where the samples give none.
+
+        Of a median without assuming a distribution, from six samples on. Of ModelBench's mean over 20 rounds by
+        Student's t on the rounds' means, which takes the rounds as independent and near normal.
+        """
+        if self.method.statistic is Statistic.MEDIAN:
+            return self.quantile_interval_ms(0.5)
+        quantile = _STUDENT_T.get(len(self.round_means_ms) - 1)
+        if quantile is None:
+            return None
+        import statistics
+
+        half = quantile * statistics.stdev(self.round_means_ms) / math.sqrt(len(self.round_means_ms))
+        return Interval(low=self.figure_ms - half, high=self.figure_ms + half, confidence=0.95)
 
     def quantile_interval_ms(self, quantile: float) -> Interval | None:
         """Distribution-free 95 % interval of a quantile, or None when the samples are too few to enclose it."""
@@ -343,27 +539,34 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
 
     @property
     def ms_per_image(self) -> float:
-        """The median divided by the batch."""
-        return self.median_ms / self.artifact.shape.batch
+        """The figure divided by the batch."""
+        return self.figure_ms / (self.shape.batch if self.shape else 1)
 
     @property
     def warnings(self) -> list[str]:
-        """Reasons to distrust the median, for a person."""
+        """Reasons to distrust the figure, for a person."""
         found: list[str] = []
-        median, interval = self.median_ms, self.interval_ms
+        figure, interval = self.figure_ms, self.interval_ms
         if interval is None:
-            found.append(f"only {len(self.samples_ms)} runs: no interval")
-        elif interval.high - interval.low > 0.05 * median:
-            found.append(f"median uncertain by {100 * (interval.high - interval.low) / median:.0f} %")
-        for samples in self.samples_ns:
-            if len(samples) < 20:
-                continue
-            half = len(samples) // 2
-            first, second = _median(samples[:half]), _median(samples[half:])
-            if abs(second / first - 1) > 0.05:
-                found.append(f"not steady: second half of the runs {100 * (second / first - 1):+.0f} %")
+            median = self.method.statistic is Statistic.MEDIAN
+            count = len(self.samples_ms if median else self.samples_ns)
+            found.append(f"only {count} {'run' if median else 'round'}{'s' * (count != 1)}: no interval")
+        elif interval.high - interval.low > 0.05 * figure:
+            name = "median" if self.method.statistic is Statistic.MEDIAN else "mean"
+            found.append(f"{name} uncertain by {100 * (interval.high - interval.low) / figure:.0f} %")
+        rounds = [samples for samples in self.samples_ns if len(samples) >= 20]  # the others are too short to tell
+        drift = max((_drift(samples) for samples in rounds), key=abs, default=0.0)
+        if abs(drift) > 0.05:
+            found.append(f"not steady: second half of the runs {100 * drift:+.0f} %")
+        middles = [_median(samples) for samples in rounds] if len(rounds) > 1 else [1.0]
+        if (apart := max(middles) / min(middles) - 1) > 0.05:
+            found.append(f"rounds differ: the slowest's median is {100 * apart:.0f} % above the quickest's")
         if (self.state.steal_percent or 0) > 2:
             found.append(f"the hypervisor took {self.state.steal_percent:.0f} % of the processor")
+        if self.pacing is Pacing.REMOTE_CALL:
+            found.append(
+                "each run was called over the cable, and the device idled in between: slower than back to back"
+            )
         return found
 
 

@@ -4,16 +4,19 @@
 """
 
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 import fastvit_bench
-from fastvit_bench import build
-from fastvit_bench.errors import NotComparableError, StoreError
+from fastvit_bench import backends, build, products
+from fastvit_bench.errors import NotComparableError, StoreError, UnavailableError, UsageError
 from fastvit_bench.measure import machine as machines
 from fastvit_bench.records import (
     SCHEMA,
@@ -22,13 +25,20 @@ from fastvit_bench.records import (
     Device,
     ExportJob,
     Failure,
+    Foreign,
+    Fuse,
     Machine,
+    MachineState,
     Measurement,
+    Method,
+    ModelSpec,
     Request,
     Run,
     TimingJob,
+    Window,
 )
 from fastvit_bench.report import store
+from fastvit_bench.report.mlperf import Report
 from fastvit_bench.variants import VARIANTS
 from fastvit_bench.worker import Trouble, Worker
 
@@ -78,7 +88,7 @@ def check_checkpoints(request: Request, steps: Sequence[Step]) -> None:
 def begin(request: Request, steps: Sequence[Step], machine: Machine, results: Path) -> Path:
     """Create the run file of a new sweep; returns its path."""
     now = datetime.now(UTC)
-    return store.create(results, _header(store.new_id(now), now, request, steps, machine))
+    return store.create(results, _header(store.new_id(now), now, request, _cells(steps), machine))
 
 
 def resume(path: Path, models: Path, machine: Machine) -> tuple[Request, list[Step]]:
@@ -96,18 +106,19 @@ def resume(path: Path, models: Path, machine: Machine) -> tuple[Request, list[St
             f"Start a new run; this one stays readable."
         )
     steps = plan(first.request, models)
-    if tuple(step.cell for step in steps) != first.cells:
+    if _cells(steps) != first.cells:
         raise NotComparableError(
             f"Run {first.id} cannot go on, because a checkpoint of it has changed since. Start a new run."
         )
     done = {cell_of(measurement) for measurement in file.measurements}
-    store.append(path, _header(first.id, datetime.now(UTC), first.request, steps, machine))
+    store.append(path, _header(first.id, datetime.now(UTC), first.request, first.cells, machine))
     return first.request, [step for step in steps if step.cell not in done]
 
 
 def cell_of(measurement: Measurement) -> Cell:
-    """The cell a measurement belongs to."""
+    """The cell a measurement of a sweep belongs to."""
     artifact = measurement.artifact
+    assert isinstance(artifact, Artifact)
     return Cell(model=artifact.model, shape=artifact.shape, fused=artifact.fused, weights=artifact.weights)
 
 
@@ -147,12 +158,149 @@ def run(
             yield _record(path, reply if isinstance(reply, Measurement) else _failure(step, reply))
 
 
+# --- what was measured elsewhere --------------------------------------------------------------------------------------
+
+REPORTED_BY = "Xcode's performance report"  # the clock of an imported measurement
+_CORE_ML = "coreml"  # the backend whose files such a report can be of
+
+
+def adopt(
+    report: Report, profile: Device | None, specs: Mapping[str, ModelSpec], models: Path, results: Path
+) -> tuple[Path, bool]:
+    """Keep a performance report as a run; returns its file, and whether it is new or held this report before.
+
+    `profile` is the declared device it is said to be of; without, the device is named after the product. What the model
+    is, its own metadata and a side-car in the `models` folder tell; `specs` are the configured models, by name. Raises
+    `UnavailableError` for a report of another device, `UsageError` for one that is kept under another name already.
+    """
+    made = _reported(report, models)
+    device = _reported_on(report, profile, made)
+    shapes = () if made.shape is None else (made.shape,)
+    machine = Machine(
+        host="", processor=report.product, cores=None, memory_mib=None, os=report.os, python=None, packages={}
+    )
+    rounds = report.predict_ns
+    measurement = Measurement(
+        finished=report.finished,
+        device=device,
+        artifact=made,
+        method=Method(
+            warmup=1,  # the cold first prediction of a round, which the report holds too
+            runs=len(rounds[0]) - 1,
+            rounds=len(rounds),
+            loading="per-round" if report.loads and len(report.load_ns) == report.loads * len(rounds) else "once",
+        ),
+        window=Window.PREDICTION,
+        clock=REPORTED_BY,
+        samples_ns=tuple(samples[1:] for samples in rounds),
+        cold_ns=tuple(samples[0] for samples in rounds),
+        load_ns=report.load_ns,
+        compile_ns=report.compile_ns,
+        machine=machine,
+        state=MachineState(),
+        placement=report.placement,
+    )
+    ours = made if isinstance(made, Artifact) else None
+    request = Request(
+        device=device,
+        models=(_spec_of(ours, specs),) if ours else (),
+        shapes=shapes,
+        fused=ours.fused if ours else Fuse.NONE,
+        method=measurement.method,
+        seed=(ours.weights.seed if ours else None) or 0,
+        timeout_s=0,  # nothing was waited for
+    )
+    started = datetime.fromisoformat(report.started)
+    identity = store.new_id(started, report.digest)
+    with store.lock(results, device.name):
+        held = next((path for path in store.all_runs(results) if path.stem == identity), None)
+        if held is not None and held.parent.name != device.name:
+            raise UsageError(
+                f"This report is run {identity} of device '{held.parent.name}' already; remove {held} to import it as "
+                f"'{device.name}'."
+            )
+        if held is not None and store.reopen(held).measurements:
+            return held, False
+        if held is None:
+            cells = (cell_of(measurement),) if ours else ()
+            held = store.create(results, _header(identity, started, request, cells, machine))
+        store.append(held, measurement)
+    return held, True
+
+
+def _reported(report: Report, models: Path) -> Artifact | Foreign:
+    """What was measured: a file of ours, as far as it is known here, or a model of others."""
+    ours = build.recognise(report.metadata, _CORE_ML, models)
+    if ours is None:
+        return Foreign(
+            model=report.model,
+            backend=_CORE_ML,
+            precision=report.precision,
+            inputs=report.inputs,
+            shape=report.shape,
+            size_bytes=report.size_bytes or None,
+            operations=report.operations,
+            metadata=report.metadata,
+        )
+    if ours.functions and report.function is not None:
+        from fastvit_bench.backends.coreml import function_name
+
+        shape = next((each for each in ours.functions if function_name(each) == report.function), None)
+        if shape is None:
+            raise UsageError(
+                f"The report is of function '{report.function}', and the model it names has "
+                f"{', '.join(map(function_name, ours.functions))}; its metadata is not its own."
+            )
+        ours = build.at_size(ours, shape)
+    elif report.shape is not None and report.shape != ours.shape:
+        raise UsageError(
+            f"The model of the report says that it is {ours.model} at {ours.shape.size}, and it takes "
+            f"{report.shape.size}; its metadata is not its own."
+        )
+    return ours if ours.size_bytes else msgspec.structs.replace(ours, size_bytes=report.size_bytes)
+
+
+def _reported_on(report: Report, profile: Device | None, made: Artifact | Foreign) -> Device:
+    """The device as the report was made on it."""
+    options: dict[str, str | int | float | bool] = {"compute_units": report.compute_units}
+    batch = made.shape.batch if made.shape else 1
+    if profile is None:
+        name = re.sub(r"[^a-z0-9]+", "-", report.product.lower()).strip("-") or "device"
+        profile = Device(name=name, backend=_CORE_ML, match=report.product)
+    elif profile.backend != _CORE_ML:
+        raise UsageError(
+            f"The report is of Core ML, and device '{profile.name}' runs {profile.backend}; name a device whose "
+            f"backend is {_CORE_ML}, or leave --device out."
+        )
+    elif profile.match is not None and not products.fits(profile.match, report.product):
+        wanted = products.name_of(profile.match)
+        also = f", that is {wanted}" if wanted != profile.match else ""
+        raise UnavailableError(
+            f"The report is of {report.product} ({report.os}), and device '{profile.name}' is meant for "
+            f"'{profile.match}'{also}; leave --device out, or declare a [device.*] with match = \"{report.product}\"."
+        )
+    return msgspec.structs.replace(profile, precision=made.precision, batch=batch, options=options)
+
+
+def _spec_of(made: Artifact, specs: Mapping[str, ModelSpec]) -> ModelSpec:
+    """The configured model of that name if it is the same network, else what the file says of itself."""
+    spec = specs.get(made.model)
+    if spec is None or spec.variant != made.variant:
+        spec = ModelSpec(name=made.model, variant=made.variant)
+    return msgspec.structs.replace(spec, head=made.head, classes=made.classes, checkpoint=None, sha256=None)
+
+
+# --- estimates --------------------------------------------------------------------------------------------------------
+
+
 def seconds(steps: Sequence[Step], request: Request, macs_per_s: float | None) -> float:
     """About how long the steps will take; `macs_per_s` is the rate of earlier measurements on this device."""
     threads = steps[0].job.device.options.get("threads", 1) if steps else 1
     rate = macs_per_s or GUESSED_MACS_PER_CORE_S * int(threads)
-    runs = (request.method.warmup + request.method.runs) * request.method.rounds
-    timing = sum(step.macs * runs / rate + 0.7 for step in steps)
+    method = request.method
+    runs = (method.warmup + method.runs) * method.rounds
+    loading = 0.7 + (0.3 * (method.rounds - 1) if method.loading == "per-round" else 0.0)
+    timing = sum(step.macs * runs / rate + loading for step in steps)
     exporting = sum(GUESSED_EXPORT_S + 20 * step.macs / rate for step in steps if step.cached is None)
     return timing + exporting
 
@@ -162,9 +310,12 @@ def outline(request: Request, steps: Sequence[Step], macs_per_s: float | None) -
     ready = sum(step.cached is not None for step in steps)
     cells = f"{len(steps)} cell{'s' * (len(steps) != 1)}"
     method = request.method
+    runs = f"{method.warmup} + {method.runs}"
+    if method.rounds > 1:
+        runs = f"{method.rounds} x ({runs})"
     return (
         f"{request.device.name}: {cells} · {ready} exported already · {len(steps) - ready} to export · "
-        f"{method.warmup} + {method.runs} runs each · about {duration(seconds(steps, request, macs_per_s))}"
+        f"{runs} runs each · about {duration(seconds(steps, request, macs_per_s))}"
     )
 
 
@@ -186,22 +337,28 @@ def measured_rate(results: Path, device: str) -> float | None:
             measurements = store.read(path).measurements
         except StoreError:  # an estimate is no reason to refuse a sweep
             continue
-        if measurements:
-            return measurements[-1].artifact.macs / measurements[-1].median_ms * 1e3
+        ours = [found for found in measurements if isinstance(found.artifact, Artifact)]
+        if ours:
+            assert isinstance(ours[-1].artifact, Artifact)
+            return ours[-1].artifact.macs / ours[-1].median_ms * 1e3
     return None
 
 
-def _header(identity: str, now: datetime, request: Request, steps: Sequence[Step], machine: Machine) -> Run:
+def _cells(steps: Sequence[Step]) -> tuple[Cell, ...]:
+    return tuple(step.cell for step in steps)
+
+
+def _header(identity: str, started: datetime, request: Request, cells: tuple[Cell, ...], machine: Machine) -> Run:
     commit, dirty = _commit()
     return Run(
         schema=SCHEMA,
         id=identity,
-        started=now.isoformat(timespec="seconds"),
+        started=started.isoformat(timespec="seconds"),
         tool=fastvit_bench.__version__,
         commit=commit,
         dirty=dirty,
         request=request,
-        cells=tuple(step.cell for step in steps),
+        cells=cells,
         machine=machine,
     )
 
@@ -238,6 +395,6 @@ def _commit() -> tuple[str | None, bool]:
 
 def preflight(device: Device) -> Machine:
     """The machine, after the device was found to be what the profile says; raises before anything is built."""
-    machine = machines.collect()
+    machine = machines.collect(backends.get(device.backend).identify(device))
     machines.check(device, machine)
     return machine

@@ -148,22 +148,27 @@ def time_artifact(job: TimingJob) -> Measurement:
     """Load an artifact and measure it."""
     from fastvit_bench.measure import latency, machine, parity
 
-    with backends.get(job.device.backend).open(Path(job.path), job.device) as session:
-        session.feed(parity.images(job.artifact.shape)[0])
-        watch = machine.Watch()
-        samples = latency.measure(session, job.method)
-        state = watch.state()
-        window = session.window
+    backend = backends.get(job.device.backend)
+    shape = job.artifact.shape
+    watch = machine.Watch()
+    reading = latency.read(
+        lambda: backend.open(Path(job.path), job.device),
+        lambda session: parity.images(shape, session.images)[0],
+        job.method,
+    )
     return Measurement(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         device=job.device,
         artifact=job.artifact,
         method=job.method,
-        window=window,
-        clock=latency.CLOCK,
-        samples_ns=samples,
+        window=reading.window,
+        clock=reading.clock,
+        samples_ns=reading.samples_ns,
         machine=job.machine,
-        state=state,
+        state=watch.state(),
+        pacing=reading.pacing,
+        load_ns=reading.load_ns,
+        placement=reading.placement,
     )
 
 

@@ -10,7 +10,9 @@ from fastvit_bench.records import (
     Artifact,
     Cell,
     Device,
+    ExportJob,
     Failure,
+    Foreign,
     Fuse,
     Head,
     Machine,
@@ -19,9 +21,12 @@ from fastvit_bench.records import (
     Method,
     ModelSpec,
     Parity,
+    Placement,
+    PlannedOperation,
     Request,
     Run,
     Shape,
+    Unit,
     Weights,
     Window,
 )
@@ -99,21 +104,98 @@ def samples(median_ms: float = 10.21, count: int = 100, spread: float = 0.01) ->
     return tuple(round(1e6 * median_ms * (1 + spread * ((rank + 0.5) / count - 0.5))) for rank in ranks)
 
 
+def export_job(**changes: Any) -> ExportJob:
+    """An export of random weights; its path, device and precision are for the test to say."""
+    usual = ExportJob(
+        model="fastvit_t8",
+        variant="fastvit_t8",
+        head=Head.CLASSIFIER,
+        classes=1000,
+        checkpoint=None,
+        weights=RANDOM,
+        backend="onnxruntime",
+        precision="fp32",
+        shape=shape(),
+        fused=Fuse.FOLDED,
+        device=device(),
+        toolchain={},
+        path="",
+    )
+    return msgspec.structs.replace(usual, **changes)
+
+
 def measurement(**changes: Any) -> Measurement:
     """A quiet measurement of `artifact()`; without other samples its median is 10.21 ms at 256 pixels."""
-    made: Artifact = changes.get("artifact", artifact())
+    made: Artifact | Foreign = changes.get("artifact", artifact())
+    macs = made.macs if isinstance(made, Artifact) else 691_200_000
     usual: dict[str, Any] = {
         "finished": at(1),
-        "device": device(batch=made.shape.batch),
+        "device": device(batch=made.shape.batch if made.shape else 1),
         "artifact": made,
         "method": Method(),
         "window": Window.COMPUTE,
         "clock": "time.perf_counter_ns",
-        "samples_ns": (samples(10.21 * made.macs / 691_200_000),),
+        "samples_ns": (samples(10.21 * macs / 691_200_000),),
         "machine": machine(),
         "state": MachineState(load_before=0.3, load_after=0.9, steal_percent=0.0),
     }
     return Measurement(**(usual | changes))
+
+
+def placement(*units: Unit, costs: tuple[float, ...] | None = None) -> Placement:
+    """A plan of convolutions on these units, and casts where it is not the Neural Engine; every unit could run each."""
+    return Placement(
+        operations=tuple(
+            PlannedOperation(
+                kind="ios16.conv" if unit is Unit.NEURAL_ENGINE else "ios16.cast",
+                output=f"x{at}",
+                unit=unit,
+                supported=tuple(Unit),
+                cost=costs[at] if costs else None,
+            )
+            for at, unit in enumerate(units)
+        )
+    )
+
+
+def foreign(**changes: Any) -> Foreign:
+    """A model of others that takes no images."""
+    usual = Foreign(
+        model="tagger",
+        backend="coreml",
+        precision="Mixed (Float16, Int32)",
+        inputs={"tokens": "MultiArray (Int32 1 × 512)"},
+        shape=None,
+        size_bytes=775_344,
+        operations={"Ios16.linear": 12},
+    )
+    return msgspec.structs.replace(usual, **changes)
+
+
+def phone(**changes: Any) -> Device:
+    usual = Device(name="iphone12pro", backend="coreml", precision="fp16", options={"compute_units": "all"})
+    return msgspec.structs.replace(usual, **changes)
+
+
+def reported(**changes: Any) -> Measurement:
+    """What a performance report of an iPhone tells: three rounds with their cold first runs, load times, no parity."""
+    form = {"attention": "standard", "compress": "none", "input": "image"}
+    usual: dict[str, Any] = {
+        "device": phone(),
+        "artifact": artifact(backend="coreml", precision="fp16", options=form, parity=None, sha256=None),
+        "method": Method(warmup=1, runs=39, rounds=3, loading="per-round"),
+        "window": Window.PREDICTION,
+        "clock": "Xcode's performance report",
+        "samples_ns": (samples(1.2, 39),) * 3,
+        "cold_ns": (9_000_000, 500_000, 520_000),
+        "load_ns": (300_000_000, 20_000_000, 21_000_000),
+        "compile_ns": (70_000_000, 72_000_000, 74_000_000),
+        "machine": machine(
+            host="", processor="iPhone 12 Pro", cores=None, memory_mib=None, os="iOS 18.7", python=None, packages={}
+        ),
+        "state": MachineState(),
+    }
+    return measurement(**(usual | changes))
 
 
 def cell(**changes: Any) -> Cell:

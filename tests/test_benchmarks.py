@@ -288,7 +288,7 @@ def call(script: str, *words: str, folder: Path) -> subprocess.CompletedProcess[
 
 def test_the_readme_describes_every_script():
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert SCRIPTS == ["against_timm", "fusing", "overhead", "window"]
+    assert SCRIPTS == ["against_timm", "coreml_export", "fusing", "overhead", "window"]
     for script in SCRIPTS:
         assert f"python benchmarks/{script}.py" in readme
 

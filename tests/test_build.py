@@ -74,7 +74,7 @@ def test_a_file_that_fails_the_proof_is_kept_aside(tmp_path: Path, monkeypatch: 
 def test_a_failed_export_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = backends.get("onnxruntime")
 
-    def half(network: object, shape: object, precision: object, path: Path, metadata: object) -> None:
+    def half(network: object, asked: object, path: Path, metadata: object) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 

@@ -3,9 +3,6 @@
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import golden
@@ -14,38 +11,12 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from commands import call, refused
 
 from fastvit_bench import build
 from fastvit_bench.network import checkpoint as files
-from fastvit_bench.records import Artifact, Head
+from fastvit_bench.records import METHODS, Artifact, Head, Protocol
 from fastvit_bench.report import store
-
-
-def call(*words: str, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the program in a process of its own; no traceback is ever right."""
-    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "fastvit_bench.cli", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env=environment,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.returncode == expect, (done.returncode, done.stdout, done.stderr)
-    return done
-
-
-def refused(*words: str, expect: int = 2) -> str:
-    """The one sentence that a refused command says."""
-    done = call(*words, expect=expect)
-    assert done.stdout == ""
-    (sentence,) = done.stderr.strip().splitlines()
-    assert sentence.startswith("error: ")
-    assert sentence.endswith(".")
-    return sentence
-
 
 # --- latency and table ------------------------------------------------------------------------------------------------
 
@@ -98,6 +69,34 @@ def test_flags_win_over_the_file_and_are_recorded(zoo: Path) -> None:
     assert measurement.artifact.shape.nchw == (2, 3, 32, 32)
 
 
+def test_modelbench_is_a_protocol_and_a_table_of_its_own(zoo: Path) -> None:
+    done = call("latency", "-m", "m00", "--protocol", "modelbench", "--threads", "1")
+    assert "20 x (1 + 50) runs each" in done.stderr
+    assert "ModelBench: mean of trimmed rounds" in done.stdout
+    (path,) = store.all_runs(Path("results"))
+    (measurement,) = store.read(path).measurements
+    assert measurement.method == METHODS[Protocol.MODELBENCH]
+    assert [len(samples) for samples in measurement.samples_ns] == [50] * 20
+    call("latency", "-m", "m00", "--protocol", "median100", "--threads", "1")
+    assert store.read(store.all_runs(Path("results"))[-1]).measurements[0].method.runs == 6  # as [method] says
+    mean, median = csv.DictReader(io.StringIO(call("table", "-f", "csv").stdout))
+    assert mean["latency_32_ms"] == median["modelbench_32_ms"] == ""
+    low, figure, high = (float(mean[f"modelbench_32{end}_ms"]) for end in ("_low", "", "_high"))
+    assert low <= figure <= high
+    shown = call("table").stdout.splitlines()
+    assert shown.index("median") < shown.index("ModelBench: mean of trimmed rounds")
+
+
+def test_a_resumed_run_keeps_its_protocol(zoo: Path) -> None:
+    call("latency", "-m", "m0[01]", "--protocol", "modelbench", "--threads", "1")
+    (path,) = store.all_runs(Path("results"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]))
+    assert "leave out --protocol" in refused("latency", "--resume", "last", "--protocol", "median100")
+    call("latency", "--resume", "last")
+    assert {found.method for found in store.read(path).measurements} == {METHODS[Protocol.MODELBENCH]}
+
+
 def test_failed_cells_are_exit_7_and_the_others_are_kept(zoo: Path) -> None:
     (job,) = Path("models/m01").glob("*.onnx")
     artifact = msgspec.json.decode(build.sidecar(job).read_bytes(), type=Artifact)
@@ -122,6 +121,10 @@ def test_wrong_words_are_refused_with_the_way_out(zoo: Path) -> None:
     assert "one --model" in refused("latency", "-m", "m00", "-m", "m01", "--checkpoint", "x.pth.tar")
     assert "absent.pth.tar does not exist" in refused("latency", "-m", "m00", "--checkpoint", "absent.pth.tar")
     assert "leave out --runs, --seed" in refused("latency", "--resume", "last", "--runs", "5", "--seed", "1")
+    assert "is 20 rounds of 1 + 50 runs; leave out --runs and --warmup" in refused(
+        *("latency", "--protocol", "modelbench", "--runs", "5", "--warmup", "1")
+    )
+    assert call("latency", "--protocol", "best", expect=2).stdout == ""
     assert "There are no runs" in refused("table")
     refused("table", "nothing")
     refused("latency", "--resume", "nothing")
@@ -219,8 +222,8 @@ def test_exporting_again_gives_the_same_file(zoo: Path) -> None:
 
 
 def test_what_cannot_be_exported_is_refused(zoo: Path, tmp_path: Path) -> None:
-    assert "Known: onnx" in refused("export", "-t", "onx")
-    assert "coreml target is not in this version" in refused("export", "-t", "coreml")
+    assert "Known: coreml, onnx" in refused("export", "-t", "onx")
+    assert "tensorrt target is not in this version" in refused("export", "-t", "tensorrt")
     assert "exports fp32, not fp16" in call("export", "-t", "onnx", "-m", "m00", "--precision", "fp16", expect=2).stderr
     assert "leave it out" in refused("export", "-t", "onnx", "-c", "x.pth.tar", "--head", "dense")
     assert "may mean several" in refused("export", "-t", "onnx", "-m", "m0*")

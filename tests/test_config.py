@@ -71,6 +71,7 @@ def test_a_checkpoint_is_found_from_the_file_that_names_it(tmp_path: Path) -> No
         (("[download]", "[method]\nruns = 0\n[download]"), 13, ["runs = 0", "above 0"]),
         (("[download]", "[method]\nwarmup = -1\n[download]"), 13, ["warmup", "negative"]),
         (("[download]", "[method]\nruns = true\n[download]"), 13, ["runs", "int", "bool"]),
+        (("[download]", "[method]\ntrim = 5\n[download]"), 13, ["unknown key 'trim'", "Known: rounds, runs, warmup"]),
         (("[model.small]", "[model.small]\ncrop = 1.5"), 3, ["crop", "share"]),
         (('backend = "onnxruntime"', 'backend = "onnxruntime"\nbatch = 0'), 7, ["batch = 0"]),
         (('backend = "onnxruntime"', 'backend = "onnxruntime"\nprecision = "fp8"'), 7, ["fp8", "fp16", "fp32"]),
@@ -109,7 +110,7 @@ def test_select_takes_names_and_globs_in_the_order_of_the_file(tmp_path: Path) -
     ]
     with pytest.raises(UsageError, match=r"Did you mean 'fastvit_t8'\?"):
         settings.select(["fastvit_t7"])
-    with pytest.raises(UsageError, match="Known: cpu, iphone12pro, rtx2080ti"):
+    with pytest.raises(UsageError, match="Known: cpu, iphone12pro, mac, rtx2080ti"):
         settings.device("gpu")
 
 

@@ -13,22 +13,31 @@ from hypothesis import strategies as st
 
 from fastvit_bench import records
 from fastvit_bench.records import (
+    METHODS,
     Device,
     ExportJob,
     Fuse,
     Fusing,
     Head,
     Interval,
+    Layout,
     MachineState,
     Measurement,
     Method,
     ModelFacts,
+    Pacing,
+    Placement,
+    PlannedOperation,
+    Protocol,
     Record,
     Shape,
+    Statistic,
     TimingJob,
+    Unit,
     Weights,
     artifact_key,
     order_statistic_ranks,
+    trimmed_mean,
 )
 
 # --- confidence intervals ---------------------------------------------------------------------------------------------
@@ -150,6 +159,12 @@ def test_latency_per_image_is_the_batch_s_divided() -> None:
         ({"state": MachineState(steal_percent=12.0)}, "hypervisor took 12 %"),
         ({"state": MachineState(steal_percent=2.0)}, None),
         ({"state": MachineState()}, None),
+        ({"pacing": Pacing.REMOTE_CALL}, "over the cable"),
+        ({"samples_ns": (builders.samples(),) * 3}, None),
+        ({"samples_ns": (builders.samples(), builders.samples(11.4))}, "slowest's median is 12 % above the quickest's"),
+        ({"samples_ns": ((1_000_000,), (2_000_000,))}, "only 2 runs"),  # too short to be called rounds that differ
+        ({"samples_ns": (builders.samples(), builders.samples()[:50] + builders.samples(12)[:50])}, r"runs \+18 %"),
+        ({"method": METHODS[Protocol.MODELBENCH], "samples_ns": (builders.samples(count=50),)}, "only 1 round:"),
     ],
 )
 def test_warnings_name_what_is_wrong(changes: dict[str, Any], warning: str | None) -> None:
@@ -158,6 +173,106 @@ def test_warnings_name_what_is_wrong(changes: dict[str, Any], warning: str | Non
         assert warnings == []
     else:
         assert any(re.search(warning, each) for each in warnings)
+
+
+def test_rounds_that_differ_are_told_once() -> None:
+    drifting = tuple(builders.samples()[:50] + builders.samples(12)[:50] for _ in range(20))
+    assert len(builders.measurement(samples_ns=drifting).warnings) == 2  # of the median's interval, and of the drift
+
+
+# --- ModelBench -------------------------------------------------------------------------------------------------------
+
+MODELBENCH = METHODS[Protocol.MODELBENCH]
+
+
+def test_the_protocols_are_what_they_are_called_for() -> None:
+    assert METHODS[Protocol.MEDIAN100] == Method() == Method(warmup=10, runs=100, rounds=1)
+    assert (MODELBENCH.rounds, MODELBENCH.runs, MODELBENCH.warmup, MODELBENCH.trim) == (20, 50, 1, 10)
+    assert MODELBENCH.loading == "per-round"
+    assert set(METHODS) == set(Protocol)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.lists(nanoseconds, min_size=50, max_size=50), min_size=20, max_size=20))
+def test_modelbench_follows_from_the_samples_alone(rounds: list[list[int]]) -> None:
+    """As the app computes it: of each round the mean of its 30 middle samples, then the mean of the 20 means."""
+    found = builders.measurement(method=MODELBENCH, samples_ns=tuple(map(tuple, rounds)))
+    middle = np.sort(np.array(rounds, float), axis=1)[:, 10:40].mean(axis=1) / 1e6
+    assert found.round_means_ms == pytest.approx(middle.tolist())
+    assert found.figure_ms == pytest.approx(middle.mean())
+    assert found.ms_per_image == found.figure_ms
+    assert min(middle) * (1 - 1e-12) <= found.figure_ms <= max(middle) * (1 + 1e-12)
+    interval = found.interval_ms
+    assert interval is not None
+    half = 2.0930 * middle.std(ddof=1) / math.sqrt(20)
+    assert interval.low == pytest.approx(middle.mean() - half, abs=1e-6 * middle.mean())
+    assert interval.high == pytest.approx(middle.mean() + half, abs=1e-6 * middle.mean())
+    again = msgspec.json.decode(msgspec.json.encode(found), type=Measurement)
+    assert again.figure_ms == found.figure_ms
+
+
+@given(st.randoms(use_true_random=False))
+def test_the_order_within_a_round_and_its_extremes_do_not_count(order: Any) -> None:
+    calm = list(builders.samples(1.0, 50))
+    noisy = [*sorted(calm)[:40], *(10**9 + i for i in range(10))]
+    order.shuffle(noisy)
+    figures = [
+        builders.measurement(method=MODELBENCH, samples_ns=(tuple(samples),) * 20).figure_ms
+        for samples in (calm, noisy)
+    ]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-12)
+
+
+def test_a_median_does_not_depend_on_rounds() -> None:
+    samples = builders.samples(count=90)
+    one = builders.measurement(samples_ns=(samples,))
+    three = builders.measurement(
+        method=Method(runs=30, rounds=3), samples_ns=(samples[:30], samples[30:60], samples[60:])
+    )
+    assert one.figure_ms == one.median_ms == three.figure_ms
+    assert one.interval_ms == three.interval_ms
+
+
+def test_a_mean_of_other_rounds_than_modelbench_s_has_no_interval() -> None:
+    method = Method(statistic=Statistic.TRIMMED_MEAN, trim=1, rounds=3)
+    assert builders.measurement(method=method, samples_ns=((1, 2, 3),) * 3).interval_ms is None
+
+
+def test_trimming_must_leave_something() -> None:
+    assert trimmed_mean([5, 1, 3], 1) == 3
+    assert trimmed_mean([5.0], 0) == 5
+    with pytest.raises(ValueError, match="trimming 2 samples at either end leaves none"):
+        trimmed_mean([1, 2, 3, 4], 2)
+
+
+# --- where operations are planned -------------------------------------------------------------------------------------
+
+PLAN = builders.placement(
+    *(Unit.NEURAL_ENGINE, Unit.NEURAL_ENGINE, Unit.CPU, Unit.NEURAL_ENGINE, Unit.GPU), costs=(0.5, 0.1, 0.1, 0.1, 0.0)
+)
+
+
+def test_shares_of_a_plan() -> None:
+    assert PLAN.counts == {Unit.NEURAL_ENGINE: 3, Unit.GPU: 1, Unit.CPU: 1}
+    assert PLAN.shares == {Unit.NEURAL_ENGINE: 0.6, Unit.GPU: 0.2, Unit.CPU: 0.2}
+    assert PLAN.costs == pytest.approx({Unit.NEURAL_ENGINE: 0.875, Unit.GPU: 0.0, Unit.CPU: 0.125})
+    assert (PLAN.switches, PLAN.eligible, PLAN.elsewhere) == (3, 1.0, {"ios16.cast": 2})
+    only_cpu = msgspec.structs.replace(PLAN.operations[0], supported=(Unit.CPU,))
+    assert Placement(operations=(only_cpu, *PLAN.operations[1:])).eligible == 0.8
+
+
+@given(st.lists(st.tuples(st.sampled_from(Unit), st.none() | st.floats(0, 1)), max_size=30))
+def test_shares_of_any_plan_add_up(units: list[tuple[Unit, float | None]]) -> None:
+    plan = Placement(
+        operations=tuple(PlannedOperation(kind="x", output="y", unit=u, supported=(u,), cost=c) for u, c in units)
+    )
+    assert sum(plan.counts.values()) == len(units)
+    assert sum(plan.shares.values()) == pytest.approx(1 if units else 0)
+    if plan.costs is None:
+        assert not any(cost for _, cost in units)
+    else:
+        assert sum(plan.costs.values()) == pytest.approx(1)
+    assert 0 <= plan.switches <= max(0, len(units) - 1)
 
 
 # --- records as values ------------------------------------------------------------------------------------------------
@@ -185,6 +300,11 @@ ONE_OF_EACH: list[Record] = [
     builders.CHECKPOINT,
     builders.parity(passed=False, reason="too far", top1_agreement=None),
     builders.artifact(),
+    builders.foreign(),
+    builders.reported(artifact=builders.foreign(shape=builders.shape(224)), placement=PLAN),
+    PLAN,
+    PLAN.operations[0],
+    Layout(attention="per-head"),
     EXPORT_JOB,
     Method(warmup=0, runs=5, rounds=2),
     builders.machine(accelerator="RTX 4090", driver="550.1"),
@@ -267,6 +387,21 @@ def test_a_size_is_one_number_for_squares_and_height_by_width_otherwise(height: 
     shape = Shape(batch=8, height=height, width=width)
     assert shape.size == size
     assert shape.nchw == (8, 3, height, width)
+
+
+def test_run_files_of_before_core_ml_are_read() -> None:
+    """What the first version wrote of a measurement: none of the fields that came later."""
+    line = msgspec.to_builtins(builders.measurement())
+    for name in ("pacing", "cold_ns", "load_ns", "compile_ns", "placement"):
+        del line[name]
+    for name in ("proofs", "options", "functions", "operations"):
+        del line["artifact"][name]
+    for name in ("statistic", "trim", "loading"):
+        del line["method"][name]
+    for name in ("how", "judged", "rms_error"):
+        del line["artifact"]["parity"][name]
+    line["method"]["statistic"] = "median"
+    assert msgspec.json.decode(msgspec.json.encode(line), type=Measurement) == builders.measurement()
 
 
 def test_labels_tell_weights_and_cells_apart() -> None:

@@ -7,20 +7,22 @@ used. The toolkit itself is imported inside the methods that need it, so that as
 import importlib
 import os
 import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.records import Device, Shape, Window
+from fastvit_bench.records import Device, ExportJob, Layout, Pacing, Placement, Shape, Window
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import nn
 
-INPUT = "image"  # (N, 3, H, W), normalised RGB
+INPUT = "image"  # the name of every exported network's input
 
 
 def output_names(count: int) -> list[str]:
@@ -28,26 +30,62 @@ def output_names(count: int) -> list[str]:
     return ["logits"] if count == 1 else [f"feature{i}" for i in range(count)]
 
 
-class Session(Protocol):
+class Images(StrEnum):
+    """In which form a file takes its images."""
+
+    TENSOR = "tensor"  # float32 (N, 3, H, W), normalised RGB: (pixel / 255 - mean) / std
+    PIXELS = "pixels"  # uint8 (N, H, W, 3), RGB; the file normalises them
+
+
+class Session(ABC):
     """A loaded artifact, ready to run. `feed` and `fetch` are never timed; `run` and `wait` always are."""
 
+    images: Images = Images.TENSOR
     window: Window  # what a reading of the clock around run and wait covers
+    pacing: Pacing = Pacing.BACK_TO_BACK
+    clock: str | None = None  # the toolkit's own clock, which `elapsed_ns` reads; None leaves timing to the stopwatch
+    load_ns: tuple[int, ...] = ()  # of loading the file, where the toolkit tells
 
-    def feed(self, images: "NDArray[np.float32]") -> None:
-        """Bring a batch (N, 3, H, W) to the device; every later run reads it."""
-        ...
+    @abstractmethod
+    def feed(self, images: "NDArray[np.float32] | NDArray[np.uint8]") -> None:
+        """Bring a batch, in the form `images` says, to the device; every later run reads it."""
 
+    @abstractmethod
     def run(self) -> None:
         """Start one inference."""
-        ...
 
+    @abstractmethod
     def wait(self) -> None:
         """Return when that inference is finished."""
-        ...
 
+    def elapsed_ns(self) -> int:
+        """How long the last run took by the toolkit's own clock, in whole nanoseconds; asked where `clock` is set."""
+        raise NotImplementedError
+
+    @abstractmethod
     def fetch(self) -> "dict[str, NDArray[np.floating]]":
         """Outputs of the last run, by name."""
-        ...
+
+    def placement(self) -> Placement | None:
+        """Where the toolkit plans to run the operations; asked after the timed runs. None: it does not tell."""
+        return None
+
+
+class Proving(NamedTuple):
+    """One look at an exported file: what computes its outputs, for which input shape."""
+
+    name: str  # what is looked at, such as a function of the file; empty for all of it
+    how: str  # what computes the outputs
+    shape: Shape
+    session: AbstractContextManager[Session]
+    subject: Literal["file", "hardware"] = "file"  # what is judged: the file, or a processor that rounds in its own way
+
+
+class Hardware(NamedTuple):
+    """What a device turned out to be, where it is not this machine's processor."""
+
+    name: str
+    driver: str | None = None  # or the system that runs on it
 
 
 class Backend(Protocol):
@@ -56,19 +94,51 @@ class Backend(Protocol):
     name: str  # what [device.*] calls it
     target: str  # what `export --target` calls its files
     suffix: str  # of its files
-    precisions: tuple[str, ...]
+    precisions: tuple[str, ...]  # the first is what `export` writes unless told otherwise
     packages: tuple[str, ...]  # distributions whose versions shape the file
+    shaping: tuple[str, ...]  # options that shape the file; the others are about running it
+    flags: tuple[str, ...]  # of `export`, those that mean something to this toolkit and not to every one
 
     def missing(self) -> str | None:
-        """Why this machine cannot run it and the command that mends that, or None. Does not import the toolkit."""
+        """Why files cannot be written here and the command that mends that, or None. Does not import the toolkit."""
+        ...
+
+    def absent(self, device: Device) -> str | None:
+        """Why files cannot be run on `device` from here and the way out, or None. Asked where nothing is `missing`."""
+        ...
+
+    def identify(self, device: Device) -> Hardware | None:
+        """The hardware behind a device, asked of its driver; None where it is this machine's processor.
+
+        Raises `UnavailableError` where it is not there.
+        """
         ...
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
-        """The device's options with every default filled in; `UsageError` for unknown ones."""
+        """The device's options with every default filled in; `UsageError` for unknown ones and wrong values."""
         ...
 
-    def export(self, network: "nn.Module", shape: Shape, precision: str, path: Path, metadata: dict[str, str]) -> None:
-        """Write `network` (float64, evaluation mode) for one input shape to `path`, with `metadata` inside the file."""
+    def layout(self, options: Mapping[str, str]) -> Layout:
+        """The form of the folded network that suits the toolkit, given the options that shape the file."""
+        ...
+
+    def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
+        """Write `network` (float64, evaluation mode) to `path` as `asked` says, with `metadata` inside the file.
+
+        The network is left as it is, and a failed export leaves nothing at `path`.
+        """
+        ...
+
+    def proofs(self, path: Path, asked: ExportJob) -> Iterable[Proving]:
+        """Every look at the written file that its proof needs."""
+        ...
+
+    def operations(self, path: Path) -> dict[str, int]:
+        """Kind -> how many operations the file's program has, constants left out; empty where they are not counted."""
+        ...
+
+    def metadata(self, path: Path) -> dict[str, str]:
+        """What `export` wrote into the file. `UnavailableError` for a file that cannot be read."""
         ...
 
     def open(self, path: Path, device: Device) -> AbstractContextManager[Session]:
@@ -76,15 +146,13 @@ class Backend(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Planned:
+class Planned(NamedTuple):
     """A backend that a device may already name and that this version does not contain."""
 
     needs: str
 
 
 PLANNED = {
-    "coreml": Planned("a Mac, or an iPhone connected to one"),
     "tensorrt": Planned("an NVIDIA GPU with its driver, and TensorRT"),
 }
 
@@ -115,9 +183,14 @@ def get(name: str) -> Backend:
     return backend
 
 
+def targets() -> dict[str, Backend]:
+    """Export target -> the backend that writes it."""
+    return {backend.target: backend for backend in map(get, implemented())}
+
+
 def of_target(target: str) -> Backend:
     """The backend that writes files for ``export --target TARGET``."""
-    found = {backend.target: backend for backend in map(get, implemented())}
+    found = targets()
     if target not in found:
         import difflib
 
@@ -127,6 +200,14 @@ def of_target(target: str) -> Backend:
         soon = f" The {target} target is not in this version." if target in PLANNED else ""
         raise UsageError(f"Unknown export target '{target}'.{soon} {hint}Known: {', '.join(known)}.")
     return found[target]
+
+
+def of_file(path: Path) -> Backend:
+    """The backend whose files end as `path` does."""
+    found = {backend.suffix: backend for backend in targets().values()}
+    if path.suffix not in found:
+        raise UsageError(f"{path} is not an exported file; their names end in {' or '.join(sorted(found))}.")
+    return found[path.suffix]
 
 
 def toolchain(backend: Backend) -> dict[str, str]:

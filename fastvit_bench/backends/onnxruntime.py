@@ -1,24 +1,25 @@
 """ONNX files through `torch.onnx`, and ONNX Runtime on the processor to run them."""
 
 import importlib.util
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastvit_bench.backends import INPUT, available_cores, output_names
+from fastvit_bench.backends import INPUT, Hardware, Proving, Session, available_cores, output_names
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.records import Device, Shape, Window
+from fastvit_bench.records import Device, ExportJob, Layout, Window
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx
     from numpy.typing import NDArray
     from torch import nn
 
 OPSET = 20  # the first with GELU as an operator of its own
 
 
-class OnnxSession:
+class OnnxSession(Session):
     """A model whose input and outputs are bound to buffers that stay in place from run to run."""
 
     window = Window.COMPUTE
@@ -28,7 +29,7 @@ class OnnxSession:
         self._binding = session.io_binding()
         self._input: Any = None
 
-    def feed(self, images: "NDArray[np.float32]") -> None:
+    def feed(self, images: "NDArray[np.float32] | NDArray[np.uint8]") -> None:
         """Copy a batch into the bound input. The first one also fixes the buffers of the outputs."""
         import numpy as np
         import onnxruntime as ort
@@ -69,10 +70,21 @@ class OnnxRuntime:
     precisions = ("fp32",)
     packages = ("torch", "onnx", "onnxscript")
 
+    shaping = ()
+    flags = ()
+
     def missing(self) -> str | None:
         """None where the package is installed."""
         if importlib.util.find_spec("onnxruntime") is None:
             return "the package onnxruntime is not installed; run: pip install onnxruntime"
+        return None
+
+    def absent(self, device: Device) -> str | None:
+        """None: every machine has a processor."""
+        return None
+
+    def identify(self, device: Device) -> Hardware | None:
+        """None: it is this machine's processor."""
         return None
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
@@ -85,18 +97,22 @@ class OnnxRuntime:
             raise UsageError(f"Device '{device.name}': threads = {threads!r} must be a whole number above 0.")
         return {"threads": threads}
 
-    def export(self, network: "nn.Module", shape: Shape, precision: str, path: Path, metadata: dict[str, str]) -> None:
+    def layout(self, options: Mapping[str, str]) -> Layout:
+        """Split: ONNX Runtime's depthwise kernels are quicker than its grouped ones (benchmarks/against_timm.py)."""
+        return Layout()
+
+    def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
         """Write an ONNX file with static shapes, float32 inside and out."""
         import copy
 
         import onnx
         import torch
 
-        if precision not in self.precisions:
+        if asked.precision not in self.precisions:
             raise UsageError(
-                f"ONNX Runtime on the processor computes in {' or '.join(self.precisions)}, not in {precision}."
+                f"ONNX Runtime on the processor computes in {' or '.join(self.precisions)}, not in {asked.precision}."
             )
-        example = torch.zeros(shape.nchw)
+        example = torch.zeros(asked.shape.nchw)
         network = copy.deepcopy(network).float().eval()
         with torch.no_grad(), _quiet():
             outputs = network(example)
@@ -124,6 +140,20 @@ class OnnxRuntime:
         onnx.checker.check_model(model)
         path.write_bytes(model.SerializeToString(deterministic=True))
 
+    def proofs(self, path: Path, asked: ExportJob) -> Iterable[Proving]:
+        """The file as it will be timed."""
+        yield Proving("", "ONNX Runtime on this processor", asked.shape, self.open(path, asked.device))
+
+    def operations(self, path: Path) -> dict[str, int]:
+        """Kinds of nodes; ONNX Runtime fuses many of them when it loads the file."""
+        import collections
+
+        return dict(collections.Counter(node.op_type for node in _read(path).graph.node))
+
+    def metadata(self, path: Path) -> dict[str, str]:
+        """The model's metadata properties."""
+        return {entry.key: entry.value for entry in _read(path).metadata_props}
+
     @contextmanager
     def open(self, path: Path, device: Device) -> Generator[OnnxSession]:
         """A session on the CPU execution provider with all graph optimisations."""
@@ -142,6 +172,15 @@ class OnnxRuntime:
         except Exception as error:  # its exceptions share no base class but this one
             raise UnavailableError(f"ONNX Runtime cannot load {path.name}: {_first_line(error)}.") from error
         yield OnnxSession(session)
+
+
+def _read(path: Path) -> "onnx.ModelProto":
+    import onnx
+
+    try:
+        return onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's exceptions are not part of onnx's interface
+        raise UnavailableError(f"ONNX cannot load {path.name}: {_first_line(error)}.") from error
 
 
 @contextmanager

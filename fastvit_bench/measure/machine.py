@@ -3,7 +3,7 @@
 import platform
 from pathlib import Path
 
-from fastvit_bench.backends import available_cores
+from fastvit_bench.backends import Hardware, available_cores
 from fastvit_bench.errors import UnavailableError
 from fastvit_bench.records import Device, Machine, MachineState
 
@@ -11,8 +11,8 @@ from fastvit_bench.records import Device, Machine, MachineState
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "coremltools", "numpy")
 
 
-def collect() -> Machine:
-    """Describe the machine this process runs on."""
+def collect(hardware: Hardware | None = None) -> Machine:
+    """Describe the machine this process runs on, and the `hardware` behind it that does the computing, if any."""
     import hashlib
 
     import psutil
@@ -25,6 +25,8 @@ def collect() -> Machine:
         os=system(),
         python=platform.python_version(),
         packages=_versions(),
+        accelerator=hardware.name if hardware else None,
+        driver=hardware.driver if hardware else None,
     )
 
 
@@ -46,7 +48,7 @@ def check(device: Device, machine: Machine) -> None:
 
 
 class Watch:
-    """Readings of the machine right before and right after the timed runs; nothing is read in between."""
+    """Readings of the machine before the file is loaded and right after the timed runs; nothing is read in between."""
 
     def __init__(self) -> None:
         import psutil

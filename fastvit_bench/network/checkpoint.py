@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from fastvit_bench import __version__
-from fastvit_bench.digests import file_sha256
 from fastvit_bench.errors import CheckpointError, ChecksumError, UsageError
+from fastvit_bench.files import file_sha256
 from fastvit_bench.network.fastvit import FastViT, Form, randomise
 from fastvit_bench.records import Head, Record, Weights
 from fastvit_bench.variants import VARIANTS

@@ -3,21 +3,26 @@
 Modules here have no training form and no BatchNorm. `reparam.fold` fills them from a fused network. Where the layout
 differs from the paper's picture, it is to leave less work to the runtime, with equal results:
 
-* A convolution with two outputs per input channel (patch embedding, expansion before the classifier) is split into two
-  depthwise convolutions, which runtimes have fast kernels for; the channel order that results is absorbed by the
-  weights that read it.
+* A convolution with two outputs per input channel (patch embedding, expansion before the classifier) may be split into
+  two depthwise convolutions, which some runtimes have faster kernels for; the channel order that results is absorbed by
+  the weights that read it.
 * Attention keeps channels first, so that a 1 x 1 convolution produces q, k and v and no transposition is left between
-  it and the matrix products.
+  it and the matrix products. These are over all heads at once, or per head.
+
+Which of these forms a network has, its `Layout` says; none changes the outputs.
 
 In the margin: B batch, C channels, H x W the feature map, N = H*W tokens, h heads of d = 32 channels.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvit_bench.network.fastvit import DENSE_TAPS, HEAD_DIM, Mixer, SqueezeExcite, Variant
-from fastvit_bench.records import Head
+from fastvit_bench.records import Head, Layout
 
 
 def depthwise(channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -73,12 +78,31 @@ class FoldedAttention(nn.Module):
         return x + self.proj(mixed.reshape(x.shape))
 
 
+class PerHeadAttention(FoldedAttention):
+    """The same with each head's products on their own, as Apple's Neural Engine is said to prefer.
+
+    Smaller intermediate tensors in place of one large one, after apple/ml-ane-transformers. The weights are the same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, channels, height, width = x.shape
+        qkv = self.qkv(x).reshape(b, 3 * channels, height * width)  # (B, 3C, N)
+        parts = qkv.split(HEAD_DIM, 1)  # 3h x (B, d, N)
+        mixed: list[Tensor] = []
+        for head in range(self.heads):
+            q, k, v = parts[head :: self.heads]  # (B, d, N)
+            attention = (q.transpose(1, 2) @ k).softmax(-1)  # (B, N, N): row = query, column = key
+            mixed.append(v @ attention.transpose(1, 2))  # (B, d, N)
+        return x + self.proj(torch.cat(mixed, 1).reshape(x.shape))
+
+
 class FoldedAttentionBlock(nn.Module):
     """Attention and feed-forward network, each with its skip connection."""
 
-    def __init__(self, channels: int, ratio: int) -> None:
+    def __init__(self, channels: int, ratio: int, layout: Layout) -> None:
         super().__init__()
-        self.attention = FoldedAttention(channels)
+        attention = PerHeadAttention if layout.attention == "per-head" else FoldedAttention
+        self.attention = attention(channels)
         self.ffn = FoldedFFN(channels, ratio)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,12 +124,19 @@ class SplitConv(nn.Module):
         return torch.cat((self.even(x), self.odd(x)), 1)
 
 
+def doubling(channels: int, kernel: int, stride: int, layout: Layout) -> nn.Module:
+    """A convolution with two outputs per input channel, in the layout's form."""
+    if layout.doubling == "split":
+        return SplitConv(channels, kernel, stride)
+    return nn.Conv2d(channels, 2 * channels, kernel, stride, kernel // 2, groups=channels)
+
+
 class FoldedPatchEmbed(nn.Module):
     """Halves H x W and doubles the channels."""
 
-    def __init__(self, cin: int, cout: int) -> None:
+    def __init__(self, cin: int, cout: int, layout: Layout) -> None:
         super().__init__()
-        self.spatial = SplitConv(cin, 7, 2)
+        self.spatial = doubling(cin, 7, 2, layout)
         self.across = pointwise(cout, cout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,9 +146,9 @@ class FoldedPatchEmbed(nn.Module):
 class FoldedExpansion(nn.Module):
     """The expansion before the classifier, with its squeeze-and-excite."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, layout: Layout) -> None:
         super().__init__()
-        self.spatial = SplitConv(channels, 3, 1)
+        self.spatial = doubling(channels, 3, 1, layout)
         self.se = SqueezeExcite(2 * channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,11 +156,12 @@ class FoldedExpansion(nn.Module):
 
 
 class FoldedFastViT(nn.Module):
-    """FastViT for inference. Same input and outputs as `fastvit.FastViT`."""
+    """FastViT for inference. Same input and outputs as `fastvit.FastViT`, unless `layout.images` says otherwise."""
 
-    def __init__(self, variant: Variant, *, head: Head, classes: int) -> None:
+    def __init__(self, variant: Variant, *, head: Head, classes: int, layout: Layout | None = None) -> None:
         super().__init__()
         self.variant, self.head_kind, self.classes = variant, head, classes
+        layout = layout or Layout()
         stem, final = variant.channels[0], variant.channels[-1]
         self.stem = nn.Sequential(
             nn.Conv2d(3, stem, 3, 2, 1), nn.GELU(), depthwise(stem, 3, 2), nn.GELU(), pointwise(stem, stem), nn.GELU()
@@ -137,22 +169,23 @@ class FoldedFastViT(nn.Module):
         network: list[nn.Module] = []  # indices as in FastViT.network
         for stage, (blocks, channels) in enumerate(zip(variant.blocks, variant.channels, strict=True)):
             if stage > 0:
-                network.append(FoldedPatchEmbed(variant.channels[stage - 1], channels))
-            block: type[FoldedRepMixerBlock | FoldedAttentionBlock] = FoldedRepMixerBlock
+                network.append(FoldedPatchEmbed(variant.channels[stage - 1], channels, layout))
+            block: Callable[[int, int], nn.Module] = FoldedRepMixerBlock
             if stage == 3 and variant.last is Mixer.ATTENTION:
                 network.append(depthwise(channels, 7))  # positional encoding
-                block = FoldedAttentionBlock
+                block = partial(FoldedAttentionBlock, layout=layout)
             network.append(nn.Sequential(*(block(channels, variant.ratio) for _ in range(blocks))))
         self.network = nn.ModuleList(network)
         if head is Head.DENSE:
             # behind the last tap nothing is read: the stage of attention, where there is one (see DENSE_TAPS)
             del self.network[DENSE_TAPS[-1] + 1 :]
             # zero padding stands between these norms and any convolution that could take them in
+            norm = nn.BatchNorm2d if layout.norms == "batchnorm" else partial(depthwise, kernel=1)
             self.norms = nn.ModuleDict(
-                {str(tap): nn.BatchNorm2d(c) for tap, c in zip(DENSE_TAPS, variant.channels, strict=True)}
+                {str(tap): norm(channels) for tap, channels in zip(DENSE_TAPS, variant.channels, strict=True)}
             )
         else:
-            self.expansion = FoldedExpansion(final)
+            self.expansion = FoldedExpansion(final, layout)
             self.classifier = nn.Linear(2 * final, classes)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -31,7 +31,7 @@ from fastvit_bench.network.fastvit import (
     RepMixer,
     RepMixerBlock,
 )
-from fastvit_bench.records import Fuse, Head
+from fastvit_bench.records import STD, Fuse, Head, Layout
 
 # --- algebra ----------------------------------------------------------------------------------------------------------
 
@@ -194,27 +194,37 @@ def fuse(network: FastViT) -> FastViT:
 
 
 @torch.no_grad()
-def fold(network: FastViT) -> folded.FoldedFastViT:
+def fold(network: FastViT, layout: Layout | None = None) -> folded.FoldedFastViT:
     """The same function with nothing left to multiply or normalise at run time, in float64.
 
     On top of `fuse`: the ConvFFN's BatchNorm into its 7 x 7 convolution, the BatchNorm in front of attention and
-    1/sqrt(d) into q, k and v, layer scales into the projection before them, and two-output grouped convolutions into
-    pairs of depthwise ones (`folded.SplitConv`).
+    1/sqrt(d) into q, k and v, layer scales into the projection before them. `layout` says which of the equal forms it
+    takes (`Layout`); with centred images the division by the standard deviation is in the first convolution too. (The
+    mean is not: zero padding stands between the input and the convolution.)
     """
+    layout = layout or Layout()
     source = fuse(network)
-    result = folded.FoldedFastViT(source.variant, head=source.head_kind, classes=source.classes).double().eval()
+    result = folded.FoldedFastViT(source.variant, head=source.head_kind, classes=source.classes, layout=layout)
+    result = result.double().eval()
 
     stem = [layer for layer in result.stem if isinstance(layer, nn.Conv2d)]
     for target, block in zip(stem, source.patch_embed, strict=True):
         assert isinstance(block, RepConv)
         _set(target, of(block.reparam_conv))
+    if layout.images == "centred":
+        stem[0].weight /= torch.tensor(STD, dtype=torch.float64).reshape(1, 3, 1, 1)
     for target, part in zip(result.network, source.network, strict=source.head_kind is not Head.DENSE):
         _fold_part(target, part)
     if source.head_kind is Head.DENSE:
         for tap, norm in result.norms.items():
-            norm.load_state_dict(source.get_submodule(f"norm{tap}").state_dict())
+            bn = source.get_submodule(f"norm{tap}")
+            assert isinstance(bn, nn.BatchNorm2d)
+            if layout.norms == "batchnorm":
+                norm.load_state_dict(bn.state_dict())
+            else:
+                _set(norm, identity(bn.num_features, bn.num_features, 1).normed(bn))
     else:
-        order = _set_split(result.expansion.spatial, of(source.conv_exp.reparam_conv))
+        order = _set_doubling(result.expansion.spatial, of(source.conv_exp.reparam_conv))
         reduce, expand = of(source.conv_exp.se.reduce), of(source.conv_exp.se.expand)
         _set(result.expansion.se.reduce, Kernel(reduce.weight[:, order], reduce.bias))
         _set(result.expansion.se.expand, Kernel(expand.weight[order], expand.bias[order]))
@@ -231,7 +241,7 @@ def _fold_part(target: nn.Module, part: nn.Module) -> None:
             spatial, across = part.proj
             assert isinstance(spatial, LargeKernelConv)
             assert isinstance(across, RepConv)
-            order = _set_split(target.spatial, of(spatial.lkb_reparam))
+            order = _set_doubling(target.spatial, of(spatial.lkb_reparam))
             kernel = of(across.reparam_conv)
             _set(target.across, Kernel(kernel.weight[:, order], kernel.bias))
         case PositionalEncoding():
@@ -267,11 +277,14 @@ def _fold_ffn(target: folded.FoldedFFN, ffn: ConvFFN, layer_scale: Tensor) -> No
     _set(target.fc2, of(ffn.fc2).scaled(layer_scale.flatten()))
 
 
-def _set_split(target: folded.SplitConv, kernel: Kernel) -> Tensor:
-    """Fill a split convolution; returns, for each of its output channels, the grouped convolution's channel."""
+def _set_doubling(target: nn.Module, kernel: Kernel) -> Tensor:
+    """Fill a two-output convolution in either form; returns, for each of its output channels, the kernel's channel."""
+    channels = torch.arange(kernel.bias.numel())
+    if not isinstance(target, folded.SplitConv):
+        _set(target, kernel)
+        return channels
     _set(target.even, Kernel(kernel.weight[0::2], kernel.bias[0::2]))
     _set(target.odd, Kernel(kernel.weight[1::2], kernel.bias[1::2]))
-    channels = torch.arange(kernel.bias.numel())
     return torch.cat((channels[0::2], channels[1::2]))
 
 
@@ -292,18 +305,35 @@ def _copy(network: FastViT) -> FastViT:
     return result
 
 
-def at_level(network: FastViT, level: Fuse) -> nn.Module:
+class _Unscaled(nn.Module):
+    """A network that is not folded, given centred images: the division by the standard deviation stays an operation."""
+
+    factor: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("factor", (1 / torch.tensor(STD, dtype=torch.float64)).reshape(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x * self.factor)
+
+
+def at_level(network: FastViT, level: Fuse, layout: Layout | None = None) -> nn.Module:
     """The network at a fuse level, in float64 and evaluation mode. A fused checkpoint has no unfused form to return.
 
-    The result of ``Fuse.NONE`` shares nothing with `network` either.
+    Only the folded network takes the whole of a layout; the others follow what it says of the images. The result of
+    ``Fuse.NONE`` shares nothing with `network` either.
     """
+    layout = layout or Layout()
     match level:
         case Fuse.NONE:
-            return _copy(network)
+            result = _copy(network)
         case Fuse.FUSED:
-            return fuse(network)
+            result = fuse(network)
         case Fuse.FOLDED:
-            return fold(network)
+            return fold(network, layout)
+    return _Unscaled(result).eval() if layout.images == "centred" else result
 
 
 # --- report -----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fastvit_bench.records import Device, Fuse, Fusing, ModelFacts
+from fastvit_bench.records import Artifact, Device, Fuse, Fusing, ModelFacts, Parity
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -54,6 +54,28 @@ def devices(rows: Sequence[tuple[Device, str | None]], here: str, width: int) ->
         head = "".join(f"{text:<{size + 2}}" for text, size in zip(profile, widths, strict=True))
         lines += textwrap.wrap(note, max(width, indent + 24), initial_indent=head, subsequent_indent=" " * indent)
     return "\n".join([*lines, "", f"this machine: {here}"])
+
+
+def proof(name: str, found: Parity) -> str:
+    """One proof as a line: what was looked at, against what, and how near it came."""
+    where = f"{name}: " if name else ""
+    if not found.passed:
+        return f"{where}not proved ({found.how} against the {found.reference}): {found.reason}"
+    agreement = "" if found.top1_agreement is None else f", top-1 agreement {100 * found.top1_agreement:.0f} %"
+    rms = "" if found.rms_error is None else f", in the root mean square {found.rms_error:.1e}"
+    allowed = f"allowed {found.tolerance:.0e} {'at most' if found.judged == 'max' else 'in the root mean square'}"
+    return (
+        f"{where}proved against the {found.reference} ({found.how}): largest error {found.max_abs_error:.1e}, "
+        f"{found.relative_error:.1e} of the outputs' standard deviation{rms} ({allowed}){agreement} "
+        f"on {found.images} images"
+    )
+
+
+def content(made: Artifact) -> str:
+    """What a file holds, as a line: its size and its operations."""
+    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(made.operations.items(), key=lambda i: (-i[1], i[0])))
+    counted = f", {sum(made.operations.values())} operations ({kinds})" if made.operations else ""
+    return f"{made.size_bytes / 1e6:.2f} MB{counted}"
 
 
 def fusing(report: Fusing) -> "Group":

@@ -1,21 +1,28 @@
 """Rows of a table: measurements and failures gathered by model and setting, with their cells by image size."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from fastvit_bench.records import (
+    Artifact,
     Device,
     Failure,
+    Foreign,
     Fuse,
     Head,
     Machine,
     Measurement,
     Method,
     ModelSpec,
+    Pacing,
+    Placement,
     Run,
     Shape,
+    Statistic,
+    Unit,
     Weights,
     Window,
 )
@@ -24,6 +31,7 @@ from fastvit_bench.report.published import Published
 from fastvit_bench.report.store import RunFile
 
 REFERENCE_SIZE = "256"  # where multiply-accumulates are given if the row was measured there, as in the paper
+UNKNOWN_SIZE = "other input"  # of a model that is not ours and takes no image
 
 
 @dataclass(frozen=True)
@@ -33,23 +41,38 @@ class Row:
     device: Device
     machine: Machine
     model: str
-    variant: str
-    head: Head
-    classes: int
-    weights: Weights
-    fused: Fuse
+    variant: str | None  # None, as the next four, of a model that is not ours
+    head: Head | None
+    classes: int | None
+    weights: Weights | None
+    fused: Fuse | None
+    form: dict[str, str]  # options that shaped the file; empty when every cell failed
+    functions: tuple[Shape, ...]  # sizes that share one file, where several do
     batch: int
     precision: str
     method: Method
     window: Window | None  # None when every cell failed
+    pacing: Pacing
+    clock: str | None  # likewise
     published_as: str | None  # the name the configuration gives
-    cells: dict[Shape, Measurement | Failure] = field(default_factory=dict[Shape, Measurement | Failure])
+    cells: dict[Shape | None, Measurement | Failure] = field(default_factory=dict[Shape | None, Measurement | Failure])
 
     @property
-    def reference(self) -> Measurement | None:
-        """The measurement whose network is counted: at 256 pixels, else at the row's smallest size."""
-        measured = [cell for cell in self.cells.values() if isinstance(cell, Measurement)]
-        return next((m for m in measured if m.artifact.shape.size == REFERENCE_SIZE), next(iter(measured), None))
+    def measured(self) -> list[Measurement]:
+        """The cells that are no failures, by size."""
+        return [cell for cell in self.cells.values() if isinstance(cell, Measurement)]
+
+    @property
+    def warnings(self) -> dict[Shape | None, list[str]]:
+        """Reasons to distrust each measurement, by its size: its own, and what the next smaller size's plan tells."""
+        fallen = falls(self)
+        return {cell.shape: [*cell.warnings, *fallen.get(cell.shape, ())] for cell in self.measured}
+
+    @property
+    def reference(self) -> Artifact | None:
+        """The network that is counted: at 256 pixels, else at the row's smallest size; None of one that is not ours."""
+        ours = [cell.artifact for cell in self.measured if isinstance(cell.artifact, Artifact)]
+        return next((made for made in ours if made.shape.size == REFERENCE_SIZE), next(iter(ours), None))
 
     @property
     def published(self) -> Published | None:
@@ -61,18 +84,20 @@ class Row:
     @property
     def is_random(self) -> bool:
         """Accuracy belongs to weights: where they are random there is none, and a published one says nothing."""
-        return self.weights.origin == "random"
+        return self.weights is not None and self.weights.origin == "random"
 
 
 def collect(files: Iterable[RunFile]) -> list[Row]:
-    """One row per device, machine, model, weights, head, fuse level, batch, precision, window and method.
+    """One row per device, machine, model in one form, weights, head, fuse level, batch, precision and way of measuring.
 
     Within a row and size the newest measurement counts. A failure stands in its row until the same cell succeeds later.
     Rows keep the order in which they were first measured.
     """
+    files = list(files)
     found: dict[bytes, Row] = {}
     failures: list[tuple[Run, Failure, dict[_Setting, Row]]] = []
-    succeeded: dict[tuple[_Setting, Shape], str] = {}  # when, for the last time
+    succeeded: dict[tuple[_Setting, _Way, Shape], str] = {}  # when, for the last time
+    shaping = {name for file in files for line in file.measurements for name in _form(line)}
     for file in files:
         run = file.runs[0]
         of_this_run: dict[_Setting, Row] = {}
@@ -86,20 +111,23 @@ def collect(files: Iterable[RunFile]) -> list[Row]:
                 row = found.get(key)
                 if row is None:
                     row = found[key] = _measured_row(line, run)
+                _take(row, line.shape, line)
                 made = line.artifact
-                _take(row, made.shape, line)
+                if isinstance(made, Foreign):  # no sweep fails on one
+                    continue
                 setting = (line.device.name, line.machine.host, made.model, made.fused, made.weights, made.shape.batch)
                 of_this_run[setting] = row
-                succeeded[setting, made.shape] = max(line.finished, succeeded.get((setting, made.shape), ""))
+                cell = (setting, _way(line.device, line.method, shaping), made.shape)
+                succeeded[cell] = max(line.finished, succeeded.get(cell, ""))
     for run, failure, of_this_run in failures:
-        cell = failure.cell
-        setting = (run.request.device.name, run.machine.host, cell.model, cell.fused, cell.weights, cell.shape.batch)
-        if succeeded.get((setting, cell.shape), "") > failure.finished:
+        cell, asked = failure.cell, run.request
+        setting = (asked.device.name, run.machine.host, cell.model, cell.fused, cell.weights, cell.shape.batch)
+        if succeeded.get((setting, _way(asked.device, asked.method, shaping), cell.shape), "") > failure.finished:
             continue
         # a failure knows no window and no resolved options; the measurements of its own run do
         row = of_this_run.get(setting)
         if row is None:
-            key = msgspec.json.encode((run.request.device, run.machine, setting, run.request.method), order="sorted")
+            key = msgspec.json.encode((asked.device, run.machine, setting, asked.method), order="sorted")
             row = found.setdefault(key, _failed_row(failure, run))
         _take(row, cell.shape, failure)
     return [
@@ -111,16 +139,38 @@ def collect(files: Iterable[RunFile]) -> list[Row]:
 # what a plan and a measurement both know of a row: device, host, model, fuse level, weights, batch
 _Setting = tuple[str, str, str, Fuse, Weights, int]
 
+# and of how it is measured: the statistic, and the options that shape the file
+_Way = tuple[Statistic, tuple[tuple[str, str], ...]]
+
+
+def _way(device: Device, method: Method, shaping: set[str]) -> _Way:
+    options = {name: str(device.options[name]) for name in shaping & device.options.keys()}
+    return method.statistic, tuple(sorted(options.items()))
+
 
 def _key(found: Measurement) -> bytes:
     """Equal for measurements of one row."""
     made = found.artifact
-    model = (made.model, made.variant, made.head, made.classes, made.weights, made.fused)
-    setting = (found.device, found.machine, made.shape.batch, made.precision, found.method, found.window)
-    return msgspec.json.encode((model, setting), order="sorted")
+    if isinstance(made, Foreign):
+        # without an image size nothing but the inputs tells two of one name apart
+        model = (made.model, made.operations, made.inputs if made.shape is None else None)
+    else:
+        network = (made.model, made.variant, made.head, made.classes, made.weights, made.fused)
+        model = (*network, made.options, made.functions)
+    way = (found.method, found.window, found.pacing, found.clock)
+    setting = (found.device, found.machine, _batch(found), made.precision, way)
+    return msgspec.json.encode((type(made).__name__, model, setting), order="sorted")
 
 
-def _take(row: Row, shape: Shape, cell: Measurement | Failure) -> None:
+def _form(found: Measurement) -> dict[str, str]:
+    return found.artifact.options if isinstance(found.artifact, Artifact) else {}
+
+
+def _batch(found: Measurement) -> int:
+    return found.shape.batch if found.shape else 1
+
+
+def _take(row: Row, shape: Shape | None, cell: Measurement | Failure) -> None:
     """Keep the newer of two cells."""
     if shape not in row.cells or row.cells[shape].finished <= cell.finished:
         row.cells[shape] = cell
@@ -128,20 +178,25 @@ def _take(row: Row, shape: Shape, cell: Measurement | Failure) -> None:
 
 def _measured_row(found: Measurement, run: Run) -> Row:
     made = found.artifact
-    spec = next((spec for spec in run.request.models if spec.name == made.model), None)
+    ours = made if isinstance(made, Artifact) else None
+    spec = next((spec for spec in run.request.models if ours and spec.name == made.model), None)
     return Row(
         device=found.device,
         machine=found.machine,
         model=made.model,
-        variant=made.variant,
-        head=made.head,
-        classes=made.classes,
-        weights=made.weights,
-        fused=made.fused,
-        batch=made.shape.batch,
+        variant=ours.variant if ours else None,
+        head=ours.head if ours else None,
+        classes=ours.classes if ours else None,
+        weights=ours.weights if ours else None,
+        fused=ours.fused if ours else None,
+        form=_form(found),
+        functions=ours.functions if ours else (),
+        batch=_batch(found),
         precision=made.precision,
         method=found.method,
         window=found.window,
+        pacing=found.pacing,
+        clock=found.clock,
         published_as=spec.published if spec else None,
     )
 
@@ -159,20 +214,57 @@ def _failed_row(failure: Failure, run: Run) -> Row:
         classes=spec.classes,
         weights=cell.weights,
         fused=cell.fused,
+        form={},
+        functions=(),
         batch=cell.shape.batch,
         precision=run.request.device.precision,
         method=run.request.method,
         window=None,
+        pacing=Pacing.BACK_TO_BACK,
+        clock=None,
         published_as=spec.published,
     )
 
 
-def _pixels(shape: Shape) -> tuple[int, int]:
-    """What sizes are sorted by."""
-    return shape.height * shape.width, shape.height
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def size_of(shape: Shape | None) -> str:
+    """The size as columns are called."""
+    return UNKNOWN_SIZE if shape is None else shape.size
 
 
 def sizes_of(rows: Sequence[Row]) -> list[str]:
-    """Every size of any row, smallest first; batches do not tell sizes apart."""
+    """Every size of any row, smallest first, the unknown last; batches do not tell sizes apart."""
     shapes = sorted({shape for row in rows for shape in row.cells}, key=_pixels)
-    return list(dict.fromkeys(shape.size for shape in shapes))
+    return list(dict.fromkeys(size_of(shape) for shape in shapes))
+
+
+def _pixels(shape: Shape | None) -> tuple[float, int]:
+    """What sizes are sorted by."""
+    return (float("inf"), 0) if shape is None else (shape.height * shape.width, shape.height)
+
+
+# --- where operations are planned -------------------------------------------------------------------------------------
+
+FALL = 0.1  # of the Neural Engine's share, from one size to the next, that a person should know of
+
+
+def planned_share(plan: Placement, unit: Unit) -> float:
+    """Of the planned cost, or of the operations where the plan names no cost."""
+    return (plan.costs or plan.shares)[unit]
+
+
+def falls(row: Row) -> dict[Shape | None, list[str]]:
+    """Each size at which the plan gives the Neural Engine clearly less than at the next smaller one, in words."""
+    planned = [(cell.shape, cell.placement) for cell in row.measured if cell.placement]
+    found: dict[Shape | None, list[str]] = {}
+    for (smaller, before), (larger, after) in itertools.pairwise(planned):
+        both = before.costs and after.costs  # a share of costs and one of operations say nothing of each other
+        shares = [(plan.costs if both else plan.shares) or {} for plan in (before, after)]
+        was, now = (share[Unit.NEURAL_ENGINE] for share in shares)
+        if was - now > FALL:
+            of = "cost" if both else "operations"
+            text = f"planned share of {of} on the Neural Engine falls from {100 * was:.0f} % at {size_of(smaller)}"
+            found[larger] = [f"{text} to {100 * now:.0f} % at {size_of(larger)}"]
+    return found

@@ -58,9 +58,12 @@ class RunFile:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def new_id(now: datetime) -> str:
-    """A run id such as ``20260131-142233-9f3c1a``: UTC second, then digits that keep two runs of one second apart."""
-    return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+def new_id(now: datetime, digits: str | None = None) -> str:
+    """A run id such as ``20260131-142233-9f3c1a``: UTC second, then digits that keep two runs of one second apart.
+
+    A run that was measured elsewhere brings `digits` of its own, so that it has one id wherever it is imported.
+    """
+    return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{digits or secrets.token_hex(3)}"
 
 
 def create(root: Path, run: Run) -> Path:

@@ -1,16 +1,21 @@
 """What every backend must do; a new file in backends/ is picked up by itself."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import builders
+import msgspec
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from fastvit_bench import backends
-from fastvit_bench.backends import Backend
+from fastvit_bench import backends, files
+from fastvit_bench.backends import Backend, Images, Session
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.records import Device, Shape, Window
+from fastvit_bench.records import Device, ExportJob, Shape, Window
 
 SHAPE = Shape(batch=2, height=8, width=16)
 
@@ -40,41 +45,65 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture
 def device(backend: Backend) -> Device:
-    bare = Device(name="test", backend=backend.name, precision=backend.precisions[0])
-    return Device(name="test", backend=backend.name, precision=bare.precision, options=backend.options(bare))
+    bare = Device(name="test", backend=backend.name, precision=backend.precisions[0], batch=SHAPE.batch)
+    return msgspec.structs.replace(bare, options=backend.options(bare))
 
 
-def export(backend: Backend, network: nn.Module, folder: Path) -> Path:
+def asked(backend: Backend, device: Device, **changes: Any) -> ExportJob:
+    options = {name: str(device.options[name]) for name in backend.shaping}
+    usual = {"backend": backend.name, "precision": device.precision, "shape": SHAPE, "device": device}
+    return builders.export_job(**(usual | {"options": options} | changes))
+
+
+def export(backend: Backend, device: Device, network: nn.Module, folder: Path) -> Path:
     path = folder / f"tiny{backend.suffix}"
-    backend.export(network.double().eval(), SHAPE, backend.precisions[0], path, {"fastvit_bench.variant": "tiny"})
+    backend.export(network.double().eval(), asked(backend, device), path, {"fastvit_bench.variant": "tiny"})
     return path
+
+
+def sessions(backend: Backend, device: Device, path: Path) -> Iterator[Session]:
+    """The file as its proof sees it and, where it can be run here, as it is timed."""
+    for look in backend.proofs(path, asked(backend, device)):
+        assert look.shape == SHAPE
+        assert look.how
+        with look.session as session:
+            yield session
+    if backend.absent(device) is None:
+        with backend.open(path, device) as session:
+            yield session
 
 
 def test_describes_itself(backend: Backend) -> None:
     assert backend.name in backends.implemented()
     assert backend.suffix.startswith(".")
     assert backend.precisions
+    assert set(backend.shaping) <= set(backend.flags)
     assert set(backends.toolchain(backend)) == set(backend.packages)
     assert backends.of_target(backend.target) is backend
+    assert backends.of_file(Path(f"x{backend.suffix}")) is backend
 
 
 def test_a_session_computes_what_the_network_computes(backend: Backend, device: Device, tmp_path: Path) -> None:
-    path = export(backend, Tiny(), tmp_path)
+    path = export(backend, device, Tiny(), tmp_path)
     images = np.random.default_rng(0).standard_normal(SHAPE.nchw, np.float32)
-    with backend.open(path, device) as session:
+    precise = {"fp32": 1e-5, "fp16": 1e-3}[device.precision]
+    for session in sessions(backend, device, path):
         assert session.window in Window
+        assert session.images is Images.TENSOR
         for scale in (1, 3):  # the second feed must reach the second run
             session.feed(images * scale)
             session.run()
             session.wait()
             outputs = session.fetch()
             assert list(outputs) == ["logits"]
-            np.testing.assert_allclose(outputs["logits"][:, 0], scale * images.mean((1, 2, 3)), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                outputs["logits"][:, 0], scale * images.mean((1, 2, 3)), rtol=precise, atol=precise
+            )
 
 
 def test_fetched_outputs_outlive_the_next_run(backend: Backend, device: Device, tmp_path: Path) -> None:
-    path = export(backend, Tiny(), tmp_path)
-    with backend.open(path, device) as session:
+    path = export(backend, device, Tiny(), tmp_path)
+    for session in sessions(backend, device, path):
         session.feed(np.ones(SHAPE.nchw, np.float32))
         session.run()
         session.wait()
@@ -82,50 +111,83 @@ def test_fetched_outputs_outlive_the_next_run(backend: Backend, device: Device, 
         session.feed(np.zeros(SHAPE.nchw, np.float32))
         session.run()
         session.wait()
-    np.testing.assert_array_equal(first, np.ones((2, 1), np.float32))
+        np.testing.assert_array_equal(first, np.ones((2, 1), np.float32))
 
 
 def test_several_outputs_are_feature_maps(backend: Backend, device: Device, tmp_path: Path) -> None:
-    path = export(backend, Forked(), tmp_path)
-    with backend.open(path, device) as session:
+    path = export(backend, device, Forked(), tmp_path)
+    for session in sessions(backend, device, path):
         session.feed(np.ones(SHAPE.nchw, np.float32))
         session.run()
         session.wait()
         outputs = session.fetch()
-    assert list(outputs) == ["feature0", "feature1"]
-    assert outputs["feature0"].shape == SHAPE.nchw
+        assert list(outputs) == ["feature0", "feature1"]
+        assert outputs["feature0"].shape == SHAPE.nchw
 
 
-def test_the_network_handed_over_is_left_as_it_was(backend: Backend, tmp_path: Path) -> None:
+def test_a_batch_of_another_shape_is_refused(backend: Backend, device: Device, tmp_path: Path) -> None:
+    path = export(backend, device, Tiny(), tmp_path)
+    for session in sessions(backend, device, path):
+        with pytest.raises(UsageError, match=r"\[1, 3, 8, 16\]"):
+            session.feed(np.ones((1, 3, 8, 16), np.float32))
+
+
+def test_the_file_says_what_it_was_told(backend: Backend, device: Device, tmp_path: Path) -> None:
+    path = export(backend, device, Tiny(), tmp_path)
+    assert backend.metadata(path)["fastvit_bench.variant"] == "tiny"
+    assert sum(backend.operations(path).values()) >= 1
+
+
+def test_the_network_handed_over_is_left_as_it_was(backend: Backend, device: Device, tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.LazyLinear(1)).double().eval()
     network(torch.zeros(SHAPE.nchw).double())
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    export(backend, network, tmp_path)
+    export(backend, device, network, tmp_path)
     assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float64}
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
-def test_exporting_twice_gives_the_same_bytes(backend: Backend, tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
+def test_exporting_twice_gives_the_same_bytes(backend: Backend, device: Device, tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU(), nn.Flatten(), nn.Linear(4 * 8 * 16, 1))
-    assert (
-        export(backend, network, tmp_path / "a").read_bytes() == export(backend, network, tmp_path / "b").read_bytes()
-    )
+    digests: set[str] = set()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        digests.add(files.sha256(export(backend, device, network, tmp_path / name)))
+    assert len(digests) == 1
+
+
+def test_a_failed_export_leaves_nothing(backend: Backend, device: Device, tmp_path: Path) -> None:
+    class Unexportable(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.svdvals(x).sum((1, 2)).reshape(-1, 1)
+
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise ValueError("a network that cannot run")
+
+    for network in (Unexportable(), Broken()):
+        with contextlib.suppress(Exception):
+            export(backend, device, network, tmp_path)
+            continue
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_options_and_precisions_are_refused(backend: Backend, device: Device, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown option 'treads'"):
         backend.options(Device(name="cpu", backend=backend.name, options={"treads": 2}))
     with pytest.raises(UsageError, match="not in fp8"):
-        backend.export(Tiny(), SHAPE, "fp8", tmp_path / "x", {})
+        backend.export(Tiny(), asked(backend, device, precision="fp8"), tmp_path / f"x{backend.suffix}", {})
 
 
 def test_a_damaged_file_is_one_sentence(backend: Backend, device: Device, tmp_path: Path) -> None:
     path = tmp_path / f"broken{backend.suffix}"
     path.write_bytes(b"no model")
-    with pytest.raises(UnavailableError, match="cannot load broken") as caught, backend.open(path, device):
-        pass
+    for read in (backend.metadata, backend.operations):
+        with pytest.raises(UnavailableError, match="cannot load broken") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UnavailableError, match="cannot load broken") as caught:
+        next(sessions(backend, device, path))
     assert "\n" not in str(caught.value)
 
 

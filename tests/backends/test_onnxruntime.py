@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import builders
 import onnx
 import pytest
 
@@ -17,9 +18,8 @@ from fastvit_bench.variants import VARIANTS
 def model(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     path = tmp_path_factory.mktemp("onnx") / "t8.onnx"
     network = at_level(FastViT(VARIANTS["fastvit_sa12"]).eval(), Fuse.FOLDED)
-    BACKEND.export(
-        network, Shape(batch=2, height=64, width=96), "fp32", path, {"fastvit_bench.variant": "fastvit_sa12"}
-    )
+    asked = builders.export_job(shape=Shape(batch=2, height=64, width=96))
+    BACKEND.export(network, asked, path, {"fastvit_bench.variant": "fastvit_sa12"})
     return onnx.load(path)
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from fastvit_bench.backends import Images, Session
 from fastvit_bench.measure import parity
 from fastvit_bench.network import reparam
 from fastvit_bench.network.fastvit import FastViT, randomise
-from fastvit_bench.records import Head, Parity, Shape, Window
+from fastvit_bench.records import MEAN, STD, Head, Parity, Shape, Window
 from fastvit_bench.variants import VARIANTS
 
 SHAPE = Shape(batch=2, height=64, width=64)
@@ -24,7 +25,7 @@ def reference() -> FastViT:
     return network.double()
 
 
-class Eager:
+class Eager(Session):
     """A session that runs a network in float32 and then damages its outputs."""
 
     window = Window.COMPUTE
@@ -33,11 +34,11 @@ class Eager:
         self.network, self.damage = network, damage
 
     def feed(self, images: NDArray[np.float32]) -> None:
-        self.images = torch.from_numpy(images)
+        self.batch = torch.from_numpy(images)
 
     def run(self) -> None:
         with torch.no_grad():
-            self.outputs = self.network(self.images)
+            self.outputs = self.network(self.batch)
 
     def wait(self) -> None:
         pass
@@ -126,3 +127,94 @@ def test_difference_is_exact_for_exact_algebra(reference: FastViT) -> None:
     shape = Shape(batch=1, height=64, width=64)
     assert parity.difference(reference, reference, shape) == 0
     assert parity.difference(reference, reparam.fold(reference), shape) < 1e-12
+
+
+# --- 8-bit images, and half precision ---------------------------------------------------------------------------------
+
+
+class Normalising(Eager):
+    """A session that takes 8-bit pixels and normalises them itself, as a Core ML package does."""
+
+    images = Images.PIXELS
+
+    def feed(self, images: NDArray[np.uint8]) -> None:
+        assert images.dtype == np.uint8
+        assert images.shape == (SHAPE.batch, SHAPE.height, SHAPE.width, 3)
+        mean, std = torch.tensor(MEAN).reshape(1, 3, 1, 1), torch.tensor(STD).reshape(1, 3, 1, 1)
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+        self.batch = (pixels / 255 - self.shift - mean) / std
+
+    shift = 0.0
+
+
+def test_pixels_are_proved_with_their_normalisation(reference: FastViT) -> None:
+    session = Normalising(reparam.fold(reference).float(), lambda outputs: outputs)
+    proved = parity.prove(reference, session, SHAPE, "fp32")
+    assert proved.passed
+    assert "8-bit RGB pixels" in proved.reference
+    session.shift = 1 / 255
+    assert not parity.prove(reference, session, SHAPE, "fp32").passed
+
+
+def test_half_precision_has_its_own_limits(reference: FastViT) -> None:
+    def off(share: float) -> Parity:
+        """With one logit of each image wrong by that share of the standard deviation."""
+
+        def damage(outputs: Outputs) -> Outputs:
+            logits = outputs["logits"].copy()
+            logits[:, logits[0].argmin()] -= share * logits.std()
+            return {"logits": logits}
+
+        session = Eager(reparam.fold(reference).float(), damage)
+        return parity.prove(reference, session, SHAPE, "fp16")
+
+    assert off(0.015).passed
+    assert not off(0.03).passed
+    assert off(0.03).judged == "max"
+    assert (
+        parity.limit("fp16", Head.CLASSIFIER, random=True).tolerance > parity.limit("fp16", Head.CLASSIFIER).tolerance
+    )
+    assert parity.limit("fp32", Head.CLASSIFIER, random=True) == parity.limit("fp32", Head.CLASSIFIER)
+
+
+def test_another_top_1_passes_only_as_a_tie(reference: FastViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Swap the two best classes: with equal scores that is rounding, with different ones it is a wrong file."""
+    monkeypatch.setitem(parity.LIMITS, ("fp16", Head.CLASSIFIER), parity.Limit("rms", 10.0))
+
+    def swapped(outputs: Outputs) -> Outputs:
+        logits = outputs["logits"].copy()
+        for row in logits:
+            best, second = row.argsort()[::-1][:2]
+            row[best] = row[second] - 1e-6
+        return {"logits": logits}
+
+    session = Eager(reparam.fold(reference).float(), swapped)
+    proved = parity.prove(reference, session, SHAPE, "fp16")
+    assert proved.top1_agreement == 0
+    assert proved.passed  # each margin is the largest error itself
+
+    def far(outputs: Outputs) -> Outputs:
+        return {"logits": outputs["logits"][:, ::-1].copy()}
+
+    wrong = parity.prove(reference, Eager(reparam.fold(reference).float(), far), SHAPE, "fp16")
+    assert wrong.top1_agreement is not None
+    assert wrong.top1_agreement < 1
+
+
+def test_lossy_files_are_told_from_broken_ones(reference: FastViT) -> None:
+    noise = np.random.default_rng(0)
+
+    def lossy(outputs: Outputs) -> Outputs:
+        logits = outputs["logits"]
+        return {"logits": logits + 0.1 * logits.std() * noise.standard_normal(logits.shape).astype(np.float32)}
+
+    def broken(outputs: Outputs) -> Outputs:
+        return {"logits": outputs["logits"][:, ::-1].copy()}
+
+    for compress in parity.COMPRESSED:
+        found = [
+            parity.prove(reference, Eager(reparam.fold(reference).float(), damage), SHAPE, "fp16", compress=compress)
+            for damage in (lossy, broken)
+        ]
+        assert [proof.passed for proof in found] == [True, False]
+        assert found[0].rms_error == pytest.approx(0.1, rel=0.5)

@@ -1,8 +1,10 @@
 """Fusing and folding change no output, and the check that says so fails for every way of getting it wrong."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ from fastvit_bench.network.fastvit import (
     randomise,
 )
 from fastvit_bench.network.reparam import Kernel
-from fastvit_bench.records import Fuse, Head
+from fastvit_bench.records import STD, Fuse, Head, Layout
 
 TOLERANCE = 1e-9  # relative, in float64
 SMALL = Variant((1, 1, 1, 1), (32, 64, 128, 256), 2, Mixer.ATTENTION, 0.0)
@@ -47,6 +49,40 @@ def test_fusing_and_folding_change_no_output(variant: str, head: Head, differenc
     fused = reparam.fuse(network)
     assert difference(fused(image()), wanted) < TOLERANCE
     assert difference(reparam.fold(fused)(image()), wanted) < TOLERANCE
+
+
+def layouts() -> list[Layout]:
+    """Each choice of a layout alone, and all of them together."""
+    choices = {"images": "centred", "doubling": "grouped", "attention": "per-head", "norms": "depthwise"}
+    assert choices.keys() == set(Layout.__struct_fields__)
+    return [
+        *(msgspec.convert({name: value}, Layout) for name, value in choices.items()),
+        msgspec.convert(choices, Layout),
+    ]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("level", Fuse)
+@pytest.mark.parametrize("layout", layouts(), ids=str)
+@pytest.mark.parametrize("head", Head)
+def test_no_layout_changes_an_output(layout: Layout, head: Head, level: Fuse, difference):
+    network = FastViT(SMALL, head=head, classes=10).double().eval()
+    randomise(network, 7)
+    given = (
+        image() * torch.tensor(STD, dtype=torch.float64).reshape(1, 3, 1, 1) if layout.images == "centred" else image()
+    )
+    assert difference(reparam.at_level(network, level, layout)(given), network(image())) < TOLERANCE
+
+
+def test_layouts_are_the_forms_they_say():
+    network = small()
+    plain, other = reparam.fold(network), reparam.fold(network, layouts()[-1])
+    kinds = [Counter(type(module).__name__ for module in each.modules()) for each in (plain, other)]
+    assert kinds[0]["SplitConv"] == 4
+    assert kinds[1]["SplitConv"] == 0
+    assert kinds[1]["PerHeadAttention"] == kinds[0]["FoldedAttention"] == 1
+    dense = FastViT(SMALL, head=Head.DENSE).double().eval()
+    assert reparam.count_norms(reparam.fold(dense, layouts()[-1])) == 0
 
 
 @pytest.mark.parametrize("head", Head)
@@ -237,8 +273,8 @@ def with_padding_off_centre(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_channels_in_the_old_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    good = reparam._set_split
-    monkeypatch.setattr(reparam, "_set_split", lambda target, kernel: good(target, kernel).sort().values)
+    good = reparam._set_doubling
+    monkeypatch.setattr(reparam, "_set_doubling", lambda target, kernel: good(target, kernel).sort().values)
 
 
 _sum = Kernel.__add__

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fastvit_bench.records import (
+    METHODS,
     Artifact,
     Failure,
     Fuse,
@@ -23,12 +24,16 @@ from fastvit_bench.records import (
     MachineState,
     Measurement,
     Method,
+    Pacing,
+    Placement,
+    Protocol,
     Run,
     Shape,
+    Unit,
     Weights,
     Window,
 )
-from fastvit_bench.report import table
+from fastvit_bench.report import sheet, table
 from fastvit_bench.report.rows import Row, collect
 from fastvit_bench.report.store import Line, RunFile
 
@@ -86,6 +91,11 @@ def test_sizes_of_one_setting_share_a_row_sorted_by_pixels() -> None:
         sized(256, precision="fp16"),
         sized(256, window=Window.END_TO_END),
         sized(256, method=Method(runs=50)),
+        sized(256, method=METHODS[Protocol.MODELBENCH]),
+        sized(256, pacing=Pacing.REMOTE_CALL),
+        sized(256, clock="another"),
+        sized(256, options={"attention": "conv"}),
+        sized(256, functions=(builders.shape(256), builders.shape(384))),
         builders.measurement(artifact=builders.artifact(shape=builders.shape(batch=8))),
     ],
 )
@@ -114,6 +124,32 @@ def test_the_newest_measurement_of_a_cell_wins_in_any_order() -> None:
         assert list(row.cells.values()) == [new]
 
 
+def test_two_forms_of_a_network_are_two_rows_and_say_which() -> None:
+    forms = [
+        {"attention": "standard", "compress": "none", "input": "image"},
+        {"attention": "conv", "compress": "none", "input": "image"},
+        {"attention": "standard", "compress": "palette6", "input": "tensor"},
+        {"attention": "standard", "compress": "none", "input": "image", "labels": "0123456789abcdef"},
+    ]
+    rows = collect([file(*(sized(256, options=options) for options in forms))])
+    assert columns(table.markdown(rows))["form"] == [
+        "input image",
+        "attention conv, input image",
+        "compress palette6, input tensor",
+        "input image, labels 01234567",
+    ]
+    assert "form" in table.csv(rows).splitlines()[0].split(",")
+    assert [row["form"] for row in json.loads(table.json(rows))] == forms
+    assert "form" not in columns(table.markdown(collect([file(sized(256))])))
+
+
+def test_sizes_of_one_file_share_a_row() -> None:
+    functions = (builders.shape(256), builders.shape(384))
+    rows = collect([file(sized(256, functions=functions), sized(384, functions=functions), sized(384))])
+    assert columns(table.markdown(rows))["form"] == ["256+384 in one file", "–"]
+    assert [list(row.cells) for row in rows] == [[*functions], [builders.shape(384)]]
+
+
 def failed(size: int, minutes: float, **changes: Any) -> Failure:
     cell = builders.cell(shape=builders.shape(size), **changes)
     return builders.failure(cell=cell, finished=builders.at(minutes))
@@ -137,6 +173,25 @@ def test_a_failure_is_forgotten_once_its_cell_succeeded() -> None:
     ):
         (row,) = collect(files)
         assert isinstance(row.cells[builders.shape(256)], Measurement)
+
+
+def test_a_success_in_another_form_or_by_another_statistic_is_not_that_cell_s() -> None:
+    def run(**options: str) -> Run:
+        device = builders.device(options={"threads": 4, **options})
+        return builders.run(request=builders.request(device=device))
+
+    conv = {"attention": "conv"}
+    succeeded = sized(
+        256, finished=builders.at(2), options=conv, device=builders.device(options={"threads": 4, **conv})
+    )
+    assert len(collect([file(failed(256, 1), run=run(attention="standard")), file(succeeded, run=run(**conv))])) == 2
+    assert len(collect([file(failed(256, 1), run=run(**conv)), file(succeeded, run=run(**conv))])) == 1
+    (mean, median) = collect([
+        file(sized(256, finished=builders.at(2))),
+        file(failed(256, 1), run=builders.run(request=builders.request(method=METHODS[Protocol.MODELBENCH]))),
+    ])  # fmt: skip
+    assert isinstance(mean.cells[builders.shape(256)], Measurement)
+    assert isinstance(median.cells[builders.shape(256)], Failure)
 
 
 def test_a_later_failure_is_shown() -> None:
@@ -169,6 +224,268 @@ def test_nothing_gives_nothing() -> None:
     assert text([], 80).strip() == "No measurements."
 
 
+# --- of two statistics ------------------------------------------------------------------------------------------------
+
+
+def modelbench(figure_ms: float = 0.8, **changes: Any) -> Measurement:
+    """A measurement by ModelBench's protocol, whose rounds differ a little."""
+    rounds = tuple(builders.samples(figure_ms * (1 + 0.001 * (i % 5 - 2)), 50) for i in range(20))
+    return sized(256, **({"method": METHODS[Protocol.MODELBENCH], "samples_ns": rounds} | changes))
+
+
+def tables(markdown: str) -> dict[str, dict[str, list[str]]]:
+    """Heading -> columns, of every pipe table."""
+    found: dict[str, dict[str, list[str]]] = {}
+    heading = ""
+    for part in markdown.split("\n\n"):
+        if part.startswith("**"):
+            heading = part.strip("*")
+        elif part.startswith("|"):
+            found[heading] = columns(part)
+            heading = ""
+    return found
+
+
+def test_medians_and_means_never_share_a_column() -> None:
+    rows = collect([file(modelbench(), sized(256), sized(384))])
+    found = tables(table.markdown(rows))
+    assert list(found) == ["median", "ModelBench: mean of trimmed rounds"]
+    assert found["median"]["256 ms"] == ["10.21 [10.19, 10.23]"]
+    assert found["ModelBench: mean of trimmed rounds"]["256 ms"] == ["0.8000 [0.7994, 0.8006]"]
+    assert "384 ms" not in found["ModelBench: mean of trimmed rounds"]
+    mean, median = csv.DictReader(io.StringIO(table.csv(rows), newline=""))
+    assert (mean["statistic"], median["statistic"]) == ("trimmed-mean", "median")
+    assert float(mean["modelbench_256_ms"]) == pytest.approx(0.8, rel=1e-3)
+    assert float(mean["modelbench_256_low_ms"]) < 0.8 < float(mean["modelbench_256_high_ms"])
+    assert (mean["latency_256_ms"], median["modelbench_256_ms"]) == ("", "")
+    assert "modelbench_384_ms" not in mean
+    one, other = (row["latency"]["256"] for row in json.loads(table.json(rows)))
+    assert "median_ms" not in one
+    assert "trimmed_mean_ms" not in other
+    assert one["trimmed_mean_ms"] == pytest.approx(0.8, rel=1e-3)
+    latex = table.latex(rows)
+    assert latex.count(r"\begin{tabular}") == 2
+    assert r"\caption{median. Latency" in latex
+    assert r"\caption{ModelBench: mean of trimmed rounds.}" in latex
+    for width in (80, 300):
+        shown = text(rows, width).splitlines()
+        assert shown.index("median") < shown.index("ModelBench: mean of trimmed rounds")
+
+
+def test_medians_alone_need_no_heading_and_means_always_have_one() -> None:
+    assert list(tables(table.markdown(collect([file(sized(256))])))) == [""]
+    assert list(tables(table.markdown(collect([file(modelbench())])))) == ["ModelBench: mean of trimmed rounds"]
+    assert "latency_256_ms" not in table.csv(collect([file(modelbench())]))
+
+
+def test_the_method_is_told_in_words() -> None:
+    shown = table.markdown(collect([file(modelbench())]))
+    assert (
+        "Measured: mean over 20 rounds of 50 runs, each round with the file loaded anew, after 1 untimed run, "
+        "10 lowest and 10 highest left out; compute window"
+    ) in shown
+    assert "95 % interval of the mean in brackets (Student's t over the rounds)" in shown
+    assert "interval of the median" not in shown
+    assert "median of 100 runs after 1 untimed one;" in table.markdown(
+        collect([file(sized(256, method=Method(warmup=1)))])
+    )
+
+
+# --- what reports tell ------------------------------------------------------------------------------------------------
+
+STARTED = "Compiling, loading and the first run of each round, in ms; medians where there are several"
+PLANNED = "Planned by the toolkit, not measured: share of operations / of estimated cost"
+NE, GPU, CPU = Unit.NEURAL_ENGINE, Unit.GPU, Unit.CPU
+
+
+def reported(size: int = 256, **changes: Any) -> Measurement:
+    usual = builders.reported()
+    made = usual.artifact
+    assert isinstance(made, Artifact)
+    return builders.reported(**({"artifact": msgspec.structs.replace(made, shape=builders.shape(size))} | changes))
+
+
+def test_a_report_s_conditions_say_what_is_known() -> None:
+    (line,) = [line for line in table.markdown(collect([file(reported())])).splitlines() if "Measured:" in line]
+    assert line == (
+        "- Measured: median of 3 x 39 runs after the first of each round, which is kept apart, the file loaded anew "
+        "for each round; prediction window (the toolkit's own reading around its native call); read by Xcode's "
+        "performance report; back to back; coreml, compute_units all; iPhone 12 Pro; iOS 18.7; 2026-01-31."
+    )
+    remote = table.markdown(collect([file(reported(pacing=Pacing.REMOTE_CALL))]))
+    assert "each run called over the cable, the device idle in between;" in remote
+    assert "back to back;" not in remote
+    assert "ModelBench's means: compare them with --protocol modelbench only" in remote
+
+
+def test_what_comes_before_the_runs_is_kept_apart() -> None:
+    rows = collect([file(reported())])
+    found = tables(table.markdown(rows))[STARTED]
+    assert found == {
+        "model": ["fastvit_t8"],
+        "form": ["input image"],
+        "size": ["256"],
+        "compile": ["72.0"],
+        "first load": ["300"],
+        "later loads": ["20.5"],
+        "first run": ["9.00"],
+        "later first runs": ["0.510"],
+    }
+    (record,) = json.loads(table.json(rows))
+    assert record["latency"]["256"]["cold_ms"] == [9.0, 0.5, 0.52]
+    assert record["latency"]["256"]["load_ms"] == [300.0, 20.0, 21.0]
+    assert record["latency"]["256"]["median_ms"] == pytest.approx(1.2, rel=1e-3)
+    loaded = sized(256, load_ns=(5_000_000,))
+    assert list(tables(table.markdown(collect([file(loaded)])))[STARTED]) == ["model", "size", "first load"]
+
+
+def test_files_known_from_a_report_only_are_noted() -> None:
+    rows = collect([file(reported(), reported(384))])
+    for format_ in (table.markdown, table.latex):
+        assert "Known from its report only, not proved here" in format_(rows)
+    assert [line["proved"] for line in csv.DictReader(io.StringIO(table.csv(rows)))] == ["False"]
+    assert json.loads(table.json(rows))[0]["latency"]["384"]["proved"] is False
+    assert "not proved" not in table.markdown(collect([file(sized(256))]))
+    assert "proved" not in table.csv(collect([file(sized(256))]))
+
+
+def test_a_model_of_others_has_a_row_without_what_is_ours() -> None:
+    rows = collect([file(builders.reported(artifact=builders.foreign()), reported())])
+    found = tables(table.markdown(rows))[""]
+    assert found["model"] == ["tagger", "fastvit_t8"]
+    for heading in ("weights", "fused", "form", "params M", "GMACs at 256", "top-1 %"):
+        assert found[heading][0] == "–", heading
+    assert found["other input ms"] == ["1.200 [1.198, 1.202]", ""]
+    assert found["256 ms"][0] == ""
+    assert found["published as"] == ["", "FastViT-T8@256"]
+    note = "Not exported by fastvit-bench: tagger (input tokens MultiArray (Int32 1 × 512); 0.78 MB)."
+    assert note in table.markdown(rows)
+    line = next(csv.DictReader(io.StringIO(table.csv(rows))))
+    assert float(line["latency_other_input_ms"]) == pytest.approx(1.2, rel=1e-3)
+    assert (line["params"], line["classes"], line["weights"], line["proved"]) == ("", "", "", "False")
+    record = json.loads(table.json(rows))[0]
+    assert (record["variant"], record["published"]) == (None, None)
+    assert record["latency"]["other input"]["inputs"] == {"tokens": "MultiArray (Int32 1 × 512)"}
+    assert "published as" not in tables(table.markdown(rows[:1]))[""]
+
+
+def test_models_of_others_are_told_apart_by_what_they_hold() -> None:
+    others = [
+        builders.foreign(),
+        builders.foreign(operations={"Ios16.linear": 12, "Ios18.constexprLutToDense": 12}),
+        builders.foreign(inputs={"tokens": "MultiArray (Int32 1 × 128)"}),
+        builders.foreign(shape=builders.shape(224), inputs={"image": "Image (Color 224 × 224)"}),
+        builders.foreign(shape=builders.shape(256), inputs={"image": "Image (Color 256 × 256)"}),
+    ]
+    rows = collect([file(*(builders.reported(artifact=each) for each in others))])
+    assert [len(row.cells) for row in rows] == [1, 1, 1, 2]
+
+
+def plan(ours: int, others: int, costs: tuple[float, float] | None = None) -> Placement:
+    """So many operations on the Neural Engine, so many on the processor, and the cost of one of each."""
+    units = (*[NE] * ours, *[CPU] * others)
+    return builders.placement(*units, costs=tuple(costs[unit is CPU] for unit in units) if costs else None)
+
+
+def test_plans_stand_in_a_table_of_their_own() -> None:
+    rows = collect([file(reported(placement=plan(297, 3, (0.003, 0.03))), reported(384, placement=plan(1, 1)))])
+    found = tables(table.markdown(rows))[PLANNED]
+    assert found["size"] == ["256", "384"]
+    assert found["operations"] == ["300", "2"]
+    assert found["Neural Engine"] == ["99 % / 91 %", "50 %"]
+    assert found["GPU"] == ["0 % / 0 %", "0 %"]
+    assert found["CPU"] == ["1 % / 9 %", "50 %"]
+    assert found["switches"] == ["1", "1"]
+    assert found["could run on Neural Engine"] == ["100 %", "100 %"]
+    assert found["not on Neural Engine"] == ["ios16.cast 3", "ios16.cast 1"]
+    (line,) = csv.DictReader(io.StringIO(table.csv(rows)))
+    assert float(line["planned_neural_engine_256"]) == 0.99
+    assert float(line["planned_neural_engine_cost_256"]) == pytest.approx(0.891 / 0.981)
+    assert (line["planned_neural_engine_384"], line["planned_cpu_384"]) == ("0.5", "0.5")
+    assert "planned_cpu_cost_384" not in line
+    assert line["planned_elsewhere_256"] == "ios16.cast 3"
+    planned = json.loads(table.json(rows))[0]["latency"]["256"]["planned"]
+    assert planned["operations"] == {"neural-engine": 297, "gpu": 0, "cpu": 3}
+    assert planned["switches"] == 1
+
+
+def test_shares_are_rounded_but_never_to_all_or_nothing() -> None:
+    found = tables(table.markdown(collect([file(reported(placement=plan(999, 1)))])))[PLANNED]
+    assert (found["Neural Engine"], found["CPU"]) == ([r"\>99 %"], [r"\<1 %"])
+
+
+@pytest.mark.parametrize(
+    ("smaller", "larger", "warning"),
+    [
+        (plan(95, 5), plan(94, 6), None),
+        (plan(95, 5), plan(80, 20), "of operations on the Neural Engine falls from 95 % at 256 to 80 % at 384"),
+        (plan(80, 20), plan(95, 5), None),
+        # a few cheap operations elsewhere are no fall; what they cost decides where it is known
+        (plan(9, 1, (0.1, 0.001)), plan(5, 5, (0.1, 0.001)), None),
+        (plan(9, 1, (0.1, 0.001)), plan(9, 1, (0.05, 0.5)), "of cost on the Neural Engine falls from 100 % at 256"),
+        # costs against none: the operations decide
+        (plan(9, 1, (0.1, 0.001)), plan(5, 5), "of operations on the Neural Engine falls from 90 % at 256 to 50 % at"),
+        (plan(1, 1), None, None),
+        (None, plan(1, 1), None),
+    ],
+)
+def test_a_fall_of_the_neural_engine_s_share_is_a_warning(
+    smaller: Placement | None, larger: Placement | None, warning: str | None
+) -> None:
+    rows = collect([file(reported(placement=smaller), reported(384, placement=larger))])
+    shown = table.markdown(rows)
+    (line,) = csv.DictReader(io.StringIO(table.csv(rows)))
+    if warning is None:
+        assert "falls" not in shown + line["warnings"]
+        return
+    assert f"* planned share {warning}" in shown.replace("\\", "")
+    assert "1.200\\*" in tables(shown)[""]["384 ms"][0]
+    assert f"384: planned share {warning}" in line["warnings"]
+    assert warning in json.loads(table.json(rows))[0]["latency"]["384"]["warnings"][0]
+    assert "falls" in " ".join(text(rows, 80).split())
+
+
+def test_without_reports_nothing_is_added() -> None:
+    rows = collect([file(sized(256), sized(384))])
+    assert list(tables(table.markdown(rows))) == [""]
+    assert table.latex(rows).count(r"\begin{table}") == 1
+    for word in ("lanned", "proved", "load", "pacing", "form"):
+        assert word not in table.csv(rows).splitlines()[0]
+
+
+@pytest.mark.parametrize("width", [80, 100, 160, 300])
+def test_nothing_of_a_report_is_lost_or_cut_at_any_width(width: int) -> None:
+    other = builders.foreign(model="a_model_of_others_with_a_rather_long_name_0")
+    rows = collect([
+        file(
+            reported(placement=plan(90, 10, (0.01, 0.01))),
+            reported(512, placement=builders.placement(NE, GPU, CPU)),
+            builders.reported(artifact=other, placement=builders.placement(CPU)),
+            modelbench(),
+        )
+    ])  # fmt: skip
+    shown = text(rows, width)
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    for word in ("90 %", "33 %", "ios16.cast 10", "72.0", "300", "20.5", "9.00", "switches", "ModelBench: mean"):
+        assert word in shown, word
+
+
+@pytest.mark.parametrize("name", ["a|b", "x\ny", "[bold]x[/bold]", "\\end{tabular}", "$x_1^2$ #{} 100%", "\x1b[31mred"])
+def test_names_in_reports_cannot_break_out(name: str) -> None:
+    hostile = builders.foreign(model=name, inputs={name: name}, precision=name)
+    one = builders.placement(CPU)
+    ops = tuple(msgspec.structs.replace(each, kind=name, output=name) for each in one.operations)
+    rows = collect([file(builders.reported(artifact=hostile, placement=Placement(operations=ops)))])
+    plain = collect([file(builders.reported(artifact=builders.foreign(), placement=one))])
+    assert len(table.markdown(rows).splitlines()) == len(table.markdown(plain).splitlines())
+    assert len(table.latex(rows).splitlines()) == len(table.latex(plain).splitlines())
+    for shown in (table.markdown(rows), table.latex(rows), text(rows, 80), text(rows, 300)):
+        assert "\x1b" not in shown
+    (line,) = csv.DictReader(io.StringIO(table.csv(rows), newline=""))
+    assert line["model"] == name
+
+
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
@@ -192,14 +509,14 @@ def test_nothing_gives_nothing() -> None:
     ],
 )
 def test_a_latency_has_the_digits_its_interval_supports(median: float, low: float, high: float, expected: str) -> None:
-    assert table.latency(median, Interval(low=low, high=high, confidence=0.965)) == expected
+    assert sheet.latency(median, Interval(low=low, high=high, confidence=0.965)) == expected
 
 
 @pytest.mark.parametrize(
     ("median", "expected"), [(10.2134, "10.2"), (0.81234, "0.812"), (12345.6, "12300"), (9.999, "10.0")]
 )
 def test_a_latency_without_interval_has_three_digits(median: float, expected: str) -> None:
-    assert table.latency(median, None) == expected
+    assert sheet.latency(median, None) == expected
 
 
 @given(st.floats(1e-3, 1e6), st.floats(0, 0.9), st.floats(0, 0.9))
@@ -207,7 +524,7 @@ def test_the_printed_interval_encloses_the_true_one_and_the_printed_median(
     median: float, below: float, above: float
 ) -> None:
     interval = Interval(low=median * (1 - below), high=median * (1 + above), confidence=0.95)
-    middle, low, high = map(float, re.findall(r"[\d.]+\d|\d", table.latency(median, interval)))
+    middle, low, high = map(float, re.findall(r"[\d.]+\d|\d", sheet.latency(median, interval)))
     assert low <= interval.low
     assert interval.high <= high
     assert low <= middle <= high
@@ -220,6 +537,14 @@ def test_a_finished_cell_is_one_line() -> None:
     )
     many = builders.measurement(samples_ns=(builders.samples(count=100) * 5,))
     assert re.search(r" p90 10\.3 ms  p99 10\.3 ms$", table.live_row(many))
+    planned = table.live_row(reported(placement=plan(19, 1)))
+    assert re.fullmatch(
+        r"fastvit_t8 +256 b1  1\.200 \[1\.198, 1\.202\] ms  p90 1\.20 ms  planned on the Neural Engine 95 %", planned
+    )
+    assert table.live_row(builders.reported(artifact=builders.foreign())).startswith(
+        "tagger         other input b1  1.2"
+    )
+    assert re.search(r" ms  \(ModelBench: mean of trimmed rounds\)$", table.live_row(modelbench()))
     short = table.live_row(builders.measurement(samples_ns=((5_000_000,) * 5,)))
     assert short.endswith("256 b1  5.00 ms  * only 5 runs: no interval")
     lost = table.live_row(builders.failure(reason="killed\nby \x1b[31mthe system"))
@@ -489,7 +814,7 @@ def test_no_figure_is_lost_or_cut_at_any_width(sizes: list[int], width: int) -> 
         assert row.model in shown
         for cell in row.cells.values():
             assert isinstance(cell, Measurement)
-            value, _, interval = table.latency(cell.median_ms, cell.interval_ms).partition(" ")
+            value, _, interval = sheet.latency(cell.median_ms, cell.interval_ms).partition(" ")
             assert value in shown
             assert interval in shown
     for word in ("cpu", "fp32", "4.00", "0.691", "published", "FastViT-T8@256"):

@@ -1,0 +1,392 @@
+"""Core ML packages for iOS 16: written through coremltools, read back and evaluated anywhere, run on Apple hardware."""
+
+import importlib.util
+import sys
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastvit_bench import files
+from fastvit_bench.backends import INPUT, Hardware, Proving, Session, output_names
+from fastvit_bench.errors import ChecksumError, FastViTBenchError, UnavailableError, UsageError
+from fastvit_bench.records import MEAN, Device, ExportJob, Layout, Shape
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# option -> allowed values, the default first; `input` has another default for batches, see `CoreML.options`
+CHOICES = {
+    "input": ("image", "tensor"),
+    "attention": ("standard", "conv"),
+    "compress": ("none", "int8", "palette6", "palette4"),
+    "compute_units": ("all", "cpu-only", "cpu-and-gpu", "cpu-and-ne"),
+    "window": ("prediction", "end-to-end"),
+    "location": ("this-mac", "connected"),
+}
+TEXTS = {"team": ""}  # option that takes any text -> its default
+
+APPLE_ONLY = (
+    "Core ML runs on Apple hardware only; export here, time the package there (Xcode's Performance tab, or "
+    "this tool on a Mac), and import the report: fastvit-bench import FILE.mlperf --device {}"
+)
+
+
+class CoreML:
+    """coremltools: ML Programs of spec version 7 (iOS 16), of version 9 (iOS 18) where one file takes several sizes."""
+
+    name = "coreml"
+    target = "coreml"
+    suffix = ".mlpackage"
+    precisions = ("fp16", "fp32")
+    packages = ("torch", "coremltools", "numpy")
+    shaping = ("input", "attention", "compress")
+    flags = (*shaping, "classifier", "multifunction")
+
+    def missing(self) -> str | None:
+        """None where coremltools is installed with the native library that writes weights."""
+        spec = importlib.util.find_spec("coremltools")
+        if spec is None or spec.origin is None:
+            return "the package coremltools is not installed; run: pip install 'coremltools>=9.0'"
+        # pip falls back to a wheel without native code where there is none for this Python
+        if not list(Path(spec.origin).parent.glob("libmilstoragepython*")):
+            return (
+                "coremltools is installed without its native library, for which there is no wheel for this Python; "
+                "use Python 3.11 to 3.13 and run: pip install --force-reinstall coremltools"
+            )
+        return None
+
+    def absent(self, device: Device) -> str | None:
+        """Why it cannot be run from here: Core ML runs on Apple hardware only."""
+        if sys.platform != "darwin":  # known without loading what talks to the hardware
+            return APPLE_ONLY.format(device.name)
+        from fastvit_bench.backends.coreml import device as devices
+
+        return devices.absent(device)
+
+    def identify(self, device: Device) -> Hardware | None:
+        """The connected iPhone or iPad; None for this Mac itself."""
+        from fastvit_bench.backends.coreml import device as devices
+
+        return devices.identify(device)
+
+    def options(self, device: Device) -> dict[str, str | int | float | bool]:
+        """The options of `CHOICES` and `TEXTS`; images one by one are taken as images, batches as tensors."""
+        known = {**CHOICES, **TEXTS}
+        unknown = device.options.keys() - known.keys()
+        if unknown:
+            raise UsageError(
+                f"Device '{device.name}' has an unknown option '{min(unknown)}'. Known: {', '.join(sorted(known))}."
+            )
+        found: dict[str, str | int | float | bool] = {}
+        for name, values in CHOICES.items():
+            default = "tensor" if name == "input" and device.batch > 1 else values[0]
+            found[name] = device.options.get(name, default)
+            if found[name] not in values:
+                raise UsageError(f"Device '{device.name}': {name} = {found[name]!r} must be {' or '.join(values)}.")
+        for name, default in TEXTS.items():
+            found[name] = str(device.options.get(name, default))
+        if found["input"] == "image" and device.batch > 1:
+            raise UsageError(
+                f"Core ML takes images one by one, and device '{device.name}' asks for batches of {device.batch}; "
+                f'take tensors (--input tensor, or input = "tensor" among its options), or a batch of 1.'
+            )
+        return found
+
+    def layout(self, options: Mapping[str, str]) -> Layout:
+        """One convolution per layer, as in the published export, and one in the place of each norm that is left."""
+        return Layout(
+            images="centred" if options["input"] == "image" else "normalised",
+            doubling="grouped",
+            attention="per-head" if options["attention"] == "conv" else "batched",
+            norms="depthwise",
+        )
+
+    def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
+        """Write an ML Program package whose bytes depend on nothing but the network, `asked` and `metadata`.
+
+        `UsageError` for a precision or number of labels that cannot be, `UnavailableError` where coremltools fails.
+        """
+        import copy
+
+        if asked.precision not in self.precisions:
+            raise UsageError(f"Core ML programs compute in {' or '.join(self.precisions)}, not in {asked.precision}.")
+        if asked.options["compress"].startswith("palette") and importlib.util.find_spec("sklearn") is None:
+            raise UnavailableError("Palettes of weights need scikit-learn; run: pip install 'fastvit-bench[compress]'.")
+        if asked.labels and asked.head != "classifier":
+            raise UsageError("Class names belong to a classifier, and this network is dense; leave --classifier out.")
+        if asked.labels and len(asked.labels) != asked.classes:
+            raise UsageError(f"The network has {asked.classes} classes, and {len(asked.labels)} names were given.")
+        network = copy.deepcopy(network).float().eval()
+        shapes = asked.functions or (asked.shape,)
+        work = path.with_suffix(".work")
+        work.mkdir()
+        try:
+            needed = 4 * sum(parameter.numel() for parameter in network.parameters())
+            with _translated(f"{asked.model} {asked.shape.size}", work, needed):
+                models = [
+                    _convert(network, asked, shape, work / f"{function_name(shape)}.mlpackage") for shape in shapes
+                ]
+                source = _merge(models, shapes, work) if asked.functions else models[0]
+            _describe(source, asked, metadata)
+            source.replace(path)
+        finally:
+            files.remove(work)
+
+    def proofs(self, path: Path, asked: ExportJob) -> Iterable[Proving]:
+        """The program as it lies on the disk, evaluated with PyTorch; on a Mac also what Core ML computes."""
+        from fastvit_bench.backends.coreml import device as devices
+        from fastvit_bench.backends.coreml import session
+
+        for shape in asked.functions or (asked.shape,):
+            name = function_name(shape) if asked.functions else ""
+            opened = session.evaluated(path, name or None, asked.labels)
+            yield Proving(name, "MIL program read back and evaluated with PyTorch", shape, opened)
+        plain = not asked.functions and not asked.labels and asked.device.options["location"] == "this-mac"
+        if plain and devices.absent(asked.device) is None:
+            how = f"Core ML, compute units {asked.device.options['compute_units']}"
+            yield Proving("Core ML", how, asked.shape, self.open(path, asked.device), "hardware")
+
+    def operations(self, path: Path) -> dict[str, int]:
+        """Kinds of MIL operations, of the default function where there are several."""
+        from fastvit_bench.backends.coreml import program
+
+        package = program.read(path)
+        return dict(program.histogram(package.functions[package.default]))
+
+    def metadata(self, path: Path) -> dict[str, str]:
+        """The package's user-defined metadata; `ChecksumError` where its content is not what was exported."""
+        from fastvit_bench.backends.coreml import program
+
+        found = program.read(path).metadata
+        recorded = found.get(_DIGEST)
+        if recorded is not None and recorded != _digest(path):
+            raise ChecksumError(
+                f"{path} is damaged or was changed: its content is not what was exported; export it again."
+            )
+        return found
+
+    def open(self, path: Path, device: Device) -> AbstractContextManager[Session]:
+        """The package on this Mac or on a connected device."""
+        from fastvit_bench.backends.coreml import device as devices
+
+        return devices.open(path, device)
+
+
+def function_name(shape: Shape) -> str:
+    """Of a package that takes several sizes: ``r256``, ``r256x384`` (height x width)."""
+    return f"r{shape.size}"
+
+
+# --- conversion -------------------------------------------------------------------------------------------------------
+
+
+def _convert(network: "nn.Module", asked: ExportJob, shape: Shape, path: Path) -> Path:
+    """Convert for one input shape, and compress if asked; returns the package coremltools wrote."""
+    import torch
+
+    from fastvit_bench.backends.coreml import program
+    from fastvit_bench.backends.coreml.session import LABEL
+
+    ct = program.toolkit()
+    half = asked.precision == "fp16"
+    example = torch.zeros(shape.nchw)
+    with torch.no_grad():
+        if asked.labels:
+            network = torch.nn.Sequential(network, torch.nn.Softmax(-1))
+        exported = torch.export.export(network, (example,)).run_decompositions({})
+    if asked.options["input"] == "image":
+        # the mean by bias is exact, because the zero padding of the first convolution comes after it
+        taken = ct.ImageType(
+            name=INPUT,
+            shape=shape.nchw,
+            scale=1 / 255,
+            bias=[-mean for mean in MEAN],
+            color_layout=ct.colorlayout.RGB,
+        )
+    else:
+        import numpy as np
+
+        taken = ct.TensorType(name=INPUT, shape=shape.nchw, dtype=np.float16 if half else np.float32)
+    names = output_names(len(exported.graph_signature.user_outputs))
+    outputs = None if asked.labels else [ct.TensorType(name=name) for name in names]  # a classifier's have fixed names
+    classes = ct.ClassifierConfig(list(asked.labels), predicted_feature_name=LABEL) if asked.labels else None
+    model = ct.convert(
+        exported,
+        inputs=[taken],
+        outputs=outputs,
+        classifier_config=classes,
+        minimum_deployment_target=ct.target.iOS18 if asked.functions else ct.target.iOS16,
+        compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
+        convert_to="mlprogram",
+        skip_model_load=True,
+        package_dir=str(path),
+    )
+    if asked.options["compress"] == "none":
+        return path
+    smaller = path.with_name(f"compressed-{path.name}")
+    _compress(ct, model, asked.options["compress"]).save(str(smaller))
+    return smaller
+
+
+def _compress(ct: Any, model: Any, how: str) -> Any:
+    """Weights as 8-bit integers with a scale per channel, or as indices into a table of 2^bits values per tensor.
+
+    Tensors of less than 2048 numbers stay as they are (coremltools' own default): they are most of what matters for the
+    accuracy of depthwise convolutions, and next to nothing of the size.
+    """
+    optimize = ct.optimize.coreml
+    if how == "int8":
+        config = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8")
+        return optimize.linear_quantize_weights(model, optimize.OptimizationConfig(global_config=config))
+    config = optimize.OpPalettizerConfig(mode="kmeans", nbits=int(how.removeprefix("palette")))
+    return optimize.palettize_weights(model, optimize.OptimizationConfig(global_config=config))
+
+
+def _merge(models: list[Path], shapes: tuple[Shape, ...], work: Path) -> Path:
+    """One package with a function per shape, in which equal weights are kept once."""
+    from fastvit_bench.backends.coreml import program
+
+    ct = program.toolkit()
+    functions = ct.utils.MultiFunctionDescriptor()
+    for model, shape in zip(models, shapes, strict=True):
+        functions.add_function(str(model), src_function_name="main", target_function_name=function_name(shape))
+    functions.default_function_name = function_name(shapes[0])
+    merged = work / "functions.mlpackage"
+    ct.utils.save_multifunction(functions, str(merged))
+    return merged
+
+
+@contextmanager
+def _translated(what: str, folder: Path, needed: int) -> Generator[None]:
+    """Keep the toolkits' chatter away from a person, and turn what they raise into one sentence.
+
+    The native library words a full disk in many ways, so the disks of `folder` and of the temporary files are asked
+    whether they hold the bytes `needed`.
+    """
+    import errno
+    import io
+    import logging
+    import shutil
+    import tempfile
+    import warnings
+    from contextlib import redirect_stderr, redirect_stdout
+
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    except (FastViTBenchError, MemoryError, OSError):
+        raise
+    except Exception as error:  # coremltools and its native library raise whatever comes
+        for place, name in ((folder, "there"), (Path(tempfile.gettempdir()), "for temporary files")):
+            if shutil.disk_usage(place).free < needed:
+                raise OSError(errno.ENOSPC, f"no space is left {name}") from error
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UnavailableError(f"coremltools cannot convert {what}: {type(error).__name__}: {text[:300]}.") from error
+    finally:
+        logging.disable(level)
+
+
+# --- what the package says of itself ----------------------------------------------------------------------------------
+
+_DIGEST = "fastvit_bench.content_sha256"  # of the weights and the program, so that a package can be checked anywhere
+_ROOT, _WEIGHTS = "com.apple.CoreML/model.mlmodel", "com.apple.CoreML/weights"
+
+
+def _describe(package: Path, asked: ExportJob, metadata: dict[str, str]) -> None:
+    """Write the texts that Xcode shows and our own keys; drop what would make two equal exports differ."""
+    from fastvit_bench.backends.coreml import program
+
+    ct = program.toolkit()
+    model = package / "Data" / _ROOT
+    spec = ct.utils.load_spec(str(package))
+    about, texts = spec.description, _texts(asked)
+    about.metadata.shortDescription = texts["description"]
+    about.metadata.author = texts["author"]
+    about.metadata.license = texts["license"]
+    about.metadata.versionString = metadata.get("fastvit_bench.version", "")
+    for features in [about, *about.functions]:
+        for feature in features.input:
+            feature.shortDescription = texts["input"]
+        for feature in features.output:
+            feature.shortDescription = texts.get(feature.name, texts["output"])
+    about.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
+    for key, value in metadata.items():
+        about.metadata.userDefined[key] = value
+    about.metadata.userDefined[_DIGEST] = _digest(package, spec)
+    model.write_bytes(spec.SerializeToString(deterministic=True))
+    model.chmod(0o644)  # coremltools leaves it readable by its owner alone
+    _write_manifest(package)
+    for extra in package.iterdir():  # notes of the converter for its own debugging
+        if extra.name not in {"Manifest.json", "Data"}:
+            files.remove(extra)
+
+
+def _texts(asked: ExportJob) -> dict[str, str]:
+    """What Xcode shows: of the package, of its input, and of its outputs by name."""
+    from fastvit_bench.backends.coreml.session import LABEL, PROBABILITIES
+
+    size = f"{asked.shape.height} x {asked.shape.width}"
+    what = "image classifier" if asked.head == "classifier" else "backbone with four feature maps"
+    made = (
+        "random weights, for timing only" if asked.weights.origin == "random" else f"weights of {asked.weights.label}"
+    )
+    pixels = f"RGB image, {size} pixels (height x width); the model normalises it."
+    tensor = f"RGB, normalised by ImageNet's mean and standard deviation, {asked.shape.batch} x 3 x {size}."
+    return {
+        "description": f"FastViT ({asked.variant}, arXiv 2303.14189), {what} at {size}, {asked.precision}; {made}.",
+        "author": "FastViT: Apple; exported by fastvit-bench",
+        "license": "The license of the weights it was made from."
+        if asked.weights.origin == "checkpoint"
+        else "MIT (random weights)",
+        "input": pixels if asked.options["input"] == "image" else tensor,
+        "output": "Feature map, channels first." if asked.head == "dense" else f"Scores of {asked.classes} classes.",
+        LABEL: "Name of the most probable class.",
+        PROBABILITIES: f"Probability of each of the {asked.classes} classes.",
+    }
+
+
+def _write_manifest(package: Path) -> None:
+    """With identifiers that follow from the paths; coremltools draws random ones."""
+    import json
+    import uuid
+
+    names = {_ROOT: ("model.mlmodel", "CoreML Model Specification"), _WEIGHTS: ("weights", "CoreML Model Weights")}
+    entries = {
+        str(uuid.uuid5(uuid.NAMESPACE_URL, path)): {
+            "author": "com.apple.CoreML",
+            "description": description,
+            "name": name,
+            "path": path,
+        }
+        for path, (name, description) in names.items()
+        if (package / "Data" / path).exists()
+    }
+    manifest = {
+        "fileFormatVersion": "1.0.0",
+        "itemInfoEntries": entries,
+        "rootModelIdentifier": str(uuid.uuid5(uuid.NAMESPACE_URL, _ROOT)),
+    }
+    (package / "Manifest.json").write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _digest(package: Path, spec: Any = None) -> str:
+    """SHA-256 over the weight file, the program and what the package takes and gives, without its texts."""
+    import hashlib
+
+    from fastvit_bench.backends.coreml import program
+
+    spec = spec or program.toolkit().utils.load_spec(str(package))
+    digest = hashlib.sha256(spec.mlProgram.SerializeToString(deterministic=True))
+    for features in [spec.description, *spec.description.functions]:
+        for feature in [*features.input, *features.output]:
+            digest.update(feature.name.encode() + feature.type.SerializeToString(deterministic=True))
+    weights = package / "Data" / _WEIGHTS
+    digest.update(files.sha256(weights).encode() if weights.exists() else b"")
+    return digest.hexdigest()
+
+
+BACKEND = CoreML()

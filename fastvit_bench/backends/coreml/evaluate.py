@@ -1,0 +1,832 @@
+"""Evaluates the program of a Core ML package with PyTorch, operation by operation, and guesses nothing.
+
+Core ML runs on Apple hardware only; this says anywhere what the package that lies on the disk computes. Operations are
+those of MIL, as documented in coremltools (converters/mil/mil/ops/defs). One that is not known here, a parameter that
+is not used here and a result that is not of the declared shape and type end in a `ParityError`.
+
+Numbers of 16 bits are kept in float32, where PyTorch computes quickly: an operation computes in float32 from operands
+that float16 can hold, and its result is rounded to float16 once. What is proved is the program, not the arithmetic of
+one of Apple's processors, which may round between the steps of an operation or add up in float16.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastvit_bench.backends.coreml.program import (
+    Constant,
+    Feature,
+    Function,
+    Operation,
+    Package,
+    ValueType,
+    sentence,
+    unpack,
+)
+from fastvit_bench.errors import ParityError, UsageError
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value while the program runs. Words are in arrays, everything else is in tensors."""
+
+    dtype: str  # as in `ValueType`
+    data: Tensor | NDArray[Any]  # of a dictionary its values, in the order of the keys
+
+    @property
+    def type(self) -> ValueType:
+        """As the program should declare it."""
+        return ValueType(self.dtype, () if self.dtype.startswith("dictionary") else tuple(self.data.shape))
+
+
+# How numbers are kept in a tensor. What PyTorch has no arithmetic for goes into the next type that holds all of it.
+TENSORS = {
+    "fp16": torch.float32,
+    "fp32": torch.float32,
+    "bool": torch.bool,
+    "int4": torch.int8,
+    "int8": torch.int8,
+    "int16": torch.int16,
+    "int32": torch.int32,
+    "int64": torch.int64,
+    **{f"uint{bits}": torch.uint8 for bits in (1, 2, 3, 4, 6, 8)},
+    "uint16": torch.int32,
+    "uint32": torch.int64,
+}
+FLOATS = ("fp16", "fp32")
+
+# Operation sets whose operations are described where the table below says: those of iOS 15 to iOS 18.
+OPSETS = ("CoreML5", "CoreML6", "CoreML7", "CoreML8")
+
+
+class Evaluator:
+    """One function of a package, ready to run. Weights are read, and restored where they are compressed, only once.
+
+    `scores` is the name of the values whose softmax a classifier takes for its probabilities, and None where the
+    function does not end in `classify`; `classes` are the classifier's, in the order of the scores.
+    """
+
+    scores: str | None
+    classes: tuple[str | int, ...]
+
+    def __init__(self, package: Package, function: str | None = None) -> None:
+        """Load `function`, or the default one.
+
+        Raises `UsageError` for a function that the package does not have, `ParityError` for what cannot be evaluated.
+        """
+        name = function or package.default
+        if name not in package.functions:
+            known = ", ".join(package.functions)
+            raise UsageError(f"{package.path.name} has no function '{name}'. It has: {known}.")
+        chosen = package.functions[name]
+        self._takes = _checked_inputs(chosen)
+        self._input_types = {variable.name: variable.type for variable in chosen.inputs}
+        self._outputs = _checked_outputs(chosen)
+        self._constants: dict[str, Value] = {}
+        self._steps: list[Operation] = []
+        self._known = set(self._input_types)
+        with torch.inference_mode():
+            for operation in chosen.operations:
+                self._add(operation)
+        self._finished = _last_uses(self._steps)
+        self.classes, self.scores = (), None
+        for step in self._steps:
+            if step.kind == "classify":
+                names = [self._look_up(step, binding, {}) for binding in step.inputs.get("classes", ())]
+                self.classes = tuple(Arguments(step, {"classes": names}).array("classes").flatten().tolist())
+                self.scores = _scores(self._steps, step)
+
+    def check(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+        """Raise `UsageError` unless these are the inputs that `run` takes."""
+        if set(inputs) != set(self._takes):
+            raise UsageError(f"The package takes {', '.join(self._takes)}, not {', '.join(inputs) or 'nothing'}.")
+        for name, given in inputs.items():
+            feature = self._takes[name]
+            if feature.kind == "image":
+                shape, dtypes, taken = (1, *feature.shape, 3), ("uint8",), "8-bit RGB pixels"
+            elif feature.dtype in FLOATS:
+                shape, dtypes, taken = feature.shape, ("float32", "float16", "float64"), "floating-point numbers"
+            else:
+                shape, dtypes, taken = feature.shape, ("int32",), "integers"
+            if tuple(given.shape) != shape or given.dtype not in dtypes:
+                raise UsageError(
+                    f"The package takes {name} {list(shape)} as {taken} ({dtypes[0]}), "
+                    f"not {list(given.shape)} as {given.dtype}."
+                )
+
+    @torch.inference_mode()
+    def run(self, inputs: Mapping[str, NDArray[Any]], also: Iterable[str] = ()) -> dict[str, NDArray[Any]]:
+        """Outputs by name, in the order the package describes them, then any values of the program named in `also`.
+
+        A ``tensor`` input is an array of floating-point numbers of the declared shape, rounded to the declared type; an
+        ``image`` is 8-bit RGB pixels (1, H, W, 3), which the declared layout of colours brings to (1, 3, H, W). Outputs
+        have the declared type. Of a classifier these are the label (an array of shape ()) and the probabilities in
+        the order of `classes`.
+
+        Raises `UsageError` for other inputs and unknown names, `ParityError` for an operation that cannot be evaluated
+        or does not give what the program declares.
+        """
+        self.check(inputs)
+        wanted = [*self._outputs, *also]
+        unknown = [name for name in wanted if name not in self._known]
+        if unknown:
+            raise UsageError(f"The program computes nothing called '{unknown[0]}'.")
+        values = {name: self._laid_out(name, given) for name, given in inputs.items()}
+        for step, finished in zip(self._steps, self._finished, strict=True):
+            values.update(_evaluate(step, self._arguments(step, values)))
+            for name in finished:
+                if name not in wanted:
+                    values.pop(name, None)  # constants are not among them
+        return {name: _array(values[name] if name in values else self._constants[name]) for name in wanted}
+
+    def _add(self, operation: Operation) -> None:
+        """Take in an operation; what is constant is computed now."""
+        unknown = next((name for name in _bound(operation) if name not in self._known), None)
+        if unknown is not None:
+            raise _cannot(operation, f"nothing before it computes '{unknown}'")
+        for output in operation.outputs:
+            if output.name in self._known:
+                raise _cannot(operation, f"there is a value '{output.name}' already")
+            self._known.add(output.name)
+        extra = set(operation.attributes) - {"name"}
+        if operation.kind == "const":
+            if extra != {"val"} or operation.inputs or len(operation.outputs) != 1:
+                raise _cannot(operation, "it should have a value and nothing else")
+            held = operation.attributes["val"]
+            if held.type != operation.outputs[0].type:
+                raise _cannot(operation, f"it holds {held.type} and declares {operation.outputs[0].type}")
+            self._constants[operation.outputs[0].name] = _value(operation, held)
+        elif operation.kind not in OPERATIONS:
+            raise _cannot(operation, "this version does not know what it computes")
+        elif operation.kind.startswith("constexpr_"):
+            self._constants |= _evaluate(operation, self._arguments(operation, {}))
+        elif extra:
+            raise _cannot(operation, f"this version does not know its attribute {min(extra)}")
+        else:
+            self._steps.append(operation)
+
+    def _arguments(self, operation: Operation, values: Mapping[str, Value]) -> "Arguments":
+        """Everything an operation is given, looked up."""
+        found = {
+            parameter: [self._look_up(operation, binding, values) for binding in bindings]
+            for parameter, bindings in operation.inputs.items()
+        }
+        if operation.kind.startswith("constexpr_"):  # up to iOS 17 their parameters are attributes
+            for parameter, constant in operation.attributes.items():
+                if parameter != "name":
+                    found[parameter] = [_value(operation, constant)]
+        return Arguments(operation, found)
+
+    def _look_up(self, operation: Operation, binding: str | Constant, values: Mapping[str, Value]) -> Value:
+        if isinstance(binding, Constant):
+            return _value(operation, binding)
+        found = values.get(binding) or self._constants.get(binding)
+        if found is None:
+            raise _cannot(operation, f"'{binding}' is not constant")
+        return found
+
+    def _laid_out(self, name: str, given: NDArray[Any]) -> Value:
+        """An input as the program sees it."""
+        feature, dtype = self._takes[name], self._input_types[name].dtype
+        tensor = torch.from_numpy(np.array(given, order="C"))
+        if feature.kind == "image":
+            tensor = tensor.permute(0, 3, 1, 2)
+            if feature.colours == "BGR":
+                tensor = tensor.flip(1)
+        return Value(dtype, _rounded(tensor, dtype))
+
+
+# --- before a program runs --------------------------------------------------------------------------------------------
+
+
+def _checked_inputs(function: Function) -> dict[str, Feature]:
+    """What the function takes, by name; the description and the program must agree on it."""
+    if function.opset not in OPSETS:
+        raise _wrong(f"This version does not know what operations mean in the operation set '{function.opset}'.")
+    declared = {variable.name: variable.type for variable in function.inputs}
+    described = {feature.name: feature for feature in function.takes}
+    if set(declared) != set(described):
+        raise _wrong(f"The package describes inputs {sorted(described)}, and its program has {sorted(declared)}.")
+    for name, feature in described.items():
+        if feature.flexible:
+            raise _wrong(f"Input {name} may have several shapes, which this version cannot evaluate.")
+        if feature.kind == "image" and feature.colours in ("RGB", "BGR") and declared[name].dtype in FLOATS:
+            expected = ValueType(declared[name].dtype, (1, 3, *feature.shape))
+        elif feature.kind == "tensor" and feature.dtype in (*FLOATS, "int32"):
+            expected = ValueType(feature.dtype, feature.shape)
+        else:
+            what = f"{feature.kind} {feature.colours or feature.dtype}".strip()
+            raise _wrong(f"Input {name} is described as {what}, which this version cannot evaluate.")
+        if declared[name] != expected:
+            raise _wrong(f"Input {name} is described as {expected}, and its program declares {declared[name]}.")
+    return described
+
+
+def _checked_outputs(function: Function) -> list[str]:
+    """Names of the outputs, in the order of the description, which must agree with the program."""
+    declared = {v.name: v.type for v in (*function.inputs, *(o for op in function.operations for o in op.outputs))}
+    described = [feature.name for feature in function.gives]
+    if sorted(described) != sorted(function.outputs):
+        raise _wrong(f"The package describes outputs {described}, and its program has {list(function.outputs)}.")
+    if not set(described) <= set(declared):
+        raise _wrong(f"Nothing computes the output {min(set(described) - set(declared))}.")
+    for feature in function.gives:
+        found = declared[feature.name]
+        agrees = found.dtype.partition(" ")[0] == feature.kind
+        if feature.kind == "tensor":
+            agrees = found == ValueType(feature.dtype, feature.shape or found.shape)
+        if not agrees:
+            what = ValueType(feature.dtype or feature.kind, feature.shape)
+            raise _wrong(f"Output {feature.name} is described as {what}, and its program declares {found}.")
+    return described
+
+
+def _last_uses(steps: Sequence[Operation]) -> list[list[str]]:
+    """For each step the names that no later one reads, its own unused results among them."""
+    last: dict[str, int] = {}
+    for index, step in enumerate(steps):
+        for name in (*_bound(step), *(output.name for output in step.outputs)):
+            last[name] = index
+    finished: list[list[str]] = [[] for _ in steps]
+    for name, index in last.items():
+        finished[index].append(name)
+    return finished
+
+
+def _bound(step: Operation) -> list[str]:
+    return [binding for bindings in step.inputs.values() for binding in bindings if isinstance(binding, str)]
+
+
+def _scores(steps: Sequence[Operation], classify: Operation) -> str | None:
+    """What the softmax before `classify` took; None where there is no softmax, or something else in between."""
+    makers = {output.name: step for step in steps for output in step.outputs}
+    step = makers.get(_only(classify, "probabilities"))
+    while step is not None and step.kind in ("cast", "identity", "reshape", "squeeze"):
+        step = makers.get(_only(step, "x"))
+    return _only(step, "x") or None if step is not None and step.kind == "softmax" else None
+
+
+def _only(step: Operation, parameter: str) -> str:
+    bindings = step.inputs.get(parameter, ())
+    return bindings[0] if len(bindings) == 1 and isinstance(bindings[0], str) else ""
+
+
+def _value(operation: Operation, constant: Constant) -> Value:
+    """A constant of the package as the program's operations take it."""
+    dtype, held = constant.type.dtype, constant.value
+    if held.dtype == np.dtype(object) or dtype.startswith("list"):
+        return Value(dtype, held)
+    if dtype not in TENSORS:
+        raise _cannot(operation, f"this version does not compute with {dtype}")
+    return Value(dtype, torch.from_numpy(np.array(held, _ARRAYS[TENSORS[dtype]])))
+
+
+_ARRAYS = {
+    torch.float32: np.float32,
+    torch.bool: np.bool_,
+    torch.uint8: np.uint8,
+    torch.int8: np.int8,
+    torch.int16: np.int16,
+    torch.int32: np.int32,
+    torch.int64: np.int64,
+}
+
+
+# --- one operation ----------------------------------------------------------------------------------------------------
+
+
+class Arguments:
+    """What an operation was given. Every reading is noted, so that nothing it carries goes unread.
+
+    A parameter that is missing, or is not of the kind that is asked for, is a `ParityError`.
+    """
+
+    def __init__(self, operation: Operation, given: Mapping[str, Sequence[Value]]) -> None:
+        self.operation = operation
+        self._given = given
+        self._unread = set(given)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._given
+
+    def values(self, name: str) -> Sequence[Value]:
+        """All values a parameter is bound to."""
+        self._unread.discard(name)
+        if name not in self._given:
+            raise self.refuse(f"it lacks its parameter {name}")
+        return self._given[name]
+
+    def value(self, name: str) -> Value:
+        """The one value a parameter is bound to."""
+        values = self.values(name)
+        if len(values) != 1:
+            raise self.refuse(f"its parameter {name} has {len(values)} values instead of one")
+        return values[0]
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor; one of 16-bit numbers is in float32."""
+        data = self.value(name).data
+        if not isinstance(data, Tensor):
+            raise self.refuse(f"its parameter {name} is not a tensor")
+        return data
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Words, or a list of numbers."""
+        data = self.value(name).data
+        if isinstance(data, Tensor):
+            raise self.refuse(f"its parameter {name} is a tensor")
+        return data
+
+    def numbers(self, name: str, default: Sequence[int] | None = None) -> list[int]:
+        """Integers of a tensor of one dimension. There is no default unless one is given."""
+        if default is not None and name not in self:
+            return list(default)
+        tensor = self.tensor(name)
+        if tensor.is_floating_point() or tensor.ndim != 1:
+            raise self.refuse(f"its parameter {name} is not a row of integers")
+        return [int(number) for number in tensor.tolist()]
+
+    def number(self, name: str, default: int | None = None) -> int:
+        """An integer."""
+        if default is not None and name not in self:
+            return default
+        tensor = self.tensor(name)
+        if tensor.is_floating_point() or tensor.ndim != 0:
+            raise self.refuse(f"its parameter {name} is not an integer")
+        return int(tensor.item())
+
+    def real(self, name: str, default: float) -> float:
+        """A floating-point number."""
+        return float(self.tensor(name).item()) if name in self else default
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """A truth value."""
+        return bool(self.number(name, default))
+
+    def word(self, name: str, default: str | None = None) -> str:
+        """A string."""
+        if default is not None and name not in self:
+            return default
+        return str(self.array(name).item())
+
+    def alike(self, *names: str) -> str:
+        """The element type that these parameters share; all but the first may be missing."""
+        if not self._given.get(names[0]):
+            raise self.refuse(f"it lacks its parameter {names[0]}")
+        dtypes = [(name, value.dtype) for name in names if name in self for value in self._given[name]]
+        if len({dtype for _, dtype in dtypes}) > 1:
+            raise self.refuse(f"its parameters differ in type ({', '.join(f'{n}: {dtype}' for n, dtype in dtypes)})")
+        return dtypes[0][1]
+
+    def floating(self, *names: str) -> str:
+        """The same, of floating-point numbers."""
+        dtype = self.alike(*names)
+        if dtype not in FLOATS:
+            raise self.refuse(f"this version does not compute it in {dtype}")
+        return dtype
+
+    def finish(self) -> None:
+        """Nothing may be left unread."""
+        if self._unread:
+            raise self.refuse(f"this version does not know its parameter {min(self._unread)}")
+
+    def refuse(self, why: str) -> ParityError:
+        """The error to raise."""
+        return _cannot(self.operation, why)
+
+
+def _cannot(operation: Operation, why: str) -> ParityError:
+    return _wrong(f"Operation {operation.kind} '{operation.name}' cannot be evaluated: {why}.")
+
+
+def _wrong(what: str) -> ParityError:
+    return ParityError(sentence(what))
+
+
+def _evaluate(operation: Operation, arguments: Arguments) -> dict[str, Value]:
+    """An operation's results by name, rounded to their type and checked against the program."""
+    try:
+        results = OPERATIONS[operation.kind](arguments)
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+        if "allocate memory" in str(error):  # PyTorch has no exception of its own for it
+            raise MemoryError(str(error)) from error
+        raise arguments.refuse((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")) from error
+    arguments.finish()
+    results = [results] if isinstance(results, Value) else results
+    if len(results) != len(operation.outputs):
+        raise arguments.refuse(f"it declares {len(operation.outputs)} results and gives {len(results)}")
+    rounded: dict[str, Value] = {}
+    for result, output in zip(results, operation.outputs, strict=True):
+        if not _fits(result.type, output.type):
+            raise _wrong(
+                f"Operation {operation.kind} '{operation.name}' gives {result.type} for {output.name}, "
+                f"and the program declares {output.type}."
+            )
+        data = result.data
+        rounded[output.name] = Value(
+            result.dtype, _rounded(data, result.dtype) if isinstance(data, Tensor) and result.dtype in TENSORS else data
+        )
+    return rounded
+
+
+def _fits(found: ValueType, declared: ValueType) -> bool:
+    """Whether a result is what the program declares; a size that it leaves open is fine as it is."""
+    return (
+        found.dtype == declared.dtype
+        and len(found.shape) == len(declared.shape)
+        and all(expected in (size, None) for size, expected in zip(found.shape, declared.shape, strict=True))
+    )
+
+
+def _rounded(tensor: Tensor, dtype: str) -> Tensor:
+    """A tensor in the form its element type is kept in; 16-bit numbers overflow to infinity as they should."""
+    return tensor.half().float() if dtype == "fp16" else tensor.to(TENSORS[dtype])
+
+
+def _array(value: Value) -> NDArray[Any]:
+    """A value as it is handed out."""
+    data = value.data
+    if isinstance(data, Tensor):
+        data = (data.half() if value.dtype == "fp16" else data).numpy()
+    return np.array(data)  # a copy, because it may be a constant
+
+
+# --- operations -------------------------------------------------------------------------------------------------------
+# Each function is one operation of MIL; the comment says where coremltools defines it (below mil/ops/defs).
+
+Results = Value | list[Value]
+
+
+def _identity(a: Arguments) -> Results:
+    # iOS15/tensor_operation.py
+    return a.value("x")
+
+
+def _cast(a: Arguments) -> Results:
+    # iOS15/elementwise_unary.py; to integers by truncation
+    dtype = a.word("dtype")
+    if dtype not in (*FLOATS, "int32", "bool"):
+        raise a.refuse(f"this version does not cast to {dtype}")
+    return Value(dtype, a.tensor("x"))
+
+
+def _elementwise(compute: Callable[[Tensor], Tensor]) -> Callable[[Arguments], Results]:
+    # iOS15/activation.py, elementwise_unary.py
+    return lambda a: Value(a.floating("x"), compute(a.tensor("x")))
+
+
+def _binary(compute: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Arguments], Results]:
+    # iOS15/elementwise_binary.py; with broadcasting
+    return lambda a: Value(a.floating("x", "y"), compute(a.tensor("x"), a.tensor("y")))
+
+
+def _gelu(a: Arguments) -> Results:
+    # iOS15/activation.py
+    dtype, x, mode = a.floating("x"), a.tensor("x"), a.word("mode", "EXACT")
+    match mode:
+        case "EXACT":
+            return Value(dtype, F.gelu(x))
+        case "TANH_APPROXIMATION":
+            return Value(dtype, F.gelu(x, approximate="tanh"))
+        case "SIGMOID_APPROXIMATION":
+            return Value(dtype, x * torch.sigmoid(1.702 * x))
+        case _:
+            raise a.refuse(f"this version does not know its mode {mode}")
+
+
+def _softmax(a: Arguments) -> Results:
+    # iOS15/activation.py
+    return Value(a.floating("x"), a.tensor("x").softmax(a.number("axis", -1)))
+
+
+def _conv(a: Arguments) -> Results:
+    # iOS15/conv.py, iOS17/conv.py; NCHW, over one to three spatial dimensions
+    dtype, x, weight = a.floating("x", "weight", "bias"), a.tensor("x"), a.tensor("weight")
+    spatial = _spatial(a, x)
+    strides, dilations = a.numbers("strides", [1] * spatial), a.numbers("dilations", [1] * spatial)
+    reach = [(size - 1) * dilation + 1 for size, dilation in zip(weight.shape[2:], dilations, strict=True)]
+    before, after = _padding(a, x, reach, strides)
+    compute = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[spatial]
+    bias = a.tensor("bias") if "bias" in a else None
+    if before != after:
+        x, before = _padded(x, before, after), [0] * spatial
+    return Value(dtype, compute(x, weight, bias, strides, before, dilations, a.number("groups", 1)))
+
+
+def _avg_pool(a: Arguments) -> Results:
+    # iOS15/pool.py
+    dtype, x, window = a.floating("x"), a.tensor("x"), a.numbers("kernel_sizes")
+    spatial = _spatial(a, x)
+    strides = a.numbers("strides", [1] * spatial)
+    before, after = _padding(a, x, window, strides)
+    sizes = [size + b + e for size, b, e in zip(x.shape[2:], before, after, strict=True)]
+    uneven = any((size - w) % stride for size, w, stride in zip(sizes, window, strides, strict=True))
+    if a.flag("ceil_mode") and uneven:
+        raise a.refuse("this version does not know ceil_mode where windows reach beyond the input")
+    pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[spatial]
+    mean = pool(_padded(x, before, after), window, strides)
+    if a.flag("exclude_padding_from_average"):
+        mean = mean / pool(_padded(torch.ones(1, 1, *x.shape[2:]), before, after), window, strides)
+    return Value(dtype, mean)
+
+
+def _spatial(a: Arguments, x: Tensor) -> int:
+    """How many dimensions x has beside batch and channels."""
+    if not 3 <= x.ndim <= 5:
+        raise a.refuse(f"x has {x.ndim} dimensions")
+    return x.ndim - 2
+
+
+def _padding(a: Arguments, x: Tensor, reach: list[int], strides: list[int]) -> tuple[list[int], list[int]]:
+    """Zeros before and after each spatial dimension, for a window that reaches over `reach` elements."""
+    kind, pad = a.word("pad_type", "valid"), a.numbers("pad", [0] * (2 * len(reach)))
+    if kind == "custom":
+        return pad[0::2], pad[1::2]
+    if any(pad):
+        raise a.refuse(f"it has padding of its own beside pad_type {kind}")
+    if kind == "valid":
+        return [0] * len(reach), [0] * len(reach)
+    if kind not in ("same", "same_lower"):
+        raise a.refuse(f"this version does not know its pad_type {kind}")
+    sizes = zip(x.shape[2:], reach, strides, strict=True)
+    whole = [max(0, (math.ceil(size / stride) - 1) * stride + window - size) for size, window, stride in sizes]
+    if kind == "same" and any(zeros % 2 for zeros in whole):
+        # the definition names two sides, and Core ML's own choice cannot be seen from here
+        raise a.refuse("pad_type same does not say on which side an odd number of zeros goes")
+    return [zeros - zeros // 2 for zeros in whole], [zeros // 2 for zeros in whole]
+
+
+def _padded(x: Tensor, before: list[int], after: list[int]) -> Tensor:
+    pairs = list(zip(before, after, strict=True))
+    return F.pad(x, [zeros for pair in reversed(pairs) for zeros in pair])  # the last dimension comes first
+
+
+def _linear(a: Arguments) -> Results:
+    # iOS15/linear.py; x @ weight.T + bias
+    dtype = a.floating("x", "weight", "bias")
+    return Value(dtype, F.linear(a.tensor("x"), a.tensor("weight"), a.tensor("bias") if "bias" in a else None))
+
+
+def _matmul(a: Arguments) -> Results:
+    # iOS15/linear.py
+    dtype, x, y = a.floating("x", "y"), a.tensor("x"), a.tensor("y")
+    if a.flag("transpose_x") and x.ndim > 1:
+        x = x.mT
+    if a.flag("transpose_y") and y.ndim > 1:
+        y = y.mT
+    return Value(dtype, x @ y)
+
+
+def _attention(a: Arguments) -> Results:
+    # iOS18/transformers.py, scaled_dot_product_attention; scale 1 / sqrt(d)
+    dtype = a.floating("query", "key", "value")
+    mask = None
+    if "attn_mask" in a:
+        if a.alike("attn_mask") not in (dtype, "bool"):
+            raise a.refuse("its mask is neither of its own type nor of truth values")
+        mask = a.tensor("attn_mask")
+    return Value(dtype, F.scaled_dot_product_attention(a.tensor("query"), a.tensor("key"), a.tensor("value"), mask))
+
+
+def _reduce_mean(a: Arguments) -> Results:
+    # iOS15/reduction.py
+    x = a.tensor("x")
+    axes = a.numbers("axes", range(x.ndim))
+    if not axes:
+        raise a.refuse("it has no axes")
+    return Value(a.floating("x"), x.mean(axes, a.flag("keep_dims")))
+
+
+def _batch_norm(a: Arguments) -> Results:
+    # iOS15/normalization.py; the epsilon is of the type of x
+    dtype, x = a.floating("x", "mean", "variance", "gamma", "beta", "epsilon"), a.tensor("x")
+    gamma, beta = (a.tensor(name) if name in a else None for name in ("gamma", "beta"))
+    mean, variance, epsilon = a.tensor("mean"), a.tensor("variance"), a.real("epsilon", 1e-5)
+    return Value(dtype, F.batch_norm(x, mean, variance, gamma, beta, eps=epsilon))
+
+
+def _layer_norm(a: Arguments) -> Results:
+    # iOS15/normalization.py; gamma and beta have the shape of the axes
+    dtype, x = a.floating("x", "gamma", "beta", "epsilon"), a.tensor("x")
+    axes = [axis % x.ndim for axis in a.numbers("axes", range(x.ndim))]
+    if not axes or axes != sorted(set(axes)):
+        raise a.refuse("this version knows what gamma and beta mean only where its axes are in order")
+    spread, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
+    result = (x - mean) / (spread + a.real("epsilon", 1e-5)).sqrt()
+    shape = [size if axis in axes else 1 for axis, size in enumerate(x.shape)]
+    if "gamma" in a:
+        result = result * a.tensor("gamma").reshape(shape)
+    if "beta" in a:
+        result = result + a.tensor("beta").reshape(shape)
+    return Value(dtype, result)
+
+
+def _reshape(a: Arguments) -> Results:
+    # iOS15/tensor_transformation.py; 0 keeps a dimension, -1 is what remains
+    value, x, shape = a.value("x"), a.tensor("x"), a.numbers("shape")
+    if 0 in shape and len(shape) != x.ndim:
+        raise a.refuse("its shape keeps dimensions of a tensor of another rank")
+    return Value(value.dtype, x.reshape([size or x.shape[axis] for axis, size in enumerate(shape)]))
+
+
+def _transpose(a: Arguments) -> Results:
+    # iOS15/tensor_transformation.py
+    return Value(a.value("x").dtype, a.tensor("x").permute(a.numbers("perm")))
+
+
+def _squeeze(a: Arguments) -> Results:
+    # iOS15/tensor_transformation.py; dimensions of more than one element stay, as in PyTorch
+    x = a.tensor("x")
+    return Value(a.value("x").dtype, x.squeeze(a.numbers("axes", range(x.ndim))))
+
+
+def _expand_dims(a: Arguments) -> Results:
+    # iOS15/tensor_transformation.py; the axes are those of the result
+    x, axes = a.tensor("x"), a.numbers("axes")
+    rank = x.ndim + len(axes)
+    for axis in sorted(axis % rank for axis in axes):
+        x = x.unsqueeze(axis)
+    return Value(a.value("x").dtype, x)
+
+
+def _split(a: Arguments) -> Results:
+    # iOS15/tensor_operation.py
+    x, axis = a.tensor("x"), a.number("axis")
+    length = x.shape[axis]
+    if "split_sizes" in a:
+        sizes = a.numbers("split_sizes")
+        if a.number("num_splits", len(sizes)) != len(sizes):
+            raise a.refuse("its numbers of parts contradict each other")
+    else:
+        parts = a.number("num_splits")
+        sizes = [length // parts] * parts
+    if sum(sizes) != length:
+        raise a.refuse(f"its parts of {sizes} are not all of {length}")
+    return [Value(a.value("x").dtype, part) for part in x.split(sizes, axis)]
+
+
+def _concat(a: Arguments) -> Results:
+    # iOS15/tensor_operation.py
+    if a.flag("interleave"):
+        raise a.refuse("this version does not interleave")
+    parts = [value.data for value in a.values("values") if isinstance(value.data, Tensor)]
+    return Value(a.alike("values"), torch.cat(parts, a.number("axis")))
+
+
+def _slice_by_index(a: Arguments) -> Results:
+    # iOS15/tensor_transformation.py; x[begin:end:stride], x[begin] where the result loses a dimension
+    x = a.tensor("x")
+    begin, end, stride = a.numbers("begin"), a.numbers("end"), a.numbers("stride", [1] * x.ndim)
+    masks = (a.numbers(f"{name}_mask", [False] * x.ndim) for name in ("begin", "end", "squeeze"))
+    if len(begin) != x.ndim or min(stride, default=1) < 1:
+        raise a.refuse("this version only slices forwards, and along every dimension")
+    index: list[int | slice] = []
+    for first, last, step, from_start, to_end, single in zip(begin, end, stride, *masks, strict=True):
+        first = 0 if from_start else first
+        index.append(first if single else slice(first, None if to_end else last, step))
+    return Value(a.value("x").dtype, x[tuple(index)])
+
+
+def _classify(a: Arguments) -> Results:
+    # iOS15/classify.py; the most probable class, and a dictionary of probabilities
+    probabilities, classes = a.tensor("probabilities").flatten(), a.array("classes")
+    kind = a.value("classes").dtype.removeprefix("list of ")
+    if a.floating("probabilities") != "fp32" or len(probabilities) != len(classes):
+        raise a.refuse(f"it has {len(classes)} classes for {len(probabilities)} probabilities")
+    label = np.array(classes[int(probabilities.argmax())])
+    return [
+        Value(kind, label if kind == "string" else torch.from_numpy(label)),
+        Value(f"dictionary of {kind} to fp64", probabilities.double()),
+    ]
+
+
+# --- compressed weights -----------------------------------------------------------------------------------------------
+
+
+def _affine_dequantize(a: Arguments) -> Results:
+    # iOS16/constexpr_ops.py; scale * (quantized_data - zero_point), each one number or one per element of the axis
+    data, axis = a.tensor("quantized_data"), a.number("axis")
+    shape = [1] * data.ndim
+    shape[axis] = -1
+    scale, zero = (t.reshape(shape) if t.ndim else t for t in (a.tensor("scale"), a.tensor("zero_point")))
+    return Value(a.floating("scale"), scale * (data.float() - zero.float()))
+
+
+def _shift_scale(a: Arguments) -> Results:
+    # iOS18/compression.py, constexpr_blockwise_shift_scale; scale * (data - offset), each for a block of elements
+    data, scale = a.tensor("data").float(), a.tensor("scale")
+    offset = a.tensor("offset").float() if "offset" in a else torch.zeros_like(scale)
+    if offset.shape != scale.shape:
+        raise a.refuse("its offsets and scales differ in shape")
+    return Value(a.floating("scale"), _spread(a, scale, data.shape) * (data - _spread(a, offset, data.shape)))
+
+
+def _lut_to_dense(a: Arguments) -> Results:
+    # iOS16/constexpr_ops.py and iOS18/compression.py; a weight is a number, or a vector, of a table
+    lut = a.tensor("lut")
+    dtype = a.value("lut").dtype
+    if "shape" in a:  # iOS 16: one table of numbers, indices packed into bytes
+        shape = a.numbers("shape")
+        bits = _bits(a, len(lut))
+        indices = _unpacked(a, "indices", bits, math.prod(shape))
+        return Value(dtype, lut[indices.long()].reshape(shape))
+    indices = a.tensor("indices")
+    *groups, entries, length = lut.shape
+    if a.value("indices").dtype != f"uint{_bits(a, entries)}":
+        raise a.refuse(f"its indices are {a.value('indices').dtype} for a table of {entries} entries")
+    table = _spread(a, torch.arange(math.prod(groups)).reshape(groups), indices.shape)
+    vectors = lut.reshape(-1, entries, length)[table, indices.long()]  # the shape of the indices, and a vector
+    if length == 1 and "vector_axis" not in a:
+        return Value(dtype, vectors[..., 0])
+    axis = a.number("vector_axis") % indices.ndim
+    return Value(dtype, vectors.movedim(-1, axis + 1).flatten(axis, axis + 1))
+
+
+def _sparse_to_dense(a: Arguments) -> Results:
+    # iOS16/constexpr_ops.py and iOS18/compression.py; a bit for every element says whether it is among the data
+    values = a.tensor("nonzero_data")
+    if "shape" in a:  # iOS 16: the bits are packed into bytes
+        shape = a.numbers("shape")
+        mask = _unpacked(a, "mask", 1, math.prod(shape)).reshape(shape)
+    else:
+        mask = a.tensor("mask")
+    if int(mask.sum()) != len(values):
+        raise a.refuse(f"its mask has {int(mask.sum())} places for {len(values)} values")
+    result = torch.zeros(mask.shape, dtype=values.dtype)
+    result[mask.bool()] = values
+    return Value(a.value("nonzero_data").dtype, result)
+
+
+def _constant_cast(a: Arguments) -> Results:
+    # iOS16/constexpr_ops.py, constexpr_cast
+    if a.word("output_dtype") not in FLOATS:
+        raise a.refuse(f"this version does not cast weights to {a.word('output_dtype')}")
+    return Value(a.word("output_dtype"), a.tensor("source_val"))
+
+
+def _bits(a: Arguments, entries: int) -> int:
+    """Bits of an index into a table."""
+    bits = max(entries, 1).bit_length() - 1
+    if entries != 1 << bits or bits not in (1, 2, 3, 4, 6, 8):
+        raise a.refuse(f"a table of {entries} entries is none that indices could point to")
+    return bits
+
+
+def _unpacked(a: Arguments, name: str, bits: int, count: int) -> Tensor:
+    """Numbers of up to 8 bits that are packed into bytes."""
+    packed = a.tensor(name)
+    if a.value(name).dtype != "uint8" or packed.shape != (-(-bits * count // 8),):
+        raise a.refuse(f"its {name} are not {count} numbers of {bits} bits")
+    return packed if bits == 8 else torch.from_numpy(unpack(packed.numpy(), bits, count))
+
+
+def _spread(a: Arguments, blocks: Tensor, shape: Sequence[int]) -> Tensor:
+    """Each element repeated over its block, so that the result has `shape`, or can be broadcast to it."""
+    if blocks.ndim != len(shape) or any(size % number for size, number in zip(shape, blocks.shape, strict=True)):
+        raise a.refuse(f"blocks of {list(blocks.shape)} do not divide {list(shape)}")
+    for axis, size in enumerate(shape):
+        if blocks.shape[axis] not in (1, size):
+            blocks = blocks.repeat_interleave(size // blocks.shape[axis], axis)
+    return blocks
+
+
+OPERATIONS: dict[str, Callable[[Arguments], Results]] = {
+    "add": _binary(torch.add),
+    "avg_pool": _avg_pool,
+    "batch_norm": _batch_norm,
+    "cast": _cast,
+    "classify": _classify,
+    "concat": _concat,
+    "constexpr_affine_dequantize": _affine_dequantize,
+    "constexpr_blockwise_shift_scale": _shift_scale,
+    "constexpr_cast": _constant_cast,
+    "constexpr_lut_to_dense": _lut_to_dense,
+    "constexpr_sparse_to_dense": _sparse_to_dense,
+    "conv": _conv,
+    "expand_dims": _expand_dims,
+    "gelu": _gelu,
+    "identity": _identity,
+    "layer_norm": _layer_norm,
+    "linear": _linear,
+    "matmul": _matmul,
+    "mul": _binary(torch.mul),
+    "real_div": _binary(torch.div),
+    "reduce_mean": _reduce_mean,
+    "relu": _elementwise(torch.relu),
+    "reshape": _reshape,
+    "scaled_dot_product_attention": _attention,
+    "sigmoid": _elementwise(torch.sigmoid),
+    "slice_by_index": _slice_by_index,
+    "softmax": _softmax,
+    "split": _split,
+    "squeeze": _squeeze,
+    "sub": _binary(torch.sub),
+    "transpose": _transpose,
+}

@@ -1,0 +1,522 @@
+"""Rows as text: what a person reads of measurements, laid out in columns, whatever the format."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from typing import Literal
+
+import msgspec
+
+from fastvit_bench.records import (
+    Artifact,
+    Failure,
+    Foreign,
+    Head,
+    Interval,
+    Measurement,
+    Method,
+    Pacing,
+    Placement,
+    Shape,
+    Statistic,
+    Unit,
+    Window,
+)
+from fastvit_bench.report import published
+from fastvit_bench.report.published import Figure, Published
+from fastvit_bench.report.rows import REFERENCE_SIZE, Row, planned_share, size_of, sizes_of
+
+NONE = "–"  # not measured, as opposed to nothing to measure
+RANDOM = "random weights"
+FAILED = "failed"
+
+# --- numbers and names as text ----------------------------------------------------------------------------------------
+
+
+def latency(figure: float, interval: Interval | None) -> str:
+    """``10.21 [10.18, 10.25]``: no more digits than the interval supports and four at most, its ends rounded outwards.
+
+    The interval's width keeps two digits where they begin below 355, else one, as the Particle Data Group rounds
+    errors (Review of Particle Physics, introduction, section 5.3). Without an interval three digits are given.
+    """
+    if interval is None:
+        return significant(figure, 3)
+    places = 3 - _exponent(figure, 4)
+    if (width := interval.high - interval.low) > 0:
+        exponent = _exponent(width, 3)
+        places = min(places, (1 if width < 3.55 * 10.0**exponent else 0) - exponent)
+    middle = _rounded(figure, places, ROUND_HALF_EVEN)
+    low, high = _rounded(interval.low, places, ROUND_FLOOR), _rounded(interval.high, places, ROUND_CEILING)
+    return f"{middle} [{low}, {high}]"
+
+
+def significant(value: float, digits: int) -> str:
+    """A positive number to so many significant digits, without an exponent."""
+    return _rounded(value, digits - 1 - _exponent(value, digits), ROUND_HALF_EVEN)
+
+
+def _exponent(value: float, digits: int) -> int:
+    """Power of ten of the leading digit once rounded to so many digits: of 9.996 to three it is 1."""
+    return int(f"{value:.{digits - 1}e}".partition("e")[2])
+
+
+def _rounded(value: float, places: int, rounding: str) -> str:
+    """In decimal, where 10.18 is 10.18: a binary float rounded outwards would become 10.17."""
+    rounded = Decimal(repr(value)).quantize(Decimal(1).scaleb(-places), rounding=rounding)
+    return f"{rounded:f}"
+
+
+def _percent(share: float) -> str:
+    """Whole percents, and 0 and 100 only where they are exact: one operation in 300 makes a switch too."""
+    text = f"{100 * share:.0f}"
+    if text == "100" and share < 1 - 1e-9:
+        text = ">99"
+    elif text == "0" and share > 0:
+        text = "<1"
+    return f"{text} %"
+
+
+def live_row(cell: Measurement | Failure) -> str:
+    """A finished cell as one line, for the moment it arrives: model, size, figure with interval, the quantiles that
+    the samples can show, the plan, warnings."""
+    if isinstance(cell, Failure):
+        where = cell.cell
+        return f"{_name(where.model, where.shape)}  {FAILED} at {cell.stage}: {plain(cell.reason)}"
+    line = f"{_name(cell.artifact.model, cell.shape)}  {latency(cell.figure_ms, cell.interval_ms)} ms"
+    if cell.method.statistic is Statistic.MEDIAN:
+        for name, value in (("p90", cell.p90_ms), ("p99", cell.p99_ms)):
+            if value is not None:
+                line += f"  {name} {significant(value, 3)} ms"
+    else:
+        line += f"  ({_STATISTICS[cell.method.statistic][0]})"
+    if cell.placement:
+        line += f"  planned on the Neural Engine {_percent(planned_share(cell.placement, Unit.NEURAL_ENGINE))}"
+    return "  ".join([line, *(f"* {warning}" for warning in cell.warnings)])
+
+
+def _name(model: str, shape: Shape | None) -> str:
+    return f"{plain(model):<14} {size_of(shape):>7} b{shape.batch if shape else 1}"
+
+
+def plain(text: str) -> str:
+    """One line of printable characters: names come from files, and a terminal obeys what it is sent."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
+
+
+def form(row: Row) -> str:
+    """What distinguishes the row's file from others of the same network: ``input tensor, compress palette6``."""
+    options = {name: value for name, value in sorted(row.form.items()) if value not in _USUAL}
+    parts = [f"{name} {value[:8] if name == 'labels' else value}" for name, value in options.items()]
+    if row.functions:
+        parts.append(f"{'+'.join(shape.size for shape in row.functions)} in one file")
+    return plain(", ".join(parts))
+
+
+_USUAL = {"none", "standard"}  # nothing was done, or nothing special
+
+
+def kinds(counts: dict[str, int], most: int) -> str:
+    """``cast 2, gather 1 and 3 more kinds``."""
+    shown = ", ".join(f"{kind} {count}" for kind, count in list(counts.items())[:most])
+    return shown + (f" and {len(counts) - most} more kinds" if len(counts) > most else "")
+
+
+# --- rows as columns of text ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading and what stands below it."""
+
+    title: str
+    cells: list[str]
+    justify: Literal["left", "right"] = "left"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The latencies by one statistic, in the order they are read."""
+
+    title: str  # empty where there is nothing to tell it from
+    model: list[Column]
+    latency: list[Column]
+    setting: list[Column]
+    published: list[Column]
+
+    @property
+    def columns(self) -> list[Column]:
+        """All of them."""
+        return [*self.model, *self.latency, *self.setting, *self.published]
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A small table below the latencies: a line per row and size."""
+
+    title: str
+    columns: list[Column]
+    named: int  # how many of the columns, the first ones, say which row and size
+
+
+@dataclass(frozen=True)
+class Document:
+    """Everything a person reads."""
+
+    sheets: list[Sheet]
+    details: list[Detail]
+    notes: list[str]
+
+
+# statistic -> heading, and what the figures are; figures of two statistics never share a column
+_STATISTICS: dict[Statistic, tuple[str, str]] = {
+    Statistic.MEDIAN: ("median", "Latency in ms per batch, 95 % interval of the median in brackets."),
+    Statistic.TRIMMED_MEAN: (
+        "ModelBench: mean of trimmed rounds",
+        "ModelBench latency in ms per batch, 95 % interval of the mean in brackets (Student's t over the rounds).",
+    ),
+}
+
+
+def document(rows: Sequence[Row]) -> Document:
+    """Rows as text; a sheet per statistic, then what goes with them."""
+    groups = {statistic: [row for row in rows if row.method.statistic is statistic] for statistic in _STATISTICS}
+    groups = {statistic: members for statistic, members in groups.items() if members}
+    marks, conditions = _legend(rows)
+    warned: dict[str, list[str]] = {}
+    failed: dict[str, list[str]] = {}
+    sheets: list[Sheet] = []
+    for statistic, members in groups.items():
+        alone = len(groups) == 1 and statistic is Statistic.MEDIAN
+        sheets.append(_sheet("" if alone else _STATISTICS[statistic][0], members, marks, warned, failed))
+    ordered = [row for members in groups.values() for row in members]
+    return Document(
+        sheets=sheets,
+        details=[detail for detail in (_starting(ordered, marks), _planned(ordered, marks)) if detail],
+        notes=[
+            *(_STATISTICS[statistic][1] for statistic in groups),
+            *conditions,
+            *(f"* {warning}: {_some(labels)}" for warning, labels in warned.items()),
+            *(f"{FAILED} at {reason}: {_some(labels)}" for reason, labels in failed.items()),
+            *_unproved(ordered, marks),
+            *_foreign(ordered),
+            *_published_notes(ordered),
+        ],
+    )
+
+
+def _sheet(
+    title: str,
+    rows: Sequence[Row],
+    marks: dict[int, str],
+    warned: dict[str, list[str]],
+    failed: dict[str, list[str]],
+) -> Sheet:
+    """The rows of one statistic; adds to the lists of cells by warning and by reason of failure."""
+    sizes = sizes_of(rows)
+    references = [row.reference for row in rows]
+    counted = [made.shape.size for made in references if made]
+    common = REFERENCE_SIZE if REFERENCE_SIZE in counted or not counted else counted[0]
+    latencies = {size: [""] * len(rows) for size in sizes}
+    for at, row in enumerate(rows):
+        doubts = row.warnings
+        for shape, cell in row.cells.items():
+            label = _label(row, shape, marks)
+            if isinstance(cell, Failure):
+                latencies[size_of(shape)][at] = FAILED
+                failed.setdefault(f"{cell.stage}: {plain(cell.reason)}", []).append(label)
+                continue
+            value, _, interval = latency(cell.figure_ms, cell.interval_ms).partition(" ")
+            for warning in doubts[shape]:
+                warned.setdefault(plain(warning), []).append(label)
+            latencies[size_of(shape)][at] = f"{value}{'*' if doubts[shape] else ''} {interval}".rstrip()
+    return Sheet(
+        title=title,
+        model=[
+            Column("model", [_model(row) for row in rows]),
+            Column("weights", [plain(row.weights.label) if row.weights else NONE for row in rows]),
+            Column("fused", [row.fused.value if row.fused else NONE for row in rows]),
+            *_forms(rows),
+            Column("params M", [significant(made.params / 1e6, 3) if made else NONE for made in references], "right"),
+            Column(f"GMACs at {common}", [_gmacs(made, common) for made in references], "right"),
+            Column("top-1 %", [RANDOM if row.is_random else NONE for row in rows], "right"),
+        ],
+        latency=[Column(f"{size} ms", latencies[size], "right") for size in sizes],
+        setting=[
+            Column("device", [f"{plain(row.device.name)}{marks[id(row)]}" for row in rows]),
+            Column("batch", [str(row.batch) for row in rows], "right"),
+            Column("precision", [plain(row.precision) for row in rows]),
+        ],
+        published=[
+            Column(title, [text(row, row.published) if row.published else "" for row in rows], justify)
+            for title, (text, justify) in _PUBLISHED.items()
+            if any(row.weights for row in rows)  # models of others were not published here
+        ],
+    )
+
+
+def _model(row: Row) -> str:
+    """With the head where it is not the usual one."""
+    return plain(row.model) + (f" ({row.head})" if row.head is Head.DENSE else "")
+
+
+def _forms(rows: Sequence[Row]) -> list[Column]:
+    """A column where any file has options of its own, else none."""
+    return [Column("form", [form(row) or NONE for row in rows])] if any(form(row) for row in rows) else []
+
+
+def macs_per_image(made: Artifact) -> float:
+    """Multiply-accumulates of one image, counted on the exported network."""
+    return made.macs / made.shape.batch
+
+
+def _gmacs(made: Artifact | None, common: str) -> str:
+    """With the size where it is not the one in the heading."""
+    if made is None:
+        return NONE
+    text, size = significant(macs_per_image(made) / 1e9, 3), made.shape.size
+    return text if size == common else f"{text} at {size}"
+
+
+def _some(labels: Sequence[str]) -> str:
+    """The first six, and how many more."""
+    more = f" and {len(labels) - 6} more" if len(labels) > 6 else ""
+    return ", ".join(labels[:6]) + more
+
+
+# --- under which conditions -------------------------------------------------------------------------------------------
+
+
+def _legend(rows: Sequence[Row]) -> tuple[dict[int, str], list[str]]:
+    """A mark behind the device's name, by the row's `id`, and one line on machine, method and window per mark.
+
+    A single set of conditions needs no mark.
+    """
+    groups: dict[bytes, list[Row]] = {}
+    for row in rows:
+        device = (row.device.name, row.device.backend, row.device.options)
+        conditions = (device, row.machine, row.method, row.window, row.pacing, row.clock)
+        groups.setdefault(msgspec.json.encode(conditions, order="sorted"), []).append(row)
+    marks: dict[int, str] = {}
+    lines: list[str] = []
+    for number, members in enumerate(groups.values(), 1):
+        mark = f" ({number})" if len(groups) > 1 else ""
+        marks |= {id(row): mark for row in members}
+        lines.append(f"{mark} Measured: {_conditions(members)}.".strip())
+    return marks, lines
+
+
+def _label(row: Row, shape: Shape | None, marks: dict[int, str]) -> str:
+    """A cell, for notes."""
+    return f"{_model(row)} {size_of(shape)}{marks[id(row)]}"
+
+
+# window -> what the clock saw
+_WINDOWS: dict[Window | None, str] = {
+    Window.COMPUTE: "compute window (copies to and from the device left out)",
+    Window.PREDICTION: "prediction window (the toolkit's own reading around its native call)",
+    Window.END_TO_END: "end-to-end window (copies to and from the device included)",
+    None: "nothing timed",
+}
+
+
+def _conditions(rows: Sequence[Row]) -> str:
+    """How, on what and when: of rows that share it all but for the days."""
+    row = rows[0]
+    machine = row.machine
+    days = sorted({cell.finished[:10] for each in rows for cell in each.cells.values()})
+    hardware = [
+        machine.processor,
+        f"{machine.cores} cores" if machine.cores else "",
+        f"{machine.memory_mib / 1024:.0f} GiB" if machine.memory_mib else "",
+    ]
+    facts = [
+        _how(row.method, cold=any(cell.cold_ns for each in rows for cell in each.measured)),
+        _WINDOWS[row.window],
+        f"read by {row.clock}" if row.window is Window.PREDICTION else "",
+        _paced(row),
+        ", ".join([row.device.backend, *(f"{name} {value}" for name, value in sorted(row.device.options.items()))]),
+        machine.accelerator or "",
+        f"driver {machine.driver}" if machine.driver else "",
+        ", ".join(fact for fact in hardware if fact),
+        ", ".join([machine.os, *([f"Python {machine.python}"] if machine.python else [])]),
+        ", ".join(f"{name} {version}" for name, version in sorted(machine.packages.items())),
+        days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
+    ]
+    return plain("; ".join(fact for fact in facts if fact))
+
+
+def _how(method: Method, *, cold: bool) -> str:
+    """The method in words; `cold`: the untimed run of each round was timed by others and is kept apart."""
+    anew = method.loading == "per-round"
+    untimed = f"{method.warmup} untimed run{'s' * (method.warmup != 1)}"
+    if method.statistic is Statistic.TRIMMED_MEAN:
+        return (
+            f"mean over {method.rounds} rounds of {method.runs} runs, each round "
+            f"{'with the file loaded anew, ' * anew}after {untimed}, {method.trim} lowest and {method.trim} highest "
+            f"left out"
+        )
+    rounds = f"{method.rounds} x {method.runs}" if method.rounds > 1 else str(method.runs)
+    after = "the first of each round, which is kept apart" if cold else untimed.replace("run", "one")
+    return f"median of {rounds} runs after {after}{', the file loaded anew for each round' * anew}"
+
+
+def _paced(row: Row) -> str:
+    """Said where it is not what is taken for granted, and of Core ML, where both occur."""
+    if row.pacing is Pacing.REMOTE_CALL:
+        return "each run called over the cable, the device idle in between"
+    return "back to back" if row.window is Window.PREDICTION else ""
+
+
+def _unproved(rows: Sequence[Row], marks: dict[int, str]) -> list[str]:
+    labels = [
+        _label(row, cell.shape, marks)
+        for row in rows
+        for cell in row.measured
+        if isinstance(cell.artifact, Artifact) and cell.artifact.parity is None
+    ]
+    labels = list(dict.fromkeys(labels))  # two forms of one network are told apart in the table
+    return [f"Known from its report only, not proved here: {_some(labels)}."] if labels else []
+
+
+def _foreign(rows: Sequence[Row]) -> list[str]:
+    """What is known of models that are not ours, once each."""
+    notes: dict[str, None] = {}
+    for row in rows:
+        for cell in row.measured:
+            if isinstance(cell.artifact, Foreign):
+                inputs = [f"{name} {kind}" for name, kind in cell.artifact.inputs.items()]
+                size = cell.artifact.size_bytes
+                facts = [*(f"input {each}" for each in inputs), f"{size / 1e6:.2f} MB" if size else ""]
+                about = "; ".join(fact for fact in facts if fact)
+                notes[plain(f"Not exported by fastvit-bench: {row.model}{f' ({about})' if about else ''}.")] = None
+    return list(notes)
+
+
+# --- details ----------------------------------------------------------------------------------------------------------
+
+
+def first(values: Sequence[int]) -> float | None:
+    """Milliseconds of the first of some nanoseconds."""
+    return values[0] / 1e6 if values else None
+
+
+def later(values: Sequence[int]) -> float | None:
+    """Milliseconds: the median of all but the first."""
+    return statistics.median(values[1:]) / 1e6 if values[1:] else None
+
+
+# heading -> milliseconds, of what comes before the runs that are measured
+STARTING: dict[str, Callable[[Measurement], float | None]] = {
+    "compile": lambda cell: statistics.median(cell.compile_ns) / 1e6 if cell.compile_ns else None,
+    "first load": lambda cell: first(cell.load_ns),
+    "later loads": lambda cell: later(cell.load_ns),
+    "first run": lambda cell: first(cell.cold_ns),
+    "later first runs": lambda cell: later(cell.cold_ns),
+}
+
+
+def _starting(rows: Sequence[Row], marks: dict[int, str]) -> Detail | None:
+    lines = [(row, cell) for row in rows for cell in row.measured if cell.load_ns or cell.compile_ns or cell.cold_ns]
+    if not lines:
+        return None
+    which = _which(lines, marks)
+    times = {title: [value(cell) for _, cell in lines] for title, value in STARTING.items()}
+    return Detail(
+        "Compiling, loading and the first run of each round, in ms; medians where there are several",
+        [
+            *which,
+            *(
+                Column(title, [NONE if value is None else significant(value, 3) for value in values], "right")
+                for title, values in times.items()
+                if any(value is not None for value in values)
+            ),
+        ],
+        len(which),
+    )
+
+
+# unit -> heading
+_UNITS = {Unit.NEURAL_ENGINE: "Neural Engine", Unit.GPU: "GPU", Unit.CPU: "CPU"}
+
+
+def _planned(rows: Sequence[Row], marks: dict[int, str]) -> Detail | None:
+    lines = [(row, cell) for row in rows for cell in row.measured if cell.placement]
+    if not lines:
+        return None
+    plans = [cell.placement for _, cell in lines if cell.placement]
+    which = _which(lines, marks)
+    return Detail(
+        "Planned by the toolkit, not measured: share of operations / of estimated cost",
+        [
+            *which,
+            Column("operations", [str(len(plan.operations)) for plan in plans], "right"),
+            *(Column(title, [_shares(plan, unit) for plan in plans], "right") for unit, title in _UNITS.items()),
+            Column("switches", [str(plan.switches) for plan in plans], "right"),
+            Column("could run on Neural Engine", [_percent(plan.eligible) for plan in plans], "right"),
+            Column("not on Neural Engine", [plain(kinds(plan.elsewhere, 4)) or NONE for plan in plans]),
+        ],
+        len(which),
+    )
+
+
+def _shares(plan: Placement, unit: Unit) -> str:
+    share = _percent(plan.shares[unit])
+    return share if plan.costs is None else f"{share} / {_percent(plan.costs[unit])}"
+
+
+def _which(lines: Sequence[tuple[Row, Measurement]], marks: dict[int, str]) -> list[Column]:
+    """The columns that say which cell a line is about."""
+    rows = [row for row, _ in lines]
+    return [
+        Column("model", [f"{_model(row)}{marks[id(row)]}" for row in rows]),
+        *_forms(rows),
+        Column("size", [size_of(cell.shape) for _, cell in lines], "right"),
+    ]
+
+
+# --- published figures as text ----------------------------------------------------------------------------------------
+
+
+def _printed(figure: Figure | None) -> str:
+    return f"{figure.value:g}" if figure else ""
+
+
+def _top1(row: Row, model: Published) -> str:
+    """Plain / distilled: of the released weights, which a checkpoint of that name holds, else the paper's."""
+    if row.is_random:
+        return ""
+    pair = (model.released_top1, model.released_top1_distilled)
+    if pair == (None, None):
+        pair = (model.top1, model.top1_distilled)
+    return " / ".join(_printed(figure) or NONE for figure in pair)
+
+
+# heading -> text, and side of the column
+_PUBLISHED: dict[str, tuple[Callable[[Row, Published], str], Literal["left", "right"]]] = {
+    "published as": (lambda _, model: model.label, "left"),
+    "published params M": (lambda _, model: _printed(model.params_m), "right"),
+    "published FLOPs G": (lambda _, model: _printed(model.flops_g), "right"),
+    "published top-1 %": (_top1, "right"),
+    "published iPhone ms": (lambda _, model: _printed(model.iphone_ms), "right"),
+    "published GPU ms (batch 8)": (lambda _, model: _printed(model.gpu_ms), "right"),
+}
+
+
+def _published_notes(rows: Sequence[Row]) -> list[str]:
+    notes: list[str] = []
+    known = [row for row in rows if row.published]
+    if known:
+        notes.append(
+            "Published: FastViT paper, tables 5 and 6, at the size behind the @ (iPhone 12 Pro, Core ML, batch 1; "
+            "RTX 2080 Ti, TensorRT, batch 8)."
+        )
+    if any(not row.is_random for row in known):
+        notes.append(
+            "Published top-1: ImageNet-1k, plain / distilled, of the released checkpoints (the paper's where none are)."
+        )
+    if any(row.device.backend == "coreml" and row.method.statistic is Statistic.MEDIAN for row in known):
+        notes.append("Published iPhone latencies are ModelBench's means: compare them with --protocol modelbench only.")
+    unknown = {row.published_as: None for row in rows if row.published_as not in {None, *published.models()}}
+    notes += [f"Nothing is published under the name '{plain(name)}'." for name in unknown if name]
+    return notes
