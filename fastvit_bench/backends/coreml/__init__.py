@@ -2,7 +2,7 @@
 
 import importlib.util
 import sys
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -303,12 +303,15 @@ def _describe(package: Path, asked: ExportJob, metadata: dict[str, str]) -> None
     ct = program.toolkit()
     model = package / "Data" / _ROOT
     spec = ct.utils.load_spec(str(package))
-    about, texts = spec.description, _texts(asked)
+    about, texts = spec.description, _texts(asked, asked.functions or (asked.shape,))
     about.metadata.shortDescription = texts["description"]
     about.metadata.author = texts["author"]
     about.metadata.license = texts["license"]
     about.metadata.versionString = metadata.get("fastvit_bench.version", "")
+    named = {function_name(shape): shape for shape in asked.functions}
     for features in [about, *about.functions]:
+        shapes = (named[features.name],) if features is not about else (asked.shape,)
+        texts = _texts(asked, shapes)
         for feature in features.input:
             feature.shortDescription = texts["input"]
         for feature in features.output:
@@ -325,11 +328,11 @@ def _describe(package: Path, asked: ExportJob, metadata: dict[str, str]) -> None
             files.remove(extra)
 
 
-def _texts(asked: ExportJob) -> dict[str, str]:
-    """What Xcode shows: of the package, of its input, and of its outputs by name."""
+def _texts(asked: ExportJob, shapes: Sequence[Shape]) -> dict[str, str]:
+    """What Xcode shows of a package, or of a function of it, that takes these shapes: also of its outputs by name."""
     from fastvit_bench.backends.coreml.session import LABEL, PROBABILITIES
 
-    size = f"{asked.shape.height} x {asked.shape.width}"
+    size = ", ".join(f"{shape.height} x {shape.width}" for shape in shapes)
     what = "image classifier" if asked.head == "classifier" else "backbone with four feature maps"
     made = (
         "random weights, for timing only" if asked.weights.origin == "random" else f"weights of {asked.weights.label}"

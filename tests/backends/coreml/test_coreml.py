@@ -284,6 +284,11 @@ def test_several_sizes_share_their_weights(packages: Path, tmp_path: Path) -> No
     assert package.functions.keys() == {"r64", "r96x64"}
     assert package.default == "r64"
     assert package.specification == 9
+    assert "64 x 64, 96 x 64" in package.description
+    assert ["96 x 64" in feature.text for name in ("r64", "r96x64") for feature in package.functions[name].takes] == [
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(
