@@ -174,7 +174,10 @@ def test_the_configuration_can_be_elsewhere(zoo: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", ["fastvit_t8", "fastvit_sa12"])
-@pytest.mark.parametrize("level", ["none", "fused", "folded"])
+@pytest.mark.parametrize(
+    "level",
+    [pytest.param("none", marks=pytest.mark.slow), pytest.param("fused", marks=pytest.mark.slow), "folded"],
+)
 def test_an_exported_checkpoint_gives_the_published_logits(tmp_path: Path, variant: str, level: str) -> None:
     checkpoint = tmp_path / f"{variant}.pth.tar"
     torch.save({"state_dict": golden.state(variant, Head.CLASSIFIER)}, checkpoint)
