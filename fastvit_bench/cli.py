@@ -209,14 +209,14 @@ def export(
     if head is not None:
         spec = msgspec.structs.replace(spec, head=head)
     backend = backends.of_target(target)
-    options = {"input": input_, "attention": attention, "compress": compress}
-    options = {name: value for name, value in options.items() if value is not None}
-    flags = {
-        **options,
-        **({"classifier": classifier} if classifier else {}),
-        **({"multifunction": 1} if multifunction else {}),
+    given = {
+        "input": input_,
+        "attention": attention,
+        "compress": compress,
+        "classifier": classifier,
+        "multifunction": multifunction or None,
     }
-    for name in sorted(flags.keys() - set(backend.flags)):
+    for name in sorted(name for name, value in given.items() if value is not None and name not in backend.flags):
         raise UsageError(f"--{name} means nothing for --target {target}; leave it out.")
     precision = precision or backend.precisions[0]
     if precision not in backend.precisions:
@@ -227,7 +227,7 @@ def export(
         backend=backend.name,
         precision=precision,
         batch=batch,
-        options=dict(options),
+        options={name: str(given[name]) for name in backend.shaping if given[name] is not None},
     )
     shapes = config.shapes(res or str(spec.resolution), settings.sweep.grid, batch)
     if multifunction and len(shapes) < 2:

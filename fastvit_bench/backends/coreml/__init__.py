@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastvit_bench import files
 from fastvit_bench.backends import INPUT, Hardware, Proving, Session, output_names
-from fastvit_bench.errors import ChecksumError, FastViTBenchError, UnavailableError, UsageError
-from fastvit_bench.records import MEAN, Device, ExportJob, Layout, Shape
+from fastvit_bench.errors import ChecksumError, FastViTBenchError, ParityError, UnavailableError, UsageError
+from fastvit_bench.records import MEAN, Device, ExportJob, Fuse, Layout, Shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -222,11 +222,42 @@ def _convert(network: "nn.Module", asked: ExportJob, shape: Shape, path: Path) -
         skip_model_load=True,
         package_dir=str(path),
     )
+    if asked.fused is Fuse.FOLDED:  # in the others the converter folds some weights itself
+        _check_weights(path, network, half=half)
     if asked.options["compress"] == "none":
         return path
     smaller = path.with_name(f"compressed-{path.name}")
     _compress(ct, model, asked.options["compress"]).save(str(smaller))
     return smaller
+
+
+def _check_weights(path: Path, network: "nn.Module", *, half: bool) -> None:
+    """Raise `ParityError` unless every weight is in the package bit for bit, rounded to FP16 once where it is FP16.
+
+    The outputs of an FP16 package agree with the network's to 1e-2 only, and a small wrong weight could hide in that.
+    """
+    import numpy as np
+
+    from fastvit_bench.backends.coreml import program
+
+    package = program.read(path)
+    held = {
+        (value.value.shape, value.value.tobytes())
+        for operation in package.functions[package.default].operations
+        if operation.kind == "const"
+        for value in operation.attributes.values()
+    }
+    for name, parameter in network.named_parameters():
+        with np.errstate(over="ignore"):  # told below
+            wanted = parameter.detach().numpy().astype(np.float16 if half else np.float32)
+        if not np.isfinite(wanted).all():
+            raise ParityError(
+                f"The weights {name} do not fit into FP16, whose largest number is 65504; use --precision fp32."
+            )
+        if (wanted.shape, wanted.tobytes()) not in held:
+            raise ParityError(
+                f"coremltools changed the weights {name}; this version of it cannot be trusted with them."
+            )
 
 
 def _compress(ct: Any, model: Any, how: str) -> Any:

@@ -434,6 +434,36 @@ def test_a_wrong_network_fails_the_proof(fault: str, tmp_path: Path, monkeypatch
     assert Path(asked.path + ".rejected").is_dir()
 
 
+def test_a_weight_that_the_converter_changes_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the smallest step of FP16, which no output would tell."""
+    convert = program.toolkit().convert
+
+    def careless(exported: Any, **options: Any) -> Any:
+        weight = exported.state_dict["stem.4.weight"].detach().clone()
+        weight[0, 0, 0, 0] *= 1 + 2**-9
+        exported.state_dict["stem.4.weight"] = weight
+        return convert(exported, **options)
+
+    monkeypatch.setattr(program.toolkit(), "convert", careless)
+    with pytest.raises(ParityError, match=r"coremltools changed the weights stem\.4\.weight"):
+        build.build(job(tmp_path))
+    assert leftovers(tmp_path) == []
+
+
+def test_a_weight_beyond_half_precision_ends_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def large(network: FastViT, *rest: Any) -> torch.nn.Module:
+        found = folded(network, *rest)
+        with torch.no_grad():
+            found.classifier.weight[0, 0] = 70000.0
+        return found
+
+    folded = reparam.fold
+    monkeypatch.setattr(reparam, "fold", large)
+    with pytest.raises(ParityError, match=r"classifier\.weight do not fit into FP16"):
+        build.build(job(tmp_path))
+    assert leftovers(tmp_path) == []
+
+
 def test_a_package_of_someone_else_is_one_sentence(package: Path) -> None:
     rewrite(
         package,
