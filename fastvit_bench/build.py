@@ -141,7 +141,8 @@ def build(asked: ExportJob) -> Artifact:
             f"change the precision of device '{asked.device.name}'."
         )
     path = Path(asked.path)
-    if path.exists() and not sidecar(path).is_file():
+    # a file that is named after its key is ours, even if its side-car was never finished
+    if path.exists() and not sidecar(path).is_file() and artifact_key(asked) not in path.name:
         raise UsageError(
             f"{path} exists and was not written by fastvit-bench: no {sidecar(path).name} lies beside it. "
             f"Remove it, or name another place with -o."

@@ -99,6 +99,23 @@ def test_what_a_killed_export_left_is_swept_up(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [busy]
 
 
+def test_a_file_whose_side_car_was_never_finished_is_made_anew(exported: Path, tmp_path: Path) -> None:
+    job = export_job(tmp_path)
+    path = Path(job.path)
+    path.parent.mkdir()
+    path.write_bytes(b"what a kill between the two left")
+    made = build.build(job)
+    assert build.cached(job) == made
+
+
+def test_what_someone_else_put_there_is_left_alone(tmp_path: Path) -> None:
+    place = tmp_path / "mine.onnx"
+    place.write_bytes(b"mine")
+    with pytest.raises(UsageError, match="was not written by fastvit-bench"):
+        build.build(msgspec.structs.replace(export_job(tmp_path), path=str(place)))
+    assert place.read_bytes() == b"mine"
+
+
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file", encoding="utf-8")
     with pytest.raises(UsageError, match="cannot be written"):
