@@ -235,10 +235,15 @@ def export(
     weights = build.weights_of(spec, seed)
     labels = _labels(classifier) if classifier else ()
     jobs = [shapes] if multifunction else [[shape] for shape in shapes]
+    # two forms of a network must not take each other's place in a folder
+    usual = backend.options(msgspec.structs.replace(device, options={}))
+    form = [*([] if fuse is Fuse.FOLDED else [fuse]), *([] if precision == backend.precisions[0] else [precision])]
+    form += [str(device.options[name]) for name in device.options if device.options[name] != usual[name]]
+    form += ["named"] if labels else []
     console = _console()
     for sizes in jobs:
         shape = sizes[0]
-        path = _output_path(output, backend.suffix, spec, sizes, several=len(jobs) > 1)
+        path = _output_path(output, backend.suffix, spec, sizes, form, several=len(jobs) > 1)
         job = build.job(
             spec,
             weights,
@@ -585,16 +590,20 @@ def _run_of(device: str, found: list[Path]) -> Path:
 
 
 def _output_path(
-    output: Path | None, suffix: str, spec: ModelSpec, sizes: Sequence[Shape], *, several: bool
+    output: Path | None, suffix: str, spec: ModelSpec, sizes: Sequence[Shape], form: Sequence[str], *, several: bool
 ) -> Path | None:
-    """Where one file goes: `output` itself if it ends like such a file, else into a folder of that name."""
+    """Where one file goes: `output` itself if it ends like such a file, else into a folder of that name.
+
+    There its name tells model, sizes, batch, and what of its `form` is not the usual.
+    """
     if output is None:
         return None
     if output.suffix == suffix and not several:
         return output
     if output.suffix == suffix:
         raise UsageError(f"{output} names one file, and several sizes make several; name a folder with -o.")
-    return output / f"{spec.name}_{'_'.join(shape.size for shape in sizes)}_b{sizes[0].batch}{suffix}"
+    parts = (spec.name, *(shape.size for shape in sizes), f"b{sizes[0].batch}", *form)
+    return output / ("_".join(parts) + suffix)
 
 
 def _labels(path: Path) -> tuple[str, ...]:

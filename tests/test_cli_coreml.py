@@ -110,6 +110,14 @@ def test_wrong_wishes_are_one_sentence(words: list[str], sentence: str, here: Pa
     assert sorted(path.name for path in here.iterdir()) == ["gap.txt", "t8.mlpackage", "twice.txt"]
 
 
+def test_forms_of_a_network_have_names_of_their_own(here: Path) -> None:
+    export = ("export", "-t", "coreml", "--res", "32", "-o", "out")
+    for words in ([], ["--precision", "fp32", "--input", "tensor"], ["--fuse", "fused"]):
+        call(*export, *words)
+    names = sorted(path.stem for path in Path("out").glob("*.mlpackage"))
+    assert names == ["fastvit_t8_32_b1", "fastvit_t8_32_b1_fp32_tensor", "fastvit_t8_32_b1_fused"]
+
+
 def test_what_lies_in_the_way_stays(here: Path) -> None:
     Path("t8.mlpackage/mine").write_text("keep", encoding="utf-8")
     said = call("export", "-t", "coreml", "--res", SIZE, "-o", "t8.mlpackage", expect=2).stderr
