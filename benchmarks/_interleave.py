@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastvit_bench.backends.onnxruntime import BACKEND, OnnxSession
+from fastvit_bench.backends._onnx import OnnxSession
+from fastvit_bench.backends.onnxruntime import BACKEND
 from fastvit_bench.measure import latency, parity
 from fastvit_bench.records import (
     Device,
@@ -183,7 +184,7 @@ def timed(session: Any, batch: "NDArray[np.float32]", runs: int) -> Side:
     method = Method(warmup=SETTLE, runs=runs)
 
     def block() -> float:
-        (samples,) = latency.measure(ours, method)
+        (samples,) = latency.measure(ours, method).samples_ns
         return statistics.median(samples) / 1e6
 
     return block

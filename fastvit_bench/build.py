@@ -8,19 +8,28 @@ import os
 from collections.abc import Iterator, Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 import fastvit_bench
 from fastvit_bench import backends, files
-from fastvit_bench.errors import CheckpointError, ChecksumError, ParityError, UnavailableError, UsageError
+from fastvit_bench.backends import HALF_WEIGHTS, Images
+from fastvit_bench.errors import (
+    CheckpointError,
+    ChecksumError,
+    MismatchError,
+    ParityError,
+    UnavailableError,
+    UsageError,
+)
 from fastvit_bench.records import (
     Artifact,
     Device,
     ExportJob,
     Fuse,
     Fusing,
+    HalfWeights,
     Head,
     Layout,
     ModelFacts,
@@ -35,6 +44,8 @@ from fastvit_bench.variants import VARIANTS
 if TYPE_CHECKING:
     from torch import nn
 
+    from fastvit_bench.backends import Session
+    from fastvit_bench.measure.parity import Expected
     from fastvit_bench.network.cost import Cost
     from fastvit_bench.network.fastvit import FastViT
 
@@ -81,7 +92,7 @@ def job(
     """
     backend = backends.get(device.backend)
     options = backend.options(device)
-    shaping = {name: str(options[name]) for name in backend.shaping}
+    shaping = {name: str(options[name]) for name in backend.shaping if options[name] != ""}
     if labels:
         shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
     toolchain = {"fastvit-bench": _own_version(), **backends.toolchain(backend)}
@@ -109,6 +120,11 @@ def job(
     return msgspec.structs.replace(asked, path=str(path))
 
 
+def expected_file(path: Path) -> Path:
+    """The file beside an exported one with what the reference network makes of the fixed images."""
+    return path.with_name(path.name + ".expected.npz")
+
+
 def sidecar(path: Path) -> Path:
     """The JSON file beside an exported one that holds its `Artifact`."""
     return path.with_name(path.name + ".json")
@@ -123,7 +139,8 @@ def cached(asked: ExportJob) -> Artifact | None:
     except (OSError, msgspec.MsgspecError):
         return None
     proved = artifact.parity is not None and artifact.parity.passed
-    return artifact if proved and artifact.key == artifact_key(asked) and artifact.sha256 == digest else None
+    same = artifact.key == artifact_key(asked) and artifact.sha256 == digest
+    return artifact if proved and same and expected_file(path).is_file() else None
 
 
 def build(asked: ExportJob) -> Artifact:
@@ -132,6 +149,7 @@ def build(asked: ExportJob) -> Artifact:
     Nothing bears the final name before the proof: a file that fails it stays beside as ``*.rejected`` and raises
     `ParityError`; any other failure leaves nothing behind. `CheckpointError`, `UsageError` as their names say.
     """
+    from fastvit_bench.measure import parity
     from fastvit_bench.network import cost, reparam
 
     backend = backends.get(asked.backend)
@@ -162,9 +180,10 @@ def build(asked: ExportJob) -> Artifact:
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     metadata = _metadata(asked, price)
+    wanted = Wanted(reference)
     try:
         backend.export(network, asked, draft, metadata)
-        proofs = _prove(reference, draft, asked)
+        proofs = _prove(wanted, draft, asked)
         proof = max(proofs.values(), key=lambda each: (not each.passed, each.spent))
         artifact = Artifact(
             model=asked.model,
@@ -187,15 +206,21 @@ def build(asked: ExportJob) -> Artifact:
             options=asked.options,
             functions=asked.functions,
             operations=backend.operations(draft),
+            half_weights=_half_weights(backend.metadata(draft)),
         )
         final = path.with_name(artifact.path)
-        notes = draft.with_suffix(".json")
+        notes, outputs = draft.with_suffix(".json"), draft.with_suffix(".npz")
         try:
             notes.write_bytes(msgspec.json.format(msgspec.json.encode(artifact), indent=2) + b"\n")
+            if proof.passed:
+                with outputs.open("wb") as file:
+                    parity.save(wanted.of(asked.shape), file)
+                outputs.replace(expected_file(final))
             files.put(draft, final)
             notes.replace(sidecar(final))
         finally:
             notes.unlink(missing_ok=True)
+            outputs.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
@@ -207,24 +232,84 @@ def build(asked: ExportJob) -> Artifact:
     return artifact
 
 
-def _prove(reference: "FastViT", path: Path, asked: ExportJob) -> dict[str, Parity]:
-    """The proof of everything in a file, by what was looked at."""
-    from fastvit_bench.measure import parity
+def _half_weights(metadata: Mapping[str, str]) -> HalfWeights | None:
+    noted = metadata.get(HALF_WEIGHTS)
+    return msgspec.json.decode(noted, type=HalfWeights) if noted else None
 
+
+class Wanted:
+    """The outputs of a reference network for the fixed images, computed once for each shape and form of them."""
+
+    def __init__(self, reference: "FastViT") -> None:
+        self._reference = reference
+        self._found: dict[tuple[Shape, Images], Expected] = {}
+
+    def outputs(self, shape: Shape, form: Images) -> "Expected":
+        """For images of that shape in that form."""
+        from fastvit_bench.measure import parity
+
+        if (shape, form) not in self._found:
+            self._found[shape, form] = parity.expected(self._reference, shape, form)
+        return self._found[shape, form]
+
+    def of(self, shape: Shape) -> "Expected":
+        """Those asked for first for that shape: a file has one form."""
+        return next(found for (each, _), found in self._found.items() if each == shape)
+
+
+def _prove(wanted: Wanted, path: Path, asked: ExportJob) -> dict[str, Parity]:
+    """The proof of everything in a file, by what was looked at."""
     found: dict[str, Parity] = {}
     for look in backends.get(asked.backend).proofs(path, asked):
-        compress = asked.options.get("compress", "none")
         with look.session as session:
-            found[look.name] = parity.prove(
-                reference,
-                session,
-                look.shape,
-                asked.precision,
-                how=look.how,
-                compress=compress,
-                random=asked.weights.origin == "random",
-                subject=look.subject,
-            )
+            known = wanted.outputs(look.shape, session.images)
+            found[look.name] = _compare(known, session, asked, look.how, look.subject)
+    return found
+
+
+def _compare(
+    known: "Expected", session: "Session", made: ExportJob | Artifact, how: str, subject: Literal["file", "hardware"]
+) -> Parity:
+    from fastvit_bench.measure import parity
+
+    compress, random = made.options.get("compress", "none"), made.weights.origin == "random"
+    return parity.prove(known, session, made.precision, how=how, compress=compress, random=random, subject=subject)
+
+
+def check(session: "Session", path: Path, made: ExportJob | Artifact, how: str) -> Parity:
+    """Compare what a session of a proved file computes on its device with the reference outputs kept beside it.
+
+    Raises `ParityError` where it is something else; `UsageError` where no such outputs are there.
+    """
+    from fastvit_bench.measure import parity
+
+    found = _compare(parity.load(expected_file(path)), session, made, how, "hardware")
+    if not found.passed:
+        raise ParityError(f"{how} computes something else than the network: {found.reason}.")
+    return found
+
+
+def equip(asked: ExportJob) -> Parity | None:
+    """Build the engine of a proved file, and compare what it computes; None where it cannot be run on this machine.
+
+    For a process of its own, which native code may end. Raises what `backends.Engines.build` does, `ParityError` for
+    an engine that computes something else, and `UsageError` where the disk refuses.
+    """
+    backend, path = backends.get(asked.backend), Path(asked.path)
+    assert backend.engines is not None
+    try:
+        backend.engines.build(path, asked.device)
+        if backend.absent(asked.device):
+            return None
+        try:
+            hardware = backend.identify(asked.device)
+        except MismatchError:  # built ahead of time, for another GPU than the one here
+            return None
+        with backend.open(path, asked.device) as session:
+            found = check(session, path, asked, f"the engine on {hardware.name if hardware else 'this machine'}")
+        backend.engines.note(path, asked.device, found)
+    except OSError as error:
+        raise UsageError(f"The engine of {path} cannot be written: {error.strerror or error}.") from error
     return found
 
 
@@ -257,7 +342,8 @@ def verify(path: Path, checkpoint: Path | None, models: Path) -> dict[str, Parit
     else:
         if noted.sha256 != files.sha256(path):
             raise ChecksumError(f"{path} is not the file that {sidecar(path).name} describes; export it again.")
-    return _prove(_reference(asked.checkpoint, weights, asked.variant, asked.head, asked.classes), path, asked)
+    reference = _reference(asked.checkpoint, weights, asked.variant, asked.head, asked.classes)
+    return _prove(Wanted(reference), path, asked)
 
 
 def _checkpoint_of(weights: Weights, given: Path | None, models: Path) -> Path:

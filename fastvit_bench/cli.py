@@ -7,7 +7,7 @@ import fnmatch
 import os
 import shutil
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -20,12 +20,28 @@ from typer.core import TyperGroup
 import fastvit_bench
 from fastvit_bench import backends, config
 from fastvit_bench.errors import ExitCode, FastViTBenchError, UsageError
-from fastvit_bench.records import METHODS, Device, Failure, Fuse, Head, Method, ModelSpec, Protocol, Request, Shape
+from fastvit_bench.records import (
+    METHODS,
+    SETTINGS,
+    Device,
+    ExportJob,
+    Failure,
+    Fuse,
+    Head,
+    Method,
+    ModelSpec,
+    Protocol,
+    Request,
+    Setting,
+    Shape,
+    Window,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from fastvit_bench.config import Config
+    from fastvit_bench.records import Artifact, Foreign
     from fastvit_bench.sweep import Step
 
 
@@ -44,6 +60,13 @@ class CheckpointForm(StrEnum):
 
     UNFUSED = "unfused"
     FUSED = "fused"
+
+
+class Source(StrEnum):
+    """Whose measurements can be imported."""
+
+    XCODE = "xcode"
+    TRTEXEC = "trtexec"
 
 
 class Commands(TyperGroup):
@@ -155,7 +178,9 @@ def fuse(
 
 @app.command()
 def export(
-    target: Annotated[str, typer.Option("--target", "-t", help="What to write: onnx or coreml.")],
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="What to write: onnx, coreml, tensorrt, tensorrt-rtx or pytorch.")
+    ],
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Model of benchmark.toml. [default: the first of [sweep]]")
     ] = None,
@@ -168,7 +193,7 @@ def export(
     ] = None,
     batch: Annotated[int, typer.Option("--batch", "-b", "--batch-size", min=1, help="Images per run.")] = 1,
     precision: Annotated[
-        str | None, typer.Option("--precision", help="Of the file's arithmetic. [default: fp32; of coreml fp16]")
+        str | None, typer.Option("--precision", help="Of the file's arithmetic. [default: fp16; of onnx fp32]")
     ] = None,
     fuse: FuseOption = Fuse.FOLDED,
     head: Annotated[Head | None, typer.Option("--head", help="Of random weights; a checkpoint tells its own.")] = None,
@@ -189,6 +214,20 @@ def export(
         bool,
         typer.Option("--multifunction", help="coreml: all sizes of --res in one file with shared weights (iOS 18)."),
     ] = False,
+    io: Annotated[
+        str | None,
+        typer.Option("--io", help="tensorrt, tensorrt-rtx: fp16 or fp32 input and outputs. [as --precision]"),
+    ] = None,
+    compute_capability: Annotated[
+        str | None,
+        typer.Option("--compute-capability", help="tensorrt-rtx: of the GPU to build for. [7.5, the RTX 2080 Ti's]"),
+    ] = None,
+    dynamic: Annotated[
+        str | None,
+        typer.Option(
+            "--dynamic", help="tensorrt, tensorrt-rtx: one file for all sizes of a range, such as 224..1024. [static]"
+        ),
+    ] = None,
     seed: SeedOption = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder, or file by its suffix. [default: models/MODEL/]")
@@ -215,9 +254,12 @@ def export(
         "compress": compress,
         "classifier": classifier,
         "multifunction": multifunction or None,
+        "io": io,
+        "compute_capability": compute_capability,
+        "dynamic": dynamic,
     }
     for name in sorted(name for name, value in given.items() if value is not None and name not in backend.flags):
-        raise UsageError(f"--{name} means nothing for --target {target}; leave it out.")
+        raise UsageError(f"--{name.replace('_', '-')} means nothing for --target {target}; leave it out.")
     precision = precision or backend.precisions[0]
     if precision not in backend.precisions:
         raise UsageError(f"--target {target} exports {' or '.join(backend.precisions)}, not {precision}.")
@@ -266,6 +308,11 @@ def export(
             assert proof is not None
             console.print(listing.proof(name, proof), highlight=False, markup=False, soft_wrap=True)
         console.print(listing.content(artifact), highlight=False, markup=False, soft_wrap=True)
+        if artifact.half_weights:
+            console.print(listing.half_weights(artifact.half_weights), highlight=False, markup=False, soft_wrap=True)
+        if backend.engines is not None:
+            said = _engine(backend.engines.lacking(job.device), job, settings.sweep.timeout_s)
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
         typer.echo(job.path)
 
 
@@ -325,10 +372,40 @@ def latency(
         Protocol | None,
         typer.Option(
             "--protocol",
-            help="median100, or modelbench: how the published iPhone figures were made. [default: median100]",
+            help="median100; modelbench: how the published iPhone figures were made; paper: its GPU column; "
+            "trtexec: as that tool does. [default: median100]",
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads. [default: all cores]")] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Of the file's arithmetic: fp32 or fp16. [default: the device's]")
+    ] = None,
+    head: Annotated[
+        Head | None, typer.Option("--head", help="Of random weights: dense for the maps that detectors take.")
+    ] = None,
+    graph: Annotated[
+        bool | None,
+        typer.Option("--graph/--no-graph", help="NVIDIA GPUs: replay a CUDA graph. [default: where the binding can]"),
+    ] = None,
+    transfers: Annotated[
+        bool | None,
+        typer.Option("--transfers/--no-transfers", help="NVIDIA GPUs: time the copies to and from the GPU too. [no]"),
+    ] = None,
+    sync: Annotated[
+        str | None, typer.Option("--sync", help="NVIDIA GPUs: how the host waits, spin or block. [default: spin]")
+    ] = None,
+    cuda_binding: Annotated[
+        str | None, typer.Option("--cuda-binding", help="TensorRT: cuda-python or pycuda. [default: cuda-python]")
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also time every layer, in runs made for that alone.")
+    ] = False,
+    allow_device_mismatch: Annotated[
+        bool,
+        typer.Option(
+            "--allow-device-mismatch", help="Run on hardware the device is not meant for, labelled by its own name."
+        ),
+    ] = False,
     fuse: Annotated[Fuse | None, typer.Option("--fuse", help="none, fused or folded. [default: folded]")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of random weights. [default: 0]")] = None,
     resume: Annotated[
@@ -347,7 +424,7 @@ def latency(
 
     settings = _load(config_file)
     models, results = Path(settings.paths.models), Path(settings.paths.results)
-    profile = settings.device(device)
+    chosen = settings.device(device)
     given = {
         "--model": model,
         "--checkpoint": checkpoint,
@@ -357,6 +434,13 @@ def latency(
         "--warmup": warmup,
         "--protocol": protocol,
         "--threads": threads,
+        "--precision": precision,
+        "--head": head,
+        "--graph": graph,
+        "--transfers": transfers,
+        "--sync": sync,
+        "--cuda-binding": cuda_binding,
+        "--profile": profile or None,
         "--fuse": fuse,
         "--seed": seed,
     }
@@ -365,32 +449,37 @@ def latency(
         raise UsageError(
             f"--resume continues a run as it was begun; leave out {', '.join(set_too)} or start a new run."
         )
-    method = _method(settings, protocol, runs, warmup)
-    _require(profile.backend)
-    _require_hardware(profile)
-    machine = sweep.preflight(profile)
+    if head is not None and checkpoint is not None:
+        raise UsageError("--head is for random weights; a checkpoint tells its own, so leave it out.")
+    running = {"graph": graph, "transfers": transfers, "sync": sync, "cuda_binding": cuda_binding, "threads": threads}
+    chosen = _as_asked(chosen, protocol, precision, batch, running)
+    method = _method(settings, protocol, runs, warmup, backends.get(chosen.backend).settling(chosen))
+    _require(chosen.backend)
+    _require_hardware(chosen)
+    chosen, machine = sweep.preflight(chosen, "rename" if allow_device_mismatch else "refuse")
     if resume is not None:
-        path = _run_of(device, store.find(results, resume))
-        with store.lock(results, device):
+        path = _run_of(chosen.name, store.find(results, resume))
+        with store.lock(results, chosen.name):
             request, steps = sweep.resume(path, models, machine)
             failed = _sweep(request, steps, machine, path, device)
     else:
-        options = profile.options if threads is None else {**profile.options, "threads": threads}
-        profile = msgspec.structs.replace(profile, batch=batch or profile.batch, options=options)
         grid = settings.sweep.grid
         specs = [_one_model(settings, _single(model), checkpoint)] if checkpoint else settings.select(model or [])
+        if head is not None:
+            specs = [msgspec.structs.replace(spec, head=head) for spec in specs]
         request = Request(
-            device=msgspec.structs.replace(profile, options=backends.get(profile.backend).options(profile)),
+            device=chosen,
             models=tuple(specs),
-            shapes=tuple(config.shapes(res or f"{min(grid)}..{max(grid)}", grid, profile.batch)),
+            shapes=tuple(config.shapes(res or f"{min(grid)}..{max(grid)}", grid, chosen.batch)),
             fused=fuse or Fuse.FOLDED,
             method=method,
             seed=seed or 0,
             timeout_s=settings.sweep.timeout_s,
+            profile=profile,
         )
         steps = sweep.plan(request, models)
         sweep.check_checkpoints(request, steps)
-        with store.lock(results, device):
+        with store.lock(results, chosen.name):
             path = sweep.begin(request, steps, machine, results)
             failed = _sweep(request, steps, machine, path, device)
     _print_table([path], format_)
@@ -426,28 +515,158 @@ def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, devi
 
 @app.command("import")
 def import_(
-    report: Annotated[Path, typer.Argument(help="What Xcode exported (.mlperf), or the report.json in it.")],
+    report: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[KIND] FILE",
+            help="FILE is what Xcode exported (.mlperf) or the report.json in it; behind the KIND trtexec, what "
+            "`trtexec --exportTimes` wrote.",
+        ),
+    ],
     device: Annotated[
         str | None,
         typer.Option("--device", "-d", help="The device of benchmark.toml that it is of. [default: by its own name]"),
     ] = None,
+    trt_version: Annotated[
+        str | None,
+        typer.Option("--trt-version", help="trtexec: version of TensorRT, such as 10.16; it decides the defaults."),
+    ] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="trtexec: name of the GPU. [default: the device's]")] = None,
+    driver: Annotated[str | None, typer.Option("--driver", help="trtexec: version of the GPU's driver.")] = None,
+    graph: Annotated[
+        bool | None,
+        typer.Option("--graph/--no-graph", help="trtexec: whether it replayed a CUDA graph. [default: the version's]"),
+    ] = None,
+    spin_wait: Annotated[
+        bool | None,
+        typer.Option("--spin-wait/--no-spin-wait", help="trtexec: how the host waited. [default: the version's]"),
+    ] = None,
+    warm_up: Annotated[
+        int | None, typer.Option("--warm-up", min=0, help="trtexec: milliseconds of its --warmUp. [default: 200]")
+    ] = None,
+    window: Annotated[
+        Window | None,
+        typer.Option("--window", help="trtexec: compute (GPU Compute Time) or end-to-end (Latency). [compute]"),
+    ] = None,
+    onnx: Annotated[
+        Path | None, typer.Option("--onnx", help="trtexec: the file of `export` that was timed; it tells the model.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="trtexec: any other model, by a name.")] = None,
+    res: Annotated[
+        str | None, typer.Option("--res", "--img-size", help="trtexec: image size of the other model, such as 256.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", "-b", "--batch-size", min=1, help="trtexec: its images per run.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="trtexec: its arithmetic, such as fp16. [default: unknown]")
+    ] = None,
     format_: FormatOption = Format.RICH,
     config_file: ConfigOption = None,
 ) -> None:
-    """Import a Core ML performance report of Xcode as a run, and tabulate it.
+    """Import what was measured elsewhere as a run, and tabulate it: an Xcode report, or times of trtexec.
 
-    Latencies, load times and the planned placement are kept; names, serial numbers and folders are not. A report that
-    was imported before is shown again.
+    Of a Core ML performance report, latencies, load times and the planned placement are kept; names, serial numbers and
+    folders are not. Times of trtexec say nothing of what was timed, so that is said with options; what is left out is
+    what trtexec of that version does by default. What was imported before is shown again.
+
+    \b
+    fastvit-bench import FILE.mlperf --device iphone12pro
+    fastvit-bench import trtexec TIMES.json --trt-version 10.16 --device rtx2080ti --onnx FILE.trt.onnx
     """
-    from fastvit_bench import sweep
-    from fastvit_bench.report import mlperf
+    from fastvit_bench import elsewhere, sweep
+    from fastvit_bench.report import mlperf, trtexec
 
+    kind, file = _kind_of_import(report)
     settings = _load(config_file)
     profile = None if device is None else settings.device(device)
     models, results = Path(settings.paths.models), Path(settings.paths.results)
-    path, new = sweep.adopt(mlperf.read(report), profile, settings.models, models, results)
+    if kind is Source.XCODE:
+        given = {
+            "--trt-version": trt_version,
+            "--gpu": gpu,
+            "--driver": driver,
+            "--graph": graph,
+            "--spin-wait": spin_wait,
+            "--warm-up": warm_up,
+            "--window": window,
+            "--onnx": onnx,
+            "--model": model,
+            "--res": res,
+            "--batch": batch,
+            "--precision": precision,
+        }
+        for name in (name for name, value in given.items() if value is not None):
+            raise UsageError(f"{name} means nothing for a report of Xcode; leave it out, or write import trtexec FILE.")
+        found = elsewhere.of_xcode(mlperf.read(file), profile, models)
+        said = ""
+    else:
+        if trt_version is None:
+            raise UsageError(
+                "Times of trtexec mean something only with the version of TensorRT, whose defaults changed; say "
+                "--trt-version, such as 10.16."
+            )
+        times = trtexec.read(file, trtexec.WARM_UP_MS if warm_up is None else warm_up)
+        told = elsewhere.Told(
+            made=_timed_by_trtexec(onnx, model, res, batch, precision, models),
+            version=trt_version,
+            gpu=gpu,
+            driver=driver,
+            graph=graph,
+            spin=spin_wait,
+            window=window or Window.COMPUTE,
+        )
+        found = elsewhere.of_trtexec(times, told, profile)
+        said = elsewhere.taken_for_granted(times, found.measurement)
+    path, new = sweep.adopt(found, settings.models, results)
     _print_table([path], format_)
+    if said:
+        typer.echo(said, err=True)
     typer.echo(f"{'results' if new else 'imported before'}: {path}", err=True)
+
+
+def _kind_of_import(words: Sequence[str]) -> tuple[Source, Path]:
+    """What is imported, and its file; one word alone is a report of Xcode."""
+    *kind, file = words
+    if kind and kind[0] not in set(Source):
+        raise UsageError(f"There is no import of '{kind[0]}'; known: {', '.join(Source)}.")
+    if len(kind) > 1:
+        raise UsageError(f"import takes one file, and this names {len(kind)}; import them one by one.")
+    if not kind and file in set(Source) and not Path(file).exists():
+        raise UsageError(f"Name the file too: fastvit-bench import {file} FILE.")
+    return Source(kind[0]) if kind else Source.XCODE, Path(file)
+
+
+def _timed_by_trtexec(
+    onnx: Path | None, model: str | None, res: str | None, batch: int | None, precision: str | None, models: Path
+) -> "Artifact | Foreign":
+    """What trtexec timed: a file of ours, which tells for itself, or a model that the options describe."""
+    from fastvit_bench import elsewhere
+
+    described = {"--model": model, "--res": res, "--batch": batch, "--precision": precision}
+    described = [name for name, value in described.items() if value is not None]
+    if onnx is not None:
+        if described:
+            raise UsageError(
+                f"--onnx tells the model, its input and its precision; leave out {', '.join(described)}, or --onnx if "
+                f"trtexec was told another precision than the file's."
+            )
+        return elsewhere.timed_file(onnx, models)
+    if model is None:
+        raise UsageError(
+            "The file does not say what was timed; give the exported file with --onnx, or a name with --model."
+        )
+    if not model.strip():
+        raise UsageError("--model needs a name.")
+    if (res is None) != (batch is None):
+        raise UsageError("--res and --batch say together what was timed; give both, or neither for another input.")
+    if res is None or batch is None:
+        return elsewhere.timed_model(model, None, precision)
+    # any size, because the model is not ours
+    height, _, width = res.partition("x")
+    if not all(side.isascii() and side.isdecimal() and 0 < int(side) < 2**20 for side in (height, width or height)):
+        raise UsageError(f"--res {res} is no image size; write one, such as 256 or 384x512 (height x width).")
+    return elsewhere.timed_model(model, Shape(batch=batch, height=int(height), width=int(width or height)), precision)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -496,25 +715,31 @@ def devices(config_file: ConfigOption = None) -> None:
 
 
 def _lacking(device: Device, processor: str) -> str | None:
-    """What keeps a device from running here, by what can be said without loading a toolkit or asking a driver."""
+    """What keeps a device from running here, by what can be said without loading a toolkit."""
+    from fastvit_bench.errors import UnavailableError
     from fastvit_bench.measure import machine
 
     lacking = backends.missing(device.backend)
-    if lacking or device.backend not in backends.implemented():
+    if lacking:
         return lacking
     backend = backends.get(device.backend)
     device = msgspec.structs.replace(device, options=backend.options(device))
     absent = backend.absent(device)
     # what is on a cable is asked for its name when it is used
-    elsewhere = device.options.get("location") == "connected"
-    return absent or (None if elsewhere else machine.mismatch(device, processor))
+    if absent or device.options.get("location") == "connected":
+        return absent
+    try:
+        hardware = backend.identify(device)
+    except UnavailableError as error:
+        return str(error).rstrip(".")
+    return machine.mismatch(device, hardware.name if hardware else processor)
 
 
 # --- between the words and the values ---------------------------------------------------------------------------------
 
 
 def _load(path: Path | None) -> "Config":
-    return config.load(path, backends=backends.names())
+    return config.load(path, backends=backends.implemented())
 
 
 def _require(backend: str) -> None:
@@ -527,31 +752,80 @@ def _require(backend: str) -> None:
 
 
 def _require_hardware(device: Device) -> None:
-    """Raise `UnavailableError` unless files can be run on the device from here."""
+    """Raise `UnavailableError` unless files can be run from here on the device, whose options are filled in."""
     from fastvit_bench.errors import UnavailableError
 
     backend = backends.get(device.backend)
-    absent = backend.absent(msgspec.structs.replace(device, options=backend.options(device)))
+    absent = backend.absent(device)
     if absent:
         raise UnavailableError(f"Device '{device.name}' cannot run here: {absent}.")
 
 
-def _method(settings: "Config", protocol: Protocol | None, runs: int | None, warmup: int | None) -> Method:
-    """How to measure: by [method] and the options, unless a protocol fixes it."""
-    if protocol is Protocol.MODELBENCH:
+def _method(
+    settings: "Config", protocol: Protocol | None, runs: int | None, warmup: int | None, settling: Mapping[str, float]
+) -> Method:
+    """How to measure: by [method], the options and how such devices settle, unless a protocol fixes it."""
+    if protocol is not None and protocol is not Protocol.MEDIAN100:
         given = [name for name, value in (("--runs", runs), ("--warmup", warmup)) if value is not None]
         if given:
             fixed = METHODS[protocol]
             raise UsageError(
-                f"--protocol {protocol} is {fixed.rounds} rounds of {fixed.warmup} + {fixed.runs} runs; "
-                f"leave out {' and '.join(given)}."
+                f"--protocol {protocol} is {fixed.rounds} round{'s' * (fixed.rounds > 1)} of "
+                f"{fixed.warmup} + {fixed.runs} runs; leave out {' and '.join(given)}."
             )
         return METHODS[protocol]
+    told = {"warmup": settings.method.warmup, **settling}
+    if warmup is not None:
+        told["warmup"] = warmup
     return Method(
-        warmup=settings.method.warmup if warmup is None else warmup,
-        runs=runs or settings.method.runs,
-        rounds=settings.method.rounds,
+        **msgspec.convert(told, dict[str, Any]), runs=runs or settings.method.runs, rounds=settings.method.rounds
     )
+
+
+def _as_asked(
+    device: Device, protocol: Protocol | None, precision: str | None, batch: int | None, running: Mapping[str, Any]
+) -> Device:
+    """The device with what a protocol and the options say of it, every option filled in."""
+    backend = backends.get(device.backend)
+    setting = SETTINGS.get(protocol, Setting()) if protocol else Setting()
+    if setting.options and not backend.settling(device):
+        raise UsageError(f"--protocol {protocol} is for NVIDIA GPUs, and device '{device.name}' is none.")
+    device = msgspec.structs.replace(
+        device,
+        precision=precision or setting.precision or device.precision,
+        batch=batch or setting.batch or device.batch,
+        options={
+            **device.options,
+            **setting.options,
+            **{name: value for name, value in running.items() if value is not None},
+        },
+    )
+    if device.precision not in backend.precisions:
+        raise UsageError(
+            f"Device '{device.name}' runs {' or '.join(backend.precisions)}, not {device.precision}; correct "
+            f"--precision, or its precision in the configuration."
+        )
+    return msgspec.structs.replace(device, options=backend.options(device))
+
+
+def _engine(lacking: str | None, job: ExportJob, timeout_s: float) -> str:
+    """Build the engine of an exported file in a process of its own; returns what came of it, as a line."""
+    from fastvit_bench.errors import ParityError, UnavailableError
+    from fastvit_bench.records import EngineJob
+    from fastvit_bench.report import listing
+    from fastvit_bench.worker import Equipped, Trouble, Worker
+
+    if lacking is not None:
+        return f"left to do: build the engine, on the machine with the GPU it is for ({lacking})"
+    with Worker() as worker:
+        reply = worker.ask(EngineJob(export=job), timeout_s)
+    if isinstance(reply, Trouble):
+        kind = ParityError if reply.stage == "parity" else UnavailableError
+        raise kind(f"{Path(job.path).name} is proved and was kept, its engine failed: {reply.reason.rstrip('.')}.")
+    assert isinstance(reply, Equipped)
+    if reply.parity is None:
+        return "engine built; it has not run, because its GPU is not here"
+    return f"engine built: {listing.proof('', reply.parity)}"
 
 
 def _single(model: list[str] | None) -> str | None:
@@ -598,10 +872,12 @@ def _output_path(
     """
     if output is None:
         return None
-    if output.suffix == suffix and not several:
+    if output.name.endswith(suffix) and not several:
         return output
-    if output.suffix == suffix:
+    if output.name.endswith(suffix):
         raise UsageError(f"{output} names one file, and several sizes make several; name a folder with -o.")
+    if output.suffix == Path(f"x{suffix}").suffix:  # as a folder's name it would be a trap
+        raise UsageError(f"The names of such files end in {suffix}, and {output} does not; say {output.stem}{suffix}.")
     parts = (spec.name, *(shape.size for shape in sizes), f"b{sizes[0].batch}", *form)
     return output / ("_".join(parts) + suffix)
 

@@ -144,8 +144,9 @@ _TABLES: dict[str, type[Record]] = {
 }
 
 
-# fields of a record that its table does not hold: the name stands in the heading, and a protocol decides the others
-_NOT_HERE = {"method": ("statistic", "trim", "loading")}
+# fields of a record that its table does not hold: the name stands in the heading, and a protocol or the kind of device
+# decides the others
+_NOT_HERE = {"method": ("statistic", "trim", "loading", "warmup_ms", "steady", "duration_ms")}
 
 
 class _Reader:

@@ -9,6 +9,7 @@
     ├── ParityError ............... 5   an artifact that does not compute what the network computes
     ├── ChecksumError ............. 5   a file whose content is not the recorded one
     └── UnavailableError .......... 6   a device, toolkit, host or file server that is not there
+        ├── MismatchError ......... 6   hardware that is not the one a device profile is meant for
         └── DownloadError ......... 6   a transfer that did not finish
 
 Exit codes without a class of their own: 0 done, 1 regression, 3 inconclusive, 7 some cells failed (the others
@@ -76,6 +77,10 @@ class UnavailableError(FastViTBenchError):
     """Hardware, a toolkit or a server that this machine does not have or reach."""
 
     exit_code = ExitCode.UNAVAILABLE
+
+
+class MismatchError(UnavailableError):
+    """Hardware that works and is not the one a device profile is meant for."""
 
 
 class DownloadError(UnavailableError):

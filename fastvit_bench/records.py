@@ -8,7 +8,7 @@ is a property and never stored.
 import functools
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -144,11 +144,64 @@ class Parity(Record, frozen=True):
     how: str = ""  # what computed the file's outputs
     judged: Literal["max", "rms"] = "max"
     rms_error: float | None = None  # root mean square of the errors over that standard deviation, of the worst output
+    cosine: float | None = None  # of the angle between an image's outputs and the reference's, the smallest
+    snr_db: float | None = None  # mean square of the reference outputs over that of the errors, of the worst output
+    range_error: float | None = None  # the largest error over largest minus smallest reference output
 
     @property
     def spent(self) -> float:
         """Share of the tolerance that the error takes up."""
         return (self.relative_error if self.judged == "max" else self.rms_error or 0.0) / self.tolerance
+
+
+class HalfWeights(Record, frozen=True):
+    """What float16 makes of a network's weights; none is above its largest number, or there would be no file."""
+
+    weights: int  # all that are floating-point numbers
+    subnormal: int  # kept with fewer bits than the others, because they are smaller than 2^-14
+    zeroed: int  # so small that they become 0
+    largest: float  # magnitude
+    largest_of: str  # the weight that holds it
+
+
+class Card(Record, frozen=True):
+    """The NVIDIA GPU that an engine is for; of one that is not here, the compute capability alone."""
+
+    compute_capability: str  # such as 7.5
+    name: str = ""
+    uuid: str = ""
+    memory_mib: int = 0
+    driver: str = ""  # version; no reason to build anew, but one against comparing figures
+
+
+class TimingCache(Record, frozen=True, tag="timing-cache", tag_field="kind"):
+    """Measured times of kernels, which a build takes over; true of one card, driver and version only."""
+
+    toolkit: str
+    version: str
+    platform: str
+    card: Card
+    sha256: str
+
+
+class Engine(Record, frozen=True, tag="engine", tag_field="kind"):
+    """An engine and everything that decides whether its latency may be compared with another's."""
+
+    toolkit: str  # tensorrt or tensorrt-rtx, which are two products
+    version: str  # of the toolkit
+    platform: str  # system and processor family, such as linux x86_64
+    card: Card
+    onnx: str  # name of the file it was built from
+    onnx_sha256: str
+    settings: dict[str, str]  # of the builder
+    inputs: dict[str, str]  # name -> type and shape, as the toolkit writes them
+    outputs: dict[str, str]
+    layers: dict[str, int]  # kind -> how many the parser made of the file; the engine fuses many of them
+    sha256: str
+    size_bytes: int
+    timing_cache: str | None = None  # SHA-256 of the cache the build started from; None: it measured every kernel anew
+    warnings: tuple[str, ...] = ()  # of parser and builder
+    parity: Parity | None = None  # of what it computed on its GPU; None where it has not run yet
 
 
 class Artifact(Record, frozen=True, tag="artifact", tag_field="kind"):
@@ -174,6 +227,7 @@ class Artifact(Record, frozen=True, tag="artifact", tag_field="kind"):
     options: dict[str, str] = {}  # of the backend, those that shape the file
     functions: tuple[Shape, ...] = ()  # of a file that takes several shapes, all of them
     operations: dict[str, int] = {}  # kind -> how many the file's program has, where the backend counts them
+    half_weights: HalfWeights | None = None  # what FP16 made of the weights, where the backend tells
 
     @property
     def key(self) -> str:
@@ -227,6 +281,12 @@ class ExportJob(Record, frozen=True, tag="export", tag_field="job"):
     labels: tuple[str, ...] = ()  # class names to put into the file; `options` holds their digest
 
 
+class EngineJob(Record, frozen=True, tag="engine", tag_field="job"):
+    """What one engine is asked for: that of a file which an export made."""
+
+    export: ExportJob
+
+
 class Foreign(Record, frozen=True, tag="foreign", tag_field="kind"):
     """A model this tool did not make, as a performance report describes it."""
 
@@ -256,6 +316,9 @@ class Method(Record, frozen=True):
     statistic: Statistic = Statistic.MEDIAN
     trim: int = 0  # samples left out at either end of a round, of a trimmed mean
     loading: Literal["once", "per-round"] = "once"  # how often the file was loaded
+    warmup_ms: int = 0  # the least time that warming up took, by the clock that timed the runs
+    steady: float = 0.0  # warming up went on until the medians of 20 runs and of the 20 before differed by less
+    duration_ms: int = 0  # timed runs went on for at least this long, so that there may be more than `runs`
 
 
 class Protocol(StrEnum):
@@ -263,6 +326,8 @@ class Protocol(StrEnum):
 
     MEDIAN100 = "median100"
     MODELBENCH = "modelbench"
+    PAPER = "paper"
+    TRTEXEC = "trtexec"
 
 
 # ModelBench is the app that the published iPhone latencies were made with (apple/ml-mobileone, ViewController.swift)
@@ -271,6 +336,25 @@ METHODS = {
     Protocol.MODELBENCH: Method(
         warmup=1, runs=50, rounds=20, statistic=Statistic.TRIMMED_MEAN, trim=10, loading="per-round"
     ),
+    Protocol.PAPER: Method(warmup=20, warmup_ms=200, steady=0.01),
+    Protocol.TRTEXEC: Method(warmup=0, warmup_ms=200, runs=10, duration_ms=3000),
+}
+
+
+class Setting(Record, frozen=True):
+    """What a protocol says of the device, besides the method."""
+
+    precision: str | None = None
+    batch: int | None = None
+    options: dict[str, str | int | float | bool] = {}
+
+
+# The paper (section 4): batches of 8 on an RTX 2080 Ti with TensorRT 8.0.1.6, the median of 100 runs. It does not tell
+# the precision, and FP16 is taken; TensorRT 8.0 replays no graph and does not spin unless asked. trtexec: the defaults
+# of TensorRT 11 (samples/common/sampleOptions.h), but one run at a time where it keeps two in flight.
+SETTINGS = {
+    Protocol.PAPER: Setting(precision="fp16", batch=8, options={"graph": False, "transfers": False, "sync": "block"}),
+    Protocol.TRTEXEC: Setting(options={"graph": True, "transfers": False, "sync": "spin"}),
 }
 
 
@@ -309,6 +393,74 @@ class MachineState(Record, frozen=True):
     clock_mhz_before: float | None = None
     clock_mhz_after: float | None = None
     steal_percent: float | None = None  # processor time taken by the hypervisor meanwhile
+
+
+class GpuState(Record, frozen=True):
+    """One look at a GPU, as NVML tells it. None is what could not be read."""
+
+    sm_mhz: int | None = None  # clock of the multiprocessors
+    memory_mhz: int | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None  # the one that is enforced
+    throttle: tuple[str, ...] | None = None  # why the clocks are what they are, such as "power cap"
+    utilisation_percent: int | None = None  # share of the last moments in which anything ran, this process included
+    other_processes: int | None = None  # on the GPU, besides this one
+    other_memory_mib: int | None = None  # what those hold, as far as it is told
+    persistence: bool | None = None  # whether the driver stays loaded when nothing uses it
+    application_sm_mhz: int | None = None  # clocks that were set for applications, not by this tool
+    application_memory_mhz: int | None = None
+    max_sm_mhz: int | None = None
+    max_memory_mhz: int | None = None
+
+
+_HEAT = ("heat (software)", "heat (hardware)")
+_POWER = ("power cap", "power brake")
+
+
+def gpu_warnings(looks: Sequence[GpuState], spread_percent: float = 5.0) -> list[str]:
+    """Reasons to distrust figures between which these looks were taken, for a person.
+
+    Looks at an idle GPU say nothing about its clocks under load, and are left out of their spread, which may be at
+    most `spread_percent` of the highest clock seen.
+    """
+    found: list[str] = []
+    for words, what in ((_HEAT, "by heat"), (_POWER, "to keep its power limit"), (("hardware slowdown",), "by itself")):
+        count = sum(any(word in words for word in look.throttle or ()) for look in looks)
+        if count:
+            found.append(f"the GPU slowed down {what} in {count} of {len(looks)} looks{_readings(looks, words)}")
+    busy = [look for look in looks if "idle" not in (look.throttle or ())]
+    for name, clocks in (
+        ("SM", [look.sm_mhz for look in busy]),
+        ("memory", [look.memory_mhz for look in busy]),
+    ):
+        known = [clock for clock in clocks if clock]
+        if known and (apart := 100 * (1 - min(known) / max(known))) > spread_percent:
+            found.append(f"{name} clock varied by {apart:.0f} %: {min(known)} to {max(known)} MHz")
+    others = max((look.other_processes or 0 for look in looks), default=0)
+    if others:
+        held = max((look.other_memory_mib or 0 for look in looks), default=0)
+        memory = f", holding {held} MiB" if held else ""
+        found.append(f"{others} other process{'es' if others > 1 else ''} on the GPU{memory}")
+    return found
+
+
+def _readings(looks: Sequence[GpuState], words: tuple[str, ...]) -> str:
+    """The readings that go with the cause: the highest temperature, or the power limit."""
+    if words is _HEAT:
+        heat = max((look.temperature_c or 0 for look in looks), default=0)
+        return f", at up to {heat} °C" if heat else ""
+    limits = [look.power_limit_w for look in looks if look.power_limit_w]
+    return f", of {max(limits):.0f} W" if words is _POWER and limits else ""
+
+
+class LayerTime(Record, frozen=True):
+    """How long one layer of a running network took, of runs made for that alone."""
+
+    name: str  # as the toolkit names it; of fused layers, several names
+    kind: str  # such as Conv; empty where the toolkit does not tell
+    block: str  # of the network it belongs to, such as stages.2.blocks.1; empty where its name does not tell
+    median_ns: int
 
 
 class Interval(Record, frozen=True):
@@ -457,6 +609,10 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     load_ns: tuple[int, ...] = ()  # of loading the file; the first may hold the device's own compilation
     compile_ns: tuple[int, ...] = ()  # of compiling it, where that is a step of its own
     placement: Placement | None = None  # collected after the timed runs
+    parity: Parity | None = None  # of what was timed, by the session that was; None where only a report of it was seen
+    engine: Engine | None = None  # what ran in place of the artifact's file
+    gpu: tuple[GpuState, ...] = ()  # looks between the timed runs
+    layers: tuple[LayerTime, ...] = ()  # of a pass of its own, where it was asked for
 
     @property
     def shape(self) -> Shape | None:
@@ -567,7 +723,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
             found.append(
                 "each run was called over the cable, and the device idled in between: slower than back to back"
             )
-        return found
+        return found + gpu_warnings(self.gpu)
 
 
 class Cell(Record, frozen=True, order=False):
@@ -584,13 +740,17 @@ class Cell(Record, frozen=True, order=False):
         return f"{self.model} {self.shape.size} b{self.shape.batch}"
 
 
+Stage = Literal["export", "parity", "engine", "timing"]  # of what is done for a cell
+
+
 class Failure(Record, frozen=True, tag="failure", tag_field="kind"):
     """A cell that gave no figure, and why."""
 
     finished: str  # UTC, ISO 8601
     cell: Cell
-    stage: Literal["export", "parity", "timing"]
+    stage: Stage
     reason: str
+    log: str = ""  # the end of what the process had said, where it died
 
 
 class TimingJob(Record, frozen=True, tag="timing", tag_field="job"):
@@ -601,6 +761,7 @@ class TimingJob(Record, frozen=True, tag="timing", tag_field="job"):
     device: Device
     method: Method
     machine: Machine
+    profile: bool = False  # also ask for the times of layers, in a pass of its own
 
 
 class Request(Record, frozen=True):
@@ -613,6 +774,7 @@ class Request(Record, frozen=True):
     method: Method
     seed: int  # of random weights
     timeout_s: float  # longest time for one export or one measurement
+    profile: bool = False
 
 
 class Run(Record, frozen=True, tag="run", tag_field="kind"):

@@ -11,36 +11,34 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 import fastvit_bench
-from fastvit_bench import backends, build, products
-from fastvit_bench.errors import NotComparableError, StoreError, UnavailableError, UsageError
+from fastvit_bench import backends, build, elsewhere
+from fastvit_bench.elsewhere import Found
+from fastvit_bench.errors import MismatchError, NotComparableError, StoreError, UsageError
 from fastvit_bench.measure import machine as machines
 from fastvit_bench.records import (
     SCHEMA,
     Artifact,
     Cell,
     Device,
+    EngineJob,
     ExportJob,
     Failure,
-    Foreign,
     Fuse,
     Machine,
-    MachineState,
     Measurement,
-    Method,
     ModelSpec,
     Request,
     Run,
     TimingJob,
-    Window,
 )
 from fastvit_bench.report import store
-from fastvit_bench.report.mlperf import Report
 from fastvit_bench.variants import VARIANTS
-from fastvit_bench.worker import Trouble, Worker
+from fastvit_bench.worker import Equipped, Trouble, Worker
 
 # A first guess of how many multiply-accumulates per second one core does, for the estimate before anything has been
 # measured here. It decides nothing.
@@ -145,13 +143,22 @@ def run(
                     yield _record(path, _failure(step, reply))
                     continue
                 artifact = reply
+            file = Path(step.job.path).with_name(artifact.path)
+            if backends.get(step.job.backend).engines is not None:
+                notify(step, "building")
+                built = msgspec.structs.replace(step.job, path=str(file))
+                reply = exporter.ask(EngineJob(export=built), request.timeout_s)
+                if not isinstance(reply, Equipped):
+                    yield _record(path, _failure(step, reply))
+                    continue
             notify(step, "timing")
             job = TimingJob(
                 artifact=artifact,
-                path=str(Path(step.job.path).with_name(artifact.path)),
+                path=str(file),
                 device=step.job.device,
                 method=request.method,
                 machine=machine,
+                profile=request.profile,
             )
             with Worker(**options) as timer:
                 reply = timer.ask(job, request.timeout_s)
@@ -160,126 +167,51 @@ def run(
 
 # --- what was measured elsewhere --------------------------------------------------------------------------------------
 
-REPORTED_BY = "Xcode's performance report"  # the clock of an imported measurement
-_CORE_ML = "coreml"  # the backend whose files such a report can be of
 
+def adopt(found: Found, specs: Mapping[str, ModelSpec], results: Path) -> tuple[Path, bool]:
+    """Keep what was measured elsewhere as a run; returns its file, and whether it is new or was held before.
 
-def adopt(
-    report: Report, profile: Device | None, specs: Mapping[str, ModelSpec], models: Path, results: Path
-) -> tuple[Path, bool]:
-    """Keep a performance report as a run; returns its file, and whether it is new or held this report before.
-
-    `profile` is the declared device it is said to be of; without, the device is named after the product. What the model
-    is, its own metadata and a side-car in the `models` folder tell; `specs` are the configured models, by name. Raises
-    `UnavailableError` for a report of another device, `UsageError` for one that is kept under another name already.
+    Its run is known again by the digest of its times. `specs` are the configured models, by name. Raises `UsageError`
+    where the same times are kept already and said to be something else.
     """
-    made = _reported(report, models)
-    device = _reported_on(report, profile, made)
-    shapes = () if made.shape is None else (made.shape,)
-    machine = Machine(
-        host="", processor=report.product, cores=None, memory_mib=None, os=report.os, python=None, packages={}
-    )
-    rounds = report.predict_ns
-    measurement = Measurement(
-        finished=report.finished,
-        device=device,
-        artifact=made,
-        method=Method(
-            warmup=1,  # the cold first prediction of a round, which the report holds too
-            runs=len(rounds[0]) - 1,
-            rounds=len(rounds),
-            loading="per-round" if report.loads and len(report.load_ns) == report.loads * len(rounds) else "once",
-        ),
-        window=Window.PREDICTION,
-        clock=REPORTED_BY,
-        samples_ns=tuple(samples[1:] for samples in rounds),
-        cold_ns=tuple(samples[0] for samples in rounds),
-        load_ns=report.load_ns,
-        compile_ns=report.compile_ns,
-        machine=machine,
-        state=MachineState(),
-        placement=report.placement,
-    )
+    measurement, device = found.measurement, found.measurement.device
+    made = measurement.artifact
     ours = made if isinstance(made, Artifact) else None
     request = Request(
         device=device,
         models=(_spec_of(ours, specs),) if ours else (),
-        shapes=shapes,
+        shapes=() if made.shape is None else (made.shape,),
         fused=ours.fused if ours else Fuse.NONE,
         method=measurement.method,
         seed=(ours.weights.seed if ours else None) or 0,
         timeout_s=0,  # nothing was waited for
     )
-    started = datetime.fromisoformat(report.started)
-    identity = store.new_id(started, report.digest)
     with store.lock(results, device.name):
-        held = next((path for path in store.all_runs(results) if path.stem == identity), None)
-        if held is not None and held.parent.name != device.name:
-            raise UsageError(
-                f"This report is run {identity} of device '{held.parent.name}' already; remove {held} to import it as "
-                f"'{device.name}'."
-            )
-        if held is not None and store.reopen(held).measurements:
+        named = [path for path in store.all_runs(results) if path.stem.endswith(f"-{found.digest}")]
+        # a sweep may happen to have these digits, and a sweep knows its host
+        held = next((path for path in named if not store.read(path).runs[0].machine.host), None)
+        if held is not None and (held.parent.name != device.name or store.reopen(held).measurements):
+            _check_same(held, found)
             return held, False
         if held is None:
+            identity = store.new_id(found.started, found.digest)
             cells = (cell_of(measurement),) if ours else ()
-            held = store.create(results, _header(identity, started, request, cells, machine))
+            held = store.create(results, _header(identity, found.started, request, cells, measurement.machine))
         store.append(held, measurement)
     return held, True
 
 
-def _reported(report: Report, models: Path) -> Artifact | Foreign:
-    """What was measured: a file of ours, as far as it is known here, or a model of others."""
-    ours = build.recognise(report.metadata, _CORE_ML, models)
-    if ours is None:
-        return Foreign(
-            model=report.model,
-            backend=_CORE_ML,
-            precision=report.precision,
-            inputs=report.inputs,
-            shape=report.shape,
-            size_bytes=report.size_bytes or None,
-            operations=report.operations,
-            metadata=report.metadata,
-        )
-    if ours.functions and report.function is not None:
-        from fastvit_bench.backends.coreml import function_name
-
-        shape = next((each for each in ours.functions if function_name(each) == report.function), None)
-        if shape is None:
+def _check_same(held: Path, found: Found) -> None:
+    """Raise `UsageError` unless a run says of the same times what is said of them now."""
+    known = elsewhere.facts(found.measurement)
+    file = store.read(held)
+    before = elsewhere.facts(file.measurements[0]) if file.measurements else {"device": held.parent.name}
+    for what, now in known.items():
+        if before.get(what, now) != now:
             raise UsageError(
-                f"The report is of function '{report.function}', and the model it names has "
-                f"{', '.join(map(function_name, ours.functions))}; its metadata is not its own."
+                f"This {found.source} is run {held.stem} already, and its {what} was '{before[what]}' then; remove "
+                f"{held} to import it with '{now}'."
             )
-        ours = build.at_size(ours, shape)
-    elif report.shape is not None and report.shape != ours.shape:
-        raise UsageError(
-            f"The model of the report says that it is {ours.model} at {ours.shape.size}, and it takes "
-            f"{report.shape.size}; its metadata is not its own."
-        )
-    return ours if ours.size_bytes else msgspec.structs.replace(ours, size_bytes=report.size_bytes)
-
-
-def _reported_on(report: Report, profile: Device | None, made: Artifact | Foreign) -> Device:
-    """The device as the report was made on it."""
-    options: dict[str, str | int | float | bool] = {"compute_units": report.compute_units}
-    batch = made.shape.batch if made.shape else 1
-    if profile is None:
-        name = re.sub(r"[^a-z0-9]+", "-", report.product.lower()).strip("-") or "device"
-        profile = Device(name=name, backend=_CORE_ML, match=report.product)
-    elif profile.backend != _CORE_ML:
-        raise UsageError(
-            f"The report is of Core ML, and device '{profile.name}' runs {profile.backend}; name a device whose "
-            f"backend is {_CORE_ML}, or leave --device out."
-        )
-    elif profile.match is not None and not products.fits(profile.match, report.product):
-        wanted = products.name_of(profile.match)
-        also = f", that is {wanted}" if wanted != profile.match else ""
-        raise UnavailableError(
-            f"The report is of {report.product} ({report.os}), and device '{profile.name}' is meant for "
-            f"'{profile.match}'{also}; leave --device out, or declare a [device.*] with match = \"{report.product}\"."
-        )
-    return msgspec.structs.replace(profile, precision=made.precision, batch=batch, options=options)
 
 
 def _spec_of(made: Artifact, specs: Mapping[str, ModelSpec]) -> ModelSpec:
@@ -370,6 +302,7 @@ def _failure(step: Step, trouble: object) -> Failure:
         cell=step.cell,
         stage=trouble.stage,
         reason=trouble.reason,
+        log=trouble.log,
     )
 
 
@@ -393,8 +326,26 @@ def _commit() -> tuple[str | None, bool]:
     return asked[0].stdout.strip(), bool(asked[1].stdout.strip())
 
 
-def preflight(device: Device) -> Machine:
-    """The machine, after the device was found to be what the profile says; raises before anything is built."""
-    machine = machines.collect(backends.get(device.backend).identify(device))
-    machines.check(device, machine)
-    return machine
+def preflight(device: Device, mismatch: Literal["refuse", "rename"] = "refuse") -> tuple[Device, Machine]:
+    """The device, whose options are filled in, and the machine; raises `UnavailableError` before anything is built.
+
+    Hardware that is not what the profile means is refused (`MismatchError`), or gives the device its own name.
+    """
+    backend = backends.get(device.backend)
+    try:
+        machine = machines.collect(backend.identify(device))
+        machines.check(device, machine)
+    except MismatchError:
+        if mismatch == "refuse":
+            raise
+        anything = msgspec.structs.replace(device, match=None)
+        if "compute_capability" in device.options:
+            anything = msgspec.structs.replace(anything, options={**device.options, "compute_capability": ""})
+        hardware = backend.identify(anything)
+        machine = machines.collect(hardware)
+        options = dict(anything.options)
+        if hardware and hardware.compute_capability:
+            options["compute_capability"] = hardware.compute_capability
+        name = re.sub(r"[^a-z0-9]+", "-", (machine.accelerator or machine.processor).lower()).strip("-")
+        device = msgspec.structs.replace(anything, name=name, options=options)
+    return device, machine

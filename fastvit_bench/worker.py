@@ -18,25 +18,44 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import msgspec
 
 from fastvit_bench import backends, build
 from fastvit_bench.errors import FastViTBenchError, ParityError
-from fastvit_bench.records import Artifact, ExportJob, Measurement, Record, TimingJob
+from fastvit_bench.records import (
+    Artifact,
+    EngineJob,
+    ExportJob,
+    LayerTime,
+    Measurement,
+    Parity,
+    Record,
+    Stage,
+    TimingJob,
+)
 
-Job = ExportJob | TimingJob
+Job = ExportJob | EngineJob | TimingJob
+
+
+class Equipped(Record, frozen=True, tag="equipped", tag_field="kind"):
+    """An engine that was built, or was there."""
+
+    parity: Parity | None  # of what it computes; None where it cannot be run on this machine
 
 
 class Trouble(Record, frozen=True, tag="trouble", tag_field="kind"):
     """A job that gave nothing, and why."""
 
-    stage: Literal["export", "parity", "timing"]
+    stage: Stage
     reason: str
+    log: str = ""  # the end of what a process that died had said
 
 
-Reply = Artifact | Measurement | Trouble
+Reply = Artifact | Equipped | Measurement | Trouble
+
+LOG_LINES = 20
 
 _COMMAND = (sys.executable, "-m", "fastvit_bench.worker")
 
@@ -62,9 +81,11 @@ class Worker:
 
     def ask(self, job: Job, timeout_s: float) -> Reply:
         """Do a job in the worker; never raises for what happens there, but answers with `Trouble`."""
-        stage = "export" if isinstance(job, ExportJob) else "timing"
+        stage = _stage(job)
         process = self._process
         if process is None:
+            self._stderr.seek(0)  # what the one before it said is not this one's
+            self._stderr.truncate()
             process = self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
             )
@@ -83,7 +104,9 @@ class Worker:
             return msgspec.json.decode(line, type=Reply)
         code = process.wait()
         self._kill()
-        return Trouble(stage=stage, reason=self._obituary(code))
+        self._stderr.seek(0)
+        said = self._stderr.read().decode(errors="replace").strip().splitlines()[-LOG_LINES:]
+        return Trouble(stage=stage, reason=_obituary(code, said), log="\n".join(said))
 
     def _kill(self) -> None:
         if self._process is not None:
@@ -94,16 +117,22 @@ class Worker:
                 pipe.close()
             self._process = None
 
-    def _obituary(self, code: int) -> str:
-        """Why a process that said nothing is gone."""
-        if code == -9:  # by number, because not every system has the name
-            return "the process was killed (signal 9), most often because memory ran out"
-        self._stderr.seek(0)
-        said = self._stderr.read().decode(errors="replace").strip().splitlines()
-        last = f": {said[-1].strip()}" if said else ""
-        if code < 0:
-            return f"the process crashed ({signal.Signals(-code).name}){last}"
-        return f"the process ended with exit code {code}{last}"
+
+_STAGES: dict[type[Job], Stage] = {ExportJob: "export", EngineJob: "engine", TimingJob: "timing"}
+
+
+def _stage(job: Job) -> Stage:
+    return _STAGES[type(job)]
+
+
+def _obituary(code: int, said: Sequence[str]) -> str:
+    """Why a process that gave no answer is gone."""
+    if code == -9:  # by number, because not every system has the name
+        return "the process was killed (signal 9), most often because memory ran out"
+    last = f": {said[-1].strip()}" if said else ""
+    if code < 0:
+        return f"the process crashed ({signal.Signals(-code).name}){last}"
+    return f"the process ended with exit code {code}{last}"
 
 
 def main() -> None:
@@ -129,9 +158,15 @@ def _listen(jobs: "queue.SimpleQueue[bytes]") -> None:
 
 def answer(job: Job) -> Reply:
     """Do a job in this process."""
-    stage: Literal["export", "timing"] = "export" if isinstance(job, ExportJob) else "timing"
+    stage = _stage(job)
     try:
-        return build.build(job) if isinstance(job, ExportJob) else time_artifact(job)
+        match job:
+            case ExportJob():
+                return build.build(job)
+            case EngineJob():
+                return Equipped(parity=build.equip(job.export))
+            case TimingJob():
+                return time_artifact(job)
     except ParityError as error:
         return Trouble(stage="parity", reason=str(error))
     except FastViTBenchError as error:
@@ -145,17 +180,24 @@ def answer(job: Job) -> Reply:
 
 
 def time_artifact(job: TimingJob) -> Measurement:
-    """Load an artifact and measure it."""
+    """Load an artifact, see that it computes what it should where it is, and measure it."""
     from fastvit_bench.measure import latency, machine, parity
 
-    backend = backends.get(job.device.backend)
+    backend, path = backends.get(job.device.backend), Path(job.path)
     shape = job.artifact.shape
+    where = job.machine.accelerator or "this processor"
+    proofs: list[Parity] = []
     watch = machine.Watch()
     reading = latency.read(
-        lambda: backend.open(Path(job.path), job.device),
+        lambda: backend.open(path, job.device),
         lambda session: parity.images(shape, session.images)[0],
         job.method,
+        lambda session: proofs.append(build.check(session, path, job.artifact, f"{backend.name} on {where}")),
     )
+    layers: tuple[LayerTime, ...] = ()
+    if job.profile:
+        batch = parity.images(shape, reading.images)[0]
+        layers = backend.profile(path, job.device, batch, job.method.runs)
     return Measurement(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         device=job.device,
@@ -169,6 +211,10 @@ def time_artifact(job: TimingJob) -> Measurement:
         pacing=reading.pacing,
         load_ns=reading.load_ns,
         placement=reading.placement,
+        parity=proofs[-1],
+        engine=reading.engine,
+        gpu=reading.gpu,
+        layers=layers,
     )
 
 

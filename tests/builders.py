@@ -8,13 +8,16 @@ import msgspec
 from fastvit_bench.records import (
     SCHEMA,
     Artifact,
+    Card,
     Cell,
     Device,
+    Engine,
     ExportJob,
     Failure,
     Foreign,
     Fuse,
     Head,
+    LayerTime,
     Machine,
     MachineState,
     Measurement,
@@ -138,6 +141,7 @@ def measurement(**changes: Any) -> Measurement:
         "samples_ns": (samples(10.21 * macs / 691_200_000),),
         "machine": machine(),
         "state": MachineState(load_before=0.3, load_after=0.9, steal_percent=0.0),
+        "parity": parity(),
     }
     return Measurement(**(usual | changes))
 
@@ -156,6 +160,29 @@ def placement(*units: Unit, costs: tuple[float, ...] | None = None) -> Placement
             for at, unit in enumerate(units)
         )
     )
+
+
+def engine(**changes: Any) -> Engine:
+    """Of TensorRT, for an RTX 2080 Ti."""
+    usual = Engine(
+        toolkit="tensorrt",
+        version="10.16.1",
+        platform="linux x86_64",
+        card=Card(compute_capability="7.5", name="NVIDIA GeForce RTX 2080 Ti"),
+        onnx="fastvit_t8_256.trt.onnx",
+        onnx_sha256="cd" * 32,
+        settings={"optimization_level": "3", "workspace_mib": "0"},
+        inputs={"image": "HALF 8x3x256x256"},
+        outputs={"logits": "HALF 8x1000"},
+        layers={"CONVOLUTION": 60},
+        sha256="ef" * 32,
+        size_bytes=9_000_000,
+    )
+    return msgspec.structs.replace(usual, **changes)
+
+
+def layer(name: str, block: str, median_ns: int, kind: str = "Conv") -> LayerTime:
+    return LayerTime(name=name, kind=kind, block=block, median_ns=median_ns)
 
 
 def foreign(**changes: Any) -> Foreign:
@@ -194,6 +221,7 @@ def reported(**changes: Any) -> Measurement:
             host="", processor="iPhone 12 Pro", cores=None, memory_mib=None, os="iOS 18.7", python=None, packages={}
         ),
         "state": MachineState(),
+        "parity": None,
     }
     return measurement(**(usual | changes))
 

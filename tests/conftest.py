@@ -77,6 +77,7 @@ def zoo(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         copy = Path(job.path)
         copy.parent.mkdir(parents=True)
         copy.write_bytes(Path(source.path).read_bytes())
+        build.expected_file(copy).write_bytes(build.expected_file(Path(source.path)).read_bytes())
         renamed = msgspec.structs.replace(artifact, model=name, path=copy.name)
         build.sidecar(copy).write_bytes(msgspec.json.encode(renamed))
         assert build.cached(job) == renamed

@@ -19,17 +19,26 @@ FLOORS = {
     "resources": 0,
     "files": 0,
     "products": 0,
+    "cuda": 0,
     "config": 1,
     "network": 1,
     "backends": 1,
     "report": 1,
     "measure": 2,
     "build": 3,
+    "elsewhere": 4,
     "worker": 4,
     "sweep": 5,
     "cli": 6,
 }
-HEAVY = {"torch", "pandas", "numpy", "onnx", "onnxruntime", "onnxscript", "coremltools", "safetensors", "timm"}
+HEAVY = {"torch", "pandas", "numpy", "onnx", "onnxruntime", "onnxscript", "coremltools", "safetensors", "timm"} | {
+    "tensorrt",
+    "tensorrt_rtx",
+    "tensorrt_rtx_bindings",
+    "cuda",
+    "pycuda",
+    "pynvml",
+}
 
 
 def imports(source: str) -> set[str]:
@@ -54,7 +63,8 @@ def violations(module: str, source: str) -> list[str]:
             continue
         if other != room and FLOORS[other] >= max(FLOORS[room], 1):  # the ground floor is one room
             broken.append(f"{module} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})")
-        siblings = {path.stem for path in (ROOT / "backends").glob("*.py")} - {"__init__"}
+        # what several backends share begins with an underscore
+        siblings = {path.stem for path in (ROOT / "backends").glob("*.py") if not path.stem.startswith("_")}
         if (
             module.startswith("backends.")
             and other == "backends"
@@ -113,6 +123,7 @@ def test_module_says_what_it_is_for(module: str) -> None:
         ("config", "def f():\n    from fastvit_bench.sweep import plan", "floor 1"),
         ("backends.coreml", "from fastvit_bench.backends.onnxruntime import BACKEND", "sibling"),
         ("backends.coreml", "from fastvit_bench.backends import onnxruntime", "sibling"),
+        ("backends._onnx", "from fastvit_bench.backends import onnxruntime", "sibling"),
         ("sweep", "print('hello')", "prints"),
         ("report.store", "import time\ntime.perf_counter_ns()", "clock"),
         ("sweep", "open(name + '.jsonl', 'a')", "run file"),
@@ -120,6 +131,11 @@ def test_module_says_what_it_is_for(module: str) -> None:
 )
 def test_planted_fault_is_found(module: str, source: str, broken: str) -> None:
     assert any(broken in found for found in violations(module, source))
+
+
+@pytest.mark.parametrize("name", ["_onnx", "_engines"])
+def test_backends_may_import_what_they_share(name: str) -> None:
+    assert violations("backends.tensorrt", f"from fastvit_bench.backends import {name}") == []
 
 
 @pytest.mark.parametrize("words", [["--help"], ["latency", "--help"], ["devices"], ["--version"]])

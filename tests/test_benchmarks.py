@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import builders
+import cudadriver
 import msgspec
 import numpy as np
 import pytest
@@ -288,7 +289,7 @@ def call(script: str, *words: str, folder: Path) -> subprocess.CompletedProcess[
 
 def test_the_readme_describes_every_script():
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert SCRIPTS == ["against_timm", "coreml_export", "fusing", "overhead", "window"]
+    assert SCRIPTS == ["against_timm", "coreml_export", "cuda_window", "fusing", "overhead", "rtx_builds", "window"]
     for script in SCRIPTS:
         assert f"python benchmarks/{script}.py" in readme
 
@@ -304,6 +305,14 @@ def test_help_says_what_is_claimed(script: str, tmp_path: Path):
 @pytest.mark.parametrize("words", [("--blocks", "0"), ("--res", "100"), ("--models", "fastvit_t9")])
 def test_wrong_usage_is_exit_code_2(words: tuple[str, str], tmp_path: Path):
     assert call("window", *words, folder=tmp_path).returncode == 2
+
+
+@cudadriver.compiled
+def test_without_a_gpu_there_is_nothing_to_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(cudadriver.library(tmp_path / "driver", init=100).parent))
+    done = call("cuda_window", folder=tmp_path)
+    assert done.returncode == 6, done.stderr
+    assert "nothing to time here: No NVIDIA GPU" in done.stderr
 
 
 TINY = ("--models", "fastvit_t8", "--res", "32", "--blocks", "2", "--runs", "2", "--threads", "1")

@@ -33,7 +33,8 @@ def test_the_side_car_tells_everything_of_the_file(exported: Path) -> None:
     assert metadata["fastvit_bench.fused"] == "folded"
     assert metadata["fastvit_bench.weights"] == "random"
     assert metadata["fastvit_bench.seed"] == "0"
-    assert sorted(path.name for path in Path(job.path).parent.iterdir()) == [artifact.path, artifact.path + ".json"]
+    names = [artifact.path, artifact.path + ".expected.npz", artifact.path + ".json"]
+    assert sorted(path.name for path in Path(job.path).parent.iterdir()) == names
 
 
 def test_an_artifact_is_reused_only_as_what_it_is(exported: Path, tmp_path: Path) -> None:
@@ -123,8 +124,8 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_precision_is_checked_before_anything_is_loaded(tmp_path: Path) -> None:
-    job = msgspec.structs.replace(export_job(tmp_path), precision="fp16", checkpoint="absent")
-    with pytest.raises(UsageError, match="exports fp32, not fp16"):
+    job = msgspec.structs.replace(export_job(tmp_path), precision="int8", checkpoint="absent")
+    with pytest.raises(UsageError, match="exports fp32 or fp16, not int8"):
         build.build(job)
 
 

@@ -110,6 +110,7 @@ def test_wrong_wishes_are_one_sentence(words: list[str], sentence: str, here: Pa
     assert sorted(path.name for path in here.iterdir()) == ["gap.txt", "t8.mlpackage", "twice.txt"]
 
 
+@pytest.mark.slow
 def test_forms_of_a_network_have_names_of_their_own(here: Path) -> None:
     export = ("export", "-t", "coreml", "--res", "32", "-o", "out")
     for words in ([], ["--precision", "fp32", "--input", "tensor"], ["--fuse", "fused"]):

@@ -31,14 +31,14 @@ base = "https://example.org"
 def read(path: Path, text: str) -> config.Config:
     path = path / "benchmark.toml"
     path.write_text(text, encoding="utf-8")
-    return config.load(path, backends=backends.names())
+    return config.load(path, backends=backends.implemented())
 
 
 def test_the_shipped_file_declares_every_variant_and_the_promised_devices(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)  # no benchmark.toml here: the packaged one is taken
-    settings = config.load(None, backends=backends.names())
+    settings = config.load(None, backends=backends.implemented())
     assert list(settings.models) == list(VARIANTS)
     assert {"cpu", "rtx2080ti", "iphone12pro"} <= set(settings.devices)
     assert settings.sweep.grid == GRID
@@ -49,7 +49,7 @@ def test_the_shipped_file_declares_every_variant_and_the_promised_devices(
 def test_the_working_directory_wins_over_the_packaged_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "benchmark.toml").write_text(MINIMAL, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    assert list(config.load(None, backends=backends.names()).models) == ["small"]
+    assert list(config.load(None, backends=backends.implemented()).models) == ["small"]
 
 
 def test_a_checkpoint_is_found_from_the_file_that_names_it(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_broken_toml_and_missing_files_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_select_takes_names_and_globs_in_the_order_of_the_file(tmp_path: Path) -> None:
-    settings = config.load(None, backends=backends.names())
+    settings = config.load(None, backends=backends.implemented())
     assert [spec.name for spec in settings.select([])] == ["fastvit_t8"]
     assert [spec.name for spec in settings.select(["fastvit_sa*", "fastvit_t8"])] == [
         "fastvit_t8",
@@ -110,7 +110,7 @@ def test_select_takes_names_and_globs_in_the_order_of_the_file(tmp_path: Path) -
     ]
     with pytest.raises(UsageError, match=r"Did you mean 'fastvit_t8'\?"):
         settings.select(["fastvit_t7"])
-    with pytest.raises(UsageError, match="Known: cpu, iphone12pro, mac, rtx2080ti"):
+    with pytest.raises(UsageError, match="Known: cpu, cuda, cuda-ort, iphone12pro, mac, rtx2080ti"):
         settings.device("gpu")
 
 

@@ -15,7 +15,7 @@ from commands import call, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastvit_bench import backends, build, products, sweep
+from fastvit_bench import backends, build, elsewhere, products, sweep
 from fastvit_bench.errors import StoreError, UsageError
 from fastvit_bench.records import (
     Artifact,
@@ -82,7 +82,8 @@ def job(size: int = 256, **changes: Any) -> ExportJob:
 def adopt(found: dict[str, Any], profile: Device | None = None, specs: tuple[ModelSpec, ...] = ()) -> Measurement:
     """The one measurement of an adopted report."""
     report = mlperf.read(reports.write(Path("adopted.json"), found))
-    path, new = sweep.adopt(report, profile, {spec.name: spec for spec in specs}, Path("models"), Path("results"))
+    read = elsewhere.of_xcode(report, profile, Path("models"))
+    path, new = sweep.adopt(read, {spec.name: spec for spec in specs}, Path("results"))
     assert new
     (measurement,) = store.read(path).measurements
     return measurement
@@ -153,7 +154,8 @@ def test_a_report_is_of_one_device_only(here: Path) -> None:
     call("import", "a.mlperf")
     (path,) = store.all_runs(Path("results"))
     said = refused("import", "a.mlperf", "--device", "iphone12pro")
-    assert f"is run {path.stem} of device 'iphone-12-pro' already; remove {path} to import it" in said
+    assert f"This report is run {path.stem} already, and its device was 'iphone-12-pro' then; remove {path}" in said
+    assert "to import it with 'iphone12pro'" in said
     assert store.all_runs(Path("results")) == [path]
 
 
@@ -370,7 +372,7 @@ def test_no_change_of_a_file_s_own_words_is_more_than_refused(
     }
     report = mlperf.read(reports.write(Path("changed.json"), document))
     try:
-        path, _ = sweep.adopt(report, IPHONE, {}, Path("models"), Path("results"))
+        path, _ = sweep.adopt(elsewhere.of_xcode(report, IPHONE, Path("models")), {}, Path("results"))
     except UsageError as error:
         assert str(error).endswith(".")  # noqa: PT017
     else:

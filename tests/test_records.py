@@ -14,12 +14,18 @@ from hypothesis import strategies as st
 from fastvit_bench import records
 from fastvit_bench.records import (
     METHODS,
+    Card,
     Device,
+    Engine,
+    EngineJob,
     ExportJob,
     Fuse,
     Fusing,
+    GpuState,
+    HalfWeights,
     Head,
     Interval,
+    LayerTime,
     Layout,
     MachineState,
     Measurement,
@@ -30,8 +36,10 @@ from fastvit_bench.records import (
     PlannedOperation,
     Protocol,
     Record,
+    Setting,
     Shape,
     Statistic,
+    TimingCache,
     TimingJob,
     Unit,
     Weights,
@@ -160,6 +168,11 @@ def test_latency_per_image_is_the_batch_s_divided() -> None:
         ({"state": MachineState(steal_percent=2.0)}, None),
         ({"state": MachineState()}, None),
         ({"pacing": Pacing.REMOTE_CALL}, "over the cable"),
+        (
+            {"gpu": (GpuState(throttle=("power cap",), power_limit_w=250.0), GpuState())},
+            "slowed down .* in 1 of 2 looks",
+        ),
+        ({"gpu": (GpuState(other_processes=1),)}, "1 other process on the GPU"),
         ({"samples_ns": (builders.samples(),) * 3}, None),
         ({"samples_ns": (builders.samples(), builders.samples(11.4))}, "slowest's median is 12 % above the quickest's"),
         ({"samples_ns": ((1_000_000,), (2_000_000,))}, "only 2 runs"),  # too short to be called rounds that differ
@@ -292,6 +305,8 @@ EXPORT_JOB = ExportJob(
     toolchain={"torch": "2.9.0"},
     path="models/fastvit_t8/file.onnx",
 )
+HALF_WEIGHTS = HalfWeights(weights=100, subnormal=3, zeroed=1, largest=4.5, largest_of="stem.0.weight")
+CARD = Card(compute_capability="7.5", name="RTX 2080 Ti", uuid="GPU-1", memory_mib=11264, driver="580.65")
 ONE_OF_EACH: list[Record] = [
     builders.shape(),
     builders.spec(checkpoint="a.pth", sha256="00"),
@@ -333,6 +348,29 @@ ONE_OF_EACH: list[Record] = [
         differences={Fuse.FUSED: 1e-15},
         saved_difference=1e-7,
     ),
+    HALF_WEIGHTS,
+    CARD,
+    Setting(precision="fp16", batch=8, options={"graph": False}),
+    GpuState(sm_mhz=1545, throttle=("power cap",)),
+    LayerTime(name="patch_embed.0/Conv", kind="Conv", block="stem.0", median_ns=1000),
+    EngineJob(export=EXPORT_JOB),
+    Engine(
+        toolkit="tensorrt",
+        version="11.4.0.106",
+        platform="linux x86_64",
+        card=CARD,
+        onnx="fastvit_t8.trt.onnx",
+        onnx_sha256="cd" * 32,
+        settings={"optimization_level": "3", "workspace_mib": "0"},
+        inputs={"image": "HALF 8x3x256x256"},
+        outputs={"logits": "HALF 8x1000"},
+        layers={"CONVOLUTION": 52},
+        sha256="ef" * 32,
+        size_bytes=9_000_000,
+        warnings=("a warning",),
+        parity=builders.parity(),
+    ),
+    TimingCache(toolkit="tensorrt", version="11.4.0.106", platform="linux x86_64", card=CARD, sha256="12" * 32),
     ModelFacts(spec=builders.spec(), params={Fuse.NONE: 1, Fuse.FOLDED: 1}, gmacs=0.69, checkpoints=("a.pth",)),
 ]
 by_type = pytest.mark.parametrize("record", ONE_OF_EACH, ids=lambda record: type(record).__name__)

@@ -23,7 +23,7 @@ LATENCY = (sys.executable, "-m", "fastvit_bench.cli", "latency", "--device", "cp
 
 
 def request(models: str = "m0*", sizes: tuple[int, ...] = (32,), **changes: object) -> Request:
-    settings = config.load(None, backends=backends.names())
+    settings = config.load(None, backends=backends.implemented())
     device = settings.device("cpu")
     asked = Request(
         device=msgspec.structs.replace(device, options=backends.get("onnxruntime").options(device)),

@@ -15,14 +15,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.records import Device, ExportJob, Layout, Pacing, Placement, Shape, Window
+from fastvit_bench.records import (
+    Device,
+    Engine,
+    ExportJob,
+    GpuState,
+    LayerTime,
+    Layout,
+    Pacing,
+    Parity,
+    Placement,
+    Shape,
+    Window,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import nn
 
+    Batch = NDArray[np.float32] | NDArray[np.uint8]  # of images, in the form a session takes
+
 INPUT = "image"  # the name of every exported network's input
+HALF_WEIGHTS = "fastvit_bench.fp16_weights"  # key of a file's metadata: a `HalfWeights`, where its backend tells
 
 
 def output_names(count: int) -> list[str]:
@@ -45,9 +60,10 @@ class Session(ABC):
     pacing: Pacing = Pacing.BACK_TO_BACK
     clock: str | None = None  # the toolkit's own clock, which `elapsed_ns` reads; None leaves timing to the stopwatch
     load_ns: tuple[int, ...] = ()  # of loading the file, where the toolkit tells
+    engine: Engine | None = None  # what runs in place of the file, where the toolkit builds one
 
     @abstractmethod
-    def feed(self, images: "NDArray[np.float32] | NDArray[np.uint8]") -> None:
+    def feed(self, images: "Batch") -> None:
         """Bring a batch, in the form `images` says, to the device; every later run reads it."""
 
     @abstractmethod
@@ -70,6 +86,10 @@ class Session(ABC):
         """Where the toolkit plans to run the operations; asked after the timed runs. None: it does not tell."""
         return None
 
+    def look(self) -> GpuState | None:
+        """How the GPU fares, asked between timed runs. None: there is none, or nobody to ask."""
+        return None
+
 
 class Proving(NamedTuple):
     """One look at an exported file: what computes its outputs, for which input shape."""
@@ -86,6 +106,27 @@ class Hardware(NamedTuple):
 
     name: str
     driver: str | None = None  # or the system that runs on it
+    compute_capability: str | None = None  # of an NVIDIA GPU
+
+
+class Engines(Protocol):
+    """What a toolkit builds of proved files for the hardware at hand, and runs in their place."""
+
+    def lacking(self, device: Device) -> str | None:
+        """Why no engine for `device` can be built on this machine, and the way out, or None."""
+        ...
+
+    def build(self, path: Path, device: Device) -> None:
+        """Make the engine of an exported file, with its side-car; one that fits is kept.
+
+        Native code may end the process, so this is for a process of its own. `UnavailableError` where the toolkit
+        refuses or this machine cannot have one; nothing half-made is left then.
+        """
+        ...
+
+    def note(self, path: Path, device: Device, parity: Parity) -> None:
+        """Put into the engine's side-car what it was found to compute."""
+        ...
 
 
 class Backend(Protocol):
@@ -93,11 +134,12 @@ class Backend(Protocol):
 
     name: str  # what [device.*] calls it
     target: str  # what `export --target` calls its files
-    suffix: str  # of its files
+    suffix: str  # of its files; one backend's may end in another's, such as .trt.onnx and .onnx
     precisions: tuple[str, ...]  # the first is what `export` writes unless told otherwise
     packages: tuple[str, ...]  # distributions whose versions shape the file
     shaping: tuple[str, ...]  # options that shape the file; the others are about running it
     flags: tuple[str, ...]  # of `export`, those that mean something to this toolkit and not to every one
+    engines: Engines | None  # of a toolkit that runs engines instead of the files themselves
 
     def missing(self) -> str | None:
         """Why files cannot be written here and the command that mends that, or None. Does not import the toolkit."""
@@ -112,6 +154,10 @@ class Backend(Protocol):
 
         Raises `UnavailableError` where it is not there.
         """
+        ...
+
+    def settling(self, device: Device) -> Mapping[str, float]:
+        """Fields of a `Method` by which a device is warmed up; empty: by runs alone. Its options may be as given."""
         ...
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
@@ -142,44 +188,35 @@ class Backend(Protocol):
         ...
 
     def open(self, path: Path, device: Device) -> AbstractContextManager[Session]:
-        """Load an exported file on a device whose options are filled in."""
+        """Load an exported file, or its engine, on a device whose options are filled in."""
+        ...
+
+    def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
+        """How long each layer took, in the order they run: the median of so many runs made for that alone.
+
+        `UsageError` where the toolkit does not tell.
+        """
         ...
 
 
-class Planned(NamedTuple):
-    """A backend that a device may already name and that this version does not contain."""
-
-    needs: str
-
-
-PLANNED = {
-    "tensorrt": Planned("an NVIDIA GPU with its driver, and TensorRT"),
-}
-
-
 def implemented() -> list[str]:
-    """Names of the backends this version contains."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
-
-
-def names() -> list[str]:
-    """Every name a device may give as its backend."""
-    return sorted({*implemented(), *PLANNED})
+    """Names of the backends; modules that begin with an underscore are what several of them share."""
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name.replace("_", "-") for name in modules if not name.startswith("_"))
 
 
 def missing(name: str) -> str | None:
-    """What keeps the backend `name` from running here and the way out, or None."""
-    if name in implemented():
-        return get(name).missing()
-    planned = PLANNED[name]
-    return f"this version of fastvit-bench has no {name} backend yet; it will need {planned.needs}"
+    """What keeps the backend `name` from writing files here and the way out, or None."""
+    return get(name).missing()
 
 
 def get(name: str) -> Backend:
-    """The backend of that name. `UnavailableError` for a planned one."""
+    """The backend of that name. `UnavailableError` for one this version does not have."""
     if name not in implemented():
-        raise UnavailableError(f"Backend '{name}': {missing(name)}. `fastvit-bench devices` lists what can run here.")
-    backend: Backend = importlib.import_module(f"{__name__}.{name}").BACKEND
+        raise UnavailableError(
+            f"This version of fastvit-bench has no backend '{name}'; it has {', '.join(implemented())}."
+        )
+    backend: Backend = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").BACKEND
     return backend
 
 
@@ -197,17 +234,17 @@ def of_target(target: str) -> Backend:
         known = sorted(found)
         near = difflib.get_close_matches(target, known, n=1)
         hint = f"Did you mean '{near[0]}'? " if near else ""
-        soon = f" The {target} target is not in this version." if target in PLANNED else ""
-        raise UsageError(f"Unknown export target '{target}'.{soon} {hint}Known: {', '.join(known)}.")
+        raise UsageError(f"Unknown export target '{target}'. {hint}Known: {', '.join(known)}.")
     return found[target]
 
 
 def of_file(path: Path) -> Backend:
-    """The backend whose files end as `path` does."""
+    """The backend whose files end as `path` does; of several endings that fit, the longest counts."""
     found = {backend.suffix: backend for backend in targets().values()}
-    if path.suffix not in found:
+    fitting = [suffix for suffix in found if path.name.endswith(suffix)]
+    if not fitting:
         raise UsageError(f"{path} is not an exported file; their names end in {' or '.join(sorted(found))}.")
-    return found[path.suffix]
+    return found[max(fitting, key=len)]
 
 
 def toolchain(backend: Backend) -> dict[str, str]:

@@ -1,77 +1,44 @@
-"""ONNX files through `torch.onnx`, and ONNX Runtime on the processor to run them."""
+"""ONNX files, and ONNX Runtime to run them: on the processor, or through its CUDA provider on an NVIDIA GPU."""
 
 import importlib.util
+import math
+import re
+import traceback
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastvit_bench.backends import INPUT, Hardware, Proving, Session, available_cores, output_names
-from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.records import Device, ExportJob, Layout, Window
+from fastvit_bench import cuda
+from fastvit_bench.backends import INPUT, Hardware, Proving, Session, _gpu, _onnx, available_cores
+from fastvit_bench.cuda import binding
+from fastvit_bench.cuda.timing import EventSession
+from fastvit_bench.errors import FastViTBenchError, UnavailableError, UsageError
+from fastvit_bench.records import Device, ExportJob, LayerTime, Layout
 
 if TYPE_CHECKING:
-    import numpy as np
-    import onnx
-    from numpy.typing import NDArray
     from torch import nn
 
-OPSET = 20  # the first with GELU as an operator of its own
+    from fastvit_bench.backends import Batch
 
-
-class OnnxSession(Session):
-    """A model whose input and outputs are bound to buffers that stay in place from run to run."""
-
-    window = Window.COMPUTE
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self._binding = session.io_binding()
-        self._input: Any = None
-
-    def feed(self, images: "NDArray[np.float32] | NDArray[np.uint8]") -> None:
-        """Copy a batch into the bound input. The first one also fixes the buffers of the outputs."""
-        import numpy as np
-        import onnxruntime as ort
-
-        expected = self._session.get_inputs()[0]
-        if list(images.shape) != list(expected.shape):
-            raise UsageError(f"The model takes {expected.name} {expected.shape}, not {list(images.shape)}.")
-        images = np.ascontiguousarray(images, np.float32)
-        if self._input is not None:
-            self._input.update_inplace(images)
-            return
-        self._input = ort.OrtValue.ortvalue_from_numpy(images)
-        self._binding.bind_ortvalue_input(expected.name, self._input)
-        for output in self._session.get_outputs():
-            buffer = ort.OrtValue.ortvalue_from_shape_and_type(output.shape, np.float32)
-            self._binding.bind_ortvalue_output(output.name, buffer)
-
-    def run(self) -> None:
-        """One inference; the call returns when it is done."""
-        self._session.run_with_iobinding(self._binding)
-
-    def wait(self) -> None:
-        """The processor has nothing left to wait for; kept so that every device is timed by the same two calls."""
-        self._binding.synchronize_outputs()
-
-    def fetch(self) -> "dict[str, NDArray[np.floating]]":
-        """Copies of the output buffers."""
-        values = self._binding.get_outputs()
-        return {o.name: v.numpy().copy() for o, v in zip(self._session.get_outputs(), values, strict=True)}
+PROVIDERS = ("cpu", "cuda")  # option provider: what runs the operators
+_CUDA = "CUDAExecutionProvider"
+_INSTALL = "run: pip uninstall onnxruntime, then: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory")  # in its messages, which have no numbers for it
 
 
 class OnnxRuntime:
-    """ONNX Runtime's CPU execution provider, FP32."""
+    """ONNX Runtime; its CPU provider stores FP16 files' values as such, and computes most of them wider."""
 
     name = "onnxruntime"
     target = "onnx"
     suffix = ".onnx"
-    precisions = ("fp32",)
-    packages = ("torch", "onnx", "onnxscript")
-
+    precisions = _onnx.PRECISIONS
+    packages = _onnx.PACKAGES
     shaping = ()
     flags = ()
+    engines = None
 
     def missing(self) -> str | None:
         """None where the package is installed."""
@@ -80,18 +47,35 @@ class OnnxRuntime:
         return None
 
     def absent(self, device: Device) -> str | None:
-        """None: every machine has a processor."""
-        return None
+        """None for the processor. Of a GPU the driver is asked first, then whether the CUDA provider is installed."""
+        if not _on_gpu(device):
+            return None
+        try:
+            cuda.probe()
+        except UnavailableError as error:
+            return str(error).rstrip(".")
+        return _without_cuda() or binding.missing(str(device.options["cuda_binding"]))
 
     def identify(self, device: Device) -> Hardware | None:
-        """None: it is this machine's processor."""
-        return None
+        """The GPU, asked of the NVIDIA driver; None for the processor."""
+        return _gpu.identify(device) if _on_gpu(device) else None
+
+    def settling(self, device: Device) -> Mapping[str, float]:
+        """As every GPU is warmed up; the processor by runs alone."""
+        return _gpu.SETTLING if _on_gpu(device) else {}
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
-        """``threads``: threads of one operator; every processor this process may use, unless the device says."""
-        unknown = device.options.keys() - {"threads"}
-        if unknown:
-            raise UsageError(f"Device '{device.name}' has an unknown option '{min(unknown)}'. Known: threads.")
+        """``provider``, and a GPU's options for cuda; for the processor ``threads`` of one operator, by default all.
+
+        The processor's provider is left out, so that its figures stand with those from before there was a choice.
+        """
+        provider = device.options.get("provider", PROVIDERS[0])
+        if provider not in PROVIDERS:
+            raise UsageError(f"Device '{device.name}': provider = {provider!r} must be {' or '.join(PROVIDERS)}.")
+        if _on_gpu(device):
+            _gpu.only_known(device, {"provider", *_gpu.NAMES})
+            return {"provider": provider, **_gpu.options(device)}
+        _gpu.only_known(device, {"provider", "threads"})
         threads = device.options.get("threads", available_cores())
         if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
             raise UsageError(f"Device '{device.name}': threads = {threads!r} must be a whole number above 0.")
@@ -102,105 +86,170 @@ class OnnxRuntime:
         return Layout()
 
     def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
-        """Write an ONNX file with static shapes, float32 inside and out."""
-        import copy
-
-        import onnx
-        import torch
-
+        """Write an ONNX file with static shapes, with one type inside and out."""
         if asked.precision not in self.precisions:
-            raise UsageError(
-                f"ONNX Runtime on the processor computes in {' or '.join(self.precisions)}, not in {asked.precision}."
-            )
-        example = torch.zeros(asked.shape.nchw)
-        network = copy.deepcopy(network).float().eval()
-        with torch.no_grad(), _quiet():
-            outputs = network(example)
-            count = len(outputs) if isinstance(outputs, tuple) else 1
-            program = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=output_names(count),
-                optimize=True,
-                verbose=False,
-            )
-        assert program is not None
-        model = program.model_proto
-        # the exporter notes the source line of every node: of no use to a reader of the file, and private to the maker
-        for node in model.graph.node:
-            node.ClearField("metadata_props")
-            node.ClearField("doc_string")
-        del model.metadata_props[:]
-        onnx.helper.set_model_props(model, metadata)
-        model.producer_name, model.producer_version = "fastvit-bench", metadata.get("fastvit_bench.version", "")
-        model.doc_string = ""
-        onnx.checker.check_model(model)
-        path.write_bytes(model.SerializeToString(deterministic=True))
+            raise UsageError(f"ONNX Runtime computes in {' or '.join(self.precisions)}, not in {asked.precision}.")
+        _onnx.write(network, asked, path, metadata)
 
     def proofs(self, path: Path, asked: ExportJob) -> Iterable[Proving]:
-        """The file as it will be timed."""
-        yield Proving("", "ONNX Runtime on this processor", asked.shape, self.open(path, asked.device))
+        """The file on this processor: as it will be timed there, or, for a GPU, as its types say."""
+        if _on_gpu(asked.device):
+            rounded = ", every result rounded to float16" if asked.precision == "fp16" else ""
+            how, session = f"ONNX Runtime on this processor{rounded}", _onnx.as_typed(path, available_cores())
+        else:
+            how, session = "ONNX Runtime on this processor", self.open(path, asked.device)
+        yield Proving("", how, asked.shape, session)
 
     def operations(self, path: Path) -> dict[str, int]:
         """Kinds of nodes; ONNX Runtime fuses many of them when it loads the file."""
-        import collections
-
-        return dict(collections.Counter(node.op_type for node in _read(path).graph.node))
+        return _onnx.operations(path)
 
     def metadata(self, path: Path) -> dict[str, str]:
         """The model's metadata properties."""
-        return {entry.key: entry.value for entry in _read(path).metadata_props}
+        return _onnx.metadata(path)
 
-    @contextmanager
-    def open(self, path: Path, device: Device) -> Generator[OnnxSession]:
-        """A session on the CPU execution provider with all graph optimisations."""
-        import onnxruntime as ort
+    def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
+        """Of the nodes that ONNX Runtime makes of the file's, on the processor; of a GPU its trace times the host."""
+        if _on_gpu(device):
+            raise UsageError("ONNX Runtime tells times of layers on the processor only; leave --profile out.")
+        return _onnx.profiled(path, _threads(device), images, runs)
 
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = int(device.options["threads"])
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3  # errors only
-        try:
-            session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except MemoryError:
-            raise
-        except Exception as error:  # its exceptions share no base class but this one
-            raise UnavailableError(f"ONNX Runtime cannot load {path.name}: {_first_line(error)}.") from error
-        yield OnnxSession(session)
+    def open(self, path: Path, device: Device) -> AbstractContextManager[Session]:
+        """A session on the device's provider and no other, with all graph optimisations."""
+        return _through_cuda(path, device) if _on_gpu(device) else _onnx.on_processor(path, _threads(device))
 
 
-def _read(path: Path) -> "onnx.ModelProto":
-    import onnx
+def _on_gpu(device: Device) -> bool:
+    return device.options.get("provider") == "cuda"
 
-    try:
-        return onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's exceptions are not part of onnx's interface
-        raise UnavailableError(f"ONNX cannot load {path.name}: {_first_line(error)}.") from error
+
+def _threads(device: Device) -> int:
+    return int(device.options["threads"])
+
+
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+_Face = tuple[Any, tuple[int, ...]]  # type, as NumPy's, and shape of an input or output
+
+
+class _Ready(NamedTuple):
+    """What running takes."""
+
+    session: Any
+    bound: Any
+    options: Any
+
+
+def _without_cuda() -> str | None:
+    """Why the installed package has no CUDA provider, and the way out, or None. Imports nothing."""
+    spec = importlib.util.find_spec("onnxruntime")
+    assert spec is not None
+    places = spec.submodule_search_locations or []
+    if any(list(Path(place, "capi").glob("*onnxruntime_providers_cuda.*")) for place in places):
+        return None
+    return f"the installed onnxruntime has no CUDA provider; {_INSTALL}"
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
-    """Keep the exporter's warnings about its own internals away from a person who cannot act on them."""
-    import logging
-    import warnings
+def _through_cuda(path: Path, device: Device) -> Generator[Session]:
+    """Buffers and a stream of ours, in which the CUDA provider puts its work; it captures the graph itself.
 
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    Versions of ONNX Runtime without pull request 28686 (May 2026) wait for each replay of a graph before they return,
+    so that a run then ends some microseconds later, when the host has noticed.
+    """
+    model = _onnx.read(path).graph
+    faces = {value.name: _face(value) for value in (*model.input, *model.output)}
+    types, shapes = ({name: face[part] for name, face in faces.items()} for part in (0, 1))
+    sizes = {name: math.prod(shape) * kind().itemsize for name, (kind, shape) in faces.items()}
+    with _gpu.running(device) as running:
+        # one, once the stream it needs is there; named nowhere else, an error's frames included, so that it goes before
+        # the stream does
+        held: list[_Ready] = []
+
+        def enqueue(stream: int) -> None:
+            try:
+                held[0].session.run_with_iobinding(held[0].bound, held[0].options)
+            except Exception as error:  # its exceptions share no base class but this one
+                traceback.clear_frames(error.__traceback__)
+                raise _failure(f"running {path.name}", error) from error
+
+        timer = EventSession(
+            running.context,
+            enqueue,
+            {INPUT: sizes[INPUT]},
+            {name: size for name, size in sizes.items() if name != INPUT},
+            replace(running.mode, graph=False),
+        )
+        gpu, graph = running.context.index, bool(running.mode.graph)
+        held.append(_ready(_session(path, gpu, timer.stream.handle, graph), gpu, faces, timer.pointers))
+        try:
+            yield _gpu.BufferedSession(timer, running.monitor, types, shapes)
+        finally:  # before the stream and the buffers are given back
+            held.clear()
+
+
+def _session(path: Path, gpu: int, stream: int, graph: bool) -> Any:
+    """On the GPU and that stream; `UnavailableError` where a single operator would run on the processor."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3  # errors only
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    told = {
+        "device_id": str(gpu),
+        "user_compute_stream": str(stream),
+        "use_tf32": "0",  # on by default, and neither FP32 nor FP16
+        "enable_cuda_graph": str(int(graph)),
+    }
+    if hasattr(ort, "preload_dlls"):  # CUDA's libraries may lie in packages of their own, where no loader looks
+        ort.preload_dlls()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
+        # without fallback: the package would print a warning and go on with the processor
+        session = ort.InferenceSession(path, options, providers=[(_CUDA, told)], enable_fallback=0)
+    except MemoryError:
+        raise
+    except Exception as error:  # its exceptions share no base class but this one
+        raise _failure(f"loading {path.name}", error) from error
+    if _CUDA not in session.get_providers():
+        del session  # before the stream goes
+        raise UnavailableError(
+            f"ONNX Runtime would run {path.name} on the processor, because its CUDA provider did not load; "
+            f"check that its CUDA and cuDNN are installed, or {_INSTALL}."
+        )
+    return session
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def _ready(session: Any, gpu: int, faces: Mapping[str, _Face], pointers: Mapping[str, int]) -> _Ready:
+    """Bind a session to our buffers, for runs that return when their work is in the stream."""
+    import onnxruntime as ort
+
+    bound = session.io_binding()
+    for name, (kind, shape) in faces.items():
+        bind = bound.bind_input if name == INPUT else bound.bind_output
+        bind(name, "cuda", gpu, kind, shape, pointers[name])
+    options = ort.RunOptions()
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    return _Ready(session, bound, options)
+
+
+def _failure(doing: str, error: Exception) -> FastViTBenchError:
+    """One sentence for what ONNX Runtime raised."""
+    told = _onnx.first_line(error)
+    known = re.search(r"CUDA failure (\d+)", told)
+    code = int(known[1]) if known else binding.OUT_OF_MEMORY if any(text in told for text in _OUT_OF_MEMORY) else None
+    if code is not None:
+        return binding.failure(doing, code, told)
+    return UnavailableError(f"ONNX Runtime failed on the GPU while {doing}: {told}.")
+
+
+def _face(value: Any) -> _Face:
+    """Of an input or output of an ONNX graph."""
+    import onnx
+
+    tensor = value.type.tensor_type
+    kind: Any = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).type
+    return kind, tuple(size.dim_value for size in tensor.shape.dim)
 
 
 BACKEND = OnnxRuntime()

@@ -4,11 +4,14 @@ import platform
 from pathlib import Path
 
 from fastvit_bench.backends import Hardware, available_cores
-from fastvit_bench.errors import UnavailableError
+from fastvit_bench.errors import MismatchError
 from fastvit_bench.records import Device, Machine, MachineState
 
 # packages whose version changes a latency or an exported file
-PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "coremltools", "numpy")
+PACKAGES = (
+    *("torch", "onnx", "onnxscript", "onnxruntime", "coremltools", "numpy"),
+    *("onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "triton", "cuda-bindings", "pycuda"),
+)
 
 
 def collect(hardware: Hardware | None = None) -> Machine:
@@ -38,12 +41,13 @@ def mismatch(device: Device, hardware: str) -> str | None:
 
 
 def check(device: Device, machine: Machine) -> None:
-    """Raise `UnavailableError` unless this is the hardware the device profile is meant for."""
+    """Raise `MismatchError` unless this is the hardware the device profile is meant for."""
     wrong = mismatch(device, machine.accelerator or machine.processor)
     if wrong:
-        raise UnavailableError(
+        raise MismatchError(
             f"Device '{device.name}' cannot run here: {wrong}. "
-            f"Run it there, or declare a [device.*] for this machine in benchmark.toml."
+            f"Run it there, declare a [device.*] for this machine in benchmark.toml, or say --allow-device-mismatch to "
+            f"label it by its own name."
         )
 
 

@@ -6,11 +6,13 @@ outputs, because "0.001" means nothing without the size of a logit.
 """
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from fastvit_bench.backends import INPUT, Images, Session, output_names
+from fastvit_bench.errors import UsageError
 from fastvit_bench.records import MEAN, STD, Head, Parity, Shape
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fastvit_bench.network.fastvit import FastViT
+
+T = TypeVar("T", bound=np.generic)
 
 SEED = 2303_14189  # of the fixed images
 
@@ -47,9 +51,12 @@ RANDOM_FP16 = Limit("max", 5e-2)
 # one, whose error is above 1. What the loss is, is the figure beside it.
 COMPRESSED = {"int8": Limit("rms", 0.2), "palette6": Limit("rms", 0.4), "palette4": Limit("rms", 0.8)}
 
-# How much the proof looks at: four batches up to 256 x 256 pixels in each, fewer when larger, at least one. The
-# reference in float64 costs about as much as ten timed runs.
-_BATCHES, _PIXELS = 4, 4 * 256 * 256
+EXACT_DB = 400.0  # stands for outputs without any error; float64 itself resolves about 320 dB
+
+# How much the proof looks at: four batches up to 256 x 256 pixels in each, fewer when larger, at least one. Of a batch,
+# as many images are different as eight of 256 x 256 have pixels, at least one; the others repeat them. The reference in
+# float64 costs about as much as ten timed runs of one image.
+_BATCHES, _PIXELS, _DIFFERENT = 4, 4 * 256 * 256, 8 * 256 * 256
 
 
 def images(
@@ -61,10 +68,20 @@ def images(
     """
     batches = min(_BATCHES, max(1, _PIXELS // (shape.batch * shape.height * shape.width)))
     draw = np.random.default_rng(seed)
+    drawn, sizes = different(shape), (shape.height, shape.width)
     if form is Images.TENSOR:
-        return [draw.standard_normal(shape.nchw, np.float32) for _ in range(batches)]
-    nhwc = (shape.batch, shape.height, shape.width, 3)
-    return [draw.integers(0, 256, nhwc, np.uint8) for _ in range(batches)]
+        return [_repeated(draw.standard_normal((drawn, 3, *sizes), np.float32), shape.batch) for _ in range(batches)]
+    return [_repeated(draw.integers(0, 256, (drawn, *sizes, 3), np.uint8), shape.batch) for _ in range(batches)]
+
+
+def different(shape: Shape) -> int:
+    """How many images of each fixed batch differ; they come first, and again in the same order."""
+    return min(shape.batch, max(1, _DIFFERENT // (shape.height * shape.width)))
+
+
+def _repeated(values: "NDArray[T]", batch: int) -> "NDArray[T]":
+    """The values of so many images, beginning anew where they end."""
+    return values if len(values) == batch else values[np.arange(batch) % len(values)]
 
 
 def normalised(batch: "NDArray[np.float32] | NDArray[np.uint8]") -> "NDArray[np.float64]":
@@ -98,10 +115,63 @@ def limit(
     return LIMITS[precision, head]
 
 
+class Expected(NamedTuple):
+    """What the reference network makes of the fixed images, kept so that it is computed once."""
+
+    form: Images  # of the images
+    shape: Shape
+    head: Head
+    reference: str  # what computed it
+    outputs: "tuple[dict[str, NDArray[np.floating]], ...]"  # of each batch, by name
+
+
+def expected(reference: "FastViT", shape: Shape, form: Images = Images.TENSOR) -> Expected:
+    """Run the reference network (float64, evaluation mode) on the fixed images."""
+    import torch
+
+    found: list[dict[str, NDArray[np.floating]]] = []
+    for batch in images(shape, form):
+        with torch.no_grad():
+            outputs = reference(torch.from_numpy(normalised(batch[: different(shape)])))
+        values = outputs if isinstance(outputs, tuple) else (outputs,)
+        named = zip(output_names(len(values)), values, strict=True)
+        found.append({name: _repeated(value.numpy(), shape.batch) for name, value in named})
+    seen = "8-bit RGB pixels" if form is Images.PIXELS else "N(0, 1)"
+    name = f"{reference.form} PyTorch network in float64, {INPUT} from {seen}"
+    return Expected(form, shape, reference.head_kind, name, tuple(found))
+
+
+def save(known: Expected, file: IO[bytes]) -> None:
+    """Write it, in float32, which resolves a hundredth of the narrowest limit."""
+    named = ((f"{name}/{index}", each[name]) for index, each in enumerate(known.outputs) for name in each)
+    sizes = map(str, (known.shape.batch, known.shape.height, known.shape.width))
+    about = np.array((known.form, known.head, known.reference, *sizes))
+    arrays: dict[str, Any] = {name: values.astype(np.float32) for name, values in named}
+    np.savez(file, about=about, **arrays)
+
+
+def load(path: Path) -> Expected:
+    """Read it back. Raises `UsageError` for a file that is not there, is damaged or is none of these."""
+    import zipfile
+
+    outputs: dict[int, dict[str, NDArray[np.floating]]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            form, head, reference, *sizes = (str(value) for value in held["about"])
+            batch, height, width = map(int, sizes)
+            for key in held.files:
+                name, _, index = key.partition("/")
+                if index:
+                    outputs.setdefault(int(index), {})[name] = held[key]
+        shape = Shape(batch=batch, height=height, width=width)
+        return Expected(Images(form), shape, Head(head), reference, tuple(outputs.values()))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} does not hold reference outputs ({error}); export the network again.") from None
+
+
 def prove(
-    reference: "FastViT",
+    known: Expected,
     session: Session,
-    shape: Shape,
     precision: str,
     *,
     how: str = "",
@@ -109,38 +179,33 @@ def prove(
     random: bool = False,
     subject: Literal["file", "hardware"] = "file",
 ) -> Parity:
-    """Compare a session's outputs with the reference network's (float64, evaluation mode) on the fixed images.
+    """Compare a session's outputs with the reference network's on the fixed images, of whose form it must be.
 
     `how` is put on record: what computed the session's outputs. `compress` names how the file's weights were made
     smaller, `random` says that they are random, `subject` whether a processor's rounding is judged with the file: these
     decide by which `limit`.
     """
-    import torch
-
     error, relative, rms, agreed, total = 0.0, 0.0, 0.0, 0, 0
+    cosine, snr, span = 1.0, EXACT_DB, 0.0
     reason = ""
     tied = True  # every top-1 that differs is of two classes nearer to each other than the error
-    batches = images(shape, session.images)
-    for batch in batches:
+    for batch, wanted in zip(images(known.shape, known.form), known.outputs, strict=True):
         session.feed(batch)
         session.run()
         session.wait()
         actual = session.fetch()
-        with torch.no_grad():
-            outputs = reference(torch.from_numpy(normalised(batch)))
-        expected = outputs if isinstance(outputs, tuple) else (outputs,)
-        if list(actual) != output_names(len(expected)):
+        if list(actual) != list(wanted):
             reason = f"the file's outputs are {', '.join(actual)}"
             error = relative = rms = math.inf
             break
-        for name, value in zip(actual, expected, strict=True):
-            ours, theirs = actual[name].astype(np.float64), value.numpy()
+        for name, value in wanted.items():
+            ours, theirs = actual[name].astype(np.float64), value.astype(np.float64)
             if ours.shape != theirs.shape:
                 reason = f"{name} has shape {list(ours.shape)} instead of {list(theirs.shape)}"
                 error = relative = rms = math.inf
                 continue
             if not np.isfinite(ours).all():
-                reason = f"{name} holds NaN or infinite values"
+                reason = f"{name} holds {_odd(ours)}"
                 error = relative = rms = math.inf
                 continue
             if not ours.any():
@@ -150,22 +215,25 @@ def prove(
             # each output by its own measure: the maps of a dense network differ in scale by far more than any error
             relative = max(relative, largest / spread if spread > 0 else math.inf)
             rms = max(rms, float(np.sqrt(np.square(ours - theirs).mean())) / spread if spread > 0 else math.inf)
-            if reference.head_kind is Head.CLASSIFIER:
+            cosine = min(cosine, _cosine(ours, theirs))
+            snr = min(snr, _snr_db(ours, theirs))
+            span = max(span, largest / float(np.ptp(theirs)) if spread > 0 else math.inf)
+            if known.head is Head.CLASSIFIER:
                 rows, ours_top, their_top = np.arange(len(ours)), ours.argmax(1), theirs.argmax(1)
                 margin = theirs[rows, their_top] - theirs[rows, ours_top]  # 0 where both name the same class
                 agreed += int((ours_top == their_top).sum())
-                total += len(ours)
+                total += len(rows)
                 tied = tied and bool((margin <= largest).all())
-    judged, tolerance = limit(precision, reference.head_kind, compress=compress, random=random, subject=subject)
+    judged, tolerance = limit(precision, known.head, compress=compress, random=random, subject=subject)
     decisive, what = (relative, "the largest error") if judged == "max" else (rms, "the root mean square error")
     if not reason and not decisive <= tolerance:
         reason = f"{what} is {decisive:.1e} of the outputs' standard deviation, allowed is {tolerance:.0e}"
     if not reason and not tied and compress == "none" and subject == "file":
         reason = f"top-1 agrees on {agreed} of {total} images only, and the others are no ties"
-    seen = "8-bit RGB pixels" if session.images is Images.PIXELS else "N(0, 1)"
+    comparable = math.isfinite(error)  # where nothing could be compared, these three are not known
     return Parity(
-        reference=f"{reference.form} PyTorch network in float64, {INPUT} from {seen}",
-        images=len(batches) * shape.batch,
+        reference=known.reference,
+        images=len(known.outputs) * different(known.shape),
         seed=SEED,
         max_abs_error=_finite(error),
         relative_error=_finite(relative),
@@ -176,7 +244,33 @@ def prove(
         how=how,
         judged=judged,
         rms_error=_finite(rms),
+        cosine=cosine if comparable else None,
+        snr_db=snr if comparable else None,
+        range_error=_finite(span) if comparable else None,
     )
+
+
+def _odd(values: "NDArray[np.float64]") -> str:
+    """How many of the values are no numbers, and how many are infinite."""
+    counts = {"NaN": int(np.isnan(values).sum()), "infinite": int(np.isinf(values).sum())}
+    named = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"{named} of {values.size} values"
+
+
+def _cosine(ours: "NDArray[np.float64]", theirs: "NDArray[np.float64]") -> float:
+    """Of the angle between the outputs for one image, of the worst image; 0 where one of the two is zero everywhere."""
+    ours, theirs = ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1)
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    products = (ours * theirs).sum(1)
+    return float(np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0).min())
+
+
+def _snr_db(ours: "NDArray[np.float64]", theirs: "NDArray[np.float64]") -> float:
+    """Mean square of the reference over that of the errors, in decibels; `EXACT_DB` at most."""
+    signal, noise = float(np.square(theirs).sum()), float(np.square(ours - theirs).sum())
+    if noise == 0:
+        return EXACT_DB
+    return min(EXACT_DB, 10 * math.log10(signal / noise)) if signal > 0 else -EXACT_DB
 
 
 def difference(reference: "FastViT", network: "nn.Module", shape: Shape) -> float:

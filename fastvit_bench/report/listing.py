@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fastvit_bench.records import Artifact, Device, Fuse, Fusing, ModelFacts, Parity
+from fastvit_bench.records import Artifact, Device, Fuse, Fusing, HalfWeights, ModelFacts, Parity
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -63,11 +63,24 @@ def proof(name: str, found: Parity) -> str:
         return f"{where}not proved ({found.how} against the {found.reference}): {found.reason}"
     agreement = "" if found.top1_agreement is None else f", top-1 agreement {100 * found.top1_agreement:.0f} %"
     rms = "" if found.rms_error is None else f", in the root mean square {found.rms_error:.1e}"
+    likeness = "" if found.snr_db is None or found.cosine is None else _likeness(found.snr_db, found.cosine)
     allowed = f"allowed {found.tolerance:.0e} {'at most' if found.judged == 'max' else 'in the root mean square'}"
     return (
         f"{where}proved against the {found.reference} ({found.how}): largest error {found.max_abs_error:.1e}, "
-        f"{found.relative_error:.1e} of the outputs' standard deviation{rms} ({allowed}){agreement} "
+        f"{found.relative_error:.1e} of the outputs' standard deviation{rms} ({allowed}){likeness}{agreement} "
         f"on {found.images} images"
+    )
+
+
+def _likeness(snr_db: float, cosine: float) -> str:
+    return f", signal to noise {snr_db:.0f} dB, 1 - cosine {max(0.0, 1 - cosine):.0e}"
+
+
+def half_weights(found: HalfWeights) -> str:
+    """What float16 made of a network's weights, as a line."""
+    return (
+        f"of {found.weights:,} weights in float16, {found.subnormal:,} are subnormal (below 2^-14, with fewer digits) "
+        f"and {found.zeroed:,} became 0; the largest is {found.largest:.4g} ({found.largest_of})"
     )
 
 

@@ -9,6 +9,7 @@ import msgspec
 from fastvit_bench.records import (
     Artifact,
     Device,
+    Engine,
     Failure,
     Foreign,
     Fuse,
@@ -54,6 +55,7 @@ class Row:
     window: Window | None  # None when every cell failed
     pacing: Pacing
     clock: str | None  # likewise
+    toolkit: str  # that built the engine, with its version and system; empty where the file itself ran
     published_as: str | None  # the name the configuration gives
     cells: dict[Shape | None, Measurement | Failure] = field(default_factory=dict[Shape | None, Measurement | Failure])
 
@@ -89,6 +91,8 @@ class Row:
 
 def collect(files: Iterable[RunFile]) -> list[Row]:
     """One row per device, machine, model in one form, weights, head, fuse level, batch, precision and way of measuring.
+
+    A device is one with all its options, and a way of measuring includes the toolkit that built an engine.
 
     Within a row and size the newest measurement counts. A failure stands in its row until the same cell succeeds later.
     Rows keep the order in which they were first measured.
@@ -139,12 +143,15 @@ def collect(files: Iterable[RunFile]) -> list[Row]:
 # what a plan and a measurement both know of a row: device, host, model, fuse level, weights, batch
 _Setting = tuple[str, str, str, Fuse, Weights, int]
 
-# and of how it is measured: the statistic, and the options that shape the file
+# options that decide what a figure on a GPU means; a failure knows them too
+RUNNING = frozenset({"graph", "transfers", "sync", "cuda_binding", "compile", "provider"})
+
+# and of how it is measured: the statistic, and the options that shape the file or are among those
 _Way = tuple[Statistic, tuple[tuple[str, str], ...]]
 
 
 def _way(device: Device, method: Method, shaping: set[str]) -> _Way:
-    options = {name: str(device.options[name]) for name in shaping & device.options.keys()}
+    options = {name: str(device.options[name]) for name in (shaping | RUNNING) & device.options.keys()}
     return method.statistic, tuple(sorted(options.items()))
 
 
@@ -157,13 +164,19 @@ def _key(found: Measurement) -> bytes:
     else:
         network = (made.model, made.variant, made.head, made.classes, made.weights, made.fused)
         model = (*network, made.options, made.functions)
-    way = (found.method, found.window, found.pacing, found.clock)
+    engine = found.engine
+    built = (engine.toolkit, engine.version, engine.platform, engine.settings) if engine else None
+    way = (found.method, found.window, found.pacing, found.clock, built)
     setting = (found.device, found.machine, _batch(found), made.precision, way)
     return msgspec.json.encode((type(made).__name__, model, setting), order="sorted")
 
 
 def _form(found: Measurement) -> dict[str, str]:
     return found.artifact.options if isinstance(found.artifact, Artifact) else {}
+
+
+def _toolkit(engine: Engine | None) -> str:
+    return f"{engine.toolkit} {engine.version} for {engine.platform}" if engine else ""
 
 
 def _batch(found: Measurement) -> int:
@@ -197,6 +210,7 @@ def _measured_row(found: Measurement, run: Run) -> Row:
         window=found.window,
         pacing=found.pacing,
         clock=found.clock,
+        toolkit=_toolkit(found.engine),
         published_as=spec.published if spec else None,
     )
 
@@ -222,6 +236,7 @@ def _failed_row(failure: Failure, run: Run) -> Row:
         window=None,
         pacing=Pacing.BACK_TO_BACK,
         clock=None,
+        toolkit="",
         published_as=spec.published,
     )
 

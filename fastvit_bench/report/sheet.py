@@ -10,10 +10,12 @@ import msgspec
 
 from fastvit_bench.records import (
     Artifact,
+    Device,
     Failure,
     Foreign,
     Head,
     Interval,
+    LayerTime,
     Measurement,
     Method,
     Pacing,
@@ -30,6 +32,8 @@ from fastvit_bench.report.rows import REFERENCE_SIZE, Row, planned_share, size_o
 NONE = "–"  # not measured, as opposed to nothing to measure
 RANDOM = "random weights"
 FAILED = "failed"
+NOT_COMPARED = "†"  # behind a figure of which nobody has seen what it computed
+NOT_TOLD = "(not told)"  # block of a layer whose name does not say
 
 # --- numbers and names as text ----------------------------------------------------------------------------------------
 
@@ -192,12 +196,16 @@ def document(rows: Sequence[Row]) -> Document:
     ordered = [row for members in groups.values() for row in members]
     return Document(
         sheets=sheets,
-        details=[detail for detail in (_starting(ordered, marks), _planned(ordered, marks)) if detail],
+        details=[
+            *(found for detail in (_per_image, _starting, _planned) if (found := detail(ordered, marks))),
+            *_layers(ordered, marks),
+        ],
         notes=[
             *(_STATISTICS[statistic][1] for statistic in groups),
             *conditions,
             *(f"* {warning}: {_some(labels)}" for warning, labels in warned.items()),
             *(f"{FAILED} at {reason}: {_some(labels)}" for reason, labels in failed.items()),
+            *_not_compared(ordered),
             *_unproved(ordered, marks),
             *_foreign(ordered),
             *_published_notes(ordered),
@@ -223,13 +231,14 @@ def _sheet(
         for shape, cell in row.cells.items():
             label = _label(row, shape, marks)
             if isinstance(cell, Failure):
-                latencies[size_of(shape)][at] = FAILED
+                latencies[size_of(shape)][at] = _failed(cell)
                 failed.setdefault(f"{cell.stage}: {plain(cell.reason)}", []).append(label)
                 continue
             value, _, interval = latency(cell.figure_ms, cell.interval_ms).partition(" ")
             for warning in doubts[shape]:
                 warned.setdefault(plain(warning), []).append(label)
-            latencies[size_of(shape)][at] = f"{value}{'*' if doubts[shape] else ''} {interval}".rstrip()
+            mark = "*" * bool(doubts[shape]) + NOT_COMPARED * (not compared(cell))
+            latencies[size_of(shape)][at] = f"{value}{mark} {interval}".rstrip()
     return Sheet(
         title=title,
         model=[
@@ -253,6 +262,26 @@ def _sheet(
             if any(row.weights for row in rows)  # models of others were not published here
         ],
     )
+
+
+# what a reason may hold, in lower case -> what is said in the cell; the whole of it stands in a note
+_CAUSES = {
+    "signal 9": "killed",  # most often because memory ran out, and nobody knows
+    "memory ran out": "out of memory",
+    "out of memory": "out of memory",
+    "took longer than": "too slow",
+}
+
+
+def _failed(cell: Failure) -> str:
+    """``failed``, and why where two words can say it."""
+    cause = next((words for sign, words in _CAUSES.items() if sign in cell.reason.lower()), None)
+    return f"{FAILED}: {cause}" if cause else FAILED
+
+
+def compared(cell: Measurement) -> bool:
+    """Whether the outputs of what was timed were compared with the reference, where it was timed."""
+    return cell.parity is not None
 
 
 def _model(row: Row) -> str:
@@ -295,7 +324,7 @@ def _legend(rows: Sequence[Row]) -> tuple[dict[int, str], list[str]]:
     groups: dict[bytes, list[Row]] = {}
     for row in rows:
         device = (row.device.name, row.device.backend, row.device.options)
-        conditions = (device, row.machine, row.method, row.window, row.pacing, row.clock)
+        conditions = (device, row.machine, row.method, row.window, row.pacing, row.clock, row.toolkit)
         groups.setdefault(msgspec.json.encode(conditions, order="sorted"), []).append(row)
     marks: dict[int, str] = {}
     lines: list[str] = []
@@ -320,6 +349,11 @@ _WINDOWS: dict[Window | None, str] = {
 }
 
 
+def _chosen(device: Device) -> list[tuple[str, object]]:
+    """The options of a device that say something; -1 stands for whichever GPU fits, and "" for no choice."""
+    return [(name, value) for name, value in sorted(device.options.items()) if value != "" and value != -1]
+
+
 def _conditions(rows: Sequence[Row]) -> str:
     """How, on what and when: of rows that share it all but for the days."""
     row = rows[0]
@@ -333,9 +367,10 @@ def _conditions(rows: Sequence[Row]) -> str:
     facts = [
         _how(row.method, cold=any(cell.cold_ns for each in rows for cell in each.measured)),
         _WINDOWS[row.window],
-        f"read by {row.clock}" if row.window is Window.PREDICTION else "",
+        f"read by {row.clock}" if row.clock and not row.clock.startswith("time.") else "",  # not by the stopwatch here
         _paced(row),
-        ", ".join([row.device.backend, *(f"{name} {value}" for name, value in sorted(row.device.options.items()))]),
+        ", ".join([row.device.backend, *(f"{name} {value}" for name, value in _chosen(row.device))]),
+        f"engine of {row.toolkit}" if row.toolkit else "",
         machine.accelerator or "",
         f"driver {machine.driver}" if machine.driver else "",
         ", ".join(fact for fact in hardware if fact),
@@ -357,8 +392,24 @@ def _how(method: Method, *, cold: bool) -> str:
             f"left out"
         )
     rounds = f"{method.rounds} x {method.runs}" if method.rounds > 1 else str(method.runs)
-    after = "the first of each round, which is kept apart" if cold else untimed.replace("run", "one")
-    return f"median of {rounds} runs after {after}{', the file loaded anew for each round' * anew}"
+    if method.duration_ms:
+        rounds = f"at least {rounds} runs and {_span(method.duration_ms)} of them"
+    else:
+        rounds += " runs"
+    if cold:
+        after = "the first of each round, which is kept apart"
+    elif method.warmup_ms:
+        counted = f"{method.warmup} and " if method.warmup else ""
+        after = f"{'at least ' if counted else ''}{counted}{_span(method.warmup_ms)} of untimed ones"
+    else:
+        after = untimed.replace("run", "one")
+    if method.steady:
+        after += f", until their medians differed by less than {100 * method.steady:g} %"
+    return f"median of {rounds} after {after}{', the file loaded anew for each round' * anew}"
+
+
+def _span(milliseconds: int) -> str:
+    return f"{milliseconds / 1000:g} s" if milliseconds >= 1000 else f"{milliseconds} ms"
 
 
 def _paced(row: Row) -> str:
@@ -366,6 +417,12 @@ def _paced(row: Row) -> str:
     if row.pacing is Pacing.REMOTE_CALL:
         return "each run called over the cable, the device idle in between"
     return "back to back" if row.window is Window.PREDICTION else ""
+
+
+def _not_compared(rows: Sequence[Row]) -> list[str]:
+    """The line that the mark needs, where there is one."""
+    missing = any(not compared(cell) for row in rows for cell in row.measured)
+    return [f"{NOT_COMPARED} Not compared with the reference on that device."] if missing else []
 
 
 def _unproved(rows: Sequence[Row], marks: dict[int, str]) -> list[str]:
@@ -394,6 +451,23 @@ def _foreign(rows: Sequence[Row]) -> list[str]:
 
 
 # --- details ----------------------------------------------------------------------------------------------------------
+
+
+def _per_image(rows: Sequence[Row], marks: dict[int, str]) -> Detail | None:
+    lines = [(row, cell) for row in rows if row.batch > 1 for cell in row.measured]
+    if not lines:
+        return None
+    which = _which(lines, marks)
+    return Detail(
+        "Per image, derived: the latency of a batch over its images, which is not that of one image alone",
+        [
+            *which,
+            Column("batch", [str(row.batch) for row, _ in lines], "right"),
+            Column("ms/image", [significant(cell.ms_per_image, 3) for _, cell in lines], "right"),
+            Column("images/s", [significant(1e3 / cell.ms_per_image, 3) for _, cell in lines], "right"),
+        ],
+        len(which),
+    )
 
 
 def first(values: Sequence[int]) -> float | None:
@@ -463,6 +537,73 @@ def _planned(rows: Sequence[Row], marks: dict[int, str]) -> Detail | None:
 def _shares(plan: Placement, unit: Unit) -> str:
     share = _percent(plan.shares[unit])
     return share if plan.costs is None else f"{share} / {_percent(plan.costs[unit])}"
+
+
+SLOWEST = 10  # layers that are told one by one
+
+
+def _layers(rows: Sequence[Row], marks: dict[int, str]) -> list[Detail]:
+    """Of each measurement with a profile two tables: its layers by block of the network, and the slowest of them."""
+    found: list[Detail] = []
+    for row in rows:
+        for cell in row.measured:
+            if cell.layers:
+                whose = f"{_model(row)} {size_of(cell.shape)} b{row.batch}{marks[id(row)]}"
+                found += [_blocks_of(cell.layers, whose), _slowest_of(cell.layers, whose)]
+    return found
+
+
+def by_block(layers: Sequence[LayerTime]) -> dict[str, list[LayerTime]]:
+    """Block of the network -> its layers, in the order they run."""
+    found: dict[str, list[LayerTime]] = {}
+    for layer in layers:
+        found.setdefault(layer.block or NOT_TOLD, []).append(layer)
+    return found
+
+
+def milliseconds(layers: Sequence[LayerTime]) -> float:
+    """The sum of their medians."""
+    return sum(layer.median_ns for layer in layers) / 1e6
+
+
+def _blocks_of(layers: Sequence[LayerTime], whose: str) -> Detail:
+    blocks = by_block(layers)
+    total = milliseconds(layers)
+    return Detail(
+        f"Layers of {whose} by block, in a pass of its own whose sum, {significant(total, 3)} ms, is not the latency",
+        [
+            Column("block", [plain(name) for name in blocks]),
+            Column("layers", [str(len(each)) for each in blocks.values()], "right"),
+            *_times([milliseconds(each) for each in blocks.values()], total),
+        ],
+        1,
+    )
+
+
+def _slowest_of(layers: Sequence[LayerTime], whose: str) -> Detail:
+    slowest = sorted(layers, key=lambda layer: -layer.median_ns)[:SLOWEST]
+    return Detail(
+        f"The slowest layers of {whose} in that pass",
+        [
+            Column("layer", [_clipped(plain(layer.name)) for layer in slowest]),
+            Column("kind", [plain(layer.kind) or NONE for layer in slowest]),
+            Column("block", [plain(layer.block) or NONE for layer in slowest]),
+            *_times([milliseconds([layer]) for layer in slowest], milliseconds(layers)),
+        ],
+        3,
+    )
+
+
+def _times(values: Sequence[float], total: float) -> list[Column]:
+    return [
+        Column("ms", [significant(value, 3) for value in values], "right"),
+        Column("share", [_percent(value / total if total else 0.0) for value in values], "right"),
+    ]
+
+
+def _clipped(name: str, most: int = 72) -> str:
+    """A name with its middle left out where it is long: of fused layers, toolkits string all names together."""
+    return name if len(name) <= most else f"{name[: most - 28]} ... {name[-23:]}"
 
 
 def _which(lines: Sequence[tuple[Row, Measurement]], marks: dict[int, str]) -> list[Column]:

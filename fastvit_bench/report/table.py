@@ -14,15 +14,19 @@ from fastvit_bench.report.rows import Row, size_of, sizes_of
 from fastvit_bench.report.sheet import (
     FAILED,
     NONE,
+    NOT_COMPARED,
     STARTING,
     Column,
     Detail,
     Sheet,
+    by_block,
+    compared,
     document,
     form,
     kinds,
     live_row,
     macs_per_image,
+    milliseconds,
 )
 
 if TYPE_CHECKING:  # both take longer to import than `--help` may
@@ -260,6 +264,7 @@ _LATEX = str.maketrans(
         "]": "{]}",
         "*": "{*}",  # likewise
         NONE: "--",
+        NOT_COMPARED: r"\dag{}",
         "×": r"$\times$",
         **{character: f"\\{character}" for character in "&%$#_{}"},
     }
@@ -368,6 +373,8 @@ _OPTIONAL: dict[str, Callable[[Row], object]] = {
     "pacing": lambda row: row.pacing.value if row.pacing is not Pacing.BACK_TO_BACK else None,
     "loading": lambda row: row.method.loading if row.method.loading != "once" else None,
     "trim": lambda row: row.method.trim or None,
+    "toolkit": lambda row: row.toolkit or None,
+    "compared": lambda row: False if not all(map(compared, row.measured)) else None,
     "proved": lambda row: False if any(_unproved(cell) for cell in row.measured) else None,
 }
 
@@ -378,6 +385,7 @@ def _unproved(cell: Measurement) -> bool:
 
 # and of what a row has at each size
 _SIZED: dict[str, Callable[[Measurement], object]] = {
+    "{size}_ms_per_image": lambda cell: cell.ms_per_image if cell.shape and cell.shape.batch > 1 else None,
     **{f"{title.replace(' ', '_')}_{{size}}_ms": value for title, value in STARTING.items()},
     "planned_operations_{size}": lambda cell: len(cell.placement.operations) if cell.placement else None,
     **{
@@ -397,6 +405,8 @@ _SIZED: dict[str, Callable[[Measurement], object]] = {
     "planned_elsewhere_{size}": lambda cell: (
         kinds(cell.placement.elsewhere, len(cell.placement.elsewhere)) if cell.placement else None
     ),
+    "layers_{size}": lambda cell: len(cell.layers) or None,
+    "layers_{size}_sum_ms": lambda cell: milliseconds(cell.layers) if cell.layers else None,
 }
 
 _FIGURES = tuple(name for name in Published.__struct_fields__ if name not in ("name", "size"))
@@ -440,6 +450,7 @@ def _nested(row: Row) -> dict[str, object]:
         "method": row.method,
         "window": row.window,
         **({"pacing": row.pacing} if row.pacing is not Pacing.BACK_TO_BACK else {}),
+        **({"toolkit": row.toolkit} if row.toolkit else {}),
         "machine": row.machine,
         "latency": {size_of(shape): _nested_cell(cell, warnings.get(shape, [])) for shape, cell in row.cells.items()},
         "published": {"as": row.published.label, **_figures(row)} if row.published else None,
@@ -468,6 +479,8 @@ def _nested_cell(cell: Measurement | Failure, warnings: list[str]) -> dict[str, 
         "finished": cell.finished,
         "warnings": warnings,
     }
+    if not compared(cell):
+        found["compared"] = False
     if _unproved(cell):
         found["proved"] = False
     if isinstance(made, Foreign):
@@ -475,6 +488,15 @@ def _nested_cell(cell: Measurement | Failure, warnings: list[str]) -> dict[str, 
     for name, values in (("compile_ms", cell.compile_ns), ("load_ms", cell.load_ns), ("cold_ms", cell.cold_ns)):
         if values:
             found[name] = [value / 1e6 for value in values]
+    if cell.layers:  # of a pass of its own: their sum is not the latency
+        found["layers"] = {
+            "sum_ms": milliseconds(cell.layers),
+            "blocks_ms": {block: milliseconds(layers) for block, layers in by_block(cell.layers).items()},
+            "layers": [
+                {"name": layer.name, "kind": layer.kind, "block": layer.block, "median_ms": layer.median_ns / 1e6}
+                for layer in cell.layers
+            ],
+        }
     if plan := cell.placement:
         found["planned"] = {
             "operations": plan.counts,

@@ -6,7 +6,8 @@ import builders
 import onnx
 import pytest
 
-from fastvit_bench.backends.onnxruntime import BACKEND, OPSET
+from fastvit_bench.backends._onnx import OPSET
+from fastvit_bench.backends.onnxruntime import BACKEND
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network.fastvit import FastViT
 from fastvit_bench.network.reparam import at_level

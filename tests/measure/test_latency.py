@@ -1,6 +1,7 @@
 """The stopwatch: what lies between its two readings, and in which order things happen. No time is asserted."""
 
 import gc
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import msgspec
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastvit_bench.backends import Images, Session
 from fastvit_bench.measure import latency
-from fastvit_bench.records import METHODS, Method, Pacing, Placement, Protocol, Window
+from fastvit_bench.records import METHODS, GpuState, Method, Pacing, Placement, Protocol, Window
 
 
 class Recorder(Session):
@@ -49,14 +50,15 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_only_run_and_wait_lie_between_two_readings(events: list[str]) -> None:
-    samples = latency.measure(Recorder(events), Method(warmup=2, runs=3))
+    taken = latency.measure(Recorder(events), Method(warmup=2, runs=3))
     assert events == ["run", "wait"] * 2 + ["clock", "run", "wait", "clock"] * 3
-    assert samples == ((5, 5, 5),)
+    assert taken.samples_ns == [(5, 5, 5)]
+    assert taken.gpu == []
 
 
 def test_every_round_warms_up_and_keeps_its_samples_apart(events: list[str]) -> None:
-    samples = latency.measure(Recorder(events), Method(warmup=1, runs=2, rounds=3))
-    assert [len(taken) for taken in samples] == [2, 2, 2]
+    taken = latency.measure(Recorder(events), Method(warmup=1, runs=2, rounds=3))
+    assert [len(samples) for samples in taken.samples_ns] == [2, 2, 2]
     assert events.count("run") == 3 * (1 + 2)
 
 
@@ -79,9 +81,9 @@ def test_the_garbage_collector_rests_meanwhile_and_works_again_after() -> None:
 
 
 def test_the_default_method_is_the_median_of_a_hundred_runs() -> None:
-    samples = latency.measure(Recorder([]), Method())
-    assert [len(taken) for taken in samples] == [100]
-    assert all(sample >= 0 for sample in samples[0])
+    (samples,) = latency.measure(Recorder([]), Method()).samples_ns
+    assert len(samples) == 100
+    assert all(sample >= 0 for sample in samples)
 
 
 class Clocked(Recorder):
@@ -149,3 +151,80 @@ def test_the_form_of_the_images_is_the_sessions(events: list[str]) -> None:
     for session in (Recorder, Pixels):
         latency.read(opener(events, session), images, Method(warmup=0, runs=1))
     assert seen == [Images.TENSOR, Images.PIXELS]
+
+
+# --- warming up until steady ------------------------------------------------------------------------------------------
+
+GPU = Method(warmup=20, warmup_ms=200, steady=0.01)
+
+
+class Paced(Recorder):
+    """A session whose toolkit says how long each run took, in milliseconds by the run's number."""
+
+    clock = "the toolkit's"
+
+    def __init__(self, ms: Callable[[int], float]) -> None:
+        super().__init__([])
+        self.ms = ms
+        self.runs = 0
+        self.looks: list[int] = []
+
+    def run(self) -> None:
+        self.runs += 1
+
+    def elapsed_ns(self) -> int:
+        return round(1e6 * self.ms(self.runs - 1))
+
+    def look(self) -> GpuState | None:
+        self.looks.append(self.runs)
+        return GpuState(sm_mhz=self.runs)
+
+
+def warmed(method: Method, ms: Callable[[int], float]) -> int:
+    """How many runs came before the timed ones."""
+    session = Paced(ms)
+    (samples,) = latency.measure(session, msgspec.structs.replace(method, runs=1)).samples_ns
+    return session.runs - len(samples)
+
+
+def test_a_quick_network_is_warmed_up_for_200_ms() -> None:
+    assert warmed(GPU, lambda number: 0.5) == 400
+
+
+def test_a_slow_network_is_warmed_up_twice_the_set() -> None:
+    assert warmed(GPU, lambda number: 100.0) == 40
+
+
+def test_warming_up_goes_on_until_steady() -> None:
+    assert 180 <= warmed(GPU, lambda number: max(5.0, 20.0 - number / 10)) <= 200  # from run 150 on it is
+
+
+def test_warming_up_ends_without_having_become_steady() -> None:
+    assert warmed(GPU, lambda number: 1000.0 * (1 + number // 20 % 2)) == 20  # 5 s are over
+    assert 3000 < warmed(GPU, lambda number: 1.0 * (1 + number // 20 % 2)) < 4000
+
+
+def test_warming_up_ends_after_so_many_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "WARM_LIMIT_RUNS", 100)
+    assert warmed(GPU, lambda number: 0.001) == 100
+
+
+def test_warming_up_by_time_alone() -> None:
+    assert warmed(METHODS[Protocol.TRTEXEC], lambda number: 1.0 * (1 + number // 20 % 2)) == 140
+
+
+def test_runs_go_on_for_as_long_as_the_method_says() -> None:
+    (samples,) = latency.measure(Paced(lambda number: 10.0), METHODS[Protocol.TRTEXEC]).samples_ns
+    assert len(samples) == 300  # 3 s
+    (samples,) = latency.measure(Paced(lambda number: 1000.0), METHODS[Protocol.TRTEXEC]).samples_ns
+    assert len(samples) == 10
+
+
+def test_a_gpu_is_looked_at_before_between_and_after_the_timed_runs() -> None:
+    session = Paced(lambda number: 1.0)
+    taken = latency.measure(session, Method(warmup=3, runs=100))
+    assert session.looks == [3, 23, 43, 63, 83, 103]
+    assert [look.sm_mhz for look in taken.gpu] == session.looks
+    assert [len(samples) for samples in taken.samples_ns] == [100]
+    session = Paced(lambda number: 1.0)
+    assert [len(samples) for samples in latency.measure(session, Method(warmup=0, runs=7)).samples_ns] == [7]

@@ -1,6 +1,7 @@
 """The proof: a right file passes it, and every kind of wrong one is named."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastvit_bench.backends import Images, Session
+from fastvit_bench.errors import UsageError
 from fastvit_bench.measure import parity
 from fastvit_bench.network import reparam
 from fastvit_bench.network.fastvit import FastViT, randomise
@@ -49,9 +51,20 @@ class Eager(Session):
         return self.damage({name: value.numpy() for name, value in zip(names, outputs, strict=True)})
 
 
+class Doubled(Eager):
+    """The same in float64."""
+
+    def feed(self, images: NDArray[np.float32]) -> None:
+        self.batch = torch.from_numpy(images).double()
+
+
+def proven(reference: FastViT, session: Session, precision: str, **more: str) -> Parity:
+    return parity.prove(parity.expected(reference, SHAPE, session.images), session, precision, **more)
+
+
 def proof(reference: FastViT, damage: Callable[[Outputs], Outputs] = lambda outputs: outputs) -> Parity:
     session = Eager(reparam.fold(reference).float(), damage)
-    return parity.prove(reference, session, SHAPE, "fp32")
+    return proven(reference, session, "fp32")
 
 
 def test_the_folded_network_passes(reference: FastViT) -> None:
@@ -68,8 +81,9 @@ def test_the_folded_network_passes(reference: FastViT) -> None:
     [
         (lambda o: {"logits": o["logits"] * 1.01}, "largest error"),
         (lambda o: {"logits": o["logits"] + 1e-2}, "largest error"),
-        (lambda o: {"logits": np.full_like(o["logits"], np.nan)}, "NaN"),
-        (lambda o: {"logits": np.full_like(o["logits"], np.inf)}, "NaN or infinite"),
+        (lambda o: {"logits": np.full_like(o["logits"], np.nan)}, "logits holds 20 NaN of 20 values"),
+        (lambda o: {"logits": np.full_like(o["logits"], np.inf)}, "logits holds 20 infinite of 20 values"),
+        (lambda o: {"logits": np.where(np.arange(10) < 1, np.nan, -np.inf) + o["logits"]}, "2 NaN and 18 infinite"),
         (lambda o: {"logits": np.zeros_like(o["logits"])}, "zero everywhere"),
         (lambda o: {"logits": o["logits"][:, :-1]}, "shape [2, 9] instead of [2, 10]"),
         (lambda o: {"output": o["logits"]}, "outputs are output"),
@@ -83,11 +97,80 @@ def test_planted_fault_fails(reference: FastViT, damage: Callable[[Outputs], Out
     assert reason in failed.reason
 
 
+@pytest.mark.parametrize(
+    ("size", "batch", "differ"), [(256, 8, 8), (512, 8, 2), (1024, 8, 1), (1024, 1, 1), (32, 2, 2)]
+)
+def test_large_batches_repeat_their_images(size: int, batch: int, differ: int) -> None:
+    shape = Shape(batch=batch, height=size, width=size)
+    found = parity.images(shape)[0]
+    assert found.shape == shape.nchw
+    assert parity.different(shape) == differ == len({image.tobytes() for image in found})
+
+
+def test_images_that_repeat_are_all_compared(reference: FastViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "_DIFFERENT", 64 * 64)
+    whole = proof(reference)
+    assert (whole.passed, whole.images) == (True, 4)
+
+    def last(outputs: Outputs) -> Outputs:
+        damaged = outputs["logits"].copy()
+        damaged[-1] += 1
+        return {"logits": damaged}
+
+    assert not proof(reference, last).passed
+
+
+def test_what_was_expected_is_kept(reference: FastViT, tmp_path: Path) -> None:
+    known = parity.expected(reference, SHAPE)
+    with (tmp_path / "x.npz").open("wb") as file:
+        parity.save(known, file)
+    again = parity.load(tmp_path / "x.npz")
+    assert again[:4] == known[:4]
+    assert [list(each) for each in again.outputs] == [["logits"]] * 4
+    for ours, theirs in zip(again.outputs, known.outputs, strict=True):
+        np.testing.assert_allclose(ours["logits"], theirs["logits"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:200], lambda content: b"PK" * 99])
+def test_reference_outputs_that_are_damaged_are_one_sentence(
+    damage: Callable[[bytes], bytes], reference: FastViT, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.npz"
+    with path.open("wb") as file:
+        parity.save(parity.expected(reference, SHAPE), file)
+    path.write_bytes(damage(path.read_bytes()))
+    for broken in (path, tmp_path / "absent.npz"):
+        with pytest.raises(UsageError, match="does not hold reference outputs") as caught:
+            parity.load(broken)
+        assert "\n" not in str(caught.value)
+
+
+def test_metrics_of_a_known_error(reference: FastViT) -> None:
+    """An output that is 1 % too large: every metric follows from that alone."""
+    found = proof(reference, lambda o: {"logits": o["logits"] * 1.01})
+    assert found.snr_db == pytest.approx(40, abs=0.01)  # errors are 1/100 of the signal
+    assert found.cosine == pytest.approx(1)
+    turned = proof(reference, lambda o: {"logits": -o["logits"]})
+    assert turned.cosine == pytest.approx(-1)
+    assert turned.snr_db == pytest.approx(-6.02, abs=0.01)
+    assert turned.range_error is not None
+    assert 0.5 < turned.range_error <= 2  # twice the largest magnitude, over a range of at most twice that
+
+
+def test_metrics_where_there_is_no_error_or_nothing_to_compare(reference: FastViT) -> None:
+    exact = proven(reference, Doubled(reference, lambda o: o), "fp32")
+    assert (exact.snr_db, exact.range_error) == (parity.EXACT_DB, 0)
+    silent = proof(reference, lambda o: {"logits": np.zeros_like(o["logits"])})
+    assert (silent.cosine, silent.snr_db) == (0, 0)  # noise as large as the signal
+    nothing = proof(reference, lambda o: {"logits": o["logits"] * np.nan})
+    assert (nothing.cosine, nothing.snr_db, nothing.range_error) == (None, None, None)
+
+
 def test_a_fault_in_a_single_weight_fails(reference: FastViT) -> None:
     network = reparam.fold(reference).float()
     with torch.no_grad():
         network.network[4][0].ffn.fc1.bias.zero_()
-    assert not parity.prove(reference, Eager(network, lambda o: o), SHAPE, "fp32").passed
+    assert not proven(reference, Eager(network, lambda o: o), "fp32").passed
 
 
 def test_dense_maps_are_compared_each(reference: FastViT) -> None:
@@ -95,8 +178,8 @@ def test_dense_maps_are_compared_each(reference: FastViT) -> None:
     randomise(dense, seed=0)
     dense = dense.double()
     network = reparam.fold(dense).float()
-    assert parity.prove(dense, Eager(network, lambda o: o), SHAPE, "fp32").passed
-    wrong = parity.prove(dense, Eager(network, lambda o: {**o, "feature2": o["feature2"] * 1.001}), SHAPE, "fp32")
+    assert proven(dense, Eager(network, lambda o: o), "fp32").passed
+    wrong = proven(dense, Eager(network, lambda o: {**o, "feature2": o["feature2"] * 1.001}), "fp32")
     assert not wrong.passed
     assert wrong.top1_agreement is None
 
@@ -110,8 +193,8 @@ def test_every_output_is_judged_by_its_own_scale(reference: FastViT) -> None:
         dense.get_submodule("norm6").weight.mul_(1e5)
         dense.get_submodule("norm6").bias.mul_(1e5)
     network = reparam.fold(dense).float()
-    assert parity.prove(dense, Eager(network, lambda o: o), SHAPE, "fp32").passed
-    wrong = parity.prove(dense, Eager(network, lambda o: {**o, "feature0": o["feature0"] * 1.001}), SHAPE, "fp32")
+    assert proven(dense, Eager(network, lambda o: o), "fp32").passed
+    wrong = proven(dense, Eager(network, lambda o: {**o, "feature0": o["feature0"] * 1.001}), "fp32")
     assert not wrong.passed
 
 
@@ -149,11 +232,11 @@ class Normalising(Eager):
 
 def test_pixels_are_proved_with_their_normalisation(reference: FastViT) -> None:
     session = Normalising(reparam.fold(reference).float(), lambda outputs: outputs)
-    proved = parity.prove(reference, session, SHAPE, "fp32")
+    proved = proven(reference, session, "fp32")
     assert proved.passed
     assert "8-bit RGB pixels" in proved.reference
     session.shift = 1 / 255
-    assert not parity.prove(reference, session, SHAPE, "fp32").passed
+    assert not proven(reference, session, "fp32").passed
 
 
 def test_half_precision_has_its_own_limits(reference: FastViT) -> None:
@@ -166,7 +249,7 @@ def test_half_precision_has_its_own_limits(reference: FastViT) -> None:
             return {"logits": logits}
 
         session = Eager(reparam.fold(reference).float(), damage)
-        return parity.prove(reference, session, SHAPE, "fp16")
+        return proven(reference, session, "fp16")
 
     assert off(0.015).passed
     assert not off(0.03).passed
@@ -189,14 +272,14 @@ def test_another_top_1_passes_only_as_a_tie(reference: FastViT, monkeypatch: pyt
         return {"logits": logits}
 
     session = Eager(reparam.fold(reference).float(), swapped)
-    proved = parity.prove(reference, session, SHAPE, "fp16")
+    proved = proven(reference, session, "fp16")
     assert proved.top1_agreement == 0
     assert proved.passed  # each margin is the largest error itself
 
     def far(outputs: Outputs) -> Outputs:
         return {"logits": outputs["logits"][:, ::-1].copy()}
 
-    wrong = parity.prove(reference, Eager(reparam.fold(reference).float(), far), SHAPE, "fp16")
+    wrong = proven(reference, Eager(reparam.fold(reference).float(), far), "fp16")
     assert wrong.top1_agreement is not None
     assert wrong.top1_agreement < 1
 
@@ -213,7 +296,7 @@ def test_lossy_files_are_told_from_broken_ones(reference: FastViT) -> None:
 
     for compress in parity.COMPRESSED:
         found = [
-            parity.prove(reference, Eager(reparam.fold(reference).float(), damage), SHAPE, "fp16", compress=compress)
+            proven(reference, Eager(reparam.fold(reference).float(), damage), "fp16", compress=compress)
             for damage in (lossy, broken)
         ]
         assert [proof.passed for proof in found] == [True, False]

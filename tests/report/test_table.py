@@ -96,6 +96,11 @@ def test_sizes_of_one_setting_share_a_row_sorted_by_pixels() -> None:
         sized(256, clock="another"),
         sized(256, options={"attention": "conv"}),
         sized(256, functions=(builders.shape(256), builders.shape(384))),
+        sized(256, engine=builders.engine()),
+        *(
+            sized(256, device=builders.device(options={"threads": 4, name: value}))
+            for name, value in (("graph", True), ("transfers", True), ("sync", "block"), ("cuda_binding", "pycuda"))
+        ),
         builders.measurement(artifact=builders.artifact(shape=builders.shape(batch=8))),
     ],
 )
@@ -103,11 +108,39 @@ def test_any_difference_of_setting_makes_another_row(other: Measurement) -> None
     assert len(collect([file(sized(256), other)])) == 2
 
 
+@pytest.mark.parametrize("changes", [{"version": "10.13"}, {"toolkit": "tensorrt-rtx"}, {"platform": "win32 amd64"}])
+def test_engines_of_two_toolkits_do_not_share_a_row(changes: dict[str, str]) -> None:
+    one, other = builders.engine(), builders.engine(**changes)
+    rows = collect([file(sized(256, engine=one), sized(256, engine=other))])
+    assert len(rows) == 2
+    for format_ in table.FORMATS.values():
+        assert rows[1].toolkit.split()[1] in format_(rows)
+    assert "(2) Measured:" in table.markdown(rows)
+    assert "engine of tensorrt 10.16.1 for linux x86_64" in table.markdown(rows)
+
+
+def test_engines_of_one_toolkit_share_a_row_whatever_they_were_built_from() -> None:
+    sizes = [
+        sized(224, engine=builders.engine(sha256="1" * 64, onnx="224.onnx", inputs={"image": "HALF 8x3x224x224"})),
+        sized(256, engine=builders.engine(sha256="2" * 64, timing_cache="3" * 64)),
+    ]
+    assert len(collect([file(*sizes)])) == 1
+
+
+def test_a_success_with_another_graph_is_not_the_failed_cell_s() -> None:
+    def run(**options: bool) -> Run:
+        return builders.run(request=builders.request(device=builders.device(options=options)))
+
+    succeeded = sized(256, finished=builders.at(2), device=builders.device(options={"graph": False}))
+    assert len(collect([file(failed(256, 1), run=run(graph=True)), file(succeeded, run=run(graph=False))])) == 2
+    assert len(collect([file(failed(256, 1), run=run(graph=False)), file(succeeded, run=run(graph=False))])) == 1
+
+
 def test_batches_share_the_column_of_a_size() -> None:
     batch = builders.measurement(artifact=builders.artifact(shape=builders.shape(batch=8)))
     rows = collect([file(sized(256), batch)])
     assert cells(table.markdown(rows))[0].count("256 ms") == 1
-    assert columns(table.markdown(rows))["batch"] == ["1", "8"]
+    assert tables(table.markdown(rows))[""]["batch"] == ["1", "8"]
     assert list(table.frame(rows).columns).count("latency_256_ms") == 1
 
 
@@ -355,7 +388,7 @@ def test_a_model_of_others_has_a_row_without_what_is_ours() -> None:
     assert found["model"] == ["tagger", "fastvit_t8"]
     for heading in ("weights", "fused", "form", "params M", "GMACs at 256", "top-1 %"):
         assert found[heading][0] == "–", heading
-    assert found["other input ms"] == ["1.200 [1.198, 1.202]", ""]
+    assert found["other input ms"] == ["1.200† [1.198, 1.202]", ""]
     assert found["256 ms"][0] == ""
     assert found["published as"] == ["", "FastViT-T8@256"]
     note = "Not exported by fastvit-bench: tagger (input tokens MultiArray (Int32 1 × 512); 0.78 MB)."
@@ -486,6 +519,166 @@ def test_names_in_reports_cannot_break_out(name: str) -> None:
     assert line["model"] == name
 
 
+# --- batches, proofs on the device, failures --------------------------------------------------------------------------
+
+PER_IMAGE = "Per image, derived: the latency of a batch over its images, which is not that of one image alone"
+
+
+def batch(size: int = 256, images: int = 8, **changes: Any) -> Measurement:
+    made = builders.artifact(shape=builders.shape(size, images))
+    return builders.measurement(**({"artifact": made} | changes))
+
+
+def test_a_batch_s_latency_is_the_headline_and_per_image_is_derived() -> None:
+    rows = collect([file(batch(), batch(384), sized(256))])
+    shown = tables(table.markdown(rows))
+    assert shown[""]["256 ms"][0].startswith("81.68")
+    assert {name: shown[PER_IMAGE][name] for name in ("size", "batch", "ms/image", "images/s")} == {
+        "size": ["256", "384"], "batch": ["8", "8"], "ms/image": ["10.2", "23.0"], "images/s": ["97.9", "43.5"]
+    }  # fmt: skip
+    one, alone = csv.DictReader(io.StringIO(table.csv(rows)))
+    assert float(one["256_ms_per_image"]) == pytest.approx(float(one["latency_256_ms"]) / 8)
+    assert alone["256_ms_per_image"] == ""
+    assert "per_image" not in table.csv(collect([file(sized(256))]))
+    assert PER_IMAGE not in table.markdown(collect([file(sized(256))]))
+
+
+def uncompared(size: int, **changes: Any) -> Measurement:
+    return msgspec.structs.replace(sized(size, **changes), parity=None)
+
+
+NOTE = "† Not compared with the reference on that device."
+
+
+def test_a_figure_of_which_nobody_saw_the_outputs_is_marked() -> None:
+    rows = collect([file(uncompared(256), sized(384), reported())])
+    shown = table.markdown(rows)
+    assert tables(shown)[""]["256 ms"] == ["10.21† [10.19, 10.23]", "1.200† [1.198, 1.202]"]
+    assert "†" not in tables(shown)[""]["384 ms"][0]
+    assert shown.count(NOTE) == table.latex(rows).count(NOTE.replace("†", r"\dag{}")) == 1
+    assert NOTE in text(rows, 80)
+    assert text(rows, 80).count("†") == 3
+    assert [row["compared"] for row in csv.DictReader(io.StringIO(table.csv(rows)))] == ["False", "False"]
+    cells_of = [row["latency"] for row in json.loads(table.json(rows))]
+    assert [cells_of[0]["256"].get("compared"), cells_of[0]["384"].get("compared")] == [False, None]
+
+
+def test_what_was_compared_is_not_marked() -> None:
+    rows = collect([file(sized(256))])
+    assert all("†" not in format_(rows) and "compared" not in format_(rows) for format_ in table.FORMATS.values())
+
+
+def test_a_doubtful_figure_that_was_not_compared_has_both_marks() -> None:
+    rows = collect([file(uncompared(256, samples_ns=((5_000_000,) * 5,)))])
+    assert tables(table.markdown(rows))[""]["256 ms"] == [r"5.00\*†"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "cell"),
+    [
+        ("The GPU's memory ran out while allocating 9000 MiB: take a smaller batch", "failed: out of memory"),
+        ("memory ran out", "failed: out of memory"),
+        ("memory ran out: RuntimeError: DefaultCPUAllocator", "failed: out of memory"),
+        ("CUDA error: out of memory", "failed: out of memory"),
+        ("took longer than 3600 s and was stopped", "failed: too slow"),
+        ("the process was killed (signal 9), most often because memory ran out", "failed: killed"),
+        ("ONNX cannot load it", "failed"),
+    ],
+)
+def test_a_size_that_did_not_fit_says_so_in_its_row(reason: str, cell: str) -> None:
+    lost = builders.failure(cell=builders.cell(shape=builders.shape(1024)), reason=reason)
+    rows = collect([file(sized(256), lost)])
+    shown = table.markdown(rows)
+    assert tables(shown)[""]["1024 ms"] == [cell]
+    assert f"failed at timing: {reason}: fastvit_t8 1024" in shown
+    for width in (80, 300):
+        assert " ".join(cell.split()) in " ".join(text(rows, width).split())
+    assert json.loads(table.json(rows))[0]["latency"]["1024"]["failed"]["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (Method(), "median of 100 runs after 10 untimed ones;"),
+        (Method(warmup=0, warmup_ms=200), "median of 100 runs after 200 ms of untimed ones;"),
+        (
+            Method(warmup=20, warmup_ms=1500, steady=0.01),
+            "median of 100 runs after at least 20 and 1.5 s of untimed ones, until their medians differed by less than "
+            "1 %;",
+        ),
+        (Method(duration_ms=3000), "median of at least 100 runs and 3 s of them after 10 untimed ones;"),
+        (Method(rounds=3), "median of 3 x 100 runs after 10 untimed ones;"),
+    ],
+)
+def test_warming_up_by_time_is_told(method: Method, words: str) -> None:
+    assert words in table.markdown(collect([file(sized(256, method=method))]))
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+LAYERS = (
+    builders.layer("stem.0/Conv", "stem.0", 100_000, "Conv"),
+    builders.layer("stages.0.blocks.0/Conv", "stages.0.blocks.0", 600_000, "Conv"),
+    builders.layer("stages.0.blocks.0/Gelu", "stages.0.blocks.0", 200_000, ""),
+    builders.layer("reformat", "", 95_000, "Reformat"),
+    *(builders.layer(f"head/Gemm{at}", "head", 500 + 2 * at, "Gemm") for at in range(10)),
+)
+BLOCKS = "Layers of fastvit_t8 256 b1 by block, in a pass of its own whose sum, 1.00 ms, is not the latency"
+SLOWEST = "The slowest layers of fastvit_t8 256 b1 in that pass"
+
+
+def test_layers_are_summed_by_block_of_the_network() -> None:
+    rows = collect([file(sized(256, layers=LAYERS))])
+    shown = tables(table.markdown(rows))
+    assert shown[BLOCKS] == {
+        "block": ["stem.0", "stages.0.blocks.0", "(not told)", "head"],
+        "layers": ["1", "2", "1", "10"],
+        "ms": ["0.100", "0.800", "0.0950", "0.00509"],
+        "share": ["10 %", "80 %", "9 %", "1 %"],
+    }
+    slow = shown[SLOWEST]
+    assert slow["layer"][:4] == ["stages.0.blocks.0/Conv", "stages.0.blocks.0/Gelu", "stem.0/Conv", "reformat"]
+    assert (slow["kind"][1], slow["block"][3]) == ("–", "–")
+    assert len(slow["layer"]) == 10
+    assert table.latex(rows).count(r"\begin{tabular}") == 3
+
+
+def test_layers_are_data_too() -> None:
+    rows = collect([file(sized(256, layers=LAYERS), sized(384))])
+    found = json.loads(table.json(rows))[0]["latency"]
+    assert found["256"]["layers"]["sum_ms"] == pytest.approx(1.00009)
+    assert found["256"]["layers"]["blocks_ms"]["stages.0.blocks.0"] == pytest.approx(0.8)
+    assert len(found["256"]["layers"]["layers"]) == len(LAYERS)
+    assert "layers" not in found["384"]
+    (line,) = csv.DictReader(io.StringIO(table.csv(rows)))
+    assert (line["layers_256"], float(line["layers_256_sum_ms"])) == ("14", pytest.approx(1.00009))
+    assert "layers_384" not in line
+    assert "layers" not in table.csv(collect([file(sized(256))]))
+
+
+@pytest.mark.parametrize("width", [80, 120, 300])
+def test_layers_fit_a_terminal(width: int) -> None:
+    long = builders.layer(" + ".join(f"stages.3.blocks.1.mlp.fc{at}/Conv" for at in range(40)), "stages.3.blocks.1", 9)
+    rows = collect([file(sized(256, layers=(*LAYERS[:5], long)))])
+    shown = text(rows, width)
+    assert max(map(len, shown.splitlines())) <= width
+    for fact in ("stages.0.blocks.0", "60 %", "0.800", "(not told)", "0.00000900"):
+        assert fact in shown, fact
+
+
+def test_layers_that_took_no_time_make_no_table_fail() -> None:
+    rows = collect([file(sized(256, layers=(builders.layer("a", "", 0),)))])
+    for format_ in table.FORMATS.values():
+        assert format_(rows)
+    assert text(rows, 80)
+
+
+def test_each_measurement_with_layers_has_its_own_tables() -> None:
+    rows = collect([file(sized(256, layers=LAYERS), sized(384, layers=LAYERS))])
+    titles = [title for title in tables(table.markdown(rows)) if "ayers of" in title]
+    assert [title.split(" of ")[1].split()[1] for title in titles] == ["256", "256", "384", "384"]
+
+
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
@@ -545,6 +738,8 @@ def test_a_finished_cell_is_one_line() -> None:
         "tagger         other input b1  1.2"
     )
     assert re.search(r" ms  \(ModelBench: mean of trimmed rounds\)$", table.live_row(modelbench()))
+    whole = uncompared(256, layers=LAYERS, engine=builders.engine())
+    assert table.live_row(whole) == table.live_row(builders.measurement())
     short = table.live_row(builders.measurement(samples_ns=((5_000_000,) * 5,)))
     assert short.endswith("256 b1  5.00 ms  * only 5 runs: no interval")
     lost = table.live_row(builders.failure(reason="killed\nby \x1b[31mthe system"))
@@ -618,7 +813,7 @@ def test_a_name_that_nobody_published_is_noted() -> None:
 
 def test_multiply_accumulates_are_per_image_and_say_their_size() -> None:
     batch = builders.measurement(artifact=builders.artifact(shape=builders.shape(batch=8)))
-    assert columns(table.markdown(collect([file(batch)])))["GMACs at 256"] == ["0.691"]
+    assert tables(table.markdown(collect([file(batch)])))[""]["GMACs at 256"] == ["0.691"]
     without_256 = collect([file(sized(512), sized(384))])
     assert columns(table.markdown(without_256))["GMACs at 384"] == ["1.56"]
     both = collect([file(sized(512, model="a"), sized(256, model="b"))])

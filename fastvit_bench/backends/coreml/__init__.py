@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from fastvit_bench import files
 from fastvit_bench.backends import INPUT, Hardware, Proving, Session, output_names
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, ParityError, UnavailableError, UsageError
-from fastvit_bench.records import MEAN, Device, ExportJob, Fuse, Layout, Shape
+from fastvit_bench.records import MEAN, Device, ExportJob, Fuse, LayerTime, Layout, Shape
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from fastvit_bench.backends import Batch
 
 # option -> allowed values, the default first; `input` has another default for batches, see `CoreML.options`
 CHOICES = {
@@ -41,6 +43,7 @@ class CoreML:
     precisions = ("fp16", "fp32")
     packages = ("torch", "coremltools", "numpy")
     shaping = ("input", "attention", "compress")
+    engines = None
     flags = (*shaping, "classifier", "multifunction")
 
     def missing(self) -> str | None:
@@ -69,6 +72,10 @@ class CoreML:
         from fastvit_bench.backends.coreml import device as devices
 
         return devices.identify(device)
+
+    def settling(self, device: Device) -> Mapping[str, float]:
+        """By runs alone."""
+        return {}
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
         """The options of `CHOICES` and `TEXTS`; images one by one are taken as images, batches as tensors."""
@@ -165,6 +172,10 @@ class CoreML:
                 f"{path} is damaged or was changed: its content is not what was exported; export it again."
             )
         return found
+
+    def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
+        """Core ML tells costs per operation in its plan, and times in Xcode's reports only."""
+        raise UsageError("Core ML does not tell the times of layers; leave --profile out, and see the planned costs.")
 
     def open(self, path: Path, device: Device) -> AbstractContextManager[Session]:
         """The package on this Mac or on a connected device."""

@@ -268,7 +268,7 @@ def test_labels_in_another_order_are_found_out(tmp_path: Path) -> None:
     from fastvit_bench.measure import parity
 
     with look.session as session, pytest.raises(ParityError, match="class names are not the given ones"):
-        parity.prove(reference.double(), session, look.shape, "fp16")
+        parity.prove(parity.expected(reference.double(), look.shape, session.images), session, "fp16")
 
 
 def test_several_sizes_share_their_weights(packages: Path, tmp_path: Path) -> None:
@@ -533,7 +533,11 @@ def test_an_earlier_package_is_replaced_whole(tmp_path: Path) -> None:
     again = build.build(job(tmp_path, path=place))
     assert again == first
     assert files.sha256(place) == first.sha256
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["t8.mlpackage", "t8.mlpackage.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "t8.mlpackage",
+        "t8.mlpackage.expected.npz",
+        "t8.mlpackage.json",
+    ]
 
 
 def test_a_python_without_the_native_library_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

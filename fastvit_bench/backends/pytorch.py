@@ -1,0 +1,441 @@
+"""PyTorch on NVIDIA GPUs: programs of `torch.export`, run as they are or compiled, timed as TensorRT's engines are.
+
+Loading such a file can run what is in it: `torch.export.load` unpickles what a file holds as pickles and evaluates its
+guards. So only files whose maker is trusted are to be proved or run; `metadata` and `operations` read them without.
+"""
+
+import contextlib
+import copy
+import importlib
+import importlib.util
+import io
+import json
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from fastvit_bench import cuda
+from fastvit_bench.backends import HALF_WEIGHTS, INPUT, Hardware, Proving, Session, _gpu, _onnx, output_names
+from fastvit_bench.cuda.timing import EventTimer
+from fastvit_bench.cuda.torch_binding import TorchCuda
+from fastvit_bench.errors import UnavailableError, UsageError
+from fastvit_bench.records import Device, ExportJob, LayerTime, Layout, Window
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+    from fastvit_bench.backends import Batch
+
+_PROGRAM = "models/model.json"  # of a file's archive: what `torch.export.save` calls the graph
+_NOTES = "fastvit_bench.json"  # and what holds our metadata
+
+# option compile -> mode of torch.compile; None runs the program operator by operator. Graphs are captured here.
+_MODES = {"none": None, "default": "default", "max-autotune": "max-autotune-no-cudagraphs"}
+
+_DOWNLOADS = "https://pytorch.org/get-started/locally"
+
+
+class PyTorch:
+    """Programs in one type inside and out; on the GPU with cuDNN's quickest kernels and without TF32."""
+
+    name = "pytorch"
+    target = "pytorch"
+    suffix = ".pt2"
+    precisions = ("fp16", "fp32")
+    packages = ("torch",)
+    shaping = ()
+    flags = ()
+    engines = None
+
+    def missing(self) -> str | None:
+        """None where the package is installed."""
+        if importlib.util.find_spec("torch") is None:
+            return "the package torch is not installed; run: pip install torch"
+        return None
+
+    def absent(self, device: Device) -> str | None:
+        """The driver is asked first, then what torch was built for, from a file of its distribution."""
+        try:
+            driver = cuda.probe()
+        except UnavailableError as error:
+            return str(error).rstrip(".")
+        return _unsuited(driver) or _uncompiled(device)
+
+    def identify(self, device: Device) -> Hardware | None:
+        """The GPU, asked of the NVIDIA driver."""
+        return _gpu.identify(device)
+
+    def settling(self, device: Device) -> Mapping[str, float]:
+        """As every GPU is warmed up."""
+        return _gpu.SETTLING
+
+    def options(self, device: Device) -> dict[str, str | int | float | bool]:
+        """A GPU's options without a binding, ``channels_last`` (by default in fp16) and ``compile`` (`_MODES`)."""
+        own = _gpu.NAMES - {"cuda_binding"} | {"channels_last", "compile"}
+        if "cuda_binding" in device.options:
+            raise UsageError(
+                f"Device '{device.name}': PyTorch makes CUDA's calls itself, so cuda_binding means nothing; "
+                f"leave it out."
+            )
+        _gpu.only_known(device, own)
+        last = device.options.get("channels_last", device.precision == "fp16")
+        if not isinstance(last, bool):
+            raise UsageError(f"Device '{device.name}': channels_last = {last!r} must be true or false.")
+        mode = device.options.get("compile", "none")
+        if mode not in _MODES:
+            raise UsageError(f"Device '{device.name}': compile = {mode!r} must be {' or '.join(_MODES)}.")
+        filled: dict[str, str | int | float | bool] = {**_gpu.options(device), "channels_last": last, "compile": mode}
+        return {name: value for name, value in filled.items() if name in own}
+
+    def layout(self, options: Mapping[str, str]) -> Layout:
+        """One convolution per layer, as in the published export and in TensorRT's files."""
+        return Layout(doubling="grouped")
+
+    def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
+        """Write a program with static shapes; equal networks give equal bytes.
+
+        `UsageError` for a precision it does not have, and for weights that the precision cannot hold.
+        """
+        import torch
+
+        if asked.precision not in self.precisions:
+            raise UsageError(f"PyTorch's files are in {' or '.join(self.precisions)}, not in {asked.precision}.")
+        half = asked.precision == "fp16"
+        if half:
+            metadata = {**metadata, HALF_WEIGHTS: msgspec.json.encode(_onnx.weights_report(network)).decode()}
+        kind = torch.float16 if half else torch.float32
+        typed = copy.deepcopy(network).to(kind).eval()  # from float64 in one step, so that it rounds once
+        with torch.no_grad():
+            program = torch.export.export(typed, (torch.zeros(asked.shape.nchw, dtype=kind),), strict=False)
+        program.example_inputs = None  # as large as a batch, and of no use
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # private to the maker
+        content = io.BytesIO()  # the archive would bear the name of a file it is written to
+        torch.export.save(program, content, extra_files={_NOTES: json.dumps(metadata)})
+        path.write_bytes(content.getvalue())
+
+    def proofs(self, path: Path, asked: ExportJob) -> Iterable[Proving]:
+        """The program on this processor; in float32, as its kernels for float16 are slow and round in their own way."""
+        rounded = " in float32, every result rounded to float16" if asked.precision == "fp16" else ""
+        how = f"PyTorch on this processor{rounded}, not on a GPU"
+        yield Proving("", how, asked.shape, _on_processor(path))
+
+    def operations(self, path: Path) -> dict[str, int]:
+        """Kinds of operators, such as ``aten.conv2d``; read without running anything of the file."""
+        nodes = json.loads(_read(path, _PROGRAM))["graph_module"]["graph"]["nodes"]
+        return dict(Counter(node["target"].removeprefix("torch.ops.").rpartition(".")[0] for node in nodes))
+
+    def metadata(self, path: Path) -> dict[str, str]:
+        """What `export` wrote, and nothing of a file by others; read without running anything of the file."""
+        try:
+            return msgspec.json.decode(_read(path, f"extra/{_NOTES}"), type=dict[str, str])
+        except (KeyError, msgspec.MsgspecError):
+            return {}
+
+    def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
+        """Not told: PyTorch's profiler knows kernels, and not which layer of a graph they are of."""
+        raise UsageError("PyTorch does not tell how long a layer took; leave --profile out.")
+
+    @contextmanager
+    def open(self, path: Path, device: Device) -> Generator[Session]:
+        """The program on its GPU; the first run compiles it, where that is asked for, and captures its graph."""
+        torch = _toolkit()
+        calls = TorchCuda(torch)
+        with contextlib.ExitStack() as stack:
+            running = stack.enter_context(_gpu.running(device, calls))
+            stack.enter_context(_exact(torch))
+            # the program is named nowhere here: its weights move to the GPU, and go with the session
+            session = TorchSession(torch, calls, running, _load(path), device.options)
+            stack.callback(session.close)
+            yield session
+
+
+# --- what is installed ------------------------------------------------------------------------------------------------
+
+
+def _toolkit() -> Any:
+    return importlib.import_module("torch")
+
+
+def _unsuited(driver: cuda.Driver) -> str | None:
+    """Why the installed torch cannot use that driver, and the way out, or None. Imports nothing."""
+    spec = importlib.util.find_spec("torch")
+    assert spec is not None
+    assert spec.origin is not None
+    told = dict(
+        re.findall(
+            r"^(\w+)(?:\s*:[^=\n]+)?\s*=\s*'([^']*)'",
+            Path(spec.origin).with_name("version.py").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
+    )
+    installed, built = f"torch {told.get('__version__', '')} is installed", told.get("cuda")
+    way = f"install one for CUDA {driver.cuda} or older: {_DOWNLOADS}"
+    if built is None:
+        return f"{installed}, which was built without CUDA; {way}"
+    if int(built.split(".")[0]) > int(driver.cuda.split(".")[0]):
+        return f"{installed}, for CUDA {built}, and the driver {driver.version} is older; update it, or {way}"
+    return None
+
+
+def _uncompiled(device: Device) -> str | None:
+    """Why `torch.compile` cannot be used where the device asks for it, or None."""
+    if device.options["compile"] == "none" or importlib.util.find_spec("triton"):
+        return None
+    return (
+        "torch.compile needs the package triton, which is not installed; run: pip install triton, or leave compile out"
+    )
+
+
+# --- reading files ----------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path, name: str) -> bytes:
+    """One file of the archive. `UnavailableError` for what is no archive of a program, `KeyError` for another name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            folder = next((each.removesuffix(_PROGRAM) for each in names if each.endswith(f"/{_PROGRAM}")), None)
+            if folder is None:
+                raise UnavailableError(f"PyTorch cannot load {path.name}: it holds no program.")
+            return archive.read(folder + name)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UnavailableError(f"PyTorch cannot load {path.name}: {_onnx.first_line(error)}.") from error
+
+
+def _load(path: Path) -> "ExportedProgram":
+    """The program in a file. Raises `UnavailableError` for one that is none."""
+    import torch
+
+    _read(path, _PROGRAM)  # what is no archive ends here: PyTorch would write a page about it
+    try:
+        return torch.export.load(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # of its readers, each with exceptions of its own
+        raise UnavailableError(f"PyTorch cannot load {path.name}: {_onnx.first_line(error)}.") from error
+
+
+@dataclass(frozen=True)
+class _Face:
+    """An input or output."""
+
+    shape: tuple[int, ...]
+    type: Any  # a torch.dtype
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        import math
+
+        return math.prod(self.shape) * self.type.itemsize
+
+
+def _faces(program: "ExportedProgram") -> tuple[_Face, dict[str, _Face]]:
+    """The input, and the outputs by name."""
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op != "output"}
+    (image,) = program.graph_signature.user_inputs
+    found = [values[name] for name in program.graph_signature.user_outputs]
+    named = zip(output_names(len(found)), found, strict=True)
+    return _face(values[image]), {name: _face(value) for name, value in named}
+
+
+def _face(value: "Tensor") -> _Face:
+    return _Face(tuple(value.shape), value.dtype)
+
+
+def _fits(images: "Batch", face: _Face) -> None:
+    """Raise `UsageError` for a batch of another shape."""
+    if images.shape != face.shape:
+        raise UsageError(f"The program takes {INPUT} {list(face.shape)}, not {list(images.shape)}.")
+
+
+# --- on this processor ------------------------------------------------------------------------------------------------
+
+
+class _ProcessorSession(Session):
+    """A program computed in float32."""
+
+    window = Window.COMPUTE
+
+    def __init__(self, program: "ExportedProgram") -> None:
+        self._face, outputs = _faces(program)
+        self._names = list(outputs)
+        self._compute = _in_single(program)
+        self._image: Any = None
+        self._outputs: tuple[Tensor, ...] = ()
+
+    def feed(self, images: "Batch") -> None:
+        """Take a batch, in the type of the program's input."""
+        import numpy as np
+        import torch
+
+        _fits(images, self._face)
+        self._image = torch.from_numpy(np.array(images)).to(self._face.type).float()
+
+    def run(self) -> None:
+        """One inference; the call returns when it is done."""
+        self._outputs = self._compute(self._image)
+
+    def wait(self) -> None:
+        """The processor has nothing left to wait for."""
+
+    def fetch(self) -> "dict[str, NDArray[np.floating]]":
+        """The outputs; each run makes new ones."""
+        return {name: value.numpy() for name, value in zip(self._names, self._outputs, strict=True)}
+
+
+@contextmanager
+def _on_processor(path: Path) -> Generator[_ProcessorSession]:
+    """`UnavailableError` for a file that cannot be loaded."""
+    yield _ProcessorSession(_load(path))
+
+
+def _in_single(program: "ExportedProgram") -> "Callable[[Tensor], tuple[Tensor, ...]]":
+    """What the program computes of an image, with all weights in float32; every result is rounded as its type says.
+
+    This is what a GPU's kernels for float16, which add up in float32, do at most.
+    """
+    import torch
+    from torch.utils import _pytree as pytree
+
+    narrow = {node.name for node in program.graph.nodes if _is_half(node.meta.get("val"))}
+
+    class Rounding(torch.fx.Interpreter):
+        def run_node(self, n: Any) -> Any:
+            found = super().run_node(n)
+            if n.name not in narrow:
+                return found
+            return pytree.tree_map_only(torch.Tensor, lambda value: value.half().float(), found)
+
+    held: dict[str, Any] = {**program.constants, **program.state_dict}
+    weights = {
+        each.arg.name: held[each.target].detach()
+        for each in program.graph_signature.input_specs
+        if each.target is not None
+    }
+    wide = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+    given = [wide.get(node.name) for node in program.graph.nodes if node.op == "placeholder"]
+    interpreter = Rounding(program.graph_module)
+
+    def compute(image: "Tensor") -> "tuple[Tensor, ...]":
+        with torch.no_grad():
+            return interpreter.run(*(image if value is None else value for value in given))
+
+    return compute
+
+
+def _is_half(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.dtype == torch.float16
+
+
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _exact(torch: Any) -> Generator[None]:
+    """Without TF32, which is neither FP32 nor FP16, and with cuDNN timing its kernels when a layer first runs."""
+    multiplying = torch.backends.cuda.matmul
+    before, multiplying.allow_tf32 = multiplying.allow_tf32, False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=False):
+            yield
+    finally:
+        multiplying.allow_tf32 = before
+
+
+class TorchSession(_gpu.GpuSession):
+    """A program on its GPU. Its outputs are where its last run has put them, or its graph always does.
+
+    With channels last, the image lies so on the host already: changing the order is no part of a run.
+    """
+
+    def __init__(
+        self, torch: Any, calls: TorchCuda, running: _gpu.Running, program: "ExportedProgram", told: Mapping[str, Any]
+    ) -> None:
+        context = running.context
+        timer = EventTimer(context, self._enqueue, running.mode, upload=self._send, download=self._bring)
+        super().__init__(timer, running.monitor)
+        self._torch, self._calls, self._stream = torch, calls, timer.stream
+        self._face, outputs = _faces(program)
+        self._last = bool(told["channels_last"])
+        self._network: Any = _placed(torch, calls, program, self._last, _MODES[told["compile"]])
+        self._memory, self._pinned = context.memory(self._face.size), context.pinned(self._face.size)
+        calls.fill(self._memory, 255, self._stream)  # NaN, until it is fed
+        n, c, h, w = self._face.shape
+        flat = self._memory.native.view(self._face.type)
+        self._image = flat.view(n, h, w, c).permute(0, 3, 1, 2) if self._last else flat.view(n, c, h, w)
+        self._hosts = {name: context.pinned(face.size) for name, face in outputs.items()}
+        self._outputs: list[Any] = []
+
+    def close(self) -> None:
+        """Let go of everything on the GPU, before the GPU is closed."""
+        self._network = self._image = None
+        self._outputs = []
+
+    def feed(self, images: "Batch") -> None:
+        """Copy a batch to the GPU, in the program's type and order."""
+        import numpy as np
+
+        _fits(images, self._face)
+        ordered = images.transpose(0, 2, 3, 1) if self._last else images
+        typed = self._torch.from_numpy(np.ascontiguousarray(ordered)).to(self._face.type)
+        self._pinned.native.copy_(typed.flatten().view(self._torch.uint8))
+        self._send()
+        self._calls.synchronise_stream(self._stream)
+
+    def fetch(self) -> "dict[str, NDArray[np.floating]]":
+        """Copies of the outputs."""
+        self._bring()
+        self._calls.synchronise_stream(self._stream)
+        found: dict[str, NDArray[np.floating]] = {}
+        for (name, host), output in zip(self._hosts.items(), self._outputs, strict=True):
+            copied = self._torch.frombuffer(bytearray(host.view), dtype=output.dtype)
+            found[name] = copied.as_strided(output.shape, output.stride()).numpy()
+        return found
+
+    def _enqueue(self, stream: int) -> None:
+        """Into the current stream, which is the timer's."""
+        with self._calls.doing("running the network"), self._torch.inference_mode():
+            made = self._network(self._image)
+            self._outputs = [self._dense(each) for each in (made if isinstance(made, tuple) else (made,))]
+
+    def _dense(self, output: Any) -> Any:
+        """Without gaps, in whichever order it was computed."""
+        for order in (self._torch.contiguous_format, self._torch.channels_last):
+            if output.is_contiguous(memory_format=order):
+                return output
+        return output.contiguous()
+
+    def _send(self) -> None:
+        self._calls.upload(self._memory, self._pinned, self._stream)
+
+    def _bring(self) -> None:
+        for host, output in zip(self._hosts.values(), self._outputs, strict=True):
+            self._calls.download(host, self._calls.held(output), self._stream)
+
+
+def _placed(torch: Any, calls: TorchCuda, program: "ExportedProgram", last: bool, mode: str | None) -> Any:
+    """The program on the GPU that `calls` has opened, compiled in that mode of `torch.compile` if any."""
+    from torch.export.passes import move_to_device_pass
+
+    with calls.doing("loading the network"):
+        network: Any = move_to_device_pass(program, calls.place).module()
+        if last:
+            network = network.to(memory_format=torch.channels_last)
+        return network if mode is None else torch.compile(network, mode=mode)
+
+
+BACKEND = PyTorch()
