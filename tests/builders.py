@@ -1,5 +1,7 @@
 """Records for tests: every builder makes something plausible, and takes what a test wants to be different."""
 
+import math
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,13 +18,16 @@ from fastvit_bench.records import (
     Failure,
     Foreign,
     Fuse,
+    GpuState,
     Head,
+    Interval,
     LayerTime,
     Machine,
     MachineState,
     Measurement,
     Method,
     ModelSpec,
+    Pacing,
     Parity,
     Placement,
     PlannedOperation,
@@ -33,6 +38,8 @@ from fastvit_bench.records import (
     Weights,
     Window,
 )
+from fastvit_bench.verdicts import SCHEMA as COMPARISON_SCHEMA
+from fastvit_bench.verdicts import Block, CellResult, Comparison, Kind, Outcome, Plan, Side, Verdict
 
 RANDOM = Weights(origin="random", seed=0)
 CHECKPOINT = Weights(origin="checkpoint", sha256="1a2b3c4d" * 8, file="fastvit_t8.pth.tar")
@@ -266,4 +273,98 @@ def run(**changes: Any) -> Run:
         cells=(cell(shape=shape(224)), cell()),
         machine=machine(),
     )
+    return msgspec.structs.replace(usual, **changes)
+
+
+def paired(log_ratio: float = 0.0, number: int = 1, **changes: Any) -> Block:
+    """A block of one turn and one sample per side, a second long, whose ratio of head over base is e to `log_ratio`."""
+    usual = Block(number=number, order="AB", base_ns=((10**9,),), head_ns=((round(1e9 * math.exp(log_ratio)),),))
+    return msgspec.structs.replace(usual, **changes)
+
+
+def blocks(log_ratios: Iterable[float]) -> tuple[Block, ...]:
+    """Blocks with these log ratios, numbered from 1."""
+    return tuple(paired(value, number) for number, value in enumerate(log_ratios, start=1))
+
+
+def block(number: int = 1, base_ms: float = 10.0, head_ms: float = 10.0, **changes: Any) -> Block:
+    """Two turns of each side, three samples in each, so that medians and the ratio are those of the arguments."""
+    sides = {
+        "base_ns": tuple(tuple(round(1e6 * base_ms * factor) for factor in (0.999, 1.0, 1.002)) for _ in range(2)),
+        "head_ns": tuple(tuple(round(1e6 * head_ms * factor) for factor in (0.999, 1.0, 1.002)) for _ in range(2)),
+    }
+    return Block(**({"number": number, "order": "ABBA", **sides} | changes))
+
+
+def side(label: str = "main", **changes: Any) -> Side:
+    """The usual file on the usual machine."""
+    usual: dict[str, Any] = {
+        "label": label,
+        "artifact": artifact(),
+        "device": device(),
+        "window": Window.COMPUTE,
+        "clock": "time.perf_counter_ns",
+        "pacing": Pacing.BACK_TO_BACK,
+        "machine": machine(),
+        "parity": 1e-5,
+    }
+    return Side(**(usual | changes))
+
+
+def verdict(outcome: Outcome = Outcome.PASS, ratio: float | None = 1.004, **changes: Any) -> Verdict:
+    """A verdict after ten blocks, its interval within 0.8 % of the ratio; without a ratio nothing else is known."""
+    usual: dict[str, Any] = {"outcome": outcome, "margin": 0.05, "ratio": ratio, "reason": f"It is {outcome.value}."}
+    if ratio is not None:
+        usual |= {
+            "blocks": 10,
+            "above": 10 if outcome is Outcome.REGRESSED else 0,
+            "interval": Interval(low=ratio - 0.008, high=ratio + 0.008, confidence=0.96),
+            "bounds": (0.0, ratio + 0.01),
+            "detectable": 0.06,
+            "floor": 0.02,
+        }
+    return Verdict(**(usual | changes))
+
+
+def cell_result(
+    name: str = "fastvit_t8 256 b1", outcome: Outcome = Outcome.PASS, ratio: float | None = 1.004, **changes: Any
+) -> CellResult:
+    """A cell of ten blocks of 10 ms around the ratio; without one, a cell that could not be compared."""
+    usual: dict[str, Any] = {"name": name, "verdict": verdict(outcome, ratio)}
+    if ratio is not None:
+        wobble = [0.004 * (at - 4.5) / 4.5 for at in range(10)]
+        usual |= {
+            "base": side("main"),
+            "head": side("work"),
+            "blocks": tuple(block(at + 1, 10.0, 10.0 * (ratio + apart)) for at, apart in enumerate(wobble)),
+            "base_ms": 10.0,
+            "head_ms": 10.0 * ratio,
+        }
+    return CellResult(**(usual | changes))
+
+
+def comparison(*cells: CellResult, **changes: Any) -> Comparison:
+    """A paired comparison of these cells on the usual machine; of several, a pooled verdict that passes."""
+    usual: dict[str, Any] = {
+        "schema": COMPARISON_SCHEMA,
+        "kind": Kind.PAIRED,
+        "started": at(0),
+        "finished": at(7),
+        "tool": "0.1.0",
+        "commit": "0123abc",
+        "dirty": False,
+        "device": device(),
+        "machine": machine(),
+        "base": "main",
+        "head": "work",
+        "plan": Plan(),
+        "cells": cells,
+        "pooled": verdict(margin=0.025) if len(cells) > 1 else None,
+    }
+    return Comparison(**(usual | changes))
+
+
+def gpu_state(**changes: Any) -> GpuState:
+    """A look at a GPU that is at ease."""
+    usual = GpuState(sm_mhz=1350, memory_mhz=7000, temperature_c=55, throttle=(), other_processes=0)
     return msgspec.structs.replace(usual, **changes)

@@ -1,0 +1,523 @@
+"""What blocks show: whether head is slower than base by more than the margin, in each cell and in all of them together.
+
+A block's ratio lies above the margin or it does not, and what decides is how many do. If the true median ratio is
+within the margin, that number is at most Binomial(blocks, 1/2), whatever the noise is distributed like: no normal
+distribution, no equal scatter, no independence of the samples within a block is asked for. What is asked for is that
+blocks are independent of each other, which is why each has processes of its own. docs/gate.md derives all of it.
+"""
+
+import functools
+import itertools
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from fastvit_bench.errors import UsageError
+from fastvit_bench.records import Interval
+from fastvit_bench.verdicts import Block, Calibration, CellCalibration, Outcome, Plan, Verdict
+
+POOLED = ""  # the key of the verdict on all cells together, among the names of cells
+SETTLED = (Outcome.PASS, Outcome.IMPROVED, Outcome.REGRESSED)  # outcomes that stay once they have fallen
+CAUGHT = 0.95  # share of gates that `detectable` and `floor` speak of
+FEWEST = 6  # blocks from which an interval or a scatter is given
+
+# Of the interval, when no verdict ends the series. Blocks stop when the verdict falls, which costs up to 4 points.
+_NOMINAL = 0.96
+
+
+def judge(
+    blocks: Mapping[str, Sequence[Block]], plan: Plan, settled: Mapping[str, Verdict] | None = None
+) -> dict[str, Verdict]:
+    """The verdict on every cell, and under `POOLED` the one on all of them where there are several.
+
+    To be called after each look of the plan with all blocks of all cells so far and what the last call returned. A
+    verdict of `settled` that has fallen (`SETTLED`) is kept as it is. A cell whose number of blocks is a look of the
+    plan is decided, if it can be; at any other number it is inconclusive, because the plan foresees no decision there.
+    The last call's inconclusive verdicts are final and say so in words.
+
+    Regressions are found at the level alpha over the number of verdicts not yet called regressed, again and again until
+    none is added: Holm's step-down procedure (1979), in which a group-sequential test hands its level on to the others
+    (Maurer & Bretz 2013). So the chance that any cell is called regressed while none is, is at most alpha. Passing is
+    up to each cell: the chance that a regressed one passes is at most beta. The pooled verdict is one more member of
+    the family; its ratio in a round is the geometric mean of the cells' ratios in it, over the rounds all cells have,
+    so all cells have to go on until it has fallen.
+
+    Blocks that were replaced do not count. Raises UsageError where the plan's levels or looks make no test.
+    """
+    if POOLED in blocks:
+        raise ValueError("a cell needs a name: the empty one is the pooled verdict's")
+    series = {name: _series(found) for name, found in blocks.items()}
+    if len(series) > 1:
+        series[POOLED] = _pool(series)
+    margins = {name: plan.pooled_margin if name == POOLED else plan.margin for name in series}
+    verdicts = {name: verdict for name, verdict in (settled or {}).items() if verdict.outcome in SETTLED}
+    verdicts = {name: verdicts[name] for name in series if name in verdicts}
+    rest = [name for name in series if name not in verdicts]
+
+    while True:
+        regressed = sum(verdict.outcome is Outcome.REGRESSED for verdict in verdicts.values())
+        left = len(series) - regressed
+        now = {name: _conclude(series[name], margins[name], plan, len(series), left) for name in rest}
+        found = [name for name in rest if now[name].outcome is Outcome.REGRESSED]
+        if not found:
+            break
+        verdicts |= {name: now[name] for name in found}
+        rest = [name for name in rest if name not in found]
+    verdicts |= now
+    return {name: verdicts[name] for name in series}
+
+
+# --- when to decide ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """At each look, the numbers of blocks above the margin at which a verdict falls."""
+
+    looks: tuple[int, ...]  # numbers of blocks
+    regressed: tuple[int, ...]  # the fewest above that say regressed; more than the look's blocks where none does
+    passed: tuple[int, ...]  # the most above that say pass; -1 where none does
+
+
+@functools.cache
+def boundaries(looks: tuple[int, ...], alpha: float, beta: float) -> Boundaries:
+    """The sequential sign test over these looks.
+
+    Where half of the blocks are above the margin, which is the worst of all cases on either side, regressed is said
+    with a chance of at most `alpha` and pass with one of at most `beta`: exactly, over all looks, by the distribution
+    of the number above after each of them (Armitage, McPherson & Rowe 1969). How much of a level may be spent up to
+    which look is fixed by an increasing function of the share of blocks seen (Lan & DeMets 1983); what a look cannot
+    spend, since a count is a whole number, is left for the next ones.
+
+    Each side is computed as if the other did not stop the series. Thus neither error depends on the other's level,
+    which changes while Holm's procedure steps down, and both are a little below what is promised.
+
+    Raises UsageError for looks that do not increase and for levels that leave no room between the two sides.
+    """
+    if not looks or looks[0] < 1 or any(a >= b for a, b in itertools.pairwise(looks)):
+        raise UsageError(f"looks must be increasing numbers of blocks, not {', '.join(map(str, looks)) or 'none'}")
+    if not (0 < alpha < 0.5 and 0 < beta < 0.5):
+        raise UsageError(f"alpha and beta must lie between 0 and 0.5, not at {alpha:g} and {beta:g}")
+    regressed = _thresholds(looks, alpha, _spent_late)
+    passed = tuple(look - count for look, count in zip(looks, _thresholds(looks, beta, _spent_early), strict=True))
+    if any(most >= fewest for most, fewest in zip(passed, regressed, strict=True)):
+        raise UsageError(f"alpha {alpha:g} and beta {beta:g} are so large that one count says both pass and regressed")
+    return Boundaries(looks, regressed, passed)
+
+
+@functools.cache
+def step(looks: tuple[int, ...], alpha: float, beta: float, left: int) -> Boundaries:
+    """The boundaries of Holm's procedure while `left` members of the family are not called regressed.
+
+    Those at the level alpha/left, but at no look looser than those at a higher level. Counts being whole numbers, a
+    higher level may spend so much at an early look that its boundary is tighter at a later one; a cell judged at
+    alpha/3 and then at alpha/2 could slip through both. Nested like this it cannot: whatever it crosses at alpha/left
+    or before lies beyond the boundaries of alpha/left (the monotony that Maurer & Bretz 2013, section 3 require).
+    """
+    steps = [boundaries(looks, alpha / members, beta) for members in range(1, left + 1)]
+    return Boundaries(looks, tuple(map(max, *(s.regressed for s in steps), steps[0].regressed)), steps[0].passed)
+
+
+@dataclass(frozen=True)
+class Operating:
+    """What a sequential test does: chances, which add up to 1, and the mean number of blocks it takes."""
+
+    regressed: float
+    passed: float
+    inconclusive: float
+    blocks: float
+
+
+@functools.cache
+def operating(bounds: Boundaries, above: float) -> Operating:
+    """Exactly how often each verdict falls where a block lies above the margin with the chance `above`."""
+    chances, seen = [1.0], 0
+    regressed = passed = blocks = 0.0
+    for look, fewest, most in zip(bounds.looks, bounds.regressed, bounds.passed, strict=True):
+        chances, seen = _after(chances, look - seen, above), look
+        high, low = math.fsum(chances[fewest:]), math.fsum(chances[: most + 1])
+        chances = [chance if most < count < fewest else 0.0 for count, chance in enumerate(chances)]
+        regressed, passed, blocks = regressed + high, passed + low, blocks + look * (high + low)
+    open_ = math.fsum(chances)
+    return Operating(regressed, passed, open_, blocks + seen * open_)
+
+
+def _spent_late(seen: float) -> float:
+    """Share of alpha that may be spent when this share of the blocks is seen: (t + 4 t^4) / 5.
+
+    Of t^rho and mixtures w t + (1 - w) t^rho, this has the most power for levels of .01 to .01/30 (within .001, for
+    80 % of blocks above the margin), and the linear part lets 14 of 14 blocks decide in families of up to 13, where
+    t^3, of the same power, waits for 20.
+    """
+    return (seen + 4 * seen**4) / 5
+
+
+def _spent_early(seen: float) -> float:
+    """Share of beta likewise: the square root.
+
+    Six blocks must be able to say pass, which takes 2^-6 = .0156 of beta = .05: a linear share gives .0075. The power
+    to pass is that of t^0.3 to t^0.6 within .001, and fewer blocks are taken than with rho = .75 or 1.
+    """
+    return math.sqrt(seen)
+
+
+def _thresholds(looks: tuple[int, ...], level: float, share: Callable[[float], float]) -> tuple[int, ...]:
+    """The fewest of a fair coin's heads at each look such that up to it they have been reached with `level` x `share`.
+
+    One more than there are throws where no number is rare enough.
+    """
+    chances, seen, spent = [1.0], 0, 0.0
+    found: list[int] = []
+    for look in looks:
+        chances, seen = _after(chances, look - seen, 0.5), look
+        allowed = level * share(look / looks[-1])
+        fewest = look + 1
+        while fewest and spent + chances[fewest - 1] <= allowed:
+            fewest -= 1
+            spent += chances[fewest]
+            chances[fewest] = 0.0  # those series have ended
+        found.append(fewest)
+    return tuple(found)
+
+
+def _after(chances: list[float], blocks: int, above: float) -> list[float]:
+    """The distribution of the number of blocks above, so many blocks later; entry c is the chance of c."""
+    for _ in range(blocks):
+        stay, rise = [*chances, 0.0], [0.0, *chances]
+        chances = [(1 - above) * a + above * b for a, b in zip(stay, rise, strict=True)]
+    return chances
+
+
+# --- one series of ratios ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Series:
+    """The ratios of the blocks that count, head over base, in their order; or why they cannot be had."""
+
+    ratios: tuple[float, ...] = ()
+    fault: str = ""
+
+
+def counted(blocks: Sequence[Block]) -> list[Block]:
+    """Those that were not replaced by another."""
+    return [block for block in blocks if not block.replaced]
+
+
+def _series(blocks: Sequence[Block]) -> _Series:
+    kept = counted(blocks)
+    if not kept:
+        return _Series(fault="no block was measured")
+    faults = (f"block {block.number} {fault}" for block in kept if (fault := _fault(block)))
+    if fault := next(faults, ""):
+        return _Series(fault=fault)
+    return _Series(ratios=tuple(math.exp(block.log_ratio) for block in kept))
+
+
+def _fault(block: Block) -> str:
+    """Why a block has no ratio; empty if it has one. Records built in this process are not checked by msgspec."""
+    if len(block.base_ns) != len(block.head_ns):
+        return f"has {len(block.base_ns)} turns of the base and {len(block.head_ns)} of the head"
+    if not block.base_ns or not all(block.base_ns + block.head_ns):
+        return "has a turn without samples"
+    if not all(math.isfinite(ns) and ns > 0 for turn in block.base_ns + block.head_ns for ns in turn):
+        return "has a sample that is no positive time"
+    if block.reference is not None and not (math.isfinite(block.reference) and block.reference > 0):
+        return f"has a reference workload of {block.reference:g} times the stored one"
+    return ""
+
+
+def _pool(series: Mapping[str, _Series]) -> _Series:
+    """Round by round the geometric mean over cells."""
+    if faulty := [name for name, found in series.items() if found.fault]:
+        return _Series(fault=f"there are no ratios of {', '.join(faulty)}")
+    # not strict: a cell that is ahead of the others has blocks whose round is not complete yet
+    rounds = zip(*(found.ratios for found in series.values()), strict=False)
+    return _Series(ratios=tuple(math.exp(math.fsum(map(math.log, ratios)) / len(ratios)) for ratios in rounds))
+
+
+def _conclude(series: _Series, margin: float, plan: Plan, members: int, left: int) -> Verdict:
+    """The verdict on one series at Holm's step with `left` of `members` not called regressed."""
+    if series.fault:
+        return Verdict(outcome=Outcome.INCOMPARABLE, margin=margin, reason=f"Not comparable: {series.fault}.")
+    ratios = sorted(series.ratios)
+    blocks, limit = len(ratios), 1 + margin
+    above = sum(ratio > limit for ratio in ratios)
+    below = sum(ratio < 1 / limit for ratio in ratios)
+    rules = step(plan.looks, plan.alpha, plan.beta, left)
+
+    outcome, bounds = Outcome.INCONCLUSIVE, None
+    if blocks in rules.looks:
+        fewest, most = next(
+            (fewest, most)
+            for look, fewest, most in zip(rules.looks, rules.regressed, rules.passed, strict=True)
+            if look == blocks
+        )
+        # the blocks that would have to lie on the other side of the margin for another outcome
+        bounds = (ratios[blocks - fewest] if fewest <= blocks else 0.0, ratios[-1 - most] if most >= 0 else math.inf)
+        if above >= fewest:
+            outcome = Outcome.REGRESSED
+        elif blocks - below <= most:  # a claim on top of passing, with the same chance to be wrong
+            outcome = Outcome.IMPROVED
+        elif above <= most:
+            outcome = Outcome.PASS
+
+    logs = [math.log(ratio) for ratio in ratios]
+    ends = interval(logs)
+    verdict = Verdict(
+        outcome=outcome,
+        margin=margin,
+        reason="",
+        blocks=blocks,
+        above=above,
+        ratio=math.exp(_median(logs)),
+        interval=Interval(low=math.exp(ends[0]), high=math.exp(ends[1]), confidence=0.95) if ends else None,
+        bounds=bounds,
+        detectable=detectable(logs, margin, plan, members),
+        floor=floor(logs, plan),
+    )
+    return msgspec.structs.replace(verdict, reason=_reason(verdict, below, plan))
+
+
+def interval(logs: Sequence[float]) -> tuple[float, float] | None:
+    """Ends of the 95 % interval of the log ratio's median; None below six blocks."""
+    return median_interval(logs, _NOMINAL)
+
+
+def median_interval(values: Sequence[float], confidence: float) -> tuple[float, float] | None:
+    """Ends of a confidence interval of the median; None where the values are too few.
+
+    Interpolated between the two pairs of order statistics whose coverages, exact for any distribution, enclose the
+    confidence (Hettmansperger & Sheather 1986). Six values can only give 96.9 % or 78.1 % without interpolating, and
+    unlike the averages of pairs of Hodges & Lehmann (1963) it stays right where the ratios are skewed.
+    """
+    ordered, count = sorted(values), len(values)
+    below = list(itertools.accumulate(math.comb(count, k) / 2**count for k in range(count + 1)))  # P(K <= k)
+    coverages = [1 - 2 * below[rank - 1] for rank in range(1, count // 2 + 1)]  # of the rank-th from either end
+    rank = sum(coverage >= confidence for coverage in coverages)
+    if not rank or rank == len(coverages):
+        return None
+    outer, inner = coverages[rank - 1], coverages[rank]
+    way = (outer - confidence) / (outer - inner)
+    inwards = (count - rank) * way / (rank + (count - 2 * rank) * way)
+    low = (1 - inwards) * ordered[rank - 1] + inwards * ordered[rank]
+    high = (1 - inwards) * ordered[count - rank] + inwards * ordered[count - rank - 1]
+    return low, high
+
+
+# --- what could be seen -----------------------------------------------------------------------------------------------
+
+
+def scatter(logs: Sequence[float]) -> float | None:
+    """Standard deviation of log ratios if they were normal, from their median absolute deviation; None below six.
+
+    The median absolute deviation asks nothing of a tenth of blocks that something disturbed. Times 1.4826 it is a
+    normal distribution's standard deviation, and the factors of Croux & Rousseeuw (1992, "Time-efficient algorithms
+    for two highly robust estimators of scale", section 4) take out that it is too small for few values.
+    """
+    if (count := len(logs)) < FEWEST:
+        return None
+    median = _median(logs)
+    factor = {6: 1.200, 7: 1.140, 8: 1.129, 9: 1.107}.get(count, count / (count - 0.8))
+    return 1.4826 * factor * _median([abs(value - median) for value in logs])
+
+
+def detectable(logs: Sequence[float], margin: float, plan: Plan, members: int) -> float | None:
+    """The smallest slowdown (ratio - 1) that is called regressed in 95 % of gates, given the scatter of these blocks.
+
+    The exact characteristics of the test tell which share of blocks must lie above the margin for that; a normal
+    distribution, by how many standard deviations its median must exceed the margin to have that share above. That is
+    taken over from few blocks, where the tail itself cannot be seen; heavier tails than normal move it by a tenth. At
+    the first step of Holm's procedure, for a cell that is alone in having regressed. None where the blocks are too few
+    to tell, or the looks too few for a verdict.
+    """
+    deviation, share = scatter(logs), _share_caught(step(plan.looks, plan.alpha, plan.beta, members))
+    if deviation is None or share is None:
+        return None
+    return (1 + margin) * math.exp(_normal_quantile(share) * deviation) - 1
+
+
+def floor(logs: Sequence[float], plan: Plan) -> float | None:
+    """The smallest margin within which an unchanged cell passes in 95 % of gates, given the scatter; None likewise."""
+    deviation, share = scatter(logs), _share_passing(boundaries(plan.looks, plan.alpha, plan.beta))
+    if deviation is None or share is None:
+        return None
+    return math.exp(_normal_quantile(1 - share) * deviation) - 1
+
+
+@functools.cache
+def _share_caught(bounds: Boundaries) -> float | None:
+    """The smallest share of blocks above the margin at which 95 % of gates say regressed."""
+    return _where(lambda share: operating(bounds, share).regressed >= CAUGHT, fails=0.5, holds=1 - 1e-9)
+
+
+@functools.cache
+def _share_passing(bounds: Boundaries) -> float | None:
+    """The largest share of blocks above the margin at which 95 % of gates say pass."""
+    return _where(lambda share: operating(bounds, share).passed >= CAUGHT, fails=0.5, holds=1e-9)
+
+
+def _where(condition: Callable[[float], bool], fails: float, holds: float) -> float | None:
+    """By bisection, where a condition begins to hold between two shares; None where it never does."""
+    if not condition(holds):
+        return None
+    for _ in range(30):
+        middle = (fails + holds) / 2
+        fails, holds = (fails, middle) if condition(middle) else (middle, holds)
+    return holds
+
+
+def _normal_quantile(share: float) -> float:
+    import statistics  # here, because `--help` would wait for it
+
+    return statistics.NormalDist().inv_cdf(share)
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def _reason(verdict: Verdict, below: int, plan: Plan) -> str:
+    """One sentence for a person; `below` is how many blocks were quicker by more than the margin."""
+    margin, blocks = f"the margin of {_percent(verdict.margin)}", verdict.blocks
+    were = f"{verdict.above or 'none'} of {blocks} blocks {'was' if verdict.above < 2 else 'were'} above"
+    change = _change(verdict)
+    match verdict.outcome:
+        case Outcome.REGRESSED:
+            reason = f"{change}: {were} {margin}"
+        case Outcome.PASS:
+            reason = f"{change}, within {margin}: {were} it"
+        case Outcome.IMPROVED:
+            reason = f"{change}: {below} of {blocks} blocks were quicker by more than {margin}"
+        case _ if blocks < plan.looks[-1]:
+            reason = f"time ran out after {blocks} block{'s' * (blocks != 1)}; {change}, {were} {margin}"
+            reason += f"; {_advice(verdict, plan)}"
+        case _:
+            reason = f"{change}, and the blocks do not tell: {were} {margin}; {_advice(verdict, plan)}"
+    return f"{reason[:1].upper()}{reason[1:]}."
+
+
+def _advice(verdict: Verdict, plan: Plan) -> str:
+    """What would make a verdict possible."""
+    if verdict.blocks < plan.looks[0]:
+        return f"a verdict takes at least {plan.looks[0]} blocks: allow more time"
+    if verdict.floor is not None and verdict.floor > verdict.margin:
+        return f"it takes a quieter machine or a margin above {_percent(verdict.floor)}, which is the floor here"
+    if verdict.blocks < plan.looks[-1]:
+        return "allow more time"
+    return "the change is as large as the margin, as far as can be seen: a quieter machine sees further"
+
+
+def _change(verdict: Verdict) -> str:
+    """``2.1 % slower [1.2, 3.0]``; in a quicker one's brackets, how much quicker."""
+    ratio = verdict.ratio or 1.0
+    sign, word = (1, "slower") if ratio >= 1 else (-1, "quicker")
+    amount = 100 * abs(ratio - 1)
+    if verdict.interval is None:
+        return f"{amount:.1f} % {word}"
+    ends = sorted(100 * sign * (end - 1) for end in (verdict.interval.low, verdict.interval.high))
+    digits = 1 if ends[1] - ends[0] >= 0.2 else 2
+    low, high = (round(end, digits) + 0.0 for end in ends)  # not -0.0
+    return f"{amount:.{digits}f} % {word} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 1 else f"{100 * share:.0f} %"
+
+
+# --- what a machine can see -------------------------------------------------------------------------------------------
+
+
+def calibrate(repetitions: Sequence[Mapping[str, Sequence[Block]]], plan: Plan) -> Calibration:
+    """How a gate behaves here, from repetitions of it in which both sides are the same file.
+
+    Each repetition is replayed as the gate it would have been. As few repetitions say little of rare alarms, each
+    cell's blocks are also drawn anew: a repetition at random, and from it blocks with replacement. Their number above
+    the margin is binomial, so that the rates this bootstrap tends to are computed and not drawn.
+
+    All repetitions must be of the same cells. Raises UsageError if there is none, or they are not, or a block has no
+    ratio.
+    """
+    names = list(repetitions[0]) if repetitions else []
+    if not names or any(set(found) != set(names) for found in repetitions):
+        raise UsageError("a calibration takes at least one repetition, and every one of the same cells")
+    series: list[dict[str, _Series]] = []
+    for found in repetitions:
+        one = {name: _series(found[name]) for name in names}
+        if faulty := next((f"{name}: {cell.fault}" for name, cell in one.items() if cell.fault), ""):
+            raise UsageError(f"a repetition of the calibration cannot be judged: {faulty}")
+        series.append(one | ({POOLED: _pool(one)} if len(names) > 1 else {}))
+    gates = [_replay(found, plan) for found in repetitions]
+    wrong = [any(v.outcome is Outcome.REGRESSED for v in gate.values()) for gate in gates]
+    open_ = [any(v.outcome is Outcome.INCONCLUSIVE for v in gate.values()) for gate in gates]
+    cells = [_calibrate_one(name, [one[name] for one in series], gates, plan) for name in series[0]]
+    return Calibration(
+        plan=plan,
+        repetitions=len(repetitions),
+        false_alarms=sum(wrong),
+        inconclusive=sum(o and not w for o, w in zip(open_, wrong, strict=True)),
+        cells=tuple(cell for cell in cells if cell.name != POOLED),
+        pooled=next((cell for cell in cells if cell.name == POOLED), None),
+    )
+
+
+def _replay(blocks: Mapping[str, Sequence[Block]], plan: Plan) -> dict[str, Verdict]:
+    """The verdicts of the gate that these blocks would have been, looked at when the plan says so."""
+    kept = {name: counted(found) for name, found in blocks.items()}
+    longest = max(map(len, kept.values()))
+    verdicts: dict[str, Verdict] = {}
+    for look in [*(look for look in plan.looks if look < longest), longest]:
+        verdicts = judge({name: found[:look] for name, found in kept.items()}, plan, verdicts)
+    return verdicts
+
+
+def _calibrate_one(
+    name: str, series: Sequence[_Series], gates: Sequence[Mapping[str, Verdict]], plan: Plan
+) -> CellCalibration:
+    members = len(gates[0])
+    margin = plan.pooled_margin if name == POOLED else plan.margin
+    logs = [math.log(ratio) for one in series for ratio in one.ratios]
+    rules = step(plan.looks, plan.alpha, plan.beta, members)
+    shares = [sum(ratio > 1 + margin for ratio in one.ratios) / len(one.ratios) for one in series]
+    drawn = [operating(rules, share) for share in shares]
+    outcomes = [gate[name].outcome for gate in gates]
+    return CellCalibration(
+        name=name,
+        margin=margin,
+        blocks=len(logs),
+        scatter=scatter(logs),
+        false_alarms=outcomes.count(Outcome.REGRESSED),
+        inconclusive=outcomes.count(Outcome.INCONCLUSIVE),
+        drawn_false_alarms=math.fsum(one.regressed for one in drawn) / len(drawn),
+        drawn_inconclusive=math.fsum(one.inconclusive for one in drawn) / len(drawn),
+        detectable=detectable(logs, margin, plan, members),
+        floor=floor(logs, plan),
+    )
+
+
+# --- order of turns ---------------------------------------------------------------------------------------------------
+
+
+def order(turns: int, draw: random.Random) -> str:
+    """So many pairs of turns, such as ``ABBAAB``: AB and BA equally often, or one of them once more, shuffled.
+
+    So each side comes first as often as the other, and what is first in a pair does not follow a rhythm.
+    """
+    pairs = ["AB", "BA"] * (turns // 2) + ([draw.choice(("AB", "BA"))] if turns % 2 else [])
+    draw.shuffle(pairs)
+    return "".join(pairs)
+
+
+def block_order(plan: Plan, cell: str, number: int) -> str:
+    """The order of turns in a cell's block, the same whenever it is asked for.
+
+    A generator seeded by a text takes its SHA-512, which unlike `hash` is the same in every process.
+    """
+    return order(plan.turns.turns, random.Random(f"{plan.seed}/{cell}/{number}"))
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered, middle = sorted(values), len(values) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

@@ -1,0 +1,107 @@
+"""What comes out of a comparison: a sentence and tables for people, pictures, and files that other programs read.
+
+`FORMATS` lists what can be written. Each writer is a pure function from a comparison to bytes; only `write` and
+`publish` touch the disk, and `github.tell` what GitHub's runners read.
+"""
+
+import difflib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fastvit_bench import files
+from fastvit_bench.errors import StoreError, UsageError
+from fastvit_bench.report.verdict import interop, person, picture
+from fastvit_bench.report.verdict.interop import read
+from fastvit_bench.report.verdict.person import markdown, rich
+from fastvit_bench.report.verdict.words import sentence
+from fastvit_bench.verdicts import Comparison
+
+__all__ = ["FORMATS", "Format", "checked", "markdown", "publish", "read", "rich", "sentence", "write"]
+
+
+class Format(NamedTuple):
+    """A kind of file."""
+
+    suffix: str  # what follows the name in the file's
+    writer: Callable[[Comparison], bytes]
+
+
+def _markdown(comparison: Comparison) -> bytes:
+    return person.markdown(comparison).encode()
+
+
+FORMATS: dict[str, Format] = {
+    "markdown": Format(".md", _markdown),
+    "junit": Format(".junit.xml", interop.junit),
+    "json": Format(".json", interop.json),
+    "bmf": Format(".bmf.json", interop.bmf),
+    "gha": Format(".gha.json", interop.github_action_benchmark),
+    "pytest-benchmark": Format(".pytest-benchmark.json", interop.pytest_benchmark),
+    "svg": Format(".svg", picture.svg),
+    "png": Format(".png", picture.png),
+}
+
+
+def checked(names: Sequence[str]) -> list[str]:
+    """The names without repetitions; raises `UsageError` with the nearest one for a format that does not exist."""
+    for name in names:
+        if name not in FORMATS:
+            near = difflib.get_close_matches(name, FORMATS, n=1)
+            hint = f"Did you mean '{near[0]}'? " if near else ""
+            raise UsageError(f"There is no report format '{name}'. {hint}Known: {', '.join(FORMATS)}.")
+    return list(dict.fromkeys(names))
+
+
+def write(comparison: Comparison, name: str, path: Path) -> None:
+    """Write one format to a file, whole or not at all.
+
+    Raises `UsageError` for an unknown format, `StoreError` where the file cannot be written, `UnavailableError` where
+    a package that the format needs is not installed.
+    """
+    [name] = checked([name])
+    data = FORMATS[name].writer(comparison)
+    try:
+        _put(data, path)
+    except OSError as error:
+        raise StoreError(f"The report {path} cannot be written: {error.strerror or error}.") from error
+
+
+def publish(comparison: Comparison, folder: Path, names: Sequence[str], stem: str = "gate") -> list[Path]:
+    """Write each format as ``folder/gate.SUFFIX`` and return the files.
+
+    What one format cannot do keeps no other from being written: a run that took minutes must not lose its reports.
+    Raises `UsageError` for an unknown format before any is written, and one `StoreError` with all that went wrong
+    after all were tried.
+    """
+    chosen = checked(names)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"The folder {folder} for reports cannot be made: {error.strerror or error}.") from error
+    written: list[Path] = []
+    failed: dict[str, list[str]] = {}  # why -> formats
+    first: Exception | None = None
+    for name in chosen:
+        path = folder / f"{stem}{FORMATS[name].suffix}"
+        try:
+            _put(FORMATS[name].writer(comparison), path)
+            written.append(path)
+        except Exception as error:  # whatever it is, the other formats do not share it
+            first = first or error
+            why = error.strerror or str(error) if isinstance(error, OSError) else str(error) or type(error).__name__
+            failed.setdefault(why.rstrip("."), []).append(name)
+    if failed:
+        told = "; ".join(f"{', '.join(formats)} ({why})" for why, formats in failed.items())
+        raise StoreError(f"Reports that could not be written to {folder}: {told}.") from first
+    return written
+
+
+def _put(data: bytes, path: Path) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        draft.write_bytes(data)
+        files.put(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

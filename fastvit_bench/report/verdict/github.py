@@ -1,0 +1,136 @@
+"""What GitHub's runners take from a step: its summary, its annotations and its outputs.
+
+Sources: docs.github.com, "Workflow commands for GitHub Actions" (step summaries are dropped above 1024 KiB, ten
+annotations per kind and step, outputs with a delimiter), and actions/toolkit `packages/core/src/command.ts` (escaping).
+"""
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from fastvit_bench.errors import StoreError
+from fastvit_bench.report.verdict.person import markdown
+from fastvit_bench.report.verdict.words import POOLED, change, reason, shown, span, worst_first
+from fastvit_bench.verdicts import Comparison, Outcome, Verdict
+
+SUMMARY_LIMIT = 1024 * 1024  # bytes; above it the whole summary is dropped
+ANNOTATIONS = 10  # of a kind in one step
+
+# outcome -> kind of annotation, what its title says
+_KINDS = {
+    Outcome.REGRESSED: ("error", "Latency regressed"),
+    Outcome.INCOMPARABLE: ("warning", "Latency cannot be compared"),
+    Outcome.INCONCLUSIVE: ("warning", "Latency inconclusive"),
+}
+
+
+def annotations(comparison: Comparison, environment: Mapping[str, str]) -> list[str]:
+    """Lines for stdout: an error per regression, a warning per cell that was not decided; none outside of GitHub.
+
+    At most ten of a kind: where there are more, the tenth says how many.
+    """
+    if environment.get("GITHUB_ACTIONS") != "true":
+        return []
+    verdicts = [(shown(cell.name), cell.verdict) for cell in worst_first(comparison)]
+    if comparison.pooled:  # first, because it must not be the one that is left out
+        verdicts.insert(0, (POOLED, comparison.pooled))
+    by_kind: dict[str, list[str]] = {"error": [], "warning": []}
+    for name, verdict in verdicts:
+        if verdict.outcome in _KINDS:
+            kind, what = _KINDS[verdict.outcome]
+            by_kind[kind].append(_command(kind, f"{what}: {name}", _message(verdict)))
+    if not comparison.cells:
+        by_kind["warning"].append(_command("warning", "Latency cannot be compared", "There is no cell."))
+    lines: list[str] = []
+    for kind, found in by_kind.items():
+        if len(found) > ANNOTATIONS:
+            left = len(found) - ANNOTATIONS + 1
+            more = _command(kind, f"{left} more cells", f"{left} more {kind}s stand in the summary and in the reports.")
+            found = [*found[: ANNOTATIONS - 1], more]
+        lines += found
+    return lines
+
+
+def _message(verdict: Verdict) -> str:
+    figures = "" if verdict.ratio is None else f"head takes {change(verdict)} {span(verdict.interval)}".rstrip()
+    return "; ".join(part for part in (figures, reason(verdict)) if part) or verdict.outcome.value
+
+
+def _command(kind: str, title: str, message: str) -> str:
+    return f"::{kind} title={escaped_property(title)}::{escaped_data(message)}"
+
+
+def escaped_data(text: str) -> str:
+    """The message of a workflow command, on one line."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def escaped_property(text: str) -> str:
+    """The value of a property of a workflow command."""
+    return escaped_data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def summarise(comparison: Comparison, path: Path, report: str = "") -> bool:
+    """Append the comparison to a step summary, all of which stays below GitHub's limit; False where nothing fits.
+
+    `report` says where the whole lies. Raises `StoreError` when the file cannot be written.
+    """
+    try:
+        before = path.stat().st_size if path.exists() else 0
+        text = markdown(comparison, limit=SUMMARY_LIMIT - 1 - before - 2, report=report)
+        if text:
+            with path.open("ab") as file:
+                file.write(("\n\n" * bool(before) + text).encode())  # in one write: half a table is worse than none
+    except OSError as error:
+        raise StoreError(f"The step summary {path} cannot be written: {error.strerror or error}.") from error
+    return bool(text)
+
+
+def outputs(comparison: Comparison, report: str = "") -> dict[str, str]:
+    """What later steps may ask for: verdict, worst_ratio (empty without one), worst_cell, report."""
+    worst = next(iter(worst_first(comparison)), None)
+    ratio = worst.verdict.ratio if worst else None
+    return {
+        "verdict": comparison.outcome.value,
+        "worst_ratio": "" if ratio is None else f"{ratio:.4f}",
+        "worst_cell": worst.name if worst else "",
+        "report": report,
+    }
+
+
+def hand_over(values: Mapping[str, str], path: Path) -> None:
+    """Append outputs to the file that ``$GITHUB_OUTPUT`` names; `StoreError` when it cannot be written."""
+    try:
+        with path.open("ab") as file:
+            file.write("".join(_output(name, value) for name, value in values.items()).encode(errors="replace"))
+    except OSError as error:
+        raise StoreError(f"The step's outputs {path} cannot be written: {error.strerror or error}.") from error
+
+
+def _output(name: str, value: str) -> str:
+    """``name=value``, or between lines of a delimiter that nobody can guess, so that no value becomes an output."""
+    if not any(end in value for end in "\r\n"):
+        return f"{name}={value}\n"
+    delimiter = f"ghadelimiter_{secrets.token_hex(16)}"
+    return f"{name}<<{delimiter}\n{value}\n{delimiter}\n"
+
+
+def tell(comparison: Comparison, environment: Mapping[str, str], report: str = "") -> list[str]:
+    """Everything at once, as far as the environment asks for it; returns the lines for stdout.
+
+    Raises `StoreError` after all of it was attempted.
+    """
+    failures: list[StoreError] = []
+    if path := environment.get("GITHUB_STEP_SUMMARY"):
+        try:
+            summarise(comparison, Path(path), report)
+        except StoreError as error:
+            failures.append(error)
+    if path := environment.get("GITHUB_OUTPUT"):
+        try:
+            hand_over(outputs(comparison, report), Path(path))
+        except StoreError as error:
+            failures.append(error)
+    if failures:
+        raise StoreError(" ".join(map(str, failures))) from failures[0]
+    return annotations(comparison, environment)
