@@ -111,10 +111,10 @@ def collect(files: Iterable[RunFile]) -> list[Row]:
             elif isinstance(line, Failure):
                 failures.append((run, line, of_this_run))
             else:
-                key = _key(line)
-                row = found.get(key)
+                name = key(line)
+                row = found.get(name)
                 if row is None:
-                    row = found[key] = _measured_row(line, run)
+                    row = found[name] = measured_row(line, run)
                 _take(row, line.shape, line)
                 made = line.artifact
                 if isinstance(made, Foreign):  # no sweep fails on one
@@ -131,8 +131,8 @@ def collect(files: Iterable[RunFile]) -> list[Row]:
         # a failure knows no window and no resolved options; the measurements of its own run do
         row = of_this_run.get(setting)
         if row is None:
-            key = msgspec.json.encode((asked.device, run.machine, setting, asked.method), order="sorted")
-            row = found.setdefault(key, _failed_row(failure, run))
+            name = msgspec.json.encode((asked.device, run.machine, setting, asked.method), order="sorted")
+            row = found.setdefault(name, _failed_row(failure, run))
         _take(row, cell.shape, failure)
     return [
         replace(row, cells={shape: row.cells[shape] for shape in sorted(row.cells, key=_pixels)})
@@ -155,7 +155,7 @@ def _way(device: Device, method: Method, shaping: set[str]) -> _Way:
     return method.statistic, tuple(sorted(options.items()))
 
 
-def _key(found: Measurement) -> bytes:
+def key(found: Measurement) -> bytes:
     """Equal for measurements of one row."""
     made = found.artifact
     if isinstance(made, Foreign):
@@ -189,7 +189,8 @@ def _take(row: Row, shape: Shape | None, cell: Measurement | Failure) -> None:
         row.cells[shape] = cell
 
 
-def _measured_row(found: Measurement, run: Run) -> Row:
+def measured_row(found: Measurement, run: Run) -> Row:
+    """The row of a measurement, still without cells."""
     made = found.artifact
     ours = made if isinstance(made, Artifact) else None
     spec = next((spec for spec in run.request.models if ours and spec.name == made.model), None)

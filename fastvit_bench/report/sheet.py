@@ -186,7 +186,7 @@ def document(rows: Sequence[Row]) -> Document:
     """Rows as text; a sheet per statistic, then what goes with them."""
     groups = {statistic: [row for row in rows if row.method.statistic is statistic] for statistic in _STATISTICS}
     groups = {statistic: members for statistic, members in groups.items() if members}
-    marks, conditions = _legend(rows)
+    marks, conditions = legend(rows)
     warned: dict[str, list[str]] = {}
     failed: dict[str, list[str]] = {}
     sheets: list[Sheet] = []
@@ -242,7 +242,7 @@ def _sheet(
     return Sheet(
         title=title,
         model=[
-            Column("model", [_model(row) for row in rows]),
+            Column("model", [model_name(row) for row in rows]),
             Column("weights", [plain(row.weights.label) if row.weights else NONE for row in rows]),
             Column("fused", [row.fused.value if row.fused else NONE for row in rows]),
             *_forms(rows),
@@ -284,7 +284,7 @@ def compared(cell: Measurement) -> bool:
     return cell.parity is not None
 
 
-def _model(row: Row) -> str:
+def model_name(row: Row) -> str:
     """With the head where it is not the usual one."""
     return plain(row.model) + (f" ({row.head})" if row.head is Head.DENSE else "")
 
@@ -316,7 +316,7 @@ def _some(labels: Sequence[str]) -> str:
 # --- under which conditions -------------------------------------------------------------------------------------------
 
 
-def _legend(rows: Sequence[Row]) -> tuple[dict[int, str], list[str]]:
+def legend(rows: Sequence[Row]) -> tuple[dict[int, str], list[str]]:
     """A mark behind the device's name, by the row's `id`, and one line on machine, method and window per mark.
 
     A single set of conditions needs no mark.
@@ -337,7 +337,7 @@ def _legend(rows: Sequence[Row]) -> tuple[dict[int, str], list[str]]:
 
 def _label(row: Row, shape: Shape | None, marks: dict[int, str]) -> str:
     """A cell, for notes."""
-    return f"{_model(row)} {size_of(shape)}{marks[id(row)]}"
+    return f"{model_name(row)} {size_of(shape)}{marks[id(row)]}"
 
 
 # window -> what the clock saw
@@ -548,7 +548,7 @@ def _layers(rows: Sequence[Row], marks: dict[int, str]) -> list[Detail]:
     for row in rows:
         for cell in row.measured:
             if cell.layers:
-                whose = f"{_model(row)} {size_of(cell.shape)} b{row.batch}{marks[id(row)]}"
+                whose = f"{model_name(row)} {size_of(cell.shape)} b{row.batch}{marks[id(row)]}"
                 found += [_blocks_of(cell.layers, whose), _slowest_of(cell.layers, whose)]
     return found
 
@@ -610,7 +610,7 @@ def _which(lines: Sequence[tuple[Row, Measurement]], marks: dict[int, str]) -> l
     """The columns that say which cell a line is about."""
     rows = [row for row, _ in lines]
     return [
-        Column("model", [f"{_model(row)}{marks[id(row)]}" for row in rows]),
+        Column("model", [f"{model_name(row)}{marks[id(row)]}" for row in rows]),
         *_forms(rows),
         Column("size", [size_of(cell.shape) for _, cell in lines], "right"),
     ]

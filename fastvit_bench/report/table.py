@@ -18,6 +18,7 @@ from fastvit_bench.report.sheet import (
     STARTING,
     Column,
     Detail,
+    Document,
     Sheet,
     by_block,
     compared,
@@ -35,7 +36,19 @@ if TYPE_CHECKING:  # both take longer to import than `--help` may
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["EMPTY", "FORMATS", "csv", "frame", "json", "latex", "live_row", "markdown", "rich"]
+__all__ = [
+    "EMPTY",
+    "FORMATS",
+    "csv",
+    "frame",
+    "in_markdown",
+    "json",
+    "latex",
+    "live_row",
+    "markdown",
+    "on_terminal",
+    "rich",
+]
 
 EMPTY = "No measurements."
 
@@ -48,13 +61,17 @@ def rich(rows: Sequence[Row], width: int) -> "Group":
     One wide table if it fits, else the published figures below the measured ones, else a block of lines per row.
     Figures of another statistic stand in a table of their own, as does what is known beside the latencies.
     """
+    from rich.console import Group
+
+    return on_terminal(document(rows), width) if rows else Group(EMPTY)
+
+
+def on_terminal(found: Document, width: int) -> "Group":
+    """A document for a terminal of so many columns."""
     from rich.console import Console, Group
     from rich.measure import Measurement as Extent
     from rich.text import Text
 
-    if not rows:
-        return Group(EMPTY)
-    found = document(rows)
     endless = Console(width=100_000)
 
     def fits(tables: "list[Table]") -> bool:
@@ -200,9 +217,11 @@ def _empty_table() -> "Table":
 
 def markdown(rows: Sequence[Row]) -> str:
     """Pipe tables with their notes as a list below."""
-    if not rows:
-        return EMPTY + "\n"
-    found = document(rows)
+    return in_markdown(document(rows)) if rows else EMPTY + "\n"
+
+
+def in_markdown(found: Document) -> str:
+    """A document as pipe tables."""
     tables = [(each.title, each.columns) for each in (*found.sheets, *found.details)]
     parts = [f"**{_markdown(title)}**\n\n{_pipes(columns)}" if title else _pipes(columns) for title, columns in tables]
     parts.append("\n".join(f"- {_markdown(note)}" for note in found.notes))
