@@ -22,9 +22,9 @@ DOCS = Path(__file__).parent
 
 EXIT_CODES = {
     ExitCode.DONE: "done, or passed",
-    ExitCode.REGRESSION: "a regression (from `gate`, which is not in this version)",
+    ExitCode.REGRESSION: "a regression (`gate`, and `compare` with --max-regression)",
     ExitCode.USAGE: "wrong usage, configuration, checkpoint or run file",
-    ExitCode.INCONCLUSIVE: "inconclusive (from `gate`)",
+    ExitCode.INCONCLUSIVE: "inconclusive (likewise)",
     ExitCode.NOT_COMPARABLE: "not comparable, or something to compare is missing",
     ExitCode.PROOF_FAILED: "a proof failed: a file does not compute what the network computes, or has a wrong hash",
     ExitCode.UNAVAILABLE: "a device, toolkit, host or server is not available",

@@ -324,7 +324,7 @@ def verify(path: Path, checkpoint: Path | None, models: Path) -> dict[str, Parit
     if not path.exists():
         raise UsageError(f"{path} does not exist; `fastvit-bench export` writes such files.")
     try:
-        asked = _asked_for(path, backends.of_file(path))
+        asked = asked_for(path, backends.of_file(path))
     except UnavailableError as error:  # a file that cannot even be read computes nothing
         raise ChecksumError(str(error)) from error
     weights = asked.weights
@@ -593,8 +593,8 @@ def _whole(text: str, least: int = 1) -> int:
     return number
 
 
-def _asked_for(path: Path, backend: backends.Backend) -> ExportJob:
-    """The job a file was made by, read from the file."""
+def asked_for(path: Path, backend: backends.Backend) -> ExportJob:
+    """The job a file was made by, read from the file; `UsageError` where this tool did not write it."""
     metadata = backend.metadata(path)
     known = _described(metadata, backend.name)
     if known is None:

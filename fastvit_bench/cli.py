@@ -7,7 +7,7 @@ import fnmatch
 import os
 import shutil
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from fastvit_bench.config import Config
     from fastvit_bench.records import Artifact, Foreign
     from fastvit_bench.sweep import Step
+    from fastvit_bench.verdicts import Comparison, Plan
 
 
 class Format(StrEnum):
@@ -53,6 +54,15 @@ class Format(StrEnum):
     CSV = "csv"
     JSON = "json"
     LATEX = "latex"
+
+
+class HistoryFormat(StrEnum):
+    """How a history is written."""
+
+    RICH = "rich"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    JSON = "json"
 
 
 class CheckpointForm(StrEnum):
@@ -669,6 +679,323 @@ def _timed_by_trtexec(
     return elsewhere.timed_model(model, Shape(batch=batch, height=int(height), width=int(width or height)), precision)
 
 
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+DeviceOption = Annotated[str, typer.Option("--device", "-d", help="Device of benchmark.toml.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads. [default: all cores]")]
+MaxRegressionOption = Annotated[
+    str | None, typer.Option("--max-regression", help="Slowdown of a cell that is accepted, such as 5%.")
+]
+MaxTimeOption = Annotated[
+    str | None, typer.Option("--max-time", help="When to stop, such as 90s or 20m. [default: of [gate]]")
+]
+OrderSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the order of turns and cells.")]
+ReportOption = Annotated[
+    Path | None, typer.Option("--report", help="Folder for the outputs of --report-format. [default: none]")
+]
+ReportFormatOption = Annotated[
+    str,
+    typer.Option("--report-format", help="Of: markdown, junit, json, bmf, gha, pytest-benchmark, svg, png; by commas."),
+]
+
+
+@app.command()
+def compare(
+    base: Annotated[
+        str,
+        typer.Argument(
+            help="An exported file, a folder of them, or a model; with settings: fastvit_t8,fuse=none,threads=1."
+        ),
+    ],
+    head: Annotated[str, typer.Argument(help="Likewise; ratios are HEAD over BASE.")],
+    device: DeviceOption = "cpu",
+    res: Annotated[
+        str | None,
+        typer.Option("--res", "--img-size", help="Sizes. [default: those of the files, else the model's own]"),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", "-b", "--batch-size", min=1, help="Images per run. [default: the device's]")
+    ] = None,
+    base_python: Annotated[
+        str | None, typer.Option("--base-python", help="Python whose packages run BASE. [default: this one]")
+    ] = None,
+    head_python: Annotated[
+        str | None, typer.Option("--head-python", help="Python whose packages run HEAD. [default: this one]")
+    ] = None,
+    max_regression: MaxRegressionOption = None,
+    max_time: MaxTimeOption = None,
+    seed: OrderSeedOption = 0,
+    report: ReportOption = None,
+    report_format: ReportFormatOption = "markdown,json,svg",
+    config_file: ConfigOption = None,
+) -> None:
+    """Time two exports, models, fuse levels, thread counts or Python environments in turns, and say which is quicker.
+
+    Exit code 4 says that something could not be compared. With --max-regression, 1 is a regression and 3 inconclusive.
+    """
+    from fastvit_bench import sides, sweep, turns
+    from fastvit_bench.verdicts import Kind, Outcome
+
+    settings = _load(config_file)
+    formats = _formats(report, report_format)
+    chosen = _as_asked(settings.device(device), None, None, batch, {})
+    _require(chosen.backend)
+    _require_hardware(chosen)
+    chosen, machine = sweep.preflight(chosen)
+    console = _console()
+    shapes = config.shapes(res, settings.sweep.grid, chosen.batch) if res else []
+    commands = [sides.elsewhere(python) if python else () for python in (base_python, head_python)]
+    labels = [
+        f"{text} (in {python})" if python else text for text, python in ((base, base_python), (head, head_python))
+    ]
+
+    with _locked(settings, chosen.name):
+        pairs = sides.both(base, head, (labels[0], labels[1]), settings, chosen, shapes, commands, _say(console))
+        plan = _plan(settings, max_regression, None, max_time, seed)
+        contest = turns.Contest(pairs, plan, machine, timeout_s=settings.sweep.timeout_s, same=sides.anything_goes)
+        comparison = _contested(contest, Kind.PAIRED, chosen, labels[0], labels[1], console)
+    _conclude(comparison, settings, "compare", report, formats)
+    if max_regression is not None or comparison.outcome is Outcome.INCOMPARABLE:
+        raise typer.Exit(comparison.exit_code)
+
+
+@app.command()
+def gate(
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline", help="Folder of exported files, or results/DEVICE/RUN.jsonl of another day (weaker)."
+        ),
+    ] = None,
+    baseline_rev: Annotated[
+        str | None, typer.Option("--baseline-rev", help="Git revision to export the base from, such as origin/main.")
+    ] = None,
+    head: Annotated[
+        Path | None, typer.Option("--head", help="Folder of exported files. [default: exported from here]")
+    ] = None,
+    device: DeviceOption = "cpu",
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Model or glob, repeatable. [default: of [gate]]")
+    ] = None,
+    res: Annotated[str | None, typer.Option("--res", "--img-size", help="Sizes. [default: grid of [gate]]")] = None,
+    threads: ThreadsOption = None,
+    max_regression: MaxRegressionOption = None,
+    max_pooled_regression: Annotated[
+        str | None,
+        typer.Option("--max-pooled-regression", help="Likewise, of all cells together. [half of --max-regression]"),
+    ] = None,
+    max_time: MaxTimeOption = None,
+    seed: OrderSeedOption = 0,
+    report: ReportOption = None,
+    report_format: ReportFormatOption = "markdown,junit,json,svg",
+    config_file: ConfigOption = None,
+) -> None:
+    """Compare this tree with a baseline for CI: exit code 0 passed, 1 regression, 3 inconclusive, 4 not comparable.
+
+    Cells, margins and time are those of [gate] in benchmark.toml. Every file is proved before it is timed (5).
+    """
+    from contextlib import ExitStack
+
+    from fastvit_bench import sides, sweep, turns
+    from fastvit_bench.report import calibration
+    from fastvit_bench.verdicts import Kind
+
+    if (baseline is None) == (baseline_rev is None):
+        raise UsageError("Say what to compare with: --baseline DIR or RUN.jsonl, or --baseline-rev REVISION.")
+    settings = _load(config_file)
+    formats = _formats(report, report_format)
+    chosen = _as_asked(settings.device(device), None, None, None, {"threads": threads})
+    _require(chosen.backend)
+    _require_hardware(chosen)
+    chosen, machine = sweep.preflight(chosen)
+    specs = settings.select(model or settings.gate.models)
+    grid = settings.gate.grid or settings.sweep.grid
+    shapes = (
+        config.shapes(res, grid, chosen.batch) if res else config.shapes(",".join(map(str, grid)), grid, chosen.batch)
+    )
+    console = _console()
+    notify = _say(console)
+    weak = (
+        baseline is not None and baseline.is_file() and not baseline.name.endswith(backends.get(chosen.backend).suffix)
+    )
+    plan = _plan(settings, max_regression, max_pooled_regression, max_time, seed)
+    timeout_s = settings.sweep.timeout_s
+    with _locked(settings, chosen.name), ExitStack() as held:
+        if baseline_rev is not None:
+            bases = held.enter_context(sides.exported_by(baseline_rev, settings, specs, shapes, chosen, notify))
+        elif weak:
+            assert baseline is not None
+            bases = sides.stored(baseline, chosen, machine)
+            plan = turns.weaker(plan, config.share(settings.gate.stored_extra))
+        else:
+            assert baseline is not None
+            bases = [*sides.lying(baseline, chosen, str(baseline))]
+        if head is not None:
+            heads = [*sides.lying(head, chosen, str(head))]
+        else:
+            heads = sides.made(
+                specs,
+                shapes,
+                Fuse.FOLDED,
+                chosen,
+                label="this tree",
+                seed=0,
+                models=Path(settings.paths.models),
+                timeout_s=timeout_s,
+                notify=notify,
+            )
+        for side in (bases, heads):
+            sides.equip(side, timeout_s)
+        wanted = {f"{spec.name} {shape.size} b{shape.batch}" for spec in specs for shape in shapes}
+        pairs = [
+            pair
+            for pair in sides.by_name(bases, heads)
+            # what is left out on purpose is not missing; any other cell that a side holds is a cell
+            if pair.name in wanted or not (model or res)
+        ]
+        contest = turns.Contest(pairs, plan, machine, timeout_s=timeout_s)
+        kept = Path(settings.paths.results) / chosen.name
+        comparison = _contested(
+            contest,
+            Kind.STORED if weak else Kind.PAIRED,
+            chosen,
+            str(baseline_rev or baseline),
+            str(head or "this tree"),
+            console,
+            calibration.doubts(kept, plan),
+        )
+    _conclude(comparison, settings, "gate", report, formats)
+    raise typer.Exit(comparison.exit_code)
+
+
+def _plan(
+    settings: "Config", max_regression: str | None, max_pooled: str | None, max_time: str | None, seed: int
+) -> "Plan":
+    """The plan of [gate] with what the options change; without its own, the pooled margin is half of the cells'."""
+    from fastvit_bench.verdicts import Plan
+
+    ours = settings.gate
+    margin = config.share(max_regression or ours.max_regression)
+    pooled = max_pooled or ("" if max_regression else ours.max_pooled_regression)
+    return Plan(
+        margin=margin,
+        pooled_margin=config.share(pooled) if pooled else margin / 2,
+        alpha=ours.alpha,
+        beta=ours.beta,
+        max_time_s=config.seconds(max_time or ours.max_time),
+        seed=seed,
+    )
+
+
+@app.command()
+def calibrate(
+    device: DeviceOption = "cpu",
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Model or glob, repeatable. [default: of [gate]]")
+    ] = None,
+    res: Annotated[str | None, typer.Option("--res", "--img-size", help="Sizes. [default: grid of [gate]]")] = None,
+    threads: ThreadsOption = None,
+    repeat: Annotated[int, typer.Option("--repeat", "-k", min=2, help="Gates of each cell against itself.")] = 5,
+    max_regression: MaxRegressionOption = None,
+    max_time: MaxTimeOption = None,
+    seed: OrderSeedOption = 0,
+    config_file: ConfigOption = None,
+) -> None:
+    """Compare each cell with itself: this machine's noise, false alarms, and the slowdowns that a gate can see here.
+
+    `gate` reads the result and warns of margins below the noise.
+    """
+    from fastvit_bench import sides, sweep, turns
+    from fastvit_bench.report import calibration
+
+    settings = _load(config_file)
+    chosen = _as_asked(settings.device(device), None, None, None, {"threads": threads})
+    _require(chosen.backend)
+    _require_hardware(chosen)
+    chosen, machine = sweep.preflight(chosen)
+    specs = settings.select(model or settings.gate.models)
+    grid = settings.gate.grid or settings.sweep.grid
+    shapes = config.shapes(res or ",".join(map(str, grid)), grid, chosen.batch)
+    console = _console()
+    plan = _plan(settings, max_regression, None, max_time, seed)
+    with _locked(settings, chosen.name):
+        same = sides.made(
+            specs,
+            shapes,
+            Fuse.FOLDED,
+            chosen,
+            label="itself",
+            seed=0,
+            models=Path(settings.paths.models),
+            timeout_s=settings.sweep.timeout_s,
+            notify=_say(console),
+        )
+        pairs = sides.by_name(same, same)
+        with _blocks_bar(console, len(pairs)) as advance:
+            found = turns.calibrated(
+                pairs, plan, machine, repeat=repeat, timeout_s=settings.sweep.timeout_s, notify=advance
+            )
+        path = calibration.save(found, Path(settings.paths.results) / chosen.name)
+    _stdout().print(calibration.table(found))
+    typer.echo(calibration.sentence(found))
+    typer.echo(f"written: {path}", err=True)
+
+
+def _locked(settings: "Config", device: str) -> Any:
+    from fastvit_bench.report import store
+
+    return store.lock(Path(settings.paths.results), device)
+
+
+def _formats(report: Path | None, names: str) -> list[str]:
+    """Formats that will be written, known before anything is measured."""
+    from fastvit_bench.report import verdict
+
+    return verdict.checked([name.strip() for name in names.split(",") if name.strip()]) if report else []
+
+
+def _say(console: "Console") -> Callable[[str], None]:
+    return lambda what: console.print(f"{what} …", highlight=False, markup=False, soft_wrap=True)
+
+
+def _contested(
+    contest: Any, kind: Any, device: Device, base: str, head: str, console: "Console", warnings: Sequence[str] = ()
+) -> "Comparison":
+    """Run a contest under a progress bar."""
+    from datetime import UTC, datetime
+
+    from fastvit_bench import turns
+
+    started = datetime.now(UTC)
+    with _blocks_bar(console, len(contest.cells)) as advance:
+        contest.notify = advance
+        verdicts = contest.run()
+    return turns.told(
+        contest, verdicts, kind=kind, device=device, base=base, head=head, started=started, warnings=warnings
+    )
+
+
+def _conclude(
+    comparison: "Comparison", settings: "Config", command: str, report: Path | None, formats: Sequence[str]
+) -> None:
+    """Everything that is written, before any exit code."""
+    from datetime import UTC, datetime
+
+    from fastvit_bench.report import store, verdict
+    from fastvit_bench.report.verdict import github
+
+    out = _stdout()
+    out.print(verdict.rich(comparison, out.width))
+    typer.echo(verdict.sentence(comparison))
+    kept = Path(settings.paths.results) / comparison.device.name / f"{command}-{store.new_id(datetime.now(UTC))}.json"
+    verdict.write(comparison, "json", kept)
+    written = [kept, *(verdict.publish(comparison, report, formats, command) if report else [])]
+    for path in written:
+        typer.echo(f"written: {path}", err=True)
+    for line in github.tell(comparison, os.environ, str(report or kept)):
+        typer.echo(line)
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
@@ -688,6 +1015,108 @@ def table(
     if not paths:
         raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
     _print_table(list(dict.fromkeys(paths)), format_)
+
+
+@app.command()
+def history(
+    run: Annotated[
+        list[str] | None, typer.Argument(help="Runs: ids, prefixes, files, or folders. [default: all of the device]")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", "-d", help="Device whose runs are taken. [default: every one]")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Model, repeatable; globs such as 'fastvit_*' work. [default: all]"),
+    ] = None,
+    res: Annotated[
+        str | None, typer.Option("--res", "--img-size", help="Sizes, such as 256, 224,256 or 224..1024. [default: all]")
+    ] = None,
+    min_change: Annotated[
+        str, typer.Option("--min-change", help="Smaller changes are not reported: 2% or 0.02.")
+    ] = "2%",
+    format_: Annotated[
+        HistoryFormat, typer.Option("--format", "-f", help="How the series are written.")
+    ] = HistoryFormat.RICH,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also draw them into this file (.svg or .png).")
+    ] = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Show how latencies went from run to run, at which runs they changed, and what else changed there.
+
+    One series per cell: figures of one model, shape, device, method and machine. Versions of packages and drivers may
+    differ within a series, as they may be why it changed. Changes are looked for from five runs on, and seen some three
+    to five runs after they happened; a change is no failure, so the exit code stays 0 (`gate` is for that).
+
+    \b
+    fastvit-bench history --device cpu --model 'fastvit_*' -o history.svg
+    """
+    from fastvit_bench.report import history as histories
+    from fastvit_bench.report import history_plot, store, table
+
+    settings = _load(config_file)
+    least = _share("--min-change", min_change)
+    if output is not None:
+        history_plot.check(output)
+    results = Path(settings.paths.results)
+    paths = [path for ref in run for path in store.find(results, ref)] if run else _runs_on(settings, results, device)
+    files = [store.read(path) for path in dict.fromkeys(paths)]
+    series = histories.collect(files)
+    if not series:
+        raise UsageError(f"No figure was measured in {_counted(len(files), 'run')}: there is no history.")
+    grid = sorted({shape.height for each in series if (shape := each.newest.shape)})
+    sizes = config.sizes(res, grid) if res else []
+    series = histories.select(series, device, model or [], sizes)
+    if all(len(each.points) == 1 for each in series):
+        raise UsageError(
+            f"{_counted(len(series), 'cell')} with a single figure: a history takes two runs of a cell, and "
+            f"{histories.FEWEST} for changes to be looked for."
+        )
+    series = [histories.search(each, least) for each in series]
+    if output is not None:
+        said = history_plot.write(series, output)
+        typer.echo("\n".join([*said, f"picture: {output}"]), err=True)
+    if format_.value in histories.FORMATS:
+        sys.stdout.write(histories.FORMATS[format_.value](series))
+        return
+    found = histories.document(series, sum(len(file.failures) for file in files))
+    if format_ is HistoryFormat.MARKDOWN:
+        sys.stdout.write(table.in_markdown(found))
+    else:
+        console = _stdout()
+        console.print(table.on_terminal(found, console.width))
+
+
+def _runs_on(settings: "Config", results: Path, device: str | None) -> list[Path]:
+    """Every run file, or those of a device; `UsageError` where there is none."""
+    from fastvit_bench.report import store
+
+    paths = [path for path in store.all_runs(results) if device in {None, path.parent.name}]
+    if not paths and device is not None:
+        name = settings.device(device).name  # an unknown one is told the known ones
+        raise UsageError(
+            f"There are no runs on '{name}' in {results}/ yet; `fastvit-bench latency --device {name}` makes one."
+        )
+    if not paths:
+        raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
+    return paths
+
+
+def _share(option: str, text: str) -> float:
+    """A share from ``5%`` or ``0.05``: at least 0 and below 1."""
+    number = text.strip().removesuffix("%")
+    try:
+        share = float(number) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise UsageError(f"{option} {text} is no share; write a percentage such as 2%, or 0.02.")
+    return share
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 @app.command()
@@ -923,6 +1352,25 @@ def _print_table(paths: list[Path], format_: Format) -> None:
         console.print(table.rich(rows, console.width))
     else:
         sys.stdout.write(table.FORMATS[format_](rows))
+
+
+@contextmanager
+def _blocks_bar(console: "Console", cells: int) -> Generator[Any]:
+    """A bar over the blocks up to the next look; drawn between blocks only."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("", total=1)
+
+        def advance(cell: str, block: int, look: int) -> None:
+            progress.update(
+                task, completed=block - 1, total=look, description=f"{cell}: block {block} of {look}", refresh=True
+            )
+
+        yield advance
 
 
 @contextmanager

@@ -25,6 +25,19 @@ class Sweep(Record, frozen=True):
     timeout_s: float = 3600
 
 
+class Gate(Record, frozen=True):
+    """``[gate]``: what `gate` compares, and when it is red."""
+
+    models: tuple[str, ...] = ()  # globs; empty: those of [sweep]
+    grid: tuple[int, ...] = ()  # pixels; empty: that of [sweep]
+    max_regression: str = "5%"
+    max_pooled_regression: str = ""  # of all cells together; empty: half of max_regression
+    max_time: str = "20m"
+    alpha: float = 0.01  # chance, at most, that an unchanged tree is called regressed
+    beta: float = 0.05  # chance, at most, that a regressed cell is called passed
+    stored_extra: str = "10%"  # added to both margins where the baseline is a figure of another day
+
+
 class Download(Record, frozen=True):
     """``[download]``: where published checkpoints come from."""
 
@@ -46,6 +59,7 @@ class Config(Record, frozen=True):
     devices: dict[str, Device]
     method: Method
     sweep: Sweep
+    gate: Gate
     download: Download
     paths: Paths
 
@@ -126,6 +140,28 @@ def _sizes_of(part: str, grid: Sequence[int]) -> Iterable[tuple[int, int]]:
     return [(size, size) for size in dict.fromkeys([*range(low, high, step), high])]
 
 
+def share(text: str) -> float:
+    """A share of a figure: ``5%`` or ``0.05`` is 0.05. Raises `UsageError` for what is no number in 0..100 %."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip(), re.ASCII)
+    value = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+    if not 0 < value <= 1:
+        hint = f" Write {text.strip()}% for per cent." if match and value > 1 and not match[2] else ""
+        raise UsageError(f"'{text}' is no share above 0 and up to 100%; write 5% or 0.05.{hint}")
+    return value
+
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
+
+
+def seconds(text: str) -> float:
+    """A length of time: ``90``, ``90s``, ``20m`` or ``1.5h``. Raises `UsageError` for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip(), re.ASCII)
+    value = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+    if value <= 0:
+        raise UsageError(f"'{text}' is no length of time; write 90s, 20m or 1.5h.")
+    return value
+
+
 def shapes(text: str, grid: Sequence[int], batch: int) -> list[Shape]:
     """Input shapes from the language of ``--res`` (`sizes`)."""
     return [Shape(batch=batch, height=height, width=width) for height, width in sizes(text, grid)]
@@ -139,6 +175,7 @@ _TABLES: dict[str, type[Record]] = {
     "device": Device,
     "method": Method,
     "sweep": Sweep,
+    "gate": Gate,
     "download": Download,
     "paths": Paths,
 }
@@ -168,6 +205,7 @@ class _Reader:
             devices=devices,
             method=self.table(Method, "method", None, document.get("method", {})),
             sweep=self.table(Sweep, "sweep", None, document.get("sweep", {})),
+            gate=self.table(Gate, "gate", None, document.get("gate", {})),
             download=self.table(Download, "download", None, document.get("download", {})),
             paths=self.table(Paths, "paths", None, document.get("paths", {})),
         )
@@ -188,13 +226,35 @@ class _Reader:
         for pattern in config.sweep.models:
             if not fnmatch.filter(models, pattern):
                 raise self.error(f"unknown model '{pattern}'. {_choices(pattern, models)}", "sweep", "models")
-        for size in config.sweep.grid:
-            try:
-                check_size(size, size)
-            except UsageError as error:
-                raise self.error(str(error).rstrip("."), "sweep", "grid") from None
+        for pattern in config.gate.models:
+            if not fnmatch.filter(models, pattern):
+                raise self.error(f"unknown model '{pattern}'. {_choices(pattern, models)}", "gate", "models")
+        for section, grid in (("sweep", config.sweep.grid), ("gate", config.gate.grid)):
+            for size in grid:
+                try:
+                    check_size(size, size)
+                except UsageError as error:
+                    raise self.error(str(error).rstrip("."), section, "grid") from None
         self.positive("sweep", timeout_s=config.sweep.timeout_s)
+        self.gate(config.gate)
         return config
+
+    def gate(self, gate: Gate) -> None:
+        for key, read in (
+            ("max_regression", share),
+            ("max_pooled_regression", share),
+            ("max_time", seconds),
+            ("stored_extra", share),
+        ):
+            text = getattr(gate, key)
+            try:
+                if text or key != "max_pooled_regression":
+                    read(text)
+            except UsageError as error:
+                raise self.error(f"{key}: {str(error).rstrip('.')}", "gate", key) from None
+        for key, value in (("alpha", gate.alpha), ("beta", gate.beta)):
+            if not 0 < value < 0.5:
+                raise self.error(f"{key} = {value} must be above 0 and below 0.5", "gate", key)
 
     def named(self, document: dict[str, Any], kind: str) -> list[tuple[str, Any]]:
         tables = document.get(kind, {})

@@ -613,6 +613,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     engine: Engine | None = None  # what ran in place of the artifact's file
     gpu: tuple[GpuState, ...] = ()  # looks between the timed runs
     layers: tuple[LayerTime, ...] = ()  # of a pass of its own, where it was asked for
+    reference_ns: tuple[int, ...] = ()  # of `measure.reference`, timed afterwards; of processors only
 
     @property
     def shape(self) -> Shape | None:

@@ -281,7 +281,7 @@ def _cells(steps: Sequence[Step]) -> tuple[Cell, ...]:
 
 
 def _header(identity: str, started: datetime, request: Request, cells: tuple[Cell, ...], machine: Machine) -> Run:
-    commit, dirty = _commit()
+    commit, dirty = repository()
     return Run(
         schema=SCHEMA,
         id=identity,
@@ -311,7 +311,7 @@ def _record(path: Path, result: Measurement | Failure) -> Measurement | Failure:
     return result
 
 
-def _commit() -> tuple[str | None, bool]:
+def repository() -> tuple[str | None, bool]:
     """Commit of the repository in the working directory, and whether it has changes; None outside of one."""
     git = shutil.which("git")
     if git is None:

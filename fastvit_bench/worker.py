@@ -1,11 +1,14 @@
 """A process of its own for each measurement, and one for the exports of a sweep.
 
-The parent sends a job as a line of JSON and gets a line back; between the two it sleeps. A worker that crashes, is
+The parent sends a job as a line of JSON and gets a line back; between the two it sleeps. Sides of a comparison stay
+open between jobs, so that they can take turns. A worker that crashes, is
 killed or takes too long costs its cell and nothing else. A worker whose parent is gone ends itself at once, so that it
 cannot disturb the sweep that resumes.
 """
 
+import contextlib
 import os
+import platform
 import queue
 import signal
 import subprocess
@@ -23,20 +26,65 @@ from typing import Self
 import msgspec
 
 from fastvit_bench import backends, build
+from fastvit_bench.backends import Session
 from fastvit_bench.errors import FastViTBenchError, ParityError
 from fastvit_bench.records import (
     Artifact,
+    Device,
     EngineJob,
     ExportJob,
+    GpuState,
     LayerTime,
+    Machine,
     Measurement,
+    Pacing,
     Parity,
     Record,
+    Samples,
     Stage,
     TimingJob,
+    Window,
 )
+from fastvit_bench.verdicts import Turns
 
-Job = ExportJob | EngineJob | TimingJob
+
+class OpenJob(Record, frozen=True, tag="open", tag_field="job"):
+    """Load an artifact, see that it computes what it should, warm it up, and keep it for the turns to come."""
+
+    artifact: Artifact
+    path: str  # of the exported file
+    device: Device
+    machine: Machine
+    turns: Turns
+
+
+class TurnJob(Record, frozen=True, tag="turn", tag_field="job"):
+    """Some runs of what was opened."""
+
+    runs: int
+    untimed: int  # in front
+
+
+Job = ExportJob | EngineJob | TimingJob | OpenJob | TurnJob
+
+
+class Opened(Record, frozen=True, tag="opened", tag_field="kind"):
+    """A side that is ready to take turns."""
+
+    window: Window
+    clock: str
+    pacing: Pacing
+    parity: Parity
+    run_ns: int  # of a run, once warm
+    python: str  # versions of the process it runs in
+    packages: dict[str, str]
+
+
+class Turned(Record, frozen=True, tag="turned", tag_field="kind"):
+    """One turn."""
+
+    samples_ns: Samples
+    gpu: GpuState | None = None  # a look after it
 
 
 class Equipped(Record, frozen=True, tag="equipped", tag_field="kind"):
@@ -53,7 +101,7 @@ class Trouble(Record, frozen=True, tag="trouble", tag_field="kind"):
     log: str = ""  # the end of what a process that died had said
 
 
-Reply = Artifact | Equipped | Measurement | Trouble
+Reply = Artifact | Equipped | Measurement | Opened | Turned | Trouble
 
 LOG_LINES = 20
 
@@ -108,6 +156,18 @@ class Worker:
         said = self._stderr.read().decode(errors="replace").strip().splitlines()[-LOG_LINES:]
         return Trouble(stage=stage, reason=_obituary(code, said), log="\n".join(said))
 
+    def busy_s(self) -> float:
+        """Processor time that the process has used since it was started; 0 where there is none."""
+        import psutil
+
+        if self._process is None:
+            return 0.0
+        try:
+            used = psutil.Process(self._process.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return used.user + used.system
+
     def _kill(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -118,7 +178,13 @@ class Worker:
             self._process = None
 
 
-_STAGES: dict[type[Job], Stage] = {ExportJob: "export", EngineJob: "engine", TimingJob: "timing"}
+_STAGES: dict[type[Job], Stage] = {
+    ExportJob: "export",
+    EngineJob: "engine",
+    TimingJob: "timing",
+    OpenJob: "timing",
+    TurnJob: "timing",
+}
 
 
 def _stage(job: Job) -> Stage:
@@ -167,6 +233,10 @@ def answer(job: Job) -> Reply:
                 return Equipped(parity=build.equip(job.export))
             case TimingJob():
                 return time_artifact(job)
+            case OpenJob():
+                return _open(job)
+            case TurnJob():
+                return _turn(job)
     except ParityError as error:
         return Trouble(stage="parity", reason=str(error))
     except FastViTBenchError as error:
@@ -181,19 +251,21 @@ def answer(job: Job) -> Reply:
 
 def time_artifact(job: TimingJob) -> Measurement:
     """Load an artifact, see that it computes what it should where it is, and measure it."""
-    from fastvit_bench.measure import latency, machine, parity
+    from fastvit_bench.measure import latency, machine, parity, reference
 
     backend, path = backends.get(job.device.backend), Path(job.path)
     shape = job.artifact.shape
-    where = job.machine.accelerator or "this processor"
     proofs: list[Parity] = []
     watch = machine.Watch()
     reading = latency.read(
         lambda: backend.open(path, job.device),
         lambda session: parity.images(shape, session.images)[0],
         job.method,
-        lambda session: proofs.append(build.check(session, path, job.artifact, f"{backend.name} on {where}")),
+        lambda session: proofs.append(
+            build.check(session, path, job.artifact, f"{backend.name} on {_where(job.machine)}")
+        ),
     )
+    state = watch.state()
     layers: tuple[LayerTime, ...] = ()
     if job.profile:
         batch = parity.images(shape, reading.images)[0]
@@ -207,7 +279,7 @@ def time_artifact(job: TimingJob) -> Measurement:
         clock=reading.clock,
         samples_ns=reading.samples_ns,
         machine=job.machine,
-        state=watch.state(),
+        state=state,
         pacing=reading.pacing,
         load_ns=reading.load_ns,
         placement=reading.placement,
@@ -215,7 +287,45 @@ def time_artifact(job: TimingJob) -> Measurement:
         engine=reading.engine,
         gpu=reading.gpu,
         layers=layers,
+        reference_ns=() if job.machine.accelerator or reading.clock != latency.CLOCK else reference.time_ns(),
     )
+
+
+# The session that takes turns. The process is ended when its block is over, and the session with it.
+_held: list[Session] = []
+_kept = contextlib.ExitStack()
+
+
+def _open(job: OpenJob) -> Opened:
+    from fastvit_bench.measure import latency, machine, parity
+
+    backend, path = backends.get(job.device.backend), Path(job.path)
+    session = _kept.enter_context(backend.open(path, job.device))
+    proof = build.check(session, path, job.artifact, f"{backend.name} on {_where(job.machine)}")
+    session.feed(parity.images(job.artifact.shape, session.images)[0])
+    run_ns = latency.settle(session, 1_000_000 * job.turns.turn_ms, job.turns.steady)
+    _held[:] = [session]
+    return Opened(
+        window=session.window,
+        clock=session.clock or latency.CLOCK,
+        pacing=session.pacing,
+        parity=proof,
+        run_ns=run_ns,
+        python=platform.python_version(),
+        packages=machine.versions(),
+    )
+
+
+def _turn(job: TurnJob) -> Turned:
+    from fastvit_bench.measure import latency
+
+    (session,) = _held
+    samples = latency.turn(session, job.untimed, job.runs)
+    return Turned(samples_ns=samples, gpu=session.look())
+
+
+def _where(machine: Machine) -> str:
+    return machine.accelerator or "this processor"
 
 
 if __name__ == "__main__":

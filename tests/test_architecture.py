@@ -14,6 +14,7 @@ ROOT = Path(fastvit_bench.__file__).parent
 FLOORS = {
     "__init__": 0,
     "records": 0,
+    "verdicts": 0,
     "errors": 0,
     "variants": 0,
     "resources": 0,
@@ -28,8 +29,12 @@ FLOORS = {
     "build": 3,
     "elsewhere": 4,
     "worker": 4,
+    "revisions": 4,
     "sweep": 5,
-    "cli": 6,
+    "sides": 6,
+    "turns": 7,
+    "cli": 8,
+    "api": 8,
 }
 HEAVY = {"torch", "pandas", "numpy", "onnx", "onnxruntime", "onnxscript", "coremltools", "safetensors", "timm"} | {
     "tensorrt",
@@ -78,7 +83,7 @@ def violations(module: str, source: str) -> list[str]:
             if room != "cli" and called in {"print", "typer.echo", "sys.stdout.write", "rich.print"}:
                 broken.append(f"{module} prints, line {node.lineno}")
         clocks = {"perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "process_time_ns"}
-        if isinstance(node, ast.Attribute) and node.attr in clocks and module != "measure.latency":
+        if isinstance(node, ast.Attribute) and node.attr in clocks and room != "measure":
             broken.append(f"{module} reads a clock, line {node.lineno}")
         if isinstance(node, ast.Constant) and node.value == ".jsonl" and module != "report.store":
             broken.append(f"{module} knows what a run file is called, line {node.lineno}")

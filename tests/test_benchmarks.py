@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -21,7 +22,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from fastvit_bench import verdicts
 from fastvit_bench.records import Interval, MachineState, Method
+from fastvit_bench.report import judge
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
@@ -230,6 +233,34 @@ def test_the_seconds_of_a_sweep():
     assert "everything else 2.0 s" in overhead.spent(sweep)
 
 
+def test_simulated_gates_are_the_judges():
+    simulation = load("gate_simulation")
+    plan = verdicts.Plan()
+    logs = 0.04 * simulation.noise("t, 3 degrees", 1, (40, 4, 40)) + [[0.0], [0.05], [0.10], [0.02]]
+    found, taken = simulation.gates(logs, plan)
+    known = {verdicts.Outcome.REGRESSED: simulation.REGRESSED, verdicts.Outcome.INCONCLUSIVE: simulation.OPEN}
+    seen = set()
+    for gate in range(len(logs)):
+        said: dict[str, verdicts.Verdict] = {}
+        for look in plan.looks:
+            said = judge.judge({str(c): builders.blocks(logs[gate, c, :look]) for c in range(4)}, plan, said)
+        order = [*"0123", judge.POOLED]
+        assert [known.get(said[name].outcome, simulation.PASSED) for name in order] == found[gate].tolist()
+        assert [said[name].blocks for name in order] == taken[gate].tolist()
+        seen |= set(zip(found[gate].tolist(), taken[gate].tolist(), strict=True))
+    assert len(seen) > 8  # all outcomes, at most looks
+
+
+def test_simulated_gates_meet_their_goals():
+    simulation = load("gate_simulation")
+    rows = [simulation.simulate(name, 400, 1) for name in ("normal", "skewed")]
+    assert [goal.claim for goal in simulation.goals(rows, 400) if not goal.met] == []
+    lines = simulation.table(rows).splitlines()
+    assert {line.count("|") for line in lines} == {len(simulation.HEADS) + 1}
+    worse = replace(rows[0], false_alarms=0.1, caught=0.5, floor=(1.0, 2.0))
+    assert sum(not goal.met for goal in simulation.goals([worse], 400)) == 3
+
+
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 
@@ -289,7 +320,17 @@ def call(script: str, *words: str, folder: Path) -> subprocess.CompletedProcess[
 
 def test_the_readme_describes_every_script():
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert SCRIPTS == ["against_timm", "coreml_export", "cuda_window", "fusing", "overhead", "rtx_builds", "window"]
+    assert SCRIPTS == [
+        "against_timm",
+        "coreml_export",
+        "cuda_window",
+        "fusing",
+        "gate",
+        "gate_simulation",
+        "overhead",
+        "rtx_builds",
+        "window",
+    ]
     for script in SCRIPTS:
         assert f"python benchmarks/{script}.py" in readme
 
@@ -324,7 +365,7 @@ TINY = ("--models", "fastvit_t8", "--res", "32", "--blocks", "2", "--runs", "2",
     [
         ("against_timm", TINY, 2),
         ("fusing", TINY, 2),
-        ("window", TINY, 2),
+        ("window", TINY, 3),
         ("overhead", ("--res", "32", "--runs", "2", "--blocks", "2"), 4),
     ],
 )

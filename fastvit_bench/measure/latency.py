@@ -112,21 +112,51 @@ def measure(session: Session, method: Method, rounds: int | None = None) -> Take
 _Timed = Callable[[Session, int], tuple[int, ...]]
 
 
-def _warm_up(session: Session, method: Method, timed: _Timed) -> None:
-    """So many runs, for so long, and until they are steady, as far as the method asks for each of them."""
+def settle(session: Session, turn_ns: int, steady: float) -> int:
+    """Warm up a session that will take turns, until it is steady; returns the nanoseconds of a run by then.
+
+    Sets of runs are compared as in every warming up, but a set takes about `turn_ns` where 20 runs would take longer.
+    """
+    timed = _timed if session.clock is None else _told
+    first = statistics.median(timed(session, 3))
+    length = max(3, min(SET, round(turn_ns / first)))
+    return round(_warm_up(session, Method(warmup=length, steady=steady), timed, length))
+
+
+def turn(session: Session, untimed: int, runs: int) -> tuple[int, ...]:
+    """Nanoseconds of the runs of one turn, after some that are not timed; the session has been fed and warmed up."""
+    timed = _timed if session.clock is None else _told
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(untimed):
+            session.run()
+            session.wait()
+        return timed(session, runs)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _warm_up(session: Session, method: Method, timed: _Timed, length: int = SET) -> float:
+    """So many runs, for so long, and until sets of them are steady, as far as the method asks for each of them.
+
+    Returns the median of the last set in nanoseconds, 0 where nothing was timed.
+    """
     if not method.warmup_ms and not method.steady:
         for _ in range(method.warmup):
             session.run()
             session.wait()
-        return
+        return 0.0
     runs, total, before = 0, 0, 0.0
     while runs < WARM_LIMIT_RUNS and total < WARM_LIMIT_NS:
-        samples = timed(session, SET)
-        runs, total, middle = runs + SET, total + sum(samples), statistics.median(samples)
+        samples = timed(session, length)
+        runs, total, middle = runs + length, total + sum(samples), statistics.median(samples)
         steady = not method.steady or (before > 0 and abs(middle / before - 1) < method.steady)
-        if runs >= method.warmup and total >= 1e6 * method.warmup_ms and steady:
-            return
         before = middle
+        if runs >= method.warmup and total >= 1e6 * method.warmup_ms and steady:
+            break
+    return before
 
 
 def _round(session: Session, method: Method, timed: _Timed, looks: list[GpuState]) -> tuple[int, ...]:

@@ -1,11 +1,15 @@
 """What this machine is and what it is doing: collected from the system, never typed in."""
 
 import platform
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fastvit_bench.backends import Hardware, available_cores
 from fastvit_bench.errors import MismatchError
-from fastvit_bench.records import Device, Machine, MachineState
+from fastvit_bench.records import Device, GpuState, Machine, MachineState
+from fastvit_bench.verdicts import Readings
 
 # packages whose version changes a latency or an exported file
 PACKAGES = (
@@ -27,7 +31,7 @@ def collect(hardware: Hardware | None = None) -> Machine:
         memory_mib=psutil.virtual_memory().total >> 20,
         os=system(),
         python=platform.python_version(),
-        packages=_versions(),
+        packages=versions(),
         accelerator=hardware.name if hardware else None,
         driver=hardware.driver if hardware else None,
     )
@@ -76,6 +80,77 @@ class Watch:
         )
 
 
+def now_s() -> float:
+    """Seconds of a clock that never goes back, for time limits; latencies are read in `measure.latency` alone."""
+    return time.monotonic()
+
+
+def rest(seconds: float) -> None:
+    """Do nothing for a while."""
+    time.sleep(seconds)
+
+
+class Between:
+    """Readings of what else the machine was doing, taken before and after a block and never while a run is timed."""
+
+    def __init__(self, own_s: float) -> None:
+        """`own_s` is the processor time, in seconds, that the processes which are measured have used so far."""
+        import psutil
+
+        self._psutil = psutil
+        self._wall, self._times, self._own = now_s(), psutil.cpu_times(), own_s + _here_s()
+        self._throttled = _throttle_count()
+
+    def readings(self, own_s: float, gpu: Sequence[GpuState] = ()) -> Readings:
+        """Of the time since construction."""
+        before, after = self._times, self._psutil.cpu_times()
+        wall = max(now_s() - self._wall, 1e-3)
+        spent = _busy_s(after) - _busy_s(before)
+        throttled = _throttle_count()
+        steal = getattr(after, "steal", None)
+        return Readings(
+            load=_load(),
+            others_percent=max(0.0, 100 * (spent - (own_s + _here_s() - self._own)) / wall),
+            steal_percent=None if steal is None else 100 * max(0.0, steal - before.steal) / wall / available_cores(),
+            clock_mhz=_clock_mhz(),
+            temperature_c=_temperature_c(),
+            throttled=None if throttled is None or self._throttled is None else throttled - self._throttled,
+            gpu=tuple(gpu),
+        )
+
+
+def _busy_s(times: Any) -> float:
+    """Processor time of everything but idling; time of guests counts among that of users already."""
+    idle = ("idle", "iowait", "steal", "guest", "guest_nice")
+    return sum(getattr(times, name) for name in times._fields if name not in idle)
+
+
+def _here_s() -> float:
+    return time.process_time()
+
+
+def _throttle_count() -> int | None:
+    """How often the processors have said that heat slowed them down; None where the system does not tell."""
+    told = list(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
+    try:
+        return sum(int(file.read_text()) for file in told) if told else None
+    except (OSError, ValueError):
+        return None
+
+
+def _temperature_c() -> float | None:
+    """The hottest of the processor's sensors, in °C."""
+    import psutil
+
+    ask = getattr(psutil, "sensors_temperatures", None)
+    try:
+        told: dict[str, Any] = ask() if ask else {}
+    except OSError:
+        return None
+    processor = [name for name in told if name in ("coretemp", "k10temp", "zenpower", "cpu_thermal")]
+    return max((sensor.current for name in processor for sensor in told[name]), default=None)
+
+
 def processor() -> str:
     """The processor's marketing name; `platform.processor` is empty or an architecture on most systems."""
     info = Path("/proc/cpuinfo")
@@ -100,7 +175,8 @@ def system() -> str:
     return f"{platform.system()} {platform.release()} {platform.machine()}"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the packages that change a latency or an exported file, as this Python has them."""
     import importlib.metadata
 
     found: dict[str, str] = {}

@@ -1,0 +1,94 @@
+"""What `calibrate` found of a machine: kept beside a device's runs, tabulated, held against the margins of a gate."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fastvit_bench import files
+from fastvit_bench.errors import StoreError
+from fastvit_bench.verdicts import Calibration, CellCalibration, Plan
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NAME = "calibration.json"  # in the folder of a device's results; the last one counts
+
+
+def save(calibration: Calibration, folder: Path) -> Path:
+    """Keep it in a device's folder, in place of an earlier one; raises `StoreError` where the disk refuses."""
+    path = folder / NAME
+    draft = path.with_name(f".{NAME}.partial")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=2) + b"\n")
+        files.put(draft, path)
+    except OSError as error:
+        raise StoreError(f"The calibration {path} cannot be written: {error.strerror or error}.") from error
+    return path
+
+
+def load(folder: Path) -> Calibration | None:
+    """The last calibration of a device, None where there is none; raises `StoreError` for one that cannot be read."""
+    path = folder / NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Calibration)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); remove it, or calibrate again.") from None
+
+
+def doubts(folder: Path, plan: Plan) -> list[str]:
+    """Cells whose margin is below the noise that the last calibration found: one sentence each."""
+    known = load(folder)
+    if known is None:
+        return []
+    margins = [(cell, plan.margin) for cell in known.cells]
+    margins += [(known.pooled, plan.pooled_margin)] if known.pooled else []
+    return [
+        f"{_name(cell)}: the margin of {_percent(margin)} is below the noise floor of {_percent(cell.floor)} that "
+        f"`calibrate` found here, so a verdict may stay open."
+        for cell, margin in margins
+        if cell.floor is not None and cell.floor > margin
+    ]
+
+
+def table(calibration: Calibration) -> "Table":
+    """A row per cell, for a terminal."""
+    from rich.table import Table
+
+    made = Table(title=f"{calibration.repetitions} gates of each cell against itself")
+    made.add_column("cell")
+    for title in ("margin", "blocks", "scatter", "noise floor", "detectable", "false alarms", "left open"):
+        made.add_column(title, justify="right")
+    for cell in [*calibration.cells, *([calibration.pooled] if calibration.pooled else [])]:
+        made.add_row(
+            _name(cell),
+            _percent(cell.margin),
+            str(cell.blocks),
+            _percent(cell.scatter),
+            _percent(cell.floor),
+            _percent(cell.detectable),
+            f"{cell.false_alarms} ({_percent(cell.drawn_false_alarms)} of redrawn)",
+            f"{cell.inconclusive} ({_percent(cell.drawn_inconclusive)})",
+        )
+    return made
+
+
+def sentence(calibration: Calibration) -> str:
+    """What a person should know before choosing a margin."""
+    floors = [cell.floor for cell in calibration.cells if cell.floor is not None]
+    lowest = f" Margins below {_percent(max(floors))} would leave cells open here." if floors else ""
+    return (
+        f"Of {calibration.repetitions} gates in which nothing had changed, {calibration.false_alarms} called a "
+        f"regression and {calibration.inconclusive} stayed open.{lowest}"
+    )
+
+
+def _name(cell: CellCalibration) -> str:
+    return cell.name or "all together"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2g} %"
