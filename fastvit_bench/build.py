@@ -382,6 +382,14 @@ def check_checkpoint(spec: ModelSpec) -> None:
         _loaded(spec.checkpoint, spec.variant, spec.head, spec.sha256)
 
 
+def answers_of(spec: ModelSpec) -> tuple[Head, int]:
+    """What a model ends in, and its number of classes: as its checkpoint tells, or as declared for random weights."""
+    if spec.checkpoint is None:
+        return spec.head, spec.classes
+    network = _loaded(spec.checkpoint, spec.variant, spec.head, spec.sha256)
+    return network.head_kind, network.classes
+
+
 def _loaded(checkpoint: str, variant: str, head: Head, sha256: str | None) -> "FastViT":
     """The network of a checkpoint that must be of a variant, and dense where a dense one was declared."""
     from fastvit_bench.network import checkpoint as checkpoints

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fastvit_bench.config import Config
-    from fastvit_bench.records import Artifact, Foreign
+    from fastvit_bench.evaluation import Place
+    from fastvit_bench.measure.images import DataSet
+    from fastvit_bench.records import Artifact, Cell, Foreign, Tally
     from fastvit_bench.sweep import Step
     from fastvit_bench.verdicts import Comparison, Plan
 
@@ -70,6 +72,12 @@ class CheckpointForm(StrEnum):
 
     UNFUSED = "unfused"
     FUSED = "fused"
+
+
+class Join(StrEnum):
+    """What a table of latencies can be joined with."""
+
+    ACCURACY = "accuracy"
 
 
 class Source(StrEnum):
@@ -516,6 +524,188 @@ def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, devi
             console.print(
                 f"interrupted; every finished size is kept. Go on with: "
                 f"fastvit-bench latency --device {device} --resume {path.stem}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+    return failed
+
+
+# --- accuracy ---------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def accuracy(
+    device: Annotated[str, typer.Option("--device", "-d", help="Device of benchmark.toml.")] = "cpu",
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Model, repeatable; globs such as 'fastvit_*' work. [default: of [sweep]]"),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder of images: DIR/CLASS/… as ImageNet has it, or any with --labels."),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="Classes of the images: lines `name number` or `name,number`, or JSON."),
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    res: Annotated[
+        str | None, typer.Option("--res", "--img-size", help="One size, such as 256. [default: the model's]")
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch", "-b", "--batch-size", min=1, help="Images per run, which the file is made for. [the device's]"
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Of the file's arithmetic: fp32 or fp16. [default: the device's]")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="So many images, evenly spread over all. [default: all]")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-j", min=1, help="Threads that decode images. [default: all cores]")
+    ] = None,
+    fuse: Annotated[Fuse | None, typer.Option("--fuse", help="none, fused or folded. [default: folded]")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of random weights. [default: 0]")] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Continue a run: its id, a prefix of it, its file, or 'last'.")
+    ] = None,
+    format_: FormatOption = Format.RICH,
+    config_file: ConfigOption = None,
+) -> None:
+    """Count how often the file that `latency` times names the right class of an image: top-1 and top-5.
+
+    The file is exported and proved first if it is missing. Where the device is not here, what proves its files on any
+    machine takes its place, and the result says so. Images are prepared as for the published accuracies. What was
+    counted is on disk every few images, so a run that is interrupted goes on with --resume. Files that cannot be read
+    as images are left out, counted and named.
+    """
+    from fastvit_bench import evaluation, sweep
+    from fastvit_bench.measure import images
+    from fastvit_bench.report import store
+
+    settings = _load(config_file)
+    models, results = Path(settings.paths.models), Path(settings.paths.results)
+    given = {
+        "--model": model,
+        "--data": data,
+        "--labels": labels,
+        "--checkpoint": checkpoint,
+        "--res": res,
+        "--batch": batch,
+        "--precision": precision,
+        "--limit": limit,
+        "--workers": workers,
+        "--fuse": fuse,
+        "--seed": seed,
+    }
+    set_too = [name for name, value in given.items() if value is not None and value != []]
+    if resume is not None and set_too:
+        raise UsageError(
+            f"--resume continues a run as it was begun; leave out {', '.join(set_too)} or start a new run."
+        )
+    if resume is None and data is None:
+        raise UsageError("Name the folder with the images: --data DIR.")
+    chosen = _as_asked(settings.device(device), None, precision, batch, {})
+    _require(chosen.backend)
+    place = evaluation.preflight(chosen)
+    if place.lacking:
+        why = place.lacking.partition(";")[0]
+        typer.echo(f"device '{chosen.name}' is not here ({why}); what proves its files takes its place", err=True)
+    if resume is not None:
+        path = _run_of(chosen.name, store.find(results, resume))
+        with store.lock(results, chosen.name):
+            request, steps, found, earlier = evaluation.resume(path, models, place.machine)
+            failed = _count(request, steps, found, place, path, earlier)
+    else:
+        assert data is not None
+        specs = [_one_model(settings, _single(model), checkpoint)] if checkpoint else settings.select(model or [])
+        found = images.collect(data, labels, limit)
+        request = Request(
+            device=place.device,
+            models=tuple(specs),
+            shapes=(_square(res, specs, place.device.batch),),
+            fused=fuse or Fuse.FOLDED,
+            method=settings.method,
+            seed=seed or 0,
+            timeout_s=settings.sweep.timeout_s,
+            evaluation=evaluation.described(found, data, limit, workers or backends.available_cores()),
+        )
+        steps = sweep.plan(request, models)
+        evaluation.check(request, steps, found)
+        with store.lock(results, chosen.name):
+            path = sweep.begin(request, steps, place.machine, results)
+            failed = _count(request, steps, found, place, path, {})
+    _print_accuracies(path, format_)
+    typer.echo(f"results: {path}", err=True)
+    if failed:
+        raise typer.Exit(ExitCode.CELLS_FAILED)
+
+
+def _square(res: str | None, specs: Sequence[ModelSpec], batch: int) -> Shape:
+    """The one size that images are prepared for."""
+    own = {spec.resolution for spec in specs}
+    if res is None and len(own) > 1:
+        raise UsageError(f"The models are meant for {', '.join(map(str, sorted(own)))} pixels; name one with --res.")
+    shapes = config.shapes(res or str(own.pop()), (), batch)
+    if len(shapes) > 1 or shapes[0].height != shapes[0].width:
+        raise UsageError(f"--res {res}: accuracy is counted at one square size; name it, such as 256.")
+    return shapes[0]
+
+
+def _count(
+    request: Request,
+    steps: "list[Step]",
+    found: "DataSet",
+    place: "Place",
+    path: Path,
+    earlier: "dict[Cell, list[Tally]]",
+) -> int:
+    """Count under a progress bar; returns how many cells failed."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fastvit_bench import evaluation
+    from fastvit_bench.records import Tally
+    from fastvit_bench.report import accuracies
+
+    console = _console()
+    failed = 0
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[right]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=len(found.pictures), right="")
+
+        def notify(step: "Step", what: str) -> None:
+            before = earlier.get(step.cell, []) if what == "counting" else []
+            done = sum(tally.pictures for tally in before)
+            progress.reset(task, description=f"{what} {step.cell.label}", right="", total=len(found.pictures))
+            progress.update(task, completed=done)
+            tallied[:] = before
+
+        tallied: list[Tally] = []
+        try:
+            for _, result in evaluation.run(request, steps, found, place, path, earlier, notify):
+                if isinstance(result, Tally):
+                    tallied.append(result)
+                    seen = sum(tally.pictures - len(tally.unreadable) for tally in tallied)
+                    right = sum(tally.top1 for tally in tallied)
+                    told = f"top-1 {100 * right / seen:.1f} %" if seen else ""
+                    progress.update(task, advance=result.pictures, right=told)
+                    continue
+                failed += isinstance(result, Failure)
+                console.print(accuracies.line(result), highlight=False, markup=False, soft_wrap=True)
+        except KeyboardInterrupt:
+            console.print(
+                f"interrupted; what was counted is kept. Go on with: "
+                f"fastvit-bench accuracy --device {request.device.name} --resume {path.stem}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -1004,6 +1194,10 @@ def table(
     run: Annotated[
         list[str] | None, typer.Argument(help="Runs: ids, prefixes, files, or 'last'. [default: all of results/]")
     ] = None,
+    join: Annotated[
+        list[Join] | None,
+        typer.Option("--join", help="accuracy: add the measured accuracy of the very files that were timed."),
+    ] = None,
     format_: FormatOption = Format.RICH,
     config_file: ConfigOption = None,
 ) -> None:
@@ -1014,7 +1208,7 @@ def table(
     paths = [path for ref in run for path in store.find(results, ref)] if run else store.all_runs(results)
     if not paths:
         raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
-    _print_table(list(dict.fromkeys(paths)), format_)
+    _print_table(list(dict.fromkeys(paths)), format_, store.all_runs(results) if join else None)
 
 
 @app.command()
@@ -1342,16 +1536,31 @@ def _stdout() -> "Console":
     return Console()
 
 
-def _print_table(paths: list[Path], format_: Format) -> None:
+def _print_table(paths: list[Path], format_: Format, joined: list[Path] | None = None) -> None:
+    """Tabulate runs; with what was counted in others, where those are given."""
     from fastvit_bench.report import store, table
-    from fastvit_bench.report.rows import collect
+    from fastvit_bench.report.rows import collect, join
 
-    rows = collect([store.read(path) for path in paths])
+    files = {path: store.read(path) for path in [*paths, *(joined or [])]}
+    rows = collect([files[path] for path in paths])
+    if joined is not None:
+        rows = join(rows, [found for file in files.values() for found in file.accuracies])
     if format_ is Format.RICH:
         console = _stdout()
         console.print(table.rich(rows, console.width))
     else:
         sys.stdout.write(table.FORMATS[format_](rows))
+
+
+def _print_accuracies(path: Path, format_: Format) -> None:
+    from fastvit_bench.report import accuracies, store
+
+    found = store.read(path).accuracies
+    if format_ is Format.RICH:
+        console = _stdout()
+        console.print(accuracies.rich(found, console.width))
+    else:
+        sys.stdout.write(accuracies.FORMATS[format_](found))
 
 
 @contextmanager

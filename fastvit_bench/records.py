@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -741,7 +741,7 @@ class Cell(Record, frozen=True, order=False):
         return f"{self.model} {self.shape.size} b{self.shape.batch}"
 
 
-Stage = Literal["export", "parity", "engine", "timing"]  # of what is done for a cell
+Stage = Literal["export", "parity", "engine", "timing", "accuracy"]  # of what is done for a cell
 
 
 class Failure(Record, frozen=True, tag="failure", tag_field="kind"):
@@ -765,6 +765,129 @@ class TimingJob(Record, frozen=True, tag="timing", tag_field="job"):
     profile: bool = False  # also ask for the times of layers, in a pass of its own
 
 
+# --- accuracy ---------------------------------------------------------------------------------------------------------
+
+
+class Picture(Record, frozen=True):
+    """One image file of a data set."""
+
+    name: str  # path below the data set's folder, with slashes
+    size_bytes: int
+    label: int  # its class, as the network counts them
+
+
+class Preprocessing(Record, frozen=True):
+    """How image files become input: as timm's evaluation transform, which the published accuracies were made with."""
+
+    resolution: int  # pixels: side of the square that is cut out of the middle
+    crop: float  # share that this is of the resized image's shorter side
+    interpolation: Literal["bicubic"] = "bicubic"  # Pillow's, which smooths where it makes smaller
+    colours: Literal["RGB"] = "RGB"  # as Pillow converts them; an orientation noted in EXIF is left alone
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels of the resized image's shorter side, rounded down as timm does (data/transforms_factory.py)."""
+        return math.floor(self.resolution / self.crop)
+
+
+class Unreadable(Record, frozen=True):
+    """An image file that gave no pixels."""
+
+    name: str
+    reason: str
+
+
+class Evaluation(Record, frozen=True):
+    """On what images a sweep was asked to count right answers."""
+
+    data: str  # the folder, as it was given
+    labels: str | None  # the file with classes, likewise; None: the folders' names are the classes
+    limit: int | None  # how many images, evenly spread over the data set; None: all
+    images: int
+    digest: str  # SHA-256 over the images' names, sizes and classes
+    workers: int  # threads that decode
+    decoder: str  # what decoded and resized them, with its version
+
+
+class EvaluationJob(Record, frozen=True, tag="evaluation", tag_field="job"):
+    """What one evaluation is asked for."""
+
+    artifact: Artifact
+    export: ExportJob  # its path is that of the exported file
+    on_device: bool  # or by what proves such files anywhere
+    machine: Machine
+    folder: str
+    pictures: tuple[Picture, ...]  # all of them
+    first: int  # number of the first picture that is still to be looked at
+    preprocessing: Preprocessing
+    workers: int
+
+
+class Tally(Record, frozen=True, tag="tally", tag_field="kind"):
+    """What some consecutive images of an evaluation gave; tallies follow one another without a gap."""
+
+    artifact: str  # SHA-256
+    how: str  # what computed the outputs
+    first: int  # number of the first of these images in the data set
+    pictures: int  # how many, those that cannot be read included
+    top1: int  # images whose class has the highest score
+    top5: int | None  # or one of the five highest; None of a network with fewer than six classes
+    overflowed: int = 0  # images for which some score was NaN or infinite: they count as wrong
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
+    """How often one artifact named the class of an image."""
+
+    finished: str  # UTC, ISO 8601
+    device: Device  # as used, options resolved
+    artifact: Artifact
+    how: str  # what computed the outputs
+    evaluation: Evaluation
+    preprocessing: Preprocessing
+    images: int  # that could be read, of which these were
+    top1: int  # right
+    top5: int | None  # right among the five highest scores; None of a network with fewer than six classes
+    overflowed: int
+    unreadable: tuple[Unreadable, ...]
+    machine: Machine
+
+    @property
+    def shape(self) -> Shape:
+        """Of the input."""
+        return self.artifact.shape
+
+    @property
+    def top1_share(self) -> "Share":
+        """Of the images that could be read."""
+        return share(self.top1, self.images)
+
+    @property
+    def top5_share(self) -> "Share | None":
+        """Likewise."""
+        return None if self.top5 is None else share(self.top5, self.images)
+
+
+class Share(Record, frozen=True):
+    """A proportion, with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@functools.lru_cache(maxsize=1024)
+def share(right: int, images: int) -> Share:
+    """What share of the images was right, with Wilson's interval (1927), which holds near 0 and 1 too.
+
+    It speaks of other images drawn as these were, and says nothing of images of another kind.
+    """
+    from statsmodels.stats.proportion import proportion_confint  # slow to import
+
+    ends: Any = proportion_confint(right, images, alpha=0.05, method="wilson")
+    return Share(value=right / images, low=float(ends[0]), high=float(ends[1]))
+
+
 class Request(Record, frozen=True):
     """What a sweep was asked to measure: enough to plan it again."""
 
@@ -776,6 +899,7 @@ class Request(Record, frozen=True):
     seed: int  # of random weights
     timeout_s: float  # longest time for one export or one measurement
     profile: bool = False
+    evaluation: Evaluation | None = None  # of a sweep that counts right answers instead of timing
 
 
 class Run(Record, frozen=True, tag="run", tag_field="kind"):

@@ -93,8 +93,23 @@ def resume(path: Path, models: Path, machine: Machine) -> tuple[Request, list[St
     """What is left of an interrupted run. Writes a new header line with the machine as it is now.
 
     Cells that failed are tried again. Raises `NotComparableError` when the machine, its packages or a checkpoint
-    changed since the run began: the new figures would not belong beside the old ones.
+    changed since the run began: the new figures would not belong beside the old ones. `UsageError` for a run that
+    counted images.
     """
+    file, steps = reopen(path, models, machine)
+    first = file.runs[0]
+    if first.request.evaluation is not None:
+        raise UsageError(
+            f"Run {first.id} counts right answers instead of timing; go on with: "
+            f"fastvit-bench accuracy --device {first.request.device.name} --resume {first.id}."
+        )
+    done = {cell_of(measurement) for measurement in file.measurements}
+    go_on(file, machine)
+    return first.request, [step for step in steps if step.cell not in done]
+
+
+def reopen(path: Path, models: Path, machine: Machine) -> tuple[store.RunFile, list[Step]]:
+    """A run that is to be continued, and all of its steps; raises `NotComparableError` as `resume` does."""
     file = store.reopen(path)
     first = file.runs[0]
     changes = machine.differences(first.machine)
@@ -108,9 +123,13 @@ def resume(path: Path, models: Path, machine: Machine) -> tuple[Request, list[St
         raise NotComparableError(
             f"Run {first.id} cannot go on, because a checkpoint of it has changed since. Start a new run."
         )
-    done = {cell_of(measurement) for measurement in file.measurements}
-    store.append(path, _header(first.id, datetime.now(UTC), first.request, first.cells, machine))
-    return first.request, [step for step in steps if step.cell not in done]
+    return file, steps
+
+
+def go_on(file: store.RunFile, machine: Machine) -> None:
+    """Write the header line that says where and with what a run is continued."""
+    first = file.runs[0]
+    store.append(file.path, _header(first.id, datetime.now(UTC), first.request, first.cells, machine))
 
 
 def cell_of(measurement: Measurement) -> Cell:
@@ -135,26 +154,14 @@ def run(
     options = {} if command is None else {"command": command}
     with Worker(**options) as exporter:
         for step in steps:
-            artifact = step.cached
-            if artifact is None:
-                notify(step, "exporting")
-                reply = exporter.ask(step.job, request.timeout_s)
-                if not isinstance(reply, Artifact):
-                    yield _record(path, _failure(step, reply))
-                    continue
-                artifact = reply
-            file = Path(step.job.path).with_name(artifact.path)
-            if backends.get(step.job.backend).engines is not None:
-                notify(step, "building")
-                built = msgspec.structs.replace(step.job, path=str(file))
-                reply = exporter.ask(EngineJob(export=built), request.timeout_s)
-                if not isinstance(reply, Equipped):
-                    yield _record(path, _failure(step, reply))
-                    continue
+            made = ready(step, exporter, request.timeout_s, notify)
+            if isinstance(made, Trouble):
+                yield _record(path, failure(step, made))
+                continue
             notify(step, "timing")
             job = TimingJob(
-                artifact=artifact,
-                path=str(file),
+                artifact=made,
+                path=file_of(step, made),
                 device=step.job.device,
                 method=request.method,
                 machine=machine,
@@ -162,7 +169,34 @@ def run(
             )
             with Worker(**options) as timer:
                 reply = timer.ask(job, request.timeout_s)
-            yield _record(path, reply if isinstance(reply, Measurement) else _failure(step, reply))
+            yield _record(path, reply if isinstance(reply, Measurement) else failure(step, reply))
+
+
+def ready(
+    step: Step, exporter: Worker, timeout_s: float, notify: Callable[[Step, str], None], *, engine: bool = True
+) -> Artifact | Trouble:
+    """The step's artifact, exported and proved if there is none yet, and its engine where the toolkit runs engines."""
+    artifact = step.cached
+    if artifact is None:
+        notify(step, "exporting")
+        reply = exporter.ask(step.job, timeout_s)
+        if not isinstance(reply, Artifact):
+            assert isinstance(reply, Trouble)
+            return reply
+        artifact = reply
+    if engine and backends.get(step.job.backend).engines is not None:
+        notify(step, "building")
+        built = msgspec.structs.replace(step.job, path=file_of(step, artifact))
+        reply = exporter.ask(EngineJob(export=built), timeout_s)
+        if not isinstance(reply, Equipped):
+            assert isinstance(reply, Trouble)
+            return reply
+    return artifact
+
+
+def file_of(step: Step, artifact: Artifact) -> str:
+    """Path of the step's exported file."""
+    return str(Path(step.job.path).with_name(artifact.path))
 
 
 # --- what was measured elsewhere --------------------------------------------------------------------------------------
@@ -295,7 +329,8 @@ def _header(identity: str, started: datetime, request: Request, cells: tuple[Cel
     )
 
 
-def _failure(step: Step, trouble: object) -> Failure:
+def failure(step: Step, trouble: object) -> Failure:
+    """What a worker could not do, as a line."""
     assert isinstance(trouble, Trouble)
     return Failure(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),

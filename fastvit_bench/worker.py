@@ -1,7 +1,7 @@
 """A process of its own for each measurement, and one for the exports of a sweep.
 
 The parent sends a job as a line of JSON and gets a line back; between the two it sleeps. Sides of a comparison stay
-open between jobs, so that they can take turns. A worker that crashes, is
+open between jobs, so that they can take turns; an evaluation of images gives line after line. A worker that crashes, is
 killed or takes too long costs its cell and nothing else. A worker whose parent is gone ends itself at once, so that it
 cannot disturb the sweep that resumes.
 """
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ from fastvit_bench.records import (
     Artifact,
     Device,
     EngineJob,
+    EvaluationJob,
     ExportJob,
     GpuState,
     LayerTime,
@@ -42,6 +43,7 @@ from fastvit_bench.records import (
     Record,
     Samples,
     Stage,
+    Tally,
     TimingJob,
     Window,
 )
@@ -65,7 +67,7 @@ class TurnJob(Record, frozen=True, tag="turn", tag_field="job"):
     untimed: int  # in front
 
 
-Job = ExportJob | EngineJob | TimingJob | OpenJob | TurnJob
+Job = ExportJob | EngineJob | TimingJob | EvaluationJob | OpenJob | TurnJob
 
 
 class Opened(Record, frozen=True, tag="opened", tag_field="kind"):
@@ -101,7 +103,7 @@ class Trouble(Record, frozen=True, tag="trouble", tag_field="kind"):
     log: str = ""  # the end of what a process that died had said
 
 
-Reply = Artifact | Equipped | Measurement | Opened | Turned | Trouble
+Reply = Artifact | Equipped | Measurement | Opened | Turned | Tally | Trouble
 
 LOG_LINES = 20
 
@@ -129,7 +131,21 @@ class Worker:
 
     def ask(self, job: Job, timeout_s: float) -> Reply:
         """Do a job in the worker; never raises for what happens there, but answers with `Trouble`."""
-        stage = _stage(job)
+        return self._exchange(msgspec.json.encode(job) + b"\n", _stage(job), timeout_s)
+
+    def evaluate(self, job: EvaluationJob, timeout_s: float) -> "Generator[Tally | Trouble]":
+        """The tallies of all pictures as they come, each within that time; ends early with what went wrong."""
+        sent, seen = msgspec.json.encode(job) + b"\n", job.first
+        while seen < len(job.pictures):
+            reply = self._exchange(sent, _stage(job), timeout_s)
+            assert isinstance(reply, Tally | Trouble)
+            yield reply
+            if isinstance(reply, Trouble):
+                return
+            sent, seen = b"", seen + reply.pictures
+
+    def _exchange(self, sent: bytes, stage: Stage, timeout_s: float) -> Reply:
+        """Send a line, or nothing where a job goes on, and wait for one."""
         process = self._process
         if process is None:
             self._stderr.seek(0)  # what the one before it said is not this one's
@@ -140,7 +156,7 @@ class Worker:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(msgspec.json.encode(job) + b"\n")
+            process.stdin.write(sent)
             process.stdin.flush()
             line = self._reader.submit(process.stdout.readline).result(timeout_s)
         except BrokenPipeError:
@@ -184,6 +200,7 @@ _STAGES: dict[type[Job], Stage] = {
     TimingJob: "timing",
     OpenJob: "timing",
     TurnJob: "timing",
+    EvaluationJob: "accuracy",
 }
 
 
@@ -209,8 +226,9 @@ def main() -> None:
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     while True:
-        reply = answer(msgspec.json.decode(jobs.get(), type=Job))
-        replies.write(msgspec.json.encode(reply) + b"\n")
+        job = msgspec.json.decode(jobs.get(), type=Job)
+        for reply in answers(job) if isinstance(job, EvaluationJob) else [answer(job)]:
+            replies.write(msgspec.json.encode(reply) + b"\n")
 
 
 def _listen(jobs: "queue.SimpleQueue[bytes]") -> None:
@@ -222,9 +240,8 @@ def _listen(jobs: "queue.SimpleQueue[bytes]") -> None:
     os._exit(0)
 
 
-def answer(job: Job) -> Reply:
+def answer(job: ExportJob | EngineJob | TimingJob | OpenJob | TurnJob) -> Reply:
     """Do a job in this process."""
-    stage = _stage(job)
     try:
         match job:
             case ExportJob():
@@ -237,16 +254,29 @@ def answer(job: Job) -> Reply:
                 return _open(job)
             case TurnJob():
                 return _turn(job)
-    except ParityError as error:
-        return Trouble(stage="parity", reason=str(error))
-    except FastViTBenchError as error:
-        return Trouble(stage=stage, reason=str(error))
-    except MemoryError:
-        return Trouble(stage=stage, reason="memory ran out")
     except Exception as error:  # whatever a toolkit raises costs this cell only
-        text = " ".join(str(error).split()) or type(error).__name__
-        memory = "memory ran out: " if "alloc" in text.lower() else ""
-        return Trouble(stage=stage, reason=f"{memory}{type(error).__name__}: {text[:300]}")
+        return _trouble(_stage(job), error)
+
+
+def answers(job: EvaluationJob) -> Iterable[Reply]:
+    """Do a job in this process that has many answers."""
+    try:
+        yield from evaluate_artifact(job)
+    except Exception as error:  # likewise
+        yield _trouble(_stage(job), error)
+
+
+def _trouble(stage: Stage, error: Exception) -> Trouble:
+    """An exception as an answer."""
+    if isinstance(error, ParityError):
+        return Trouble(stage="parity", reason=str(error))
+    if isinstance(error, FastViTBenchError):
+        return Trouble(stage=stage, reason=str(error))
+    if isinstance(error, MemoryError):
+        return Trouble(stage=stage, reason="memory ran out")
+    text = " ".join(str(error).split()) or type(error).__name__
+    memory = "memory ran out: " if "alloc" in text.lower() else ""
+    return Trouble(stage=stage, reason=f"{memory}{type(error).__name__}: {text[:300]}")
 
 
 def time_artifact(job: TimingJob) -> Measurement:
@@ -289,6 +319,35 @@ def time_artifact(job: TimingJob) -> Measurement:
         layers=layers,
         reference_ns=() if job.machine.accelerator or reading.clock != latency.CLOCK else reference.time_ns(),
     )
+
+
+def evaluate_artifact(job: EvaluationJob) -> Generator[Tally]:
+    """Load an artifact on its device, or into what proves such files anywhere, and count its right answers.
+
+    On a device it is seen first to compute there what it should. Where the device computes an image with several
+    threads, as many images are computed at a time with one thread each: that wastes less of a processor's time, and
+    the decoding threads find their share of it.
+    """
+    from fastvit_bench.measure import accuracy
+
+    asked, path = job.export, Path(job.export.path)
+    backend, device = backends.get(asked.backend), asked.device
+    lanes = int(device.options.get("threads", 1))
+    if job.on_device:
+        alone = {**device.options, "threads": 1} if lanes > 1 else device.options
+        opened = backend.open(path, msgspec.structs.replace(device, options=alone))
+        how = backend.name
+    else:
+        look = next(iter(backend.proofs(path, asked)))
+        opened, how = look.session, look.how
+    seen = accuracy.Seen(Path(job.folder), job.pictures, job.preprocessing, job.workers)
+    with opened as session:
+        twins: list[backends.Session | None] = []
+        if job.on_device:
+            build.check(session, path, job.artifact, f"{how} on {_where(job.machine)}")
+            twins = [session.twin() for _ in range(lanes - 1)]
+        sessions = [session, *(twin for twin in twins if twin is not None)]
+        yield from accuracy.tallies(sessions, job.artifact, seen, job.first, how)
 
 
 # The session that takes turns. The process is ended when its block is over, and the session with it.

@@ -9,11 +9,13 @@ import msgspec
 
 from fastvit_bench.records import (
     SCHEMA,
+    Accuracy,
     Artifact,
     Card,
     Cell,
     Device,
     Engine,
+    Evaluation,
     ExportJob,
     Failure,
     Foreign,
@@ -31,9 +33,11 @@ from fastvit_bench.records import (
     Parity,
     Placement,
     PlannedOperation,
+    Preprocessing,
     Request,
     Run,
     Shape,
+    Tally,
     Unit,
     Weights,
     Window,
@@ -367,4 +371,41 @@ def comparison(*cells: CellResult, **changes: Any) -> Comparison:
 def gpu_state(**changes: Any) -> GpuState:
     """A look at a GPU that is at ease."""
     usual = GpuState(sm_mhz=1350, memory_mhz=7000, temperature_c=55, throttle=(), other_processes=0)
+    return msgspec.structs.replace(usual, **changes)
+
+
+def evaluation(**changes: Any) -> Evaluation:
+    usual = Evaluation(
+        data="data/imagenet",
+        labels=None,
+        limit=None,
+        images=50_000,
+        digest="da" * 32,
+        workers=4,
+        decoder="Pillow 13.0.0",
+    )
+    return msgspec.structs.replace(usual, **changes)
+
+
+def accuracy(**changes: Any) -> Accuracy:
+    """Of the artifact that `measurement` times."""
+    usual = Accuracy(
+        finished=at(3),
+        device=device(),
+        artifact=artifact(),
+        how="onnxruntime",
+        evaluation=evaluation(),
+        preprocessing=Preprocessing(resolution=256, crop=0.9),
+        images=50_000,
+        top1=38_100,
+        top5=46_500,
+        overflowed=0,
+        unreadable=(),
+        machine=machine(),
+    )
+    return msgspec.structs.replace(usual, **changes)
+
+
+def tally(**changes: Any) -> Tally:
+    usual = Tally(artifact="ab" * 32, how="onnxruntime", first=0, pictures=64, top1=50, top5=60)
     return msgspec.structs.replace(usual, **changes)

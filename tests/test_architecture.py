@@ -31,12 +31,24 @@ FLOORS = {
     "worker": 4,
     "revisions": 4,
     "sweep": 5,
+    "evaluation": 6,
     "sides": 6,
     "turns": 7,
     "cli": 8,
     "api": 8,
 }
-HEAVY = {"torch", "pandas", "numpy", "onnx", "onnxruntime", "onnxscript", "coremltools", "safetensors", "timm"} | {
+HEAVY = {
+    "torch",
+    "pandas",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "coremltools",
+    "safetensors",
+    "timm",
+    "PIL",
+} | {
     "tensorrt",
     "tensorrt_rtx",
     "tensorrt_rtx_bindings",

@@ -321,6 +321,7 @@ def call(script: str, *words: str, folder: Path) -> subprocess.CompletedProcess[
 def test_the_readme_describes_every_script():
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert SCRIPTS == [
+        "accuracy_overlap",
         "against_timm",
         "coreml_export",
         "cuda_window",
@@ -367,6 +368,7 @@ TINY = ("--models", "fastvit_t8", "--res", "32", "--blocks", "2", "--runs", "2",
         ("fusing", TINY, 2),
         ("window", TINY, 3),
         ("overhead", ("--res", "32", "--runs", "2", "--blocks", "2"), 4),
+        ("accuracy_overlap", ("--res", "32", "--images", "8", "--blocks", "2"), 5),
     ],
 )
 def test_a_tiny_run(script: str, words: tuple[str, ...], ratios: int, tmp_path: Path):

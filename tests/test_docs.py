@@ -13,7 +13,7 @@ import jsonschema
 import msgspec
 import pytest
 import typer
-from builders import failure, measurement, run
+from builders import accuracy, failure, measurement, run, tally
 
 from fastvit_bench.cli import app
 
@@ -75,7 +75,7 @@ def test_every_command_and_option_is_explained(name: str) -> None:
 
 def test_records_keep_the_published_schema() -> None:
     schema = json.loads((ROOT / "docs" / "run.schema.json").read_text(encoding="utf-8"))
-    for line in (run(), measurement(), failure()):
+    for line in (run(), measurement(), failure(), tally(), accuracy()):
         document = json.loads(msgspec.json.encode(line))
         jsonschema.validate(document, schema)
         with pytest.raises(jsonschema.ValidationError):

@@ -18,6 +18,7 @@ from fastvit_bench.records import (
     Device,
     Engine,
     EngineJob,
+    EvaluationJob,
     ExportJob,
     Fuse,
     Fusing,
@@ -32,16 +33,20 @@ from fastvit_bench.records import (
     Method,
     ModelFacts,
     Pacing,
+    Picture,
     Placement,
     PlannedOperation,
+    Preprocessing,
     Protocol,
     Record,
     Setting,
     Shape,
+    Share,
     Statistic,
     TimingCache,
     TimingJob,
     Unit,
+    Unreadable,
     Weights,
     artifact_key,
     order_statistic_ranks,
@@ -307,6 +312,8 @@ EXPORT_JOB = ExportJob(
 )
 HALF_WEIGHTS = HalfWeights(weights=100, subnormal=3, zeroed=1, largest=4.5, largest_of="stem.0.weight")
 CARD = Card(compute_capability="7.5", name="RTX 2080 Ti", uuid="GPU-1", memory_mib=11264, driver="580.65")
+PICTURE = Picture(name="n01/a.jpg", size_bytes=1000, label=0)
+PREPROCESSING = Preprocessing(resolution=256, crop=0.9)
 ONE_OF_EACH: list[Record] = [
     builders.shape(),
     builders.spec(checkpoint="a.pth", sha256="00"),
@@ -371,6 +378,24 @@ ONE_OF_EACH: list[Record] = [
         parity=builders.parity(),
     ),
     TimingCache(toolkit="tensorrt", version="11.4.0.106", platform="linux x86_64", card=CARD, sha256="12" * 32),
+    PICTURE,
+    PREPROCESSING,
+    Unreadable(name="n01/cut.jpg", reason="image file is truncated"),
+    builders.evaluation(),
+    builders.tally(),
+    builders.accuracy(),
+    Share(value=0.5, low=0.25, high=0.75),
+    EvaluationJob(
+        artifact=builders.artifact(),
+        export=EXPORT_JOB,
+        on_device=True,
+        machine=builders.machine(),
+        folder="val",
+        pictures=(PICTURE,),
+        first=0,
+        preprocessing=PREPROCESSING,
+        workers=2,
+    ),
     ModelFacts(spec=builders.spec(), params={Fuse.NONE: 1, Fuse.FOLDED: 1}, gmacs=0.69, checkpoints=("a.pth",)),
 ]
 by_type = pytest.mark.parametrize("record", ONE_OF_EACH, ids=lambda record: type(record).__name__)

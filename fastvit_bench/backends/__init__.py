@@ -82,6 +82,10 @@ class Session(ABC):
     def fetch(self) -> "dict[str, NDArray[np.floating]]":
         """Outputs of the last run, by name."""
 
+    def twin(self) -> "Session | None":
+        """Another session of the same loaded file, which may run in a thread of its own at the same time. None: no."""
+        return None
+
     def placement(self) -> Placement | None:
         """Where the toolkit plans to run the operations; asked after the timed runs. None: it does not tell."""
         return None

@@ -463,6 +463,10 @@ class OnnxSession(Session):
         values = self._binding.get_outputs()
         return {o.name: v.numpy().copy() for o, v in zip(self._session.get_outputs(), values, strict=True)}
 
+    def twin(self) -> "OnnxSession":
+        """With buffers of its own, on the same loaded model, whose runs may overlap."""
+        return OnnxSession(self._session)
+
     def end_trace(self) -> str:
         """Finish the trace of a session that writes one, and return its path."""
         return self._session.end_profiling()

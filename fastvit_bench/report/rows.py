@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from fastvit_bench.records import (
+    Accuracy,
     Artifact,
     Device,
     Engine,
@@ -58,6 +59,7 @@ class Row:
     toolkit: str  # that built the engine, with its version and system; empty where the file itself ran
     published_as: str | None  # the name the configuration gives
     cells: dict[Shape | None, Measurement | Failure] = field(default_factory=dict[Shape | None, Measurement | Failure])
+    accuracies: dict[Shape | None, Accuracy] | None = None  # of the very files that were timed; None: not asked for
 
     @property
     def measured(self) -> list[Measurement]:
@@ -109,8 +111,9 @@ def collect(files: Iterable[RunFile]) -> list[Row]:
             if isinstance(line, Run):
                 run = line
             elif isinstance(line, Failure):
-                failures.append((run, line, of_this_run))
-            else:
+                if run.request.evaluation is None:  # one that was not to be timed has no place among latencies
+                    failures.append((run, line, of_this_run))
+            elif isinstance(line, Measurement):
                 name = key(line)
                 row = found.get(name)
                 if row is None:
@@ -137,6 +140,28 @@ def collect(files: Iterable[RunFile]) -> list[Row]:
     return [
         replace(row, cells={shape: row.cells[shape] for shape in sorted(row.cells, key=_pixels)})
         for row in found.values()
+    ]
+
+
+def join(rows: Iterable[Row], accuracies: Iterable[Accuracy]) -> list[Row]:
+    """The rows with what was counted of the very files that were timed, known by their SHA-256, by size.
+
+    Of several accuracies of one file that over the most images counts, and of those the newest.
+    """
+    best: dict[str | None, Accuracy] = {}
+    for found in sorted(accuracies, key=lambda each: (each.images, each.finished)):
+        best[found.artifact.sha256] = found
+    best.pop(None, None)
+    return [
+        replace(
+            row,
+            accuracies={
+                cell.shape: best[cell.artifact.sha256]
+                for cell in row.measured
+                if isinstance(cell.artifact, Artifact) and cell.artifact.sha256 in best
+            },
+        )
+        for row in rows
     ]
 
 

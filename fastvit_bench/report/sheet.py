@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from fastvit_bench.records import (
+    Accuracy,
     Artifact,
     Device,
     Failure,
@@ -21,6 +22,7 @@ from fastvit_bench.records import (
     Pacing,
     Placement,
     Shape,
+    Share,
     Statistic,
     Unit,
     Window,
@@ -53,6 +55,13 @@ def latency(figure: float, interval: Interval | None) -> str:
     middle = _rounded(figure, places, ROUND_HALF_EVEN)
     low, high = _rounded(interval.low, places, ROUND_FLOOR), _rounded(interval.high, places, ROUND_CEILING)
     return f"{middle} [{low}, {high}]"
+
+
+def percent(share: Share | None) -> str:
+    """``76.12 [75.74, 76.49]``: two digits behind the point, as accuracies are published with one."""
+    if share is None:
+        return NONE
+    return f"{100 * share.value:.2f} [{100 * share.low:.2f}, {100 * share.high:.2f}]"
 
 
 def significant(value: float, digits: int) -> str:
@@ -208,6 +217,7 @@ def document(rows: Sequence[Row]) -> Document:
             *_not_compared(ordered),
             *_unproved(ordered, marks),
             *_foreign(ordered),
+            *_counted_notes(ordered, marks),
             *_published_notes(ordered),
         ],
     )
@@ -248,7 +258,7 @@ def _sheet(
             *_forms(rows),
             Column("params M", [significant(made.params / 1e6, 3) if made else NONE for made in references], "right"),
             Column(f"GMACs at {common}", [_gmacs(made, common) for made in references], "right"),
-            Column("top-1 %", [RANDOM if row.is_random else NONE for row in rows], "right"),
+            *_accuracy(rows, common),
         ],
         latency=[Column(f"{size} ms", latencies[size], "right") for size in sizes],
         setting=[
@@ -448,6 +458,60 @@ def _foreign(rows: Sequence[Row]) -> list[str]:
                 about = "; ".join(fact for fact in facts if fact)
                 notes[plain(f"Not exported by fastvit-bench: {row.model}{f' ({about})' if about else ''}.")] = None
     return list(notes)
+
+
+# --- what was counted -------------------------------------------------------------------------------------------------
+
+
+def _accuracy(rows: Sequence[Row], common: str) -> list[Column]:
+    """What was counted of the files in the rows, where that was asked for; with the size where it is not the usual."""
+    if all(row.accuracies is None for row in rows):
+        return [Column("top-1 %", [RANDOM if row.is_random else NONE for row in rows], "right")]
+
+    def cell(row: Row, share: Callable[[Accuracy], Share | None]) -> str:
+        found = {size_of(shape): percent(share(each)) for shape, each in (row.accuracies or {}).items()}
+        ordered = sorted(found.items(), key=lambda item: item[0] != common)
+        texts = [text if size == common else f"{text} at {size}" for size, text in ordered if text != NONE]
+        return ", ".join(texts) or (RANDOM if row.is_random else NONE)
+
+    return [
+        Column("measured top-1 %", [cell(row, lambda each: each.top1_share) for row in rows], "right"),
+        Column("measured top-5 %", [cell(row, lambda each: each.top5_share) for row in rows], "right"),
+    ]
+
+
+def _counted_notes(rows: Sequence[Row], marks: dict[int, str]) -> list[str]:
+    """What the measured accuracies are of: a line per way of counting, with the cells it is about."""
+    if all(row.accuracies is None for row in rows):
+        return []
+    ways: dict[str, list[str]] = {}
+    for row in rows:
+        for shape, each in (row.accuracies or {}).items():
+            unread = f", {len(each.unreadable)} unreadable files left out" if each.unreadable else ""
+            way = f"{counted(each).removesuffix('.')}; {each.images} images{unread}"
+            ways.setdefault(way, []).append(_label(row, shape, marks))
+    if not ways:
+        return ["Measured accuracy: none of these files has been counted; `fastvit-bench accuracy` does that."]
+    told = "Measured accuracy: of the very file that was timed, Wilson's 95 % interval in brackets."
+    apart = {each.evaluation.digest for row in rows for each in (row.accuracies or {}).values()}
+    mixed = ["Measured accuracies here are not all of the same images: do not compare them."] if len(apart) > 1 else []
+    return [told, *mixed, *(f"{way}: {_some(labels)}." for way, labels in ways.items())]
+
+
+def counted(found: Accuracy) -> str:
+    """How right answers were counted, of which images, prepared how."""
+    asked, how = found.evaluation, found.preprocessing
+    part = f", {asked.images} images evenly spread over it" if asked.limit is not None else ""
+    return plain(
+        f"Counted by {found.how} ({found.machine.accelerator or found.machine.processor}); "
+        f"{folder_of(asked.data)} ({asked.digest[:12]}){part}; shorter side {how.shorter_side}, {how.interpolation}, "
+        f"middle {how.resolution} x {how.resolution} (crop {how.crop:g}), {asked.decoder}; {found.finished[:10]}."
+    )
+
+
+def folder_of(data: str) -> str:
+    """The last part of a path, which may be somebody's home."""
+    return data.rstrip("/").rpartition("/")[2] or data
 
 
 # --- details ----------------------------------------------------------------------------------------------------------

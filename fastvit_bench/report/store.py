@@ -1,8 +1,9 @@
 """The only writer of results: one append-only file of JSON lines per run, safe against a kill at any moment.
 
 A run file ``results/<device>/<run id>.jsonl`` begins with a `Run` line, then holds one `Measurement` or `Failure` line
-per finished cell. A resumed run appends another `Run` line of the same id, with what it then found. A line counts once
-its newline is on disk; what follows the last newline is the line a killed process did not finish.
+per finished cell. Where images are counted, a cell has a `Tally` line for every few of them, and an `Accuracy` line in
+the end. A resumed run appends another `Run` line of the same id, with what it then found. A line counts once its
+newline is on disk; what follows the last newline is the line a killed process did not finish.
 """
 
 import difflib
@@ -20,9 +21,9 @@ from typing import Any
 import msgspec
 
 from fastvit_bench.errors import StoreError, UnavailableError
-from fastvit_bench.records import SCHEMA, Failure, Measurement, Run
+from fastvit_bench.records import SCHEMA, Accuracy, Failure, Measurement, Run, Tally
 
-Line = Run | Measurement | Failure
+Line = Run | Measurement | Failure | Tally | Accuracy
 
 SUFFIX = ".jsonl"
 PUBLISHED = "published"  # the folder beside the devices' that holds figures nobody measured here
@@ -48,6 +49,16 @@ class RunFile:
     def measurements(self) -> list[Measurement]:
         """In the order they finished."""
         return [line for line in self.lines if isinstance(line, Measurement)]
+
+    @property
+    def accuracies(self) -> list[Accuracy]:
+        """In the order they finished."""
+        return [line for line in self.lines if isinstance(line, Accuracy)]
+
+    @property
+    def tallies(self) -> list[Tally]:
+        """In the order they were made."""
+        return [line for line in self.lines if isinstance(line, Tally)]
 
     @property
     def failures(self) -> list[Failure]:
@@ -270,8 +281,9 @@ def json_schema() -> dict[str, Any]:
         "$id": f"urn:fastvit-bench:run-file-line:{SCHEMA}",
         "title": "A line of a fastvit-bench run file",
         "description": (
-            "The first line of a run file is a Run; each further line is a Measurement or a Failure of one cell, "
-            "or the Run again where it was resumed. `kind` tells them apart; units stand in the names."
+            "The first line of a run file is a Run; each further line is a Measurement, an Accuracy or a Failure of "
+            "one cell, a Tally of some images on the way to an Accuracy, or the Run again where it was resumed. "
+            "`kind` tells them apart; units stand in the names."
         ),
         **schema,
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fastvit_bench.records import Failure, Foreign, Measurement, Pacing, Statistic, Unit
+from fastvit_bench.records import Accuracy, Failure, Foreign, Measurement, Pacing, Statistic, Unit
 from fastvit_bench.report.published import Figure, Published
 from fastvit_bench.report.rows import Row, size_of, sizes_of
 from fastvit_bench.report.sheet import (
@@ -77,8 +77,8 @@ def on_terminal(found: Document, width: int) -> "Group":
     def fits(tables: "list[Table]") -> bool:
         return all(Extent.get(endless, endless.options, table).maximum <= width for table in tables)
 
-    beside = [_grid([*_folded(each.model), *each.latency, *each.setting, *each.published]) for each in found.sheets]
-    below = [_grid([*_folded(each.model), *each.latency, *each.setting]) for each in found.sheets]
+    beside = [grid([*_folded(each.model), *each.latency, *each.setting, *each.published]) for each in found.sheets]
+    below = [grid([*_folded(each.model), *each.latency, *each.setting]) for each in found.sheets]
     published = _published_grid(found.sheets)
     if fits(beside):
         tables, published = beside, []
@@ -91,8 +91,8 @@ def on_terminal(found: Document, width: int) -> "Group":
         parts += [Text(sheet.title, style="bold"), table] if sheet.title else [table]
     parts += published
     for detail in found.details:
-        grid = [_detail(detail.columns)]
-        parts += [Text(detail.title, style="bold"), *(grid if fits(grid) else _narrow(detail))]
+        whole = [_detail(detail.columns)]
+        parts += [Text(detail.title, style="bold"), *(whole if fits(whole) else _narrow(detail))]
     return Group(*parts, *(Text(note, style="dim") for note in found.notes))
 
 
@@ -144,7 +144,7 @@ def _published_grid(sheets: Sequence[Sheet]) -> "list[Table]":
     if not lines:
         return []
     by_column = zip(columns, zip(*lines.values(), strict=True), strict=True)
-    return [_grid([Column(column.title, list(cells), column.justify) for column, cells in by_column])]
+    return [grid([Column(column.title, list(cells), column.justify) for column, cells in by_column])]
 
 
 _FOLD = re.compile(r" |(?=[(@])")
@@ -156,7 +156,7 @@ def _folded(columns: Sequence[Column]) -> list[Column]:
     return [first, *(replace(column, cells=[_FOLD.sub("\n", cell, 1) for cell in column.cells]) for column in others)]
 
 
-def _grid(columns: Sequence[Column]) -> "Table":
+def grid(columns: Sequence[Column]) -> "Table":
     """A line per row; the interval of a latency stands under its median."""
     from rich.text import Text
 
@@ -224,8 +224,16 @@ def in_markdown(found: Document) -> str:
     """A document as pipe tables."""
     tables = [(each.title, each.columns) for each in (*found.sheets, *found.details)]
     parts = [f"**{_markdown(title)}**\n\n{_pipes(columns)}" if title else _pipes(columns) for title, columns in tables]
-    parts.append("\n".join(f"- {_markdown(note)}" for note in found.notes))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, _list(found.notes)]) + "\n"
+
+
+def listed(columns: Sequence[Column], notes: Sequence[str]) -> str:
+    """One pipe table with its notes as a list below."""
+    return f"{_pipes(columns)}\n\n{_list(notes)}\n"
+
+
+def _list(notes: Sequence[str]) -> str:
+    return "\n".join(f"- {_markdown(note)}" for note in notes)
 
 
 def _pipes(columns: Sequence[Column]) -> str:
@@ -253,13 +261,15 @@ def latex(rows: Sequence[Row]) -> str:
     tables = [(each.title, each.columns) for each in (*found.sheets, *found.details)]
     floats: list[str] = []
     for title, columns in tables:
-        caption = [*([title] if title else []), *(() if floats else found.notes)]
-        floats.append(_float(columns, " ".join(_latex(note if note.endswith(".") else f"{note}.") for note in caption)))
+        floats.append(floating(columns, [*([title] if title else []), *(() if floats else found.notes)]))
     return "\n".join(floats)
 
 
-def _float(columns: Sequence[Column], caption: str) -> str:
+def floating(columns: Sequence[Column], notes: Sequence[str]) -> str:
+    """One booktabs table in a float, with its notes as the caption."""
     import pandas as pd
+
+    caption = " ".join(_latex(note if note.endswith(".") else f"{note}.") for note in notes)
 
     frame = pd.DataFrame({_latex(column.title): [_latex(cell) for cell in column.cells] for column in columns})
     return frame.to_latex(
@@ -309,7 +319,8 @@ def frame(rows: Sequence[Row]) -> "pd.DataFrame":
 
     lines = [_flat(row) for row in rows]
     known = {column for line in lines for column, value in line.items() if value is not None}
-    optional = [*_OPTIONAL, *(name.format(size=_field(size)) for size in sizes_of(rows) for name in _SIZED)]
+    names = [*_SIZED, *_COUNTED]
+    optional = [*_OPTIONAL, *(name.format(size=_field(size)) for size in sizes_of(rows) for name in names)]
     columns = [
         *_FLAT,
         *(f"{prefix}_{size}{end}_ms" for prefix, size in _figures_of(rows) for end in ("", "_low", "_high")),
@@ -363,7 +374,7 @@ _FLAT: dict[str, Callable[[Row], object]] = {
     "params": lambda row: row.reference.params if row.reference else None,
     "gmacs": lambda row: macs_per_image(row.reference) / 1e9 if row.reference else None,
     "gmacs_size": lambda row: row.reference.shape.size if row.reference else None,
-    "top1": lambda _: None,
+    "top1": lambda row: _top1(row),
     "device": lambda row: row.device.name,
     "backend": lambda row: row.device.backend,
     "precision": lambda row: row.precision,
@@ -428,6 +439,25 @@ _SIZED: dict[str, Callable[[Measurement], object]] = {
     "layers_{size}_sum_ms": lambda cell: milliseconds(cell.layers) if cell.layers else None,
 }
 
+# and of what was counted at each size, where that was asked for; in percent, as published figures are
+_COUNTED: dict[str, Callable[[Accuracy], object]] = {
+    "measured_top1_{size}": lambda found: 100 * found.top1_share.value,
+    "measured_top1_{size}_low": lambda found: 100 * found.top1_share.low,
+    "measured_top1_{size}_high": lambda found: 100 * found.top1_share.high,
+    "measured_top5_{size}": lambda found: 100 * found.top5_share.value if found.top5_share else None,
+    "measured_top5_{size}_low": lambda found: 100 * found.top5_share.low if found.top5_share else None,
+    "measured_top5_{size}_high": lambda found: 100 * found.top5_share.high if found.top5_share else None,
+    "measured_images_{size}": lambda found: found.images,
+    "measured_data_{size}": lambda found: found.evaluation.digest,
+}
+
+
+def _top1(row: Row) -> float | None:
+    """Measured, in percent: of the file at the size whose multiply-accumulates are given, where it was counted."""
+    found = (row.accuracies or {}).get(row.reference.shape) if row.reference else None
+    return 100 * found.top1_share.value if found else None
+
+
 _FIGURES = tuple(name for name in Published.__struct_fields__ if name not in ("name", "size"))
 
 
@@ -446,6 +476,8 @@ def _flat(row: Row) -> dict[str, object]:
             line[f"{prefix}_{size}_low_ms"] = interval.low
             line[f"{prefix}_{size}_high_ms"] = interval.high
         line |= {name.format(size=size): value(cell) for name, value in _SIZED.items()}
+        if counted := (row.accuracies or {}).get(shape):
+            line |= {name.format(size=size): value(counted) for name, value in _COUNTED.items()}
     warnings = (f"{size_of(shape)}: {text}" for shape, texts in row.warnings.items() for text in texts)
     return line | {"warnings": "; ".join(warnings), "failed": "; ".join(failed)}
 
@@ -462,7 +494,7 @@ def _nested(row: Row) -> dict[str, object]:
         **({"form": row.form} if row.form else {}),
         **({"functions": [shape.size for shape in row.functions]} if row.functions else {}),
         "params": row.reference.params if row.reference else None,
-        "top1": None,
+        "top1": _top1(row),
         "device": row.device,
         "precision": row.precision,
         "batch": row.batch,
@@ -472,6 +504,11 @@ def _nested(row: Row) -> dict[str, object]:
         **({"toolkit": row.toolkit} if row.toolkit else {}),
         "machine": row.machine,
         "latency": {size_of(shape): _nested_cell(cell, warnings.get(shape, [])) for shape, cell in row.cells.items()},
+        **(
+            {"accuracy": {size_of(shape): _nested_accuracy(found) for shape, found in row.accuracies.items()}}
+            if row.accuracies is not None
+            else {}
+        ),
         "published": {"as": row.published.label, **_figures(row)} if row.published else None,
     }
 
@@ -526,6 +563,22 @@ def _nested_cell(cell: Measurement | Failure, warnings: list[str]) -> dict[str, 
             "elsewhere": plan.elsewhere,
         }
     return found
+
+
+def _nested_accuracy(found: Accuracy) -> dict[str, object]:
+    return {
+        "top1": found.top1_share,
+        "top5": found.top5_share,
+        "images": found.images,
+        "top1_images": found.top1,
+        "top5_images": found.top5,
+        "unreadable": [each.name for each in found.unreadable],
+        "artifact": found.artifact.sha256,
+        "data": found.evaluation.digest,
+        "how": found.how,
+        "preprocessing": found.preprocessing,
+        "finished": found.finished,
+    }
 
 
 def _figures(row: Row) -> dict[str, Figure | None]:
