@@ -67,6 +67,14 @@ class HistoryFormat(StrEnum):
     JSON = "json"
 
 
+class ReportFormat(StrEnum):
+    """How a report is written."""
+
+    HTML = "html"
+    PNG = "png"
+    SVG = "svg"
+
+
 class CheckpointForm(StrEnum):
     """Which of the two published files of a model."""
 
@@ -124,6 +132,9 @@ FuseOption = Annotated[
     Fuse, typer.Option("--fuse", help="How much is computed ahead of time; 'folded' is what to ship.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights.")]
+ReferenceOption = Annotated[
+    str | None, typer.Option("--reference", help="Model that every figure is also given as a ratio to.")
+]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How the table is written.")]
 
 
@@ -1198,6 +1209,10 @@ def table(
         list[Join] | None,
         typer.Option("--join", help="accuracy: add the measured accuracy of the very files that were timed."),
     ] = None,
+    reference: ReferenceOption = None,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Also who is on the accuracy-latency frontier, and who dominates the rest.")
+    ] = False,
     format_: FormatOption = Format.RICH,
     config_file: ConfigOption = None,
 ) -> None:
@@ -1208,7 +1223,67 @@ def table(
     paths = [path for ref in run for path in store.find(results, ref)] if run else store.all_runs(results)
     if not paths:
         raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
-    _print_table(list(dict.fromkeys(paths)), format_, store.all_runs(results) if join else None)
+    _print_table(
+        list(dict.fromkeys(paths)), format_, store.all_runs(results) if join else None, reference, pareto=pareto
+    )
+
+
+@app.command()
+def report(
+    run: Annotated[
+        list[str] | None, typer.Argument(help="Runs: ids, prefixes, files, or 'last'. [default: all of results/]")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The page, or the folder of the pictures. [default: report.html, figures]"),
+    ] = None,
+    format_: Annotated[
+        ReportFormat, typer.Option("--format", "-f", help="A page, or every figure as a picture.")
+    ] = ReportFormat.HTML,
+    reference: ReferenceOption = None,
+    gate: Annotated[  # not the command of that name
+        list[Path] | None,
+        typer.Option("--gate", help="Comparison as JSON, repeatable, besides those stored with the devices' runs."),
+    ] = None,
+    title: Annotated[str, typer.Option("--title", help="Stands above the page.")] = "FastViT latency report",
+    config_file: ConfigOption = None,
+) -> None:
+    """Write one page that opens from a file, offline: frontier, latencies by resolution, verdicts, and every figure.
+
+    Takes the extra 'report'. Pictures are the page's own figures, one file each.
+
+    \b
+    fastvit-bench report -o report.html
+    fastvit-bench report --format svg -o figures
+    """
+    from datetime import UTC, datetime
+
+    from fastvit_bench.report import compose, frontiers, store
+    from fastvit_bench.report.rows import collect
+
+    results = Path(_load(config_file).paths.results)
+    paths = [path for ref in run for path in store.find(results, ref)] if run else store.all_runs(results)
+    folders = [path.parent for path in paths] if run else sorted(path for path in results.glob("*") if path.is_dir())
+    comparisons, notes = compose.stored_comparisons(list(dict.fromkeys(folders)), gate or [])
+    if not paths and not comparisons:
+        raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
+    files = [store.read(path) for path in dict.fromkeys(paths)]
+    rows, counted = collect(files), frontiers.counted(found for file in files for found in file.accuracies)
+    if format_ is ReportFormat.HTML:
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        made = f"Made by fastvit-bench {fastvit_bench.__version__} on {now} from {_counted(len(paths), 'run')}."
+        text = compose.html(
+            rows, comparisons, title=title, made=made, reference=reference, accuracies=counted, notes=notes
+        )
+        written = [output or Path("report.html")]
+        compose.write(text, written[0])
+    else:
+        folder = output or Path("figures")
+        written, left_out = compose.pictures(
+            rows, comparisons, folder, format_.value, reference=reference, accuracies=counted
+        )
+        notes += left_out
+    typer.echo("\n".join([*notes, *(f"written: {path}" for path in written)]), err=True)
 
 
 @app.command()
@@ -1536,20 +1611,28 @@ def _stdout() -> "Console":
     return Console()
 
 
-def _print_table(paths: list[Path], format_: Format, joined: list[Path] | None = None) -> None:
+def _print_table(
+    paths: list[Path],
+    format_: Format,
+    others: list[Path] | None = None,
+    reference: str | None = None,
+    *,
+    pareto: bool = False,
+) -> None:
     """Tabulate runs; with what was counted in others, where those are given."""
-    from fastvit_bench.report import store, table
-    from fastvit_bench.report.rows import collect, join
+    from fastvit_bench.report import frontiers, joined, rows, store, table
 
-    files = {path: store.read(path) for path in [*paths, *(joined or [])]}
-    rows = collect([files[path] for path in paths])
-    if joined is not None:
-        rows = join(rows, [found for file in files.values() for found in file.accuracies])
+    files = {path: store.read(path) for path in [*paths, *(others or [])]}
+    found = rows.collect([files[path] for path in paths])
+    counted = [each for file in files.values() for each in file.accuracies]
+    if others is not None:
+        found = rows.join(found, counted)
+    further = joined.join(found, reference=reference, pareto=pareto, accuracies=frontiers.counted(counted))
     if format_ is Format.RICH:
         console = _stdout()
-        console.print(table.rich(rows, console.width))
+        console.print(table.rich(found, console.width, further))
     else:
-        sys.stdout.write(table.FORMATS[format_](rows))
+        sys.stdout.write(table.FORMATS[format_](found, further))
 
 
 def _print_accuracies(path: Path, format_: Format) -> None:

@@ -55,6 +55,8 @@ HEAVY = {
     "cuda",
     "pycuda",
     "pynvml",
+    "altair",
+    "vl_convert",
 }
 
 

@@ -144,14 +144,8 @@ def collect(files: Iterable[RunFile]) -> list[Row]:
 
 
 def join(rows: Iterable[Row], accuracies: Iterable[Accuracy]) -> list[Row]:
-    """The rows with what was counted of the very files that were timed, known by their SHA-256, by size.
-
-    Of several accuracies of one file that over the most images counts, and of those the newest.
-    """
-    best: dict[str | None, Accuracy] = {}
-    for found in sorted(accuracies, key=lambda each: (each.images, each.finished)):
-        best[found.artifact.sha256] = found
-    best.pop(None, None)
+    """The rows with what was counted of the very files that were timed, known by their SHA-256, by size."""
+    best = best_of(accuracies)
     return [
         replace(
             row,
@@ -163,6 +157,12 @@ def join(rows: Iterable[Row], accuracies: Iterable[Accuracy]) -> list[Row]:
         )
         for row in rows
     ]
+
+
+def best_of(accuracies: Iterable[Accuracy]) -> dict[str, Accuracy]:
+    """By the SHA-256 of the file: what was counted over the most images, and of those the newest."""
+    ordered = sorted(accuracies, key=lambda each: (each.images, each.finished))
+    return {found.artifact.sha256: found for found in ordered if found.artifact.sha256 is not None}
 
 
 # what a plan and a measurement both know of a row: device, host, model, fuse level, weights, batch

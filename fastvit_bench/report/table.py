@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fastvit_bench.records import Accuracy, Failure, Foreign, Measurement, Pacing, Statistic, Unit
+from fastvit_bench.report.joined import Joined
 from fastvit_bench.report.published import Figure, Published
 from fastvit_bench.report.rows import Row, size_of, sizes_of
 from fastvit_bench.report.sheet import (
@@ -55,7 +56,7 @@ EMPTY = "No measurements."
 # --- on a terminal ----------------------------------------------------------------------------------------------------
 
 
-def rich(rows: Sequence[Row], width: int) -> "Group":
+def rich(rows: Sequence[Row], width: int, joined: Joined = Joined()) -> "Group":
     """The rows for a terminal of so many columns; legible from 80 on.
 
     One wide table if it fits, else the published figures below the measured ones, else a block of lines per row.
@@ -63,7 +64,13 @@ def rich(rows: Sequence[Row], width: int) -> "Group":
     """
     from rich.console import Group
 
-    return on_terminal(document(rows), width) if rows else Group(EMPTY)
+    return on_terminal(_document(rows, joined), width) if rows else Group(EMPTY)
+
+
+def _document(rows: Sequence[Row], joined: Joined) -> Document:
+    """The rows with what is joined to them, which was asked for and so comes first."""
+    found = document(rows)
+    return replace(found, details=[*joined.details, *found.details], notes=[*found.notes, *joined.notes])
 
 
 def on_terminal(found: Document, width: int) -> "Group":
@@ -215,9 +222,9 @@ def _empty_table() -> "Table":
 # --- as text in a format of its own -----------------------------------------------------------------------------------
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[Row], joined: Joined = Joined()) -> str:
     """Pipe tables with their notes as a list below."""
-    return in_markdown(document(rows)) if rows else EMPTY + "\n"
+    return in_markdown(_document(rows, joined)) if rows else EMPTY + "\n"
 
 
 def in_markdown(found: Document) -> str:
@@ -253,11 +260,11 @@ def _markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
-def latex(rows: Sequence[Row]) -> str:
+def latex(rows: Sequence[Row], joined: Joined = Joined()) -> str:
     """Booktabs tables in floats, their notes in the first one's caption; needs ``\\usepackage{booktabs}``."""
     if not rows:
         return f"% {EMPTY}\n"
-    found = document(rows)
+    found = _document(rows, joined)
     tables = [(each.title, each.columns) for each in (*found.sheets, *found.details)]
     floats: list[str] = []
     for title, columns in tables:
@@ -304,12 +311,12 @@ def _latex(text: str) -> str:
     return text.translate(_LATEX)
 
 
-def csv(rows: Sequence[Row]) -> str:
+def csv(rows: Sequence[Row], joined: Joined = Joined()) -> str:
     """`frame` as comma-separated values."""
-    return frame(rows).to_csv(index=False, lineterminator="\n")
+    return frame(rows, joined).to_csv(index=False, lineterminator="\n")
 
 
-def frame(rows: Sequence[Row]) -> "pd.DataFrame":
+def frame(rows: Sequence[Row], joined: Joined = Joined()) -> "pd.DataFrame":
     """One line per row, with a figure and the ends of its 95 % interval for every size of any row.
 
     ``latency_<size>_ms`` is a median; means by ModelBench stand in ``modelbench_<size>_ms``. What only some rows have,
@@ -317,10 +324,11 @@ def frame(rows: Sequence[Row]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    lines = [_flat(row) for row in rows]
+    lines = [_flat(row, joined) for row in rows]
+    further = {name: None for cells in (joined.cells or {}).values() for name in cells}
     known = {column for line in lines for column, value in line.items() if value is not None}
-    names = [*_SIZED, *_COUNTED]
-    optional = [*_OPTIONAL, *(name.format(size=_field(size)) for size in sizes_of(rows) for name in names)]
+    sized = [*_SIZED, *_COUNTED, *(f"{name}_{{size}}" for name in further)]
+    optional = [*_OPTIONAL, *(name.format(size=_field(size)) for size in sizes_of(rows) for name in sized)]
     columns = [
         *_FLAT,
         *(f"{prefix}_{size}{end}_ms" for prefix, size in _figures_of(rows) for end in ("", "_low", "_high")),
@@ -333,12 +341,12 @@ def frame(rows: Sequence[Row]) -> "pd.DataFrame":
     return pd.DataFrame(lines, columns=columns).astype(dict.fromkeys(("params", "classes", "cores"), "Int64"))
 
 
-def json(rows: Sequence[Row]) -> str:
+def json(rows: Sequence[Row], joined: Joined = Joined()) -> str:
     """A list of rows with their cells by size, every figure in full precision, published ones with their source."""
-    return msgspec.json.format(msgspec.json.encode([_nested(row) for row in rows]), indent=2).decode() + "\n"
+    return msgspec.json.format(msgspec.json.encode([_nested(row, joined) for row in rows]), indent=2).decode() + "\n"
 
 
-FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {
+FORMATS: dict[str, Callable[[Sequence[Row], Joined], str]] = {
     "markdown": markdown,
     "csv": csv,
     "json": json,
@@ -461,7 +469,7 @@ def _top1(row: Row) -> float | None:
 _FIGURES = tuple(name for name in Published.__struct_fields__ if name not in ("name", "size"))
 
 
-def _flat(row: Row) -> dict[str, object]:
+def _flat(row: Row, joined: Joined) -> dict[str, object]:
     line = {column: value(row) for column, value in (_FLAT | _OPTIONAL).items()}
     line |= {f"published_{name}": figure.value for name, figure in _figures(row).items() if figure}
     prefix, _ = _CALLED[row.method.statistic]
@@ -478,11 +486,12 @@ def _flat(row: Row) -> dict[str, object]:
         line |= {name.format(size=size): value(cell) for name, value in _SIZED.items()}
         if counted := (row.accuracies or {}).get(shape):
             line |= {name.format(size=size): value(counted) for name, value in _COUNTED.items()}
+        line |= {f"{name}_{size}": value for name, value in joined.of(row, shape).items()}
     warnings = (f"{size_of(shape)}: {text}" for shape, texts in row.warnings.items() for text in texts)
     return line | {"warnings": "; ".join(warnings), "failed": "; ".join(failed)}
 
 
-def _nested(row: Row) -> dict[str, object]:
+def _nested(row: Row, joined: Joined) -> dict[str, object]:
     warnings = row.warnings
     return {
         "model": row.model,
@@ -503,7 +512,10 @@ def _nested(row: Row) -> dict[str, object]:
         **({"pacing": row.pacing} if row.pacing is not Pacing.BACK_TO_BACK else {}),
         **({"toolkit": row.toolkit} if row.toolkit else {}),
         "machine": row.machine,
-        "latency": {size_of(shape): _nested_cell(cell, warnings.get(shape, [])) for shape, cell in row.cells.items()},
+        "latency": {
+            size_of(shape): {**_nested_cell(cell, warnings.get(shape, [])), **joined.of(row, shape)}
+            for shape, cell in row.cells.items()
+        },
         **(
             {"accuracy": {size_of(shape): _nested_accuracy(found) for shape, found in row.accuracies.items()}}
             if row.accuracies is not None

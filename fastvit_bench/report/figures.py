@@ -1,0 +1,539 @@
+"""The report's figures, each described once: the page draws the description itself, PNG and SVG are made from it."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from fastvit_bench.errors import UnavailableError
+from fastvit_bench.records import Measurement, Shape
+from fastvit_bench.report.frontiers import Basis, Frontier, Group, Place
+from fastvit_bench.report.joined import BASES, label_of, probability_text, ratio_text, some
+from fastvit_bench.report.pareto import SURE, Counted
+from fastvit_bench.report.ratios import Key, Ratio
+from fastvit_bench.report.rows import Row, size_of
+from fastvit_bench.report.sheet import latency, legend, plain
+from fastvit_bench.report.verdict import words
+from fastvit_bench.verdicts import Comparison, Outcome
+
+MOST_LINES = 16  # models in one chart; colour and shape together tell that many apart
+MOST_POINTS = 60  # in one frontier's chart: its members, then the quickest
+MOST_CELLS = 40  # of a comparison, the worst first
+MOST_CHOICES = 40  # figures of one kind
+LABELLED = 14  # models whose names a frontier's chart has room for
+
+Spec = dict[str, Any]  # a Vega-Lite description
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours by what they are for; the page hands in CSS variables, so that its theme is the figures' theme."""
+
+    ink: str
+    muted: str
+    grid: str
+    accent: str
+    paper: str
+    bad: str
+    good: str
+    unsure: str
+    series: tuple[str, ...]
+    background: str | None
+
+
+# of Okabe & Ito's palette and neighbours of it, which do not rely on telling red from green
+LIGHT = Palette(
+    ink="#1b1f24",
+    muted="#57606a",
+    grid="#e3e6ea",
+    accent="#0b62a8",
+    paper="#ffffff",
+    bad="#b8410b",
+    good="#00785a",
+    unsure="#8a6100",
+    series=("#0072b2", "#d55e00", "#00875f", "#a8437f", "#8a6100", "#2b9bd6", "#5b4fc4", "#57606a"),
+    background="#ffffff",
+)
+PAGE = Palette(
+    ink="var(--ink)",
+    muted="var(--muted)",
+    grid="var(--grid)",
+    accent="var(--accent)",
+    paper="var(--paper)",
+    bad="var(--bad)",
+    good="var(--good)",
+    unsure="var(--unsure)",
+    series=tuple(f"var(--series-{number})" for number in range(1, 9)),
+    background=None,
+)
+
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One chart and what is written around it."""
+
+    kind: str  # accuracy, latency, ratio or comparison: figures of one kind stand in one place of the page
+    name: str  # of its file, without suffix: letters, digits, hyphens
+    choice: str  # what tells it from others of its kind
+    title: str
+    caption: str  # how to read it, and what is left out
+    spec: Spec
+
+
+def require() -> None:
+    """Raise `UnavailableError` where the packages that draw are missing."""
+    import importlib.util
+
+    missing = [name for name in ("altair", "vl_convert") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UnavailableError(
+            f"The report is drawn by {' and '.join(missing)}, not installed here; pip install 'fastvit-bench[report]'."
+        )
+
+
+def conditions(rows: Sequence[Row]) -> dict[int, str]:
+    """How the figures of each row were measured, by the row's `id`."""
+    marks, lines = legend(rows)
+    texts = [line[line.index("Measured: ") :].removesuffix(".") for line in lines]
+    numbers = list(dict.fromkeys(marks.values()))
+    return {each: texts[numbers.index(mark)] for each, mark in marks.items()}
+
+
+def about(cell: Measurement, name: str, measured: str, *more: str) -> str:
+    """What goes with a number: figure and interval, what else is known, how, where and when it was measured."""
+    told = [
+        f"{name}, {size_of(cell.shape)} px",
+        f"{latency(cell.figure_ms, cell.interval_ms)} ms",
+        *more,
+        measured,
+        f"finished {cell.finished[:16].replace('T', ' ')} UTC",
+        *(f"* {plain(warning)}" for warning in cell.warnings),
+    ]
+    return "\n".join(told)
+
+
+# --- accuracy against latency -----------------------------------------------------------------------------------------
+
+ON, OPEN, OFF = "on the frontier", "uncertain", "dominated"
+
+
+def standing(place: Place) -> str:
+    """In a word, by the probability."""
+    share = place.standing.probability
+    return ON if share >= SURE else OFF if share <= 1 - SURE else OPEN
+
+
+def accuracy(frontier: Frontier, measured: Mapping[int, str], palette: Palette) -> Figure:
+    """Top-1 against latency, with the frontier as a staircase and both intervals where they are known."""
+    import altair as alt
+
+    kept, left_out = _chosen(frontier)
+    alike = all(place.row.is_random for place in frontier.places)
+    labelled = {id(place) for place in (kept if len(kept) <= LABELLED else [p for p in kept if p.standing.on_frontier])}
+    points: list[Spec] = [
+        {
+            **_point(frontier, place, measured),
+            "label": _short(place.name if alike else label_of(frontier, place), 36) if id(place) in labelled else "",
+        }
+        for place in kept
+    ]
+    stairs = [{"ms": point["ms"], "top1": point["top1"]} for point in points if point["member"]]
+    x = alt.X("ms:Q", title="latency, ms per batch", scale=_scale([point["ms"] for point in points], 0.5, 1.4))
+    shares = [point[end] for point in points for end in ("top1", "least", "most")]
+    apart = max(max(shares) - min(shares), 1.0)
+    domain = [min(shares) - 0.12 * apart, max(shares) + 0.16 * apart]
+    title = f"{frontier.basis} top-1, %"
+    y = alt.Y("top1:Q", title=title, scale=alt.Scale(domain=domain, zero=False, nice=False))
+    fill = alt.Fill(
+        "standing:N",
+        title=None,
+        scale=alt.Scale(domain=[ON, OPEN, OFF], range=[palette.accent, palette.unsure, palette.paper]),
+        legend=alt.Legend(symbolStrokeWidth=1.5, symbolStrokeColor=palette.muted),
+    )
+    shape = alt.Shape(
+        "standing:N", title=None, scale=alt.Scale(domain=[ON, OPEN, OFF], range=["circle", "diamond", "circle"])
+    )
+    layers: list[Any] = [
+        alt.Chart(alt.Data(values=stairs))
+        .mark_line(interpolate="step-after", color=palette.accent, strokeWidth=1.5, opacity=0.7, aria=False)
+        .encode(x=x, y=y),
+        alt.Chart().mark_rule(color=palette.muted, strokeWidth=1.2, aria=False).encode(x="low:Q", x2="high:Q", y=y),
+    ]
+    if frontier.basis is Basis.MEASURED:
+        layers.append(
+            alt.Chart()
+            .mark_rule(color=palette.muted, strokeWidth=1.2, aria=False)
+            .encode(x=x, y="least:Q", y2="most:Q")
+        )
+    layers.append(
+        alt.Chart()
+        .mark_point(size=90, stroke=palette.ink, strokeWidth=1.3, opacity=1)
+        .encode(x=x, y=y, fill=fill, shape=shape, tooltip="about:N", description="about:N")
+    )
+    sides: list[tuple[bool, Literal["left", "right"], int, int]] = [(True, "right", -7, -9), (False, "left", 8, 12)]
+    for member, align, dx, dy in sides:
+        layers.append(
+            alt.Chart()
+            .transform_filter(f"datum.member === {str(member).lower()}")
+            .mark_text(
+                align=align, dx=dx, dy=dy, color=palette.ink if member else palette.muted, fontSize=12, aria=False
+            )
+            .encode(x=x, y=y, text="label:N")
+        )
+    where = f"{frontier.group.label}, {size_of(frontier.shape)} px"
+    caption = (
+        f"The line joins the models that no other is both as quick and as accurate as. Filled: on it in at least "
+        f"{100 * SURE:.0f} % of resamplings; hollow: in at most {100 - 100 * SURE:.0f} %; diamond: in between. "
+        f"Bars: 95 % intervals. Accuracy: {BASES[frontier.basis]}."
+    )
+    if frontier.basis is Basis.PUBLISHED and any(place.row.is_random for place in frontier.places):
+        which = "All" if alike else "Models marked so"
+        caption += f" {which} were timed with random weights, whose speed is that of any."
+    if left_out:
+        caption += f" {left_out} further dominated models are in the table only."
+    return _figure(
+        "accuracy",
+        f"{where}, {frontier.basis} top-1",
+        f"Accuracy against latency: {where}",
+        caption,
+        points,
+        layers,
+        palette,
+    )
+
+
+def _chosen(frontier: Frontier) -> tuple[list[Place], int]:
+    """The places that are drawn, and how many are not."""
+    places = frontier.places
+    if len(places) <= MOST_POINTS:
+        return list(places), 0
+    ranked = sorted(places, key=lambda place: (not place.standing.on_frontier, -place.standing.probability))
+    kept = {id(place) for place in ranked[:MOST_POINTS]}
+    return [place for place in places if id(place) in kept], len(places) - MOST_POINTS
+
+
+def _point(frontier: Frontier, place: Place, measured: Mapping[int, str]) -> Spec:
+    share, interval = place.accuracy.percent, place.cell.interval_ms
+    least, most = share, share
+    told = f"{share:.1f} % top-1, published ({plain(place.source)})"
+    if isinstance(place.accuracy, Counted):
+        least, most = wilson(place.accuracy)
+        told = f"{share:.1f} % top-1 [{least:.1f}, {most:.1f}], measured on {place.accuracy.images} images"
+    by = frontier.dominating(place)
+    return {
+        "ms": place.cell.figure_ms,
+        "low": interval.low if interval else place.cell.figure_ms,
+        "high": interval.high if interval else place.cell.figure_ms,
+        "top1": share,
+        "least": least,
+        "most": most,
+        "member": place.standing.on_frontier,
+        "standing": standing(place),
+        "about": about(
+            place.cell,
+            label_of(frontier, place),
+            measured[id(place.row)],
+            told,
+            f"on the frontier with {probability_text(place.standing.probability)}",
+            *([f"dominated by {some(by)}"] if by else []),
+        ),
+    }
+
+
+def wilson(accuracy: Counted) -> tuple[float, float]:
+    """The 95 % interval of an accuracy in percent (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
+    z, n = 1.959964, accuracy.images
+    p = accuracy.correct / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return max(0.0, 100 * (middle - half)), min(100.0, 100 * (middle + half))
+
+
+# --- latency and ratio against resolution -----------------------------------------------------------------------------
+
+
+def resolution(group: Group, measured: Mapping[int, str], palette: Palette) -> Figure | None:
+    """A line per model; None where everything was measured at one size."""
+
+    def value(name: str, row: Row, cell: Measurement) -> tuple[float, float, float, str]:
+        interval = cell.interval_ms
+        ends = (interval.low, interval.high) if interval else (cell.figure_ms, cell.figure_ms)
+        return cell.figure_ms, *ends, about(cell, name, measured[id(row)])
+
+    points, layers, caption = _lines(group, value, "latency, ms per batch", palette, at_one=None)
+    if not layers:
+        return None
+    caption = (
+        "Size: side of the square, or of one of the same area. Bars: 95 % intervals, often smaller than the marks."
+        + caption
+    )
+    title = f"Latency against resolution: {group.label}"
+    return _figure("latency", group.label, title, caption, points, layers, palette)
+
+
+def ratios(
+    group: Group, found: Mapping[Key, Ratio], reference: str, measured: Mapping[int, str], palette: Palette
+) -> Figure | None:
+    """A line per model, of its figures over those of the reference; None where there is nothing to draw."""
+
+    def value(name: str, row: Row, cell: Measurement) -> tuple[float, float, float, str] | None:
+        ratio = found.get((id(row), cell.shape))
+        if ratio is None:
+            return None
+        interval = ratio.interval
+        ends = (interval.low, interval.high) if interval else (ratio.value, ratio.value)
+        told = f"{ratio_text(ratio)} times {plain(reference)}"
+        return ratio.value, *ends, about(cell, name, measured[id(row)], told)
+
+    points, layers, caption = _lines(group, value, f"ratio to {_short(reference)}", palette, at_one=1.0)
+    if not layers:
+        return None
+    caption = (
+        f"Below 1 is quicker than {plain(reference)} at the same size. Bars: 95 % intervals of the ratio." + caption
+    )
+    title = f"Ratio to {plain(reference)}: {group.label}"
+    return _figure("ratio", group.label, title, caption, points, layers, palette)
+
+
+def _lines(
+    group: Group,
+    value: Callable[[str, Row, Measurement], tuple[float, float, float, str] | None],
+    title: str,
+    palette: Palette,
+    at_one: float | None,
+) -> tuple[list[Spec], list[Any], str]:
+    """Points, layers of lines over the sizes, what to say of those left out; no layers where no line has two points."""
+    import altair as alt
+
+    series: dict[str, list[Spec]] = {}
+    sides: set[float] = set()
+    for name, row in zip(group.names, group.rows, strict=True):
+        for cell in row.measured:
+            if cell.shape is None or (found := value(name, row, cell)) is None:
+                continue
+            side = _side(cell.shape)
+            sides.add(side)
+            figure, low, high, told = found
+            point = {"side": side, "value": figure, "low": low, "high": high, "about": told}
+            series.setdefault(name, []).append(point)
+    if not any(len(points) > 1 for points in series.values()):
+        return [], [], ""
+    # from the top of the chart to its bottom, as the legend is read
+    ordered = sorted(series, key=lambda name: -series[name][-1]["value"])
+    shown, left_out = _spread(ordered, MOST_LINES), max(0, len(ordered) - MOST_LINES)
+    labels = _distinct([_short(name) for name in shown])
+    points: list[Spec] = [
+        {"name": label, **point} for name, label in zip(shown, labels, strict=True) for point in series[name]
+    ]
+    ticks = sorted(sides)
+    every = alt.Axis(values=ticks, format="d", labelOverlap="greedy", grid=False)
+    # no wider than what was measured: a logarithmic axis would go on to the next power of ten
+    x = alt.X(
+        "side:Q",
+        title="image size, px",
+        axis=every,
+        scale=alt.Scale(type="log", domain=[ticks[0] / 1.04, ticks[-1] * 1.04], nice=False),
+    )
+    y = alt.Y(
+        "value:Q", title=title, scale=_scale([point[end] for point in points for end in ("low", "high")], 0.85, 1.15)
+    )
+    colours = [palette.series[at % len(palette.series)] for at in range(len(labels))]
+    # after one round of colours the shapes move on, so that no two models share both
+    shapes = [SHAPES[(at + at // len(palette.series)) % len(SHAPES)] for at in range(len(labels))]
+    colour = alt.Color("name:N", title=None, sort=labels, scale=alt.Scale(domain=labels, range=colours))
+    shape = alt.Shape("name:N", title=None, sort=labels, scale=alt.Scale(domain=labels, range=shapes))
+    layers: list[Any] = []
+    if at_one is not None:
+        layers.append(
+            alt.Chart(alt.Data(values=[{"value": at_one}]))
+            .mark_rule(color=palette.muted, strokeDash=[4, 3], aria=False)
+            .encode(y=y)
+        )
+    layers += [
+        alt.Chart().mark_line(strokeWidth=1.8, aria=False).encode(x=x, y=y, color=colour, detail="name:N"),
+        alt.Chart().mark_rule(strokeWidth=1.5, aria=False).encode(x=x, y="low:Q", y2="high:Q", color=colour),
+        alt.Chart()
+        .mark_point(filled=True, size=55, opacity=1)
+        .encode(x=x, y=y, color=colour, shape=shape, tooltip="about:N", description="about:N"),
+    ]
+    return points, layers, f" {left_out} of {len(ordered)} models are in the table only." if left_out else ""
+
+
+def _spread(names: Sequence[str], most: int) -> list[str]:
+    """So many of an ordered list, from its first to its last at even steps."""
+    if len(names) <= most:
+        return list(names)
+    return [names[round(at * (len(names) - 1) / (most - 1))] for at in range(most)]
+
+
+def _side(shape: Shape) -> float:
+    return round((shape.height * shape.width) ** 0.5, 1)
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+_NAMES = {
+    Outcome.REGRESSED: "regressed",
+    Outcome.INCONCLUSIVE: "inconclusive",
+    Outcome.PASS: "pass",
+    Outcome.IMPROVED: "improved",
+}
+
+
+def comparison(found: Comparison, palette: Palette) -> Figure | None:
+    """The change of every cell with its interval, and the margin; None where no cell has two figures."""
+    import altair as alt
+
+    told = [cell for cell in words.worst_first(found) if cell.verdict.ratio is not None]
+    if not told:
+        return None
+    kept = told[:MOST_CELLS]
+    names = _distinct([_short(words.shown(cell.name), 34) for cell in kept])
+    points: list[Spec] = []
+    for cell, name in zip(kept, names, strict=True):
+        verdict = cell.verdict
+        ratio, interval = verdict.ratio or 1.0, verdict.interval
+        points.append(
+            {
+                "cell": name,
+                "change": 100 * (ratio - 1),
+                "low": 100 * ((interval.low if interval else ratio) - 1),
+                "high": 100 * ((interval.high if interval else ratio) - 1),
+                "outcome": _NAMES.get(verdict.outcome, verdict.outcome.value),
+                "about": "\n".join(
+                    text
+                    for text in (
+                        words.shown(cell.name),
+                        f"{words.change(verdict)} {words.span(interval)}, margin {words.margin(verdict)}".strip(),
+                        f"{verdict.outcome.value}: {words.reason(verdict)}",
+                        f"{verdict.blocks} blocks of turns on {words.machine(found.machine)}",
+                        f"finished {found.finished[:16].replace('T', ' ')} UTC",
+                    )
+                    if text
+                ),
+            }
+        )
+    margin = 100 * found.plan.margin
+    ends = [point[end] for point in points for end in ("low", "high")] + [margin, -1.0]
+    room = 0.06 * (max(ends) - min(ends))
+    x = alt.X(
+        "change:Q",
+        title="change of latency, % (right is slower)",
+        scale=alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False, zero=False),
+    )
+    y = alt.Y("cell:N", title=None, sort=names, axis=alt.Axis(grid=True, ticks=False, domain=False))
+    outcomes = list(_NAMES.values())
+    colours = [palette.bad, palette.unsure, palette.muted, palette.good]
+    colour = alt.Color("outcome:N", title=None, scale=alt.Scale(domain=outcomes, range=colours))
+    shape = alt.Shape(
+        "outcome:N",
+        title=None,
+        scale=alt.Scale(domain=outcomes, range=["triangle-right", "diamond", "circle", "triangle-left"]),
+    )
+    layers = [
+        alt.Chart(alt.Data(values=[{"change": 0}])).mark_rule(color=palette.muted, aria=False).encode(x=x),
+        alt.Chart(alt.Data(values=[{"change": margin}]))
+        .mark_rule(color=palette.bad, strokeDash=[5, 4], aria=False)
+        .encode(x=x),
+        alt.Chart().mark_rule(strokeWidth=2.2, aria=False).encode(x="low:Q", x2="high:Q", y=y, color=colour),
+        alt.Chart()
+        .mark_point(filled=True, size=95, opacity=1)
+        .encode(x=x, y=y, color=colour, shape=shape, tooltip="about:N", description="about:N"),
+    ]
+    left_out = f" {len(told) - len(kept)} further cells are in the table only." if len(told) > len(kept) else ""
+    caption = f"Change: head over base. Dashed: the margin of {margin:g} %. Bars: 95 % intervals.{left_out}"
+    choice = (
+        f"{words.shown(found.head, 60)} against {words.shown(found.base, 60)}, {found.finished[:16].replace('T', ' ')}"
+    )
+    made = _figure("comparison", choice, words.title(found), caption, points, layers, palette)
+    return replace(made, spec={**made.spec, "height": 40 + 30 * len(kept)})
+
+
+# --- of every figure --------------------------------------------------------------------------------------------------
+
+
+def _figure(
+    kind: str, choice: str, title: str, caption: str, points: Sequence[Spec], layers: Sequence[Any], palette: Palette
+) -> Figure:
+    import altair as alt
+
+    # the points stand in the description once: a layer without data of its own takes the whole's
+    chart = alt.layer(*layers, data=alt.Data(values=list(points))).properties(
+        width=680, height=380, description=f"{title}. {caption}"
+    )
+    spec: Spec = chart.configure(**_config(palette)).to_dict(validate=False)
+    return Figure(kind, slug(f"{kind}-{choice}"), choice, title, caption, spec)
+
+
+def _config(palette: Palette) -> Spec:
+    quiet = {"labelColor": palette.muted, "titleColor": palette.ink, "labelFontSize": 12, "titleFontSize": 12}
+    return {
+        "background": palette.background or "transparent",
+        "font": "system-ui, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif",
+        "axis": {
+            **quiet,
+            "titleFontWeight": "normal",
+            "titlePadding": 10,
+            "gridColor": palette.grid,
+            "domainColor": palette.muted,
+            "tickColor": palette.muted,
+            "tickCount": 6,
+            "labelLimit": 230,
+        },
+        "legend": {
+            "labelColor": palette.ink,
+            "labelFontSize": 12,
+            "symbolSize": 80,
+            "labelLimit": 220,
+            "rowPadding": 4,
+        },
+        "view": {"stroke": None},
+        "title": {"color": palette.ink, "anchor": "start", "fontSize": 15, "subtitleColor": palette.muted},
+    }
+
+
+def _scale(values: Sequence[float], below: float, above: float) -> Any:
+    """Logarithmic where the values span a factor of four, else linear; a little wider than they are."""
+    import altair as alt
+
+    low, high = min(values), max(values)
+    if low > 0 and high / low >= 4:
+        return alt.Scale(type="log", domain=[low * below, high * above], nice=False)
+    room = max(high - low, 0.02 * high)
+    return alt.Scale(domain=[low - room * (1 - below) * 0.6, high + room * (above - 1) * 0.6], nice=False, zero=False)
+
+
+def _short(name: str, most: int = 28) -> str:
+    """A name as charts have room for; its middle is left out where it is longer."""
+    line = plain(name) or "(no name)"
+    return line if len(line) <= most else f"{line[: most - 9]}…{line[-8:]}"
+
+
+def _distinct(labels: Sequence[str]) -> list[str]:
+    """Shortened names may have become equal, and one label is one line."""
+    seen: dict[str, int] = {}
+    found: list[str] = []
+    for label in labels:
+        seen[label] = seen.get(label, 0) + 1
+        found.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return found
+
+
+def slug(text: str) -> str:
+    """A file name of any text: letters, digits and hyphens, 80 at most."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80].rstrip("-") or "figure"
+
+
+def picture(figure: Figure, kind: str) -> bytes:
+    """The content of an SVG or PNG file, with the title and the caption in it. `kind` is svg or png."""
+    import textwrap
+
+    import vl_convert
+
+    title = {"text": textwrap.wrap(figure.title, 90), "subtitle": textwrap.wrap(figure.caption, 110), "offset": 12}
+    spec = {**figure.spec, "title": title, "padding": 12}
+    if kind == "svg":
+        return vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]).encode()
+    return vl_convert.vegalite_to_png(spec, scale=2, allowed_base_urls=[])

@@ -1,0 +1,106 @@
+"""Figures as ratios to those of one model that was measured alike."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from fastvit_bench.errors import NotComparableError, UsageError
+from fastvit_bench.records import Interval, Measurement, Shape, Statistic, order_statistic_ranks
+from fastvit_bench.report.rows import Row
+
+HOW = (
+    "at least 95 %: the intervals of both figures at 97.5 % (order statistics of a median, Student's t over the rounds "
+    "of a mean), divided end by opposite end"
+)
+
+Key = tuple[int, Shape | None]  # `id` of a row, and a size
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How much longer a model takes than the reference: 1.05 is 5 % slower."""
+
+    value: float
+    interval: Interval | None  # of the ratio (not milliseconds); None where a figure has none
+    of_itself: bool = False
+
+
+def against(rows: Sequence[Row], model: str) -> dict[Key, Ratio]:
+    """The ratio of every figure to the model's that was measured alike, where there is one.
+
+    Alike are rows of one device, machine, method, window, toolkit, batch, precision, head, fuse level and form, at the
+    same size; of several such rows of the model one with the same weights is taken, else the newest. Raises
+    `UsageError` when the model has no row, `NotComparableError` when nothing was measured as it was.
+    """
+    known = {row.model: None for row in rows if row.measured}
+    if model not in known:
+        near = difflib.get_close_matches(model, known, n=3, cutoff=0.4) or list(known)[:3]
+        hint = f" Nearest: {', '.join(near)}." if near else ""
+        raise UsageError(f"The reference '{model}' was not measured in these runs, so it has no row.{hint}")
+    references: dict[bytes, list[Row]] = {}
+    for row in rows:
+        if row.model == model:
+            references.setdefault(_alike(row), []).append(row)
+    found: dict[Key, Ratio] = {}
+    others = False
+    for row in rows:
+        for cell in row.measured:
+            bases = [
+                (row.weights == each.weights, base.finished, at, base)
+                for at, each in enumerate(references.get(_alike(row), ()))
+                if isinstance(base := each.cells.get(cell.shape), Measurement)
+            ]
+            if row.model == model:
+                bases = [each for each in bases if each[3] is cell] or bases
+            if bases:
+                base = max(bases, key=lambda each: each[:3])[3]
+                found[id(row), cell.shape] = ratio(cell, base)
+                others = others or row.model != model
+    if not others and len(known) > 1:
+        raise NotComparableError(
+            f"Nothing else was measured as the reference '{model}' was: on the same device and machine, by the same "
+            f"method, at the same size, batch and precision. Measure them together."
+        )
+    return found
+
+
+def ratio(cell: Measurement, base: Measurement) -> Ratio:
+    """One figure over another, with an interval that covers the ratio at least 95 % of the time.
+
+    By Bonferroni's inequality: both figures lie within their 97.5 % intervals at once at least 95 % of the time, and
+    then their ratio lies between the quotients of opposite ends.
+    """
+    value = cell.figure_ms / base.figure_ms
+    if cell is base:
+        return Ratio(1.0, None, of_itself=True)
+    ends = [_wide(each) for each in (cell, base)]
+    if any(each is None or each[0] <= 0 for each in ends):
+        return Ratio(value, None)
+    [(low, high), (base_low, base_high)] = [each for each in ends if each]
+    return Ratio(value, Interval(low=low / base_high, high=high / base_low, confidence=0.95))
+
+
+def _wide(cell: Measurement) -> tuple[float, float] | None:
+    """The 97.5 % interval of a figure, in milliseconds."""
+    if cell.method.statistic is Statistic.MEDIAN:
+        ranks = order_statistic_ranks(len(cell.samples_ms), 0.5, 0.975)
+        return (cell.samples_ms[ranks[0] - 1], cell.samples_ms[ranks[1] - 1]) if ranks else None
+    rounds = cell.round_means_ms
+    if len(rounds) < 2:
+        return None
+    import math
+    import statistics
+
+    from scipy.stats import t
+
+    half = float(t.ppf(0.9875, len(rounds) - 1)) * statistics.stdev(rounds) / math.sqrt(len(rounds))
+    return cell.figure_ms - half, cell.figure_ms + half
+
+
+def _alike(row: Row) -> bytes:
+    device = (row.device.name, row.device.backend, row.device.options)
+    way = (row.method, row.window, row.pacing, row.clock, row.toolkit)
+    network = (row.head, row.fused, row.form)
+    return msgspec.json.encode((device, row.machine, way, row.batch, row.precision, network), order="sorted")

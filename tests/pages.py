@@ -1,0 +1,79 @@
+"""Pages for tests: what a colleague would be sent, with a model whose name is a script."""
+
+import random
+from pathlib import Path
+
+from builders import (
+    artifact,
+    at,
+    cell,
+    cell_result,
+    comparison,
+    device,
+    failure,
+    measurement,
+    request,
+    run,
+    samples,
+    shape,
+    spec,
+)
+
+from fastvit_bench.records import Measurement
+from fastvit_bench.report.rows import Row, collect
+from fastvit_bench.report.store import RunFile
+from fastvit_bench.verdicts import Comparison, Outcome
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
+MS = {"fastvit_t8": 8.0, "fastvit_sa12": 21.0, HOSTILE: 23.0, "fastvit_ma36": 100.0}
+PUBLISHED = {"fastvit_t8": "FastViT-T8", "fastvit_sa12": "FastViT-SA12", HOSTILE: "FastViT-SA12"} | {
+    "fastvit_ma36": "FastViT-MA36"
+}
+SPECS = tuple(spec(name=name, published=published) for name, published in PUBLISHED.items())
+
+
+def figure(model: str, ms: float, size: int, minutes: float = 1, on: str = "cpu") -> Measurement:
+    made = artifact(model=model, shape=shape(size), path="x.onnx")
+    pixels = (size / 256) ** 2
+    return measurement(artifact=made, device=device(name=on), samples_ns=(samples(ms * pixels),), finished=at(minutes))
+
+
+def few() -> list[Row]:
+    """Four models at three sizes, one of them with a script for a name, and a failure with one for a reason."""
+    found = [figure(model, ms, size) for model, ms in MS.items() for size in (224, 256, 512)]
+    failed = failure(cell=cell(model=HOSTILE, shape=shape(2048)), reason=f"no room for {HOSTILE}")
+    return collect([RunFile(Path("x"), (run(request=request(models=SPECS)), *found, failed), 0)])
+
+
+def many() -> list[Row]:
+    """5,000 figures: a hundred models, five devices, ten sizes."""
+    draw = random.Random(0)
+    specs = tuple(spec(name=f"model_{at:03}", published=list(PUBLISHED.values())[at % 3]) for at in range(100))
+    sizes = (128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
+    return collect(
+        RunFile(
+            Path("x"),
+            (
+                run(request=request(models=specs, device=device(name=f"device{on}"))),
+                *(
+                    figure(each.name, (3 + 0.7 * at) * (on + 1) * draw.uniform(0.99, 1.01), size, on=f"device{on}")
+                    for at, each in enumerate(specs)
+                    for size in sizes
+                ),
+            ),
+            0,
+        )
+        for on in range(5)
+    )
+
+
+def verdicts() -> list[Comparison]:
+    """A gate with every outcome, and one that passed."""
+    cells = (
+        cell_result("fastvit_t8 256 b1", Outcome.REGRESSED, 1.11),
+        cell_result(f"{HOSTILE} 256 b1", Outcome.IMPROVED, 0.91),
+        cell_result("fastvit_sa12 256 b1", Outcome.PASS, 1.004),
+        cell_result("fastvit_ma36 256 b1", Outcome.INCONCLUSIVE, 1.045),
+        cell_result("fastvit_t12 256 b1", Outcome.INCOMPARABLE, None),
+    )
+    return [comparison(*cells, head=HOSTILE), comparison(cell_result())]
