@@ -207,6 +207,7 @@ def build(asked: ExportJob) -> Artifact:
             functions=asked.functions,
             operations=backend.operations(draft),
             half_weights=_half_weights(backend.metadata(draft)),
+            traffic=backend.traffic(draft, asked.shape),
         )
         final = path.with_name(artifact.path)
         notes, outputs = draft.with_suffix(".json"), draft.with_suffix(".npz")

@@ -1357,6 +1357,62 @@ def history(
         console.print(table.on_terminal(found, console.width))
 
 
+@app.command()
+def roofline(
+    run: Annotated[
+        list[str] | None, typer.Argument(help="Runs: ids, prefixes, files, or 'last'. [default: all of the device]")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", "-d", help="Device of benchmark.toml.")] = "cpu",
+    again: Annotated[bool, typer.Option("--again", help="Measure the peak anew, even if one is kept.")] = False,
+    format_: Annotated[
+        HistoryFormat, typer.Option("--format", "-f", help="How roofs and figures are written.")
+    ] = HistoryFormat.RICH,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also draw them into this file (.svg or .png).")
+    ] = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Hold measured latencies against what the device can do at best: GMAC/s, share of the peak, and what bounds them.
+
+    Peak arithmetic rate and memory bandwidth are measured once through the device's own toolkit, on a quiet machine
+    within a minute, and kept in results/DEVICE/peak.json by machine, versions, precision and options.
+
+    \b
+    fastvit-bench roofline --device cpu -o roofline.svg
+    """
+    from fastvit_bench import ceilings
+    from fastvit_bench.report import roofline as rooflines
+    from fastvit_bench.report import roofline_plot, store, table
+    from fastvit_bench.report.rows import collect
+
+    settings = _load(config_file)
+    chosen = settings.device(device)
+    if output is not None:
+        roofline_plot.check(output)
+    results = Path(settings.paths.results)
+    paths = [path for ref in run for path in store.find(results, ref)] if run else store.all_runs(results)
+    files = [store.read(path) for path in dict.fromkeys(paths) if path.parent.name == device or run]
+    rows = [row for row in collect(files) if row.device.name == device and row.measured]
+    if run and not rows:
+        raise UsageError(f"Nothing was measured on '{device}' in {_counted(len(files), 'run')}; name its runs.")
+    console = _console()
+    held = ceilings.of_rows(rows, chosen, results / device, again=again, notify=_say(console))
+    counted = ceilings.traffic((cell for row in rows for cell in row.measured), Path(settings.paths.models))
+    points = rooflines.collect(rows, held, counted)
+    if output is not None:
+        said = roofline_plot.write(points, held, output)
+        typer.echo("\n".join([*said, f"picture: {output}"]), err=True)
+    if format_.value in rooflines.FORMATS:
+        sys.stdout.write(rooflines.FORMATS[format_.value](points, held))
+        return
+    found = rooflines.document(points, held)
+    if format_ is HistoryFormat.MARKDOWN:
+        sys.stdout.write(table.in_markdown(found))
+    else:
+        out = _stdout()
+        out.print(table.on_terminal(found, out.width))
+
+
 def _runs_on(settings: "Config", results: Path, device: str | None) -> list[Path]:
     """Every run file, or those of a device; `UsageError` where there is none."""
     from fastvit_bench.report import store

@@ -204,6 +204,25 @@ class Engine(Record, frozen=True, tag="engine", tag_field="kind"):
     parity: Parity | None = None  # of what it computed on its GPU; None where it has not run yet
 
 
+class Traffic(Record, frozen=True):
+    """What the graph of a file holds, computes and moves in one run of a batch, as it stands in the file.
+
+    Every node counts what it reads and writes, as if nothing were fused and nothing stayed in a cache; views move
+    nothing.
+    """
+
+    params: int  # floating-point numbers that are in the file
+    macs: int  # multiply-accumulates of convolutions and matrix products
+    weight_bytes: int  # that nodes read of what is in the file
+    read_bytes: int  # that nodes read of what other nodes, or the input, gave them
+    written_bytes: int  # that nodes write
+
+    @property
+    def moved_bytes(self) -> int:
+        """All of them."""
+        return self.weight_bytes + self.read_bytes + self.written_bytes
+
+
 class Artifact(Record, frozen=True, tag="artifact", tag_field="kind"):
     """An exported file and everything that decides whether it may be compared with another."""
 
@@ -228,6 +247,7 @@ class Artifact(Record, frozen=True, tag="artifact", tag_field="kind"):
     functions: tuple[Shape, ...] = ()  # of a file that takes several shapes, all of them
     operations: dict[str, int] = {}  # kind -> how many the file's program has, where the backend counts them
     half_weights: HalfWeights | None = None  # what FP16 made of the weights, where the backend tells
+    traffic: Traffic | None = None  # counted on the file, where the backend can
 
     @property
     def key(self) -> str:
@@ -886,6 +906,135 @@ def share(right: int, images: int) -> Share:
 
     ends: Any = proportion_confint(right, images, alpha=0.05, method="wilson")
     return Share(value=right / images, low=float(ends[0]), high=float(ends[1]))
+
+
+class Probe(Record, frozen=True):
+    """A small network that is timed to learn what a device can do at best."""
+
+    kind: Literal["pointwise", "spatial", "product", "copy"]  # 1x1 or 3x3 convolutions, matrix products, y = x * c
+    width: int  # channels; of a copy the three of an image
+    side: int  # pixels, height and width
+    depth: int  # layers behind each other
+    precision: str
+
+    @property
+    def label(self) -> str:
+        """``3x3 convolutions 128 x 4 at 32 x 32``, for a person."""
+        if self.kind == "copy":
+            return f"{self.width} x {self.side} x {self.side} numbers scaled"
+        return f"{_PROBES[self.kind]} {self.width} x {self.depth} at {self.side} x {self.side}"
+
+    @property
+    def shape(self) -> Shape:
+        """Of its input: one image."""
+        return Shape(batch=1, height=self.side, width=self.side)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of its layers of equal width; the one in front that makes the channels is left out."""
+        if self.kind == "copy":
+            return 0
+        return self.depth * self.width**2 * self.side**2 * (9 if self.kind == "spatial" else 1)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that a copy reads and writes; it is only asked for those."""
+        return 2 * self.width * self.side**2 * (2 if self.precision == "fp16" else 4)
+
+
+_PROBES = {"pointwise": "1x1 convolutions", "spatial": "3x3 convolutions", "product": "matrix products"}
+
+
+class ProbeTime(Record, frozen=True):
+    """How long a probe took, at best, in each of the processes that ran it."""
+
+    probe: Probe
+    best_ns: Annotated[tuple[Annotated[int, msgspec.Meta(gt=0)], ...], msgspec.Meta(min_length=1)]  # medians of a set
+
+    @property
+    def per_s(self) -> float:
+        """Multiply-accumulates per second of the quickest process; of a copy, bytes per second."""
+        probe = self.probe
+        return (probe.moved_bytes if probe.kind == "copy" else probe.macs) / (min(self.best_ns) / 1e9)
+
+
+def apart(times: Sequence[int]) -> float:
+    """Ratio of the second shortest time to the shortest; infinite of a single one."""
+    first, *others = sorted(times)
+    return others[0] / first if others else math.inf
+
+
+BUSY_PERCENT = 25  # of one processor's time: with more taken by others, a processor's peak is not what it could be
+
+PROBES = 1  # of the probes and how they are timed; raised when either changes, because figures then differ
+
+
+class Peak(Record, frozen=True):
+    """What a device can do at best through its toolkit: the two roofs of the roofline."""
+
+    probes: int  # `PROBES` of the version that measured it
+    finished: str  # UTC, ISO 8601
+    device: Device  # options filled in; its batch says nothing, as probes take one image
+    machine: Machine
+    method: Method
+    window: Window
+    clock: str
+    arithmetic: Annotated[tuple[ProbeTime, ...], msgspec.Meta(min_length=1)]
+    memory: ProbeTime
+    others_percent: float | None = None  # of one processor's time, that other processes took meanwhile
+
+    @property
+    def best(self) -> ProbeTime:
+        """The quickest of the arithmetic probes."""
+        return max(self.arithmetic, key=lambda each: each.per_s)
+
+    @property
+    def macs_per_s(self) -> float:
+        """Multiply-accumulates per second, in the device's precision."""
+        return self.best.per_s
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Read and written, of arrays that fit no cache."""
+        return self.memory.per_s
+
+    @property
+    def ridge(self) -> float:
+        """Operational intensity, in FLOP per byte, from which on arithmetic is the bound."""
+        return 2 * self.macs_per_s / self.bytes_per_s
+
+    def attainable(self, intensity: float) -> float:
+        """Multiply-accumulates per second at most, of what does so many FLOP per byte (Williams et al. 2009)."""
+        return min(self.macs_per_s, intensity * self.bytes_per_s / 2)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Reasons to distrust the roofs, for a person."""
+        found: list[str] = []
+        for what, timed in (("arithmetic rate", self.best), ("memory bandwidth", self.memory)):
+            if len(timed.best_ns) > 1 and (ratio := apart(timed.best_ns)) > 1.1:
+                count = len(timed.best_ns)
+                found.append(f"{what}: the two quickest of {count} processes differ by {100 * (ratio - 1):.0f} %")
+        if self.machine.accelerator is None and (self.others_percent or 0) > BUSY_PERCENT:
+            found.append(f"other processes took {self.others_percent:.0f} % of a processor meanwhile")
+        return found
+
+
+class ProbeJob(Record, frozen=True, tag="probe", tag_field="job"):
+    """What is asked of a process that writes a probe's file, in the form of the device's toolkit."""
+
+    probe: Probe
+    device: Device
+    path: str  # where the file goes
+
+
+class ProbeTimingJob(Record, frozen=True, tag="probe-timing", tag_field="job"):
+    """What is asked of a process that times that file."""
+
+    probe: Probe
+    device: Device
+    path: str
+    method: Method
 
 
 class Request(Record, frozen=True):

@@ -25,7 +25,7 @@ from typing import Self
 
 import msgspec
 
-from fastvit_bench import backends, build
+from fastvit_bench import backends, build, probing
 from fastvit_bench.backends import Session
 from fastvit_bench.errors import FastViTBenchError, ParityError
 from fastvit_bench.records import (
@@ -40,6 +40,8 @@ from fastvit_bench.records import (
     Measurement,
     Pacing,
     Parity,
+    ProbeJob,
+    ProbeTimingJob,
     Record,
     Samples,
     Stage,
@@ -67,7 +69,7 @@ class TurnJob(Record, frozen=True, tag="turn", tag_field="job"):
     untimed: int  # in front
 
 
-Job = ExportJob | EngineJob | TimingJob | EvaluationJob | OpenJob | TurnJob
+Job = ExportJob | EngineJob | TimingJob | EvaluationJob | ProbeJob | ProbeTimingJob | OpenJob | TurnJob
 
 
 class Opened(Record, frozen=True, tag="opened", tag_field="kind"):
@@ -95,6 +97,18 @@ class Equipped(Record, frozen=True, tag="equipped", tag_field="kind"):
     parity: Parity | None  # of what it computes; None where it cannot be run on this machine
 
 
+class Written(Record, frozen=True, tag="written", tag_field="kind"):
+    """A probe's file lies where it should."""
+
+
+class Probed(Record, frozen=True, tag="probed", tag_field="kind"):
+    """A probe was timed in this process."""
+
+    best_ns: int  # the lowest of the medians of its sets of runs
+    window: Window
+    clock: str
+
+
 class Trouble(Record, frozen=True, tag="trouble", tag_field="kind"):
     """A job that gave nothing, and why."""
 
@@ -103,7 +117,7 @@ class Trouble(Record, frozen=True, tag="trouble", tag_field="kind"):
     log: str = ""  # the end of what a process that died had said
 
 
-Reply = Artifact | Equipped | Measurement | Opened | Turned | Tally | Trouble
+Reply = Artifact | Equipped | Measurement | Written | Probed | Opened | Turned | Tally | Trouble
 
 LOG_LINES = 20
 
@@ -198,6 +212,8 @@ _STAGES: dict[type[Job], Stage] = {
     ExportJob: "export",
     EngineJob: "engine",
     TimingJob: "timing",
+    ProbeJob: "export",
+    ProbeTimingJob: "timing",
     OpenJob: "timing",
     TurnJob: "timing",
     EvaluationJob: "accuracy",
@@ -240,7 +256,7 @@ def _listen(jobs: "queue.SimpleQueue[bytes]") -> None:
     os._exit(0)
 
 
-def answer(job: ExportJob | EngineJob | TimingJob | OpenJob | TurnJob) -> Reply:
+def answer(job: ExportJob | EngineJob | TimingJob | ProbeJob | ProbeTimingJob | OpenJob | TurnJob) -> Reply:
     """Do a job in this process."""
     try:
         match job:
@@ -250,6 +266,12 @@ def answer(job: ExportJob | EngineJob | TimingJob | OpenJob | TurnJob) -> Reply:
                 return Equipped(parity=build.equip(job.export))
             case TimingJob():
                 return time_artifact(job)
+            case ProbeJob():
+                probing.write(job)
+                return Written()
+            case ProbeTimingJob():
+                reading = probing.read(job)
+                return Probed(best_ns=probing.best_ns(reading), window=reading.window, clock=reading.clock)
             case OpenJob():
                 return _open(job)
             case TurnJob():

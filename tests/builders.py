@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from fastvit_bench.records import (
+    PROBES,
     SCHEMA,
     Accuracy,
     Artifact,
@@ -31,13 +32,17 @@ from fastvit_bench.records import (
     ModelSpec,
     Pacing,
     Parity,
+    Peak,
     Placement,
     PlannedOperation,
     Preprocessing,
+    Probe,
+    ProbeTime,
     Request,
     Run,
     Shape,
     Tally,
+    Traffic,
     Unit,
     Weights,
     Window,
@@ -366,6 +371,38 @@ def comparison(*cells: CellResult, **changes: Any) -> Comparison:
         "pooled": verdict(margin=0.025) if len(cells) > 1 else None,
     }
     return Comparison(**(usual | changes))
+
+
+def traffic(**changes: Any) -> Traffic:
+    """Of `artifact()`: 86.4 MB moved for 691.2 million multiply-accumulates, which is 16 FLOP per byte."""
+    usual = Traffic(
+        params=3_996_040, macs=691_200_000, weight_bytes=16_000_000, read_bytes=37_400_000, written_bytes=33_000_000
+    )
+    return msgspec.structs.replace(usual, **changes)
+
+
+def probe(**changes: Any) -> Probe:
+    """3x3 convolutions of 600 million multiply-accumulates or so."""
+    return msgspec.structs.replace(Probe(kind="spatial", width=128, side=32, depth=4, precision="fp32"), **changes)
+
+
+def peak(gmacs_per_s: float = 200.0, gbytes_per_s: float = 20.0, **changes: Any) -> Peak:
+    """Of `device()` on `machine()`; its ridge is at 20 FLOP per byte."""
+    scaled = probe(kind="copy", width=3, side=4096, depth=1)
+    arithmetic, memory = probe().macs / gmacs_per_s, scaled.moved_bytes / gbytes_per_s  # nanoseconds
+    usual = Peak(
+        probes=PROBES,
+        finished=at(3),
+        device=device(),
+        machine=machine(),
+        method=Method(warmup=2, runs=5, rounds=20),
+        window=Window.COMPUTE,
+        clock="time.perf_counter_ns",
+        arithmetic=(ProbeTime(probe=probe(), best_ns=(round(arithmetic), round(1.01 * arithmetic))),),
+        memory=ProbeTime(probe=scaled, best_ns=(round(memory), round(1.02 * memory))),
+        others_percent=3.0,
+    )
+    return msgspec.structs.replace(usual, **changes)
 
 
 def gpu_state(**changes: Any) -> GpuState:

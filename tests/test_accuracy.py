@@ -337,6 +337,7 @@ def test_every_format_names_the_broken_images(place: Path, format_: str) -> None
     assert "ten" in told
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_exported_first_and_a_checkpoint_tells_its_classes(place: Path) -> None:
     Path("models").unlink()
     network, weights = checkpoint.randomised("fastvit_t8", Head.CLASSIFIER, 10, 3)
@@ -354,6 +355,7 @@ def test_what_is_missing_is_exported_first_and_a_checkpoint_tells_its_classes(pl
     assert "set holds 9 class folders, and thousand has 10 classes" in told
 
 
+@pytest.mark.slow
 def test_the_table_joins_what_was_counted_of_the_file_that_was_timed(place: Path) -> None:
     call("latency", "--res", "64")
     before = call("table", "--join", "accuracy", "--format", "json")

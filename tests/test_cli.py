@@ -87,6 +87,7 @@ def test_modelbench_is_a_protocol_and_a_table_of_its_own(zoo: Path) -> None:
     assert shown.index("median") < shown.index("ModelBench: mean of trimmed rounds")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_protocol(zoo: Path) -> None:
     call("latency", "-m", "m0[01]", "--protocol", "modelbench", "--threads", "1")
     (path,) = store.all_runs(Path("results"))
@@ -134,6 +135,7 @@ def test_wrong_words_are_refused_with_the_way_out(zoo: Path) -> None:
     assert not Path("results").exists()
 
 
+@pytest.mark.slow
 def test_a_wrong_checkpoint_is_one_sentence_and_no_run(zoo: Path) -> None:
     network, _ = files.randomised("fastvit_t12", Head.CLASSIFIER, 10, 0)
     torch.save({"state_dict": network.state_dict()}, "t12.pth.tar")
@@ -197,6 +199,7 @@ def test_an_exported_checkpoint_gives_the_published_logits(tmp_path: Path, varia
     assert artifact.weights.file == f"{variant}.pth.tar"
 
 
+@pytest.mark.slow
 def test_an_exported_dense_checkpoint_gives_the_published_maps(tmp_path: Path) -> None:
     checkpoint = tmp_path / "dense.pth.tar"
     torch.save({"state_dict": golden.state("fastvit_t8", Head.DENSE)}, checkpoint)
@@ -209,6 +212,7 @@ def test_an_exported_dense_checkpoint_gives_the_published_maps(tmp_path: Path) -
         assert np.abs(found[0, :, ::8, ::8] - expected).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_several_sizes_become_several_files_in_a_folder(zoo: Path) -> None:
     done = call("export", "-t", "onnx", "-m", "m00", "--res", "32,64x32", "-o", "out")
     assert done.stdout.split() == ["out/m00_32_b1.onnx", "out/m00_64x32_b1.onnx"]
@@ -220,6 +224,7 @@ def test_several_sizes_become_several_files_in_a_folder(zoo: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_exporting_again_gives_the_same_file(zoo: Path) -> None:
     for name in ("a.onnx", "b.onnx"):
         call("export", "-t", "onnx", "-m", "m00", "--res", "32", "-o", name)
@@ -244,6 +249,7 @@ def test_what_cannot_be_exported_is_refused(zoo: Path, tmp_path: Path) -> None:
     assert call("export", expect=2).stdout == ""
 
 
+@pytest.mark.slow
 def test_fuse_reports_and_writes_what_loads_again(zoo: Path) -> None:
     network, _ = files.randomised("fastvit_t8", Head.CLASSIFIER, 10, 0)
     torch.save({"state_dict": network.state_dict()}, "t8.pth.tar")
@@ -279,6 +285,7 @@ def test_devices_says_what_runs_here_and_what_is_missing(zoo: Path) -> None:
     assert "meant for" in lines["elsewhere"]
 
 
+@pytest.mark.slow
 def test_download_that_reaches_nobody_is_exit_6(zoo: Path) -> None:
     said = refused("download", "fastvit_t8", expect=6)
     assert "127.0.0.1:9" in said

@@ -47,11 +47,13 @@ def test_the_side_car_holds_the_proof(exported: Path) -> None:
     assert made.options == {"input": "image", "attention": "standard", "compress": "none"}
 
 
+@pytest.mark.slow
 def test_a_package_is_verified_with_its_checkpoint(here: Path, exported: Path) -> None:
     done = call("verify", "t8.mlpackage", "-c", str(exported / "golden.pth.tar"))
     assert done.stdout.splitlines()[-1] == "t8.mlpackage: proved"
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_found_in_the_models_folder(here: Path, exported: Path) -> None:
     assert "is not in models/; name it with --checkpoint" in refused("verify", "t8.mlpackage")
     Path("models/fastvit_t8").mkdir(parents=True)
@@ -64,6 +66,7 @@ def test_another_checkpoint_is_no_reference(here: Path) -> None:
     assert "is not the checkpoint the file was made from" in refused("verify", "t8.mlpackage", "-c", "other.pth.tar")
 
 
+@pytest.mark.slow
 def test_a_changed_package_is_exit_5(here: Path, exported: Path) -> None:
     weights = Path("t8.mlpackage/Data/com.apple.CoreML/weights/weight.bin")
     content = bytearray(weights.read_bytes())
@@ -81,6 +84,7 @@ def test_a_changed_package_is_not_its_side_cars(here: Path, exported: Path) -> N
     assert "is not the file that t8.mlpackage.json describes" in said
 
 
+@pytest.mark.slow
 def test_any_exported_file_is_verified(here: Path) -> None:
     call("export", "-t", "onnx", "-m", "fastvit_t8", "--res", SIZE, "-o", "t8.onnx")
     assert call("verify", "t8.onnx").stdout.endswith("t8.onnx: proved\n")

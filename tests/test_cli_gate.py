@@ -76,6 +76,7 @@ def test_an_unchanged_tree_passes_and_leaves_every_report(baseline: Path, gate: 
     assert "verdict=pass" in (gate / "output").read_text()
 
 
+@pytest.mark.slow
 def test_another_size_is_never_compared(baseline: Path, gate: Path) -> None:
     call("export", "-t", "onnx", "-m", "m00", "--res", "64", "-o", "head")
     done = call("gate", "--baseline", "base", "--head", "head", expect=4)
@@ -131,6 +132,7 @@ def test_bad_input_is_one_sentence(baseline: Path, gate: Path, words: list[str],
     assert not list((gate / "results").glob("*/gate-*.json"))
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_missing_on_a_side_is_never_green(baseline: Path, gate: Path) -> None:
     shutil.copytree(gate / "models" / "m01", gate / "both" / "m01")
     shutil.copytree(baseline, gate / "both" / "m00")
@@ -155,6 +157,7 @@ def test_damaged_baselines_are_never_green(baseline: Path, gate: Path) -> None:
     assert "cannot be read" in refused("gate", "--baseline", "base")
 
 
+@pytest.mark.slow
 def test_a_head_that_computes_something_else_is_exit_5_before_it_is_timed(baseline: Path, gate: Path) -> None:
     head = gate / "head"
     shutil.copytree(baseline, head)

@@ -104,6 +104,7 @@ def test_the_paper_s_protocol_and_a_profile(computer: Path) -> None:
     assert "leave out --runs" in refused("latency", "-d", "rtx2080ti", "--protocol", "trtexec", "--runs", "5")
 
 
+@pytest.mark.slow
 def test_export_builds_the_engine_and_proves_it(computer: Path) -> None:
     done = call("export", "-t", "tensorrt", "--res", "32", "--batch", "2", "-o", "out")
     assert done.stdout == "out/fastvit_t8_32_b2.trt.onnx\n"
@@ -116,6 +117,7 @@ def test_export_builds_the_engine_and_proves_it(computer: Path) -> None:
     assert made.half_weights is not None
 
 
+@pytest.mark.slow
 def test_another_card_than_meant(computer: Path) -> None:
     said = refused("latency", "--device", "rtx4090", "--res", "32", expect=6)
     assert f"it is meant for 'RTX 4090', and this machine has GPU 0 '{CARD}' (7.5)" in said
@@ -143,6 +145,7 @@ def test_a_child_that_dies_costs_its_cell(computer: Path, monkeypatch: pytest.Mo
     assert all(isinstance(found, Measurement) for found in store.read(store.all_runs(Path("results"))[0]).measurements)
 
 
+@pytest.mark.slow
 def test_a_child_that_dies_while_exporting_is_one_sentence(computer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVIDIA_FAULT", "crash-build")
     done = call("export", "-t", "tensorrt", "--res", "32", "--batch", "2", "-o", "out", expect=6)
@@ -173,6 +176,7 @@ def test_an_engine_that_computes_nothing_gives_no_figure(computer: Path, monkeyp
     assert "zero everywhere" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "cause"), [(100, "No NVIDIA GPU"), (35, "the NVIDIA driver is too old"), (803, "of different versions")]
 )

@@ -328,6 +328,7 @@ def test_one_function_of_a_file_of_several_sizes(here: Path) -> None:
         adopt(reports.of(asked, deviceResults=reports.results(2.0, structure=other)), IPHONE)
 
 
+@pytest.mark.slow
 def test_an_exported_package_is_recognised_with_its_proof(here: Path) -> None:
     """With a real package, whose metadata Core ML's compiler carries into every report."""
     exported = Path(call("export", "-t", "coreml", "-m", "fastvit_t8", "--res", "32").stdout.strip())

@@ -126,6 +126,7 @@ def test_a_version_s_defaults_are_spelt_out(here: Path, options: tuple[str, ...]
     assert kept().device.options == {**said, "transfers": True}
 
 
+@pytest.mark.slow
 def test_every_thing_that_must_be_said_is_asked_for(here: Path) -> None:
     version = ("--trt-version", "10.16")
     for words, sentence in (
@@ -251,6 +252,7 @@ def test_warm_up_that_was_exported_is_left_out(here: Path) -> None:
 # --- which file it was ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_exported_file_says_what_was_timed(here: Path) -> None:
     exported = Path(call("export", "-t", "onnx", "-m", "fastvit_t8", "--res", "32", "-b", "2").stdout.strip())
     call(*BARE, "--trt-version", "10.16", "--device", "rtx2080ti", "--onnx", str(exported))

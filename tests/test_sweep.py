@@ -83,6 +83,7 @@ def test_durations_are_as_precise_as_an_estimate(seconds: float, text: str) -> N
     assert sweep.duration(seconds) == text
 
 
+@pytest.mark.slow
 def test_every_result_is_in_the_file_before_it_is_yielded(zoo: Path) -> None:
     asked = request("m0[0-1]", (32, 64))
     steps, path = begun(asked)
@@ -130,6 +131,7 @@ def test_a_bad_cell_costs_itself_only(zoo: Path, body: str, stage: str, reason: 
     assert store.read(path).failures == [failure]
 
 
+@pytest.mark.slow
 def test_a_failed_export_is_told_and_the_exporter_starts_again(zoo: Path) -> None:
     asked = request("m0[0-1]", (64,))
     steps, path = begun(asked)

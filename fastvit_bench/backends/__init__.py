@@ -26,6 +26,7 @@ from fastvit_bench.records import (
     Parity,
     Placement,
     Shape,
+    Traffic,
     Window,
 )
 
@@ -185,6 +186,13 @@ class Backend(Protocol):
 
     def operations(self, path: Path) -> dict[str, int]:
         """Kind -> how many operations the file's program has, constants left out; empty where they are not counted."""
+        ...
+
+    def traffic(self, path: Path, shape: Shape) -> Traffic | None:
+        """What the file's graph computes and moves in a run of that input shape; None where it is not counted.
+
+        `UnavailableError` for a file that cannot be read.
+        """
         ...
 
     def metadata(self, path: Path) -> dict[str, str]:

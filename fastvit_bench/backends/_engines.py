@@ -22,11 +22,22 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from fastvit_bench import files
-from fastvit_bench.backends import INPUT, Hardware, Proving, Session, _gpu, _onnx, available_cores
+from fastvit_bench.backends import INPUT, Hardware, Proving, Session, _gpu, _onnx, _traffic, available_cores
 from fastvit_bench.cuda.monitor import Monitor
 from fastvit_bench.cuda.timing import EventSession
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, UnavailableError, UsageError
-from fastvit_bench.records import Card, Device, Engine, ExportJob, LayerTime, Layout, Parity, Shape, TimingCache
+from fastvit_bench.records import (
+    Card,
+    Device,
+    Engine,
+    ExportJob,
+    LayerTime,
+    Layout,
+    Parity,
+    Shape,
+    TimingCache,
+    Traffic,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -536,6 +547,10 @@ class EngineBackend(ABC):
     def operations(self, path: Path) -> dict[str, int]:
         """Kinds of the ONNX file's nodes."""
         return _onnx.operations(path)
+
+    def traffic(self, path: Path, shape: Shape) -> Traffic | None:
+        """Of the ONNX file; what a runtime fuses moves less."""
+        return _traffic.count(path, shape)
 
     def metadata(self, path: Path) -> dict[str, str]:
         """The ONNX file's metadata properties."""

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastvit_bench import cuda
-from fastvit_bench.backends import INPUT, Hardware, Proving, Session, _gpu, _onnx, available_cores
+from fastvit_bench.backends import INPUT, Hardware, Proving, Session, _gpu, _onnx, _traffic, available_cores
 from fastvit_bench.cuda import binding
 from fastvit_bench.cuda.timing import EventSession
 from fastvit_bench.errors import FastViTBenchError, UnavailableError, UsageError
-from fastvit_bench.records import Device, ExportJob, LayerTime, Layout
+from fastvit_bench.records import Device, ExportJob, LayerTime, Layout, Shape, Traffic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,6 +103,10 @@ class OnnxRuntime:
     def operations(self, path: Path) -> dict[str, int]:
         """Kinds of nodes; ONNX Runtime fuses many of them when it loads the file."""
         return _onnx.operations(path)
+
+    def traffic(self, path: Path, shape: Shape) -> Traffic | None:
+        """Of the ONNX file; what a runtime fuses moves less."""
+        return _traffic.count(path, shape)
 
     def metadata(self, path: Path) -> dict[str, str]:
         """The model's metadata properties."""

@@ -26,7 +26,7 @@ from fastvit_bench.backends import HALF_WEIGHTS, INPUT, Hardware, Proving, Sessi
 from fastvit_bench.cuda.timing import EventTimer
 from fastvit_bench.cuda.torch_binding import TorchCuda
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.records import Device, ExportJob, LayerTime, Layout, Window
+from fastvit_bench.records import Device, ExportJob, LayerTime, Layout, Shape, Traffic, Window
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,6 +134,10 @@ class PyTorch:
         """Kinds of operators, such as ``aten.conv2d``; read without running anything of the file."""
         nodes = json.loads(_read(path, _PROGRAM))["graph_module"]["graph"]["nodes"]
         return dict(Counter(node["target"].removeprefix("torch.ops.").rpartition(".")[0] for node in nodes))
+
+    def traffic(self, path: Path, shape: Shape) -> Traffic | None:
+        """Not counted of programs of `torch.export`."""
+        return None
 
     def metadata(self, path: Path) -> dict[str, str]:
         """What `export` wrote, and nothing of a file by others; read without running anything of the file."""

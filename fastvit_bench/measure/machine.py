@@ -170,6 +170,20 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def last_level_cache_bytes() -> int:
+    """Of all last-level caches together; 0 where the system does not tell."""
+    caches: dict[tuple[int, str], int] = {}  # level and the processors that share it -> bytes
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    for folder in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index[0-9]*"):
+        try:
+            level, shared, size = ((folder / name).read_text().strip() for name in ("level", "shared_cpu_list", "size"))
+            caches[int(level), shared] = int(size[:-1]) * units[size[-1]]
+        except (OSError, ValueError, KeyError, IndexError):
+            continue
+    last = max((level for level, _ in caches), default=0)
+    return sum(size for (level, _), size in caches.items() if level == last)
+
+
 def system() -> str:
     """Operating system, its release and the architecture."""
     return f"{platform.system()} {platform.release()} {platform.machine()}"

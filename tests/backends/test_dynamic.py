@@ -108,6 +108,7 @@ def test_the_other_forms_take_every_size_too(level: Fuse, reference: FastViT, tm
         assert parity.prove(parity.expected(reference, shape), session, "fp16", random=True).passed
 
 
+@pytest.mark.slow
 def test_the_graph_does_not_depend_on_the_size_it_is_made_for(reference: FastViT, tmp_path: Path) -> None:
     graphs: set[bytes] = set()
     for own, dynamic in ((OWN, RANGE), (Shape(batch=2, height=32, width=32), _onnx.Sizes(32, 64))):

@@ -66,6 +66,7 @@ DEEP = ("fastvit_sa24", "fastvit_sa36")
 MARKED = [pytest.param(name, marks=pytest.mark.slow if name in DEEP else ()) for name in VARIANTS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", MARKED)
 def test_every_variant_computes_in_half_what_it_should(variant: str, tmp_path: Path) -> None:
     network, path = golden_network(variant), tmp_path / "half.onnx"

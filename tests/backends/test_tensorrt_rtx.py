@@ -102,6 +102,7 @@ def test_every_variant_builds_for_several_sizes(variant: str, tmp_path: Path) ->
     assert built(asked).inputs == {"image": "HALF 2x3x-1x-1"}
 
 
+@pytest.mark.slow
 @installed
 def test_an_engine_of_several_sizes_says_which(tmp_path: Path) -> None:
     asked = job(tmp_path, "fastvit_sa12", size=64, options={"dynamic": "32..96", "io": "fp32"})

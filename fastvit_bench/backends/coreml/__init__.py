@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastvit_bench import files
 from fastvit_bench.backends import INPUT, Hardware, Proving, Session, output_names
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, ParityError, UnavailableError, UsageError
-from fastvit_bench.records import MEAN, Device, ExportJob, Fuse, LayerTime, Layout, Shape
+from fastvit_bench.records import MEAN, Device, ExportJob, Fuse, LayerTime, Layout, Shape, Traffic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -160,6 +160,10 @@ class CoreML:
 
         package = program.read(path)
         return dict(program.histogram(package.functions[package.default]))
+
+    def traffic(self, path: Path, shape: Shape) -> Traffic | None:
+        """Not counted of MIL programs, of which nobody knows what Core ML makes."""
+        return None
 
     def metadata(self, path: Path) -> dict[str, str]:
         """The package's user-defined metadata; `ChecksumError` where its content is not what was exported."""

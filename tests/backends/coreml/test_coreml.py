@@ -80,6 +80,7 @@ def test_tensors_need_no_preprocessing(tmp_path: Path) -> None:
     assert sum(made.operations.values()) == 85
 
 
+@pytest.mark.slow
 def test_attention_per_head_has_smaller_products_and_no_transpose(packages: Path, tmp_path: Path) -> None:
     made = build.build(job(tmp_path, "fastvit_sa12", attention="conv"))
     assert made.parity is not None
@@ -110,6 +111,7 @@ def test_every_other_variant_is_proved(variant: str, tmp_path: Path) -> None:
     assert "batch_norm" not in made.operations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [Fuse.NONE, Fuse.FUSED])
 def test_networks_that_are_not_folded_are_exact_too(fused: Fuse, tmp_path: Path) -> None:
     made = build.build(job(tmp_path, fused=fused, precision="fp32"))
@@ -271,6 +273,7 @@ def test_labels_in_another_order_are_found_out(tmp_path: Path) -> None:
         parity.prove(parity.expected(reference.double(), look.shape, session.images), session, "fp16")
 
 
+@pytest.mark.slow
 def test_several_sizes_share_their_weights(packages: Path, tmp_path: Path) -> None:
     sizes = tuple(Shape(batch=1, height=height, width=width) for height, width in ((64, 64), (96, 64)))
     asked = job(tmp_path, functions=sizes)
@@ -526,6 +529,7 @@ def test_something_else_in_the_place_is_left_alone(tmp_path: Path) -> None:
     assert (mine / "notes").read_text(encoding="utf-8") == "keep"
 
 
+@pytest.mark.slow
 def test_an_earlier_package_is_replaced_whole(tmp_path: Path) -> None:
     place = tmp_path / "t8.mlpackage"
     first = build.build(job(tmp_path, path=place))

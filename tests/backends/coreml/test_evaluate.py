@@ -407,6 +407,7 @@ def test_a_network_in_float32(ct: Any, variant: str, tmp_path: Path) -> None:
     assert relative(found, right) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_network_in_float16(ct: Any, tmp_path: Path) -> None:
     original, path = network("fastvit_sa12"), tmp_path / "net.mlpackage"
     per_head = Layout(images="normalised", doubling="grouped", attention="per-head", norms="depthwise")

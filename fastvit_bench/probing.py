@@ -1,0 +1,73 @@
+"""Probes as files of a toolkit, and their times: what a worker does to learn what a device can do at best."""
+
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fastvit_bench import backends
+from fastvit_bench.records import ExportJob, Fuse, Head, ProbeJob, ProbeTimingJob, Weights
+
+if TYPE_CHECKING:
+    from fastvit_bench.backends import Batch, Session
+    from fastvit_bench.measure.latency import Reading
+
+
+def write(job: ProbeJob) -> None:
+    """Export a probe as every network is, and build its engine where the toolkit runs one.
+
+    Raises what `Backend.export` and `backends.Engines.build` do.
+    """
+    from fastvit_bench.network import probes
+
+    probe, backend, path = job.probe, backends.get(job.device.backend), Path(job.path)
+    device = msgspec.structs.replace(job.device, precision=probe.precision)
+    options = backend.options(device)
+    asked = ExportJob(
+        model=f"probe, {probe.label}",
+        variant="probe",
+        head=Head.CLASSIFIER,
+        classes=probe.width,
+        checkpoint=None,
+        weights=Weights(origin="random", seed=0),
+        backend=backend.name,
+        precision=probe.precision,
+        shape=probe.shape,
+        fused=Fuse.NONE,
+        device=device,
+        toolchain={},
+        path=job.path,
+        options={name: str(options[name]) for name in backend.shaping if options[name] != ""},
+    )
+    backend.export(probes.network(probe), asked, path, {})
+    if backend.engines is not None:
+        backend.engines.build(path, device)
+
+
+def read(job: ProbeTimingJob) -> "Reading":
+    """Time a probe's file on its device, by the only stopwatch."""
+    from fastvit_bench.measure import latency
+
+    backend, path = backends.get(job.device.backend), Path(job.path)
+    device = msgspec.structs.replace(job.device, precision=job.probe.precision)
+
+    def fed(session: "Session") -> "Batch":
+        return _images(job, session)
+
+    return latency.read(lambda: backend.open(path, device), fed, job.method)
+
+
+def best_ns(reading: "Reading") -> int:
+    """The lowest of the medians of the rounds: what the device keeps up for a set of runs when nothing disturbs it."""
+    return round(min(statistics.median(samples) for samples in reading.samples_ns))
+
+
+def _images(job: ProbeTimingJob, session: "Session") -> "Batch":
+    """Noise in the form the session takes: zeros would be quicker on devices that clock by power."""
+    import numpy as np
+
+    draw, (batch, channels, height, width) = np.random.default_rng(0), job.probe.shape.nchw
+    if session.images is backends.Images.PIXELS:
+        return np.resize(draw.integers(0, 256, 1 << 20, np.uint8), (batch, height, width, channels))
+    return np.resize(draw.standard_normal(1 << 20, np.float32), (batch, channels, height, width))
