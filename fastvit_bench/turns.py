@@ -198,7 +198,7 @@ class Contest:
             if not isinstance(reply, Turned):
                 return _broken(pair.name, entry, reply)
             taken[letter].append(reply.samples_ns)
-            looks += [reply.gpu] if reply.gpu else []
+            looks += [_without_counterpart(reply.gpu)] if reply.gpu else []
         readings = watch.readings(base.busy_s() + head.busy_s(), looks)
         block = Block(
             number=number, order=order, base_ns=tuple(taken["A"]), head_ns=tuple(taken["B"]), readings=readings
@@ -239,6 +239,16 @@ class Contest:
             reference=here / there if there and here else None,
         )
         return msgspec.structs.replace(block, disturbed=tuple(disturbances(block)))
+
+
+def _without_counterpart(look: GpuState) -> GpuState:
+    """A look at a GPU on which the other side is loaded too: that process is none that disturbs."""
+    others = max(0, (look.other_processes or 0) - 1)
+    return msgspec.structs.replace(
+        look,
+        other_processes=None if look.other_processes is None else others,
+        other_memory_mib=look.other_memory_mib if others else None,
+    )
 
 
 def median_ns(samples: Sequence[int]) -> float | None:

@@ -518,6 +518,7 @@ def test_tallies_of_another_file_do_not_count(place: Path) -> None:
     assert earlier == {left[0].cell: []}
 
 
+@pytest.mark.slow
 def test_killed_anywhere_and_resumed_the_counts_are_the_same(place: Path) -> None:
     """Killed as soon as some more of it is on disk, again and again; the last call finishes it."""
     kills_and_the_same(place, kills=2)

@@ -145,6 +145,7 @@ def test_weights_are_known_by_content(tmp_path: Path) -> None:
         build.weights_of(msgspec.structs.replace(spec, checkpoint=str(tmp_path)), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", Head)
 def test_a_checkpoint_becomes_a_fused_file_of_the_published_layout(tmp_path: Path, head: Head) -> None:
     import torch

@@ -59,6 +59,7 @@ def test_a_random_network_never_has_a_top_1(measured: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_flags_win_over_the_file_and_are_recorded(zoo: Path) -> None:
     call("latency", "-m", "m00", "--res", "32", "--runs", "9", "--warmup", "0", "--threads", "1", "--batch", "2")
     (path,) = store.all_runs(Path("results"))

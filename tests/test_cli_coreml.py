@@ -61,6 +61,7 @@ def test_the_checkpoint_is_found_in_the_models_folder(here: Path, exported: Path
     assert "proved" in call("verify", "t8.mlpackage").stdout
 
 
+@pytest.mark.slow
 def test_another_checkpoint_is_no_reference(here: Path) -> None:
     Path("other.pth.tar").write_bytes(b"other")
     assert "is not the checkpoint the file was made from" in refused("verify", "t8.mlpackage", "-c", "other.pth.tar")
@@ -77,6 +78,7 @@ def test_a_changed_package_is_exit_5(here: Path, exported: Path) -> None:
     assert "cannot load t8.mlpackage" in refused("verify", "t8.mlpackage", expect=5)
 
 
+@pytest.mark.slow
 def test_a_changed_package_is_not_its_side_cars(here: Path, exported: Path) -> None:
     shutil.copy(exported / f"out/fastvit_t8_{SIZE}_b1.mlpackage.json", "t8.mlpackage.json")
     Path("t8.mlpackage/stray").write_text("", encoding="utf-8")

@@ -60,7 +60,8 @@ class Side:
                 return self.faults["turn"]
             case TurnJob():
                 Side.log.append(self.name)
-                return Turned(samples_ns=tuple(self._sample() for _ in range(job.runs)))
+                samples = tuple(self._sample() for _ in range(job.runs))
+                return Turned(samples_ns=samples, gpu=self.faults.get("gpu"))
             case _:
                 raise AssertionError(job)
 
@@ -236,6 +237,19 @@ def test_a_machine_that_is_never_quiet_is_not_waited_for(monkeypatch: pytest.Mon
     assert cell.verdict.blocks == 6
     assert len(cell.blocks) <= 6 + turns.NEVER_QUIET
     assert "the hypervisor took" in " ".join(found.warnings)
+
+
+@pytest.mark.parametrize(("processes", "others"), [(1, 0), (2, 1)])
+def test_on_a_gpu_the_other_side_is_no_disturbance(
+    processes: int, others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machines.Between, "readings", lambda self, own_s, gpu=(): Readings(gpu=tuple(gpu)))
+    found = contest(gpu=builders.gpu_state(other_processes=processes, other_memory_mib=300), plan=Plan(looks=(2, 8)))
+    found.run()
+    block = found.cells["fastvit_t8 256 b1"].blocks[0]
+    assert {look.other_processes for look in block.readings.gpu} == {others}
+    assert {look.other_memory_mib for look in block.readings.gpu} == ({300} if others else {None})
+    assert bool(block.disturbed) is bool(others)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ QUICK = {("fastvit_t8", Head.CLASSIFIER), ("fastvit_sa12", Head.CLASSIFIER)}
 NETWORKS = [*((variant, Head.CLASSIFIER) for variant in VARIANTS), ("fastvit_sa12", Head.DENSE)]
 
 
+@pytest.mark.slow
 @installed
 @pytest.mark.parametrize(
     ("variant", "head"), [pytest.param(*each, marks=() if each in QUICK else LONG) for each in NETWORKS]

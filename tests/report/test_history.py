@@ -430,6 +430,7 @@ def written(root: Path, number: int, *lines: Line) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_history_from_run_files(here: Path) -> None:
     for day in range(12):
         models = {"fastvit_t8": 10 + (day >= 6), "fastvit_t12": 20}

@@ -93,6 +93,7 @@ def test_attention_per_head_has_smaller_products_and_no_transpose(packages: Path
     assert plain.key != made.key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["fastvit_t8", "fastvit_sa12"])
 def test_dense_backbones_give_four_maps(variant: str, tmp_path: Path) -> None:
     asked = job(tmp_path, variant, head=Head.DENSE)

@@ -443,6 +443,7 @@ def test_the_model_without_its_end_is_refused(path: Path) -> None:
 # --- the toolkit ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_coremltools_is_imported_without_remarks_and_only_when_needed() -> None:
     script = (
         "import sys\n"
