@@ -126,9 +126,9 @@ class Contest:
 
     def _block(self, name: str) -> None:
         """One block of a cell; measured again where something disturbed it, unless this machine is always like that."""
-        cell, pair = self.cells[name], self._pairs[name]
+        cell = self.cells[name]
         for attempt in range(REPEATS + 1):
-            found = self._measured(pair, cell)
+            found = self.measure(name)
             if isinstance(found, Missing):
                 cell.failed = found
                 return
@@ -138,7 +138,9 @@ class Contest:
             if not again:
                 return
 
-    def _measured(self, pair: Pair, cell: _Progress) -> Block | Missing:
+    def measure(self, name: str) -> Block | Missing:
+        """One block of a cell, whatever disturbs it; not kept."""
+        cell, pair = self.cells[name], self._pairs[name]
         assert isinstance(pair.head, Entry)
         assert not isinstance(pair.base, Missing)
         if isinstance(pair.base, Measurement):

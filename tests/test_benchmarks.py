@@ -332,6 +332,7 @@ def test_the_readme_describes_every_script():
         "gate_simulation",
         "overhead",
         "rtx_builds",
+        "turns",
         "window",
     ]
     for script in SCRIPTS:

@@ -15,7 +15,7 @@ from fastvit_bench import build, sides, turns
 from fastvit_bench.measure import machine as machines
 from fastvit_bench.records import Method, Window
 from fastvit_bench.sides import Entry, Missing, Pair
-from fastvit_bench.verdicts import Kind, Outcome, Plan, Readings, Turns
+from fastvit_bench.verdicts import Block, Kind, Outcome, Plan, Readings, Turns
 from fastvit_bench.worker import Opened, OpenJob, Reply, Trouble, Turned, TurnJob
 
 QUIET = Readings(load=0.1, others_percent=1.0, steal_percent=0.0)
@@ -355,9 +355,9 @@ def test_real_processes_take_turns(exported: Path, monkeypatch: pytest.MonkeyPat
     plan = Plan(turns=Turns(turns=4, runs=5, pause_ms=5))
     (found,) = [Pair("t8", both[0], both[1])]
     measured = turns.Contest([found], plan, machines.collect(), timeout_s=60)
-    measured._block("t8")
+    block = measured.measure("t8")
     cell = measured.cells["t8"]
-    block = cell.blocks[-1]
+    assert isinstance(block, Block)
     assert len(block.base_ns) == len(block.head_ns) == 4
     assert {len(turn) for turn in block.base_ns} == {5}
     assert block.readings.others_percent is not None
