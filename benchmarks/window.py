@@ -9,6 +9,7 @@ Goals: the interval of stopwatch / bare loop lies within 2 % of 1, that of the s
 0.5 %. Exits with 1 when one is missed.
 """
 
+import itertools
 import statistics
 import sys
 import tempfile
@@ -52,13 +53,16 @@ def judge(ratio: Ratio) -> Goal:
 
 
 def watched(side: Side) -> Side:
-    """A side with what the gate reads of the machine before and after a block."""
+    """A side with what the gate reads of the machine, as often as it does: around ten turns of ten runs."""
+    open_: list[Between] = []
+    turns = itertools.count()
 
     def block() -> float:
-        watch = Between(0.0)
-        found = side()
-        watch.readings(0.0)
-        return found
+        if next(turns) % 10 == 0:
+            if open_:
+                open_.pop().readings(0.0)
+            open_.append(Between(0.0))
+        return side()
 
     return block
 
