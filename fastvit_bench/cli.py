@@ -35,6 +35,7 @@ from fastvit_bench.records import (
     Setting,
     Shape,
     Window,
+    cell_name,
 )
 
 if TYPE_CHECKING:
@@ -1047,7 +1048,7 @@ def gate(
             )
         for side in (bases, heads):
             sides.equip(side, timeout_s)
-        wanted = {f"{spec.name} {shape.size} b{shape.batch}" for spec in specs for shape in shapes}
+        wanted = {cell_name(spec.name, shape) for spec in specs for shape in shapes}
         pairs = [
             pair
             for pair in sides.by_name(bases, heads)
@@ -1220,12 +1221,10 @@ def table(
     from fastvit_bench.report import store
 
     results = Path(_load(config_file).paths.results)
-    paths = [path for ref in run for path in store.find(results, ref)] if run else store.all_runs(results)
+    paths = _runs(run or [], results)
     if not paths:
         raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
-    _print_table(
-        list(dict.fromkeys(paths)), format_, store.all_runs(results) if join else None, reference, pareto=pareto
-    )
+    _print_table(paths, format_, store.all_runs(results) if join else None, reference, pareto=pareto)
 
 
 @app.command()
@@ -1262,12 +1261,12 @@ def report(
     from fastvit_bench.report.rows import collect
 
     results = Path(_load(config_file).paths.results)
-    paths = [path for ref in run for path in store.find(results, ref)] if run else store.all_runs(results)
+    paths = _runs(run or [], results)
     folders = [path.parent for path in paths] if run else sorted(path for path in results.glob("*") if path.is_dir())
     comparisons, notes = compose.stored_comparisons(list(dict.fromkeys(folders)), gate or [])
     if not paths and not comparisons:
         raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
-    files = [store.read(path) for path in dict.fromkeys(paths)]
+    files = [store.read(path) for path in paths]
     rows, counted = collect(files), frontiers.counted(found for file in files for found in file.accuracies)
     if format_ is ReportFormat.HTML:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -1329,8 +1328,8 @@ def history(
     if output is not None:
         history_plot.check(output)
     results = Path(settings.paths.results)
-    paths = [path for ref in run for path in store.find(results, ref)] if run else _runs_on(settings, results, device)
-    files = [store.read(path) for path in dict.fromkeys(paths)]
+    paths = _runs(run, results) if run else _runs_on(settings, results, device)
+    files = [store.read(path) for path in paths]
     series = histories.collect(files)
     if not series:
         raise UsageError(f"No figure was measured in {_counted(len(files), 'run')}: there is no history.")
@@ -1390,8 +1389,8 @@ def roofline(
     if output is not None:
         roofline_plot.check(output)
     results = Path(settings.paths.results)
-    paths = [path for ref in run for path in store.find(results, ref)] if run else store.all_runs(results)
-    files = [store.read(path) for path in dict.fromkeys(paths) if path.parent.name == device or run]
+    paths = _runs(run or [], results)
+    files = [store.read(path) for path in paths if path.parent.name == device or run]
     rows = [row for row in collect(files) if row.device.name == device and row.measured]
     if run and not rows:
         raise UsageError(f"Nothing was measured on '{device}' in {_counted(len(files), 'run')}; name its runs.")
@@ -1411,6 +1410,13 @@ def roofline(
     else:
         out = _stdout()
         out.print(table.on_terminal(found, out.width))
+
+
+def _runs(run: Sequence[str], results: Path) -> list[Path]:
+    """The run files that were named, each once; without names every one."""
+    from fastvit_bench.report import store
+
+    return list(dict.fromkeys(path for ref in run for path in store.find(results, ref))) or store.all_runs(results)
 
 
 def _runs_on(settings: "Config", results: Path, device: str | None) -> list[Path]:

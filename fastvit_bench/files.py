@@ -57,5 +57,15 @@ def put(source: Path, target: Path) -> None:
     shutil.rmtree(aside)
 
 
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, in the place of an earlier one; raises `OSError` where the disk refuses."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        draft.write_bytes(data)
+        put(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -747,6 +747,11 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
         return found + gpu_warnings(self.gpu)
 
 
+def cell_name(model: str, shape: Shape) -> str:
+    """What a person calls a model at a shape: ``fastvit_t8 256 b1``."""
+    return f"{model} {shape.size} b{shape.batch}"
+
+
 class Cell(Record, frozen=True, order=False):
     """One thing to measure: a model at a shape, fused to a level, with given weights."""
 
@@ -758,7 +763,7 @@ class Cell(Record, frozen=True, order=False):
     @property
     def label(self) -> str:
         """For messages: ``fastvit_t8 256 b1``."""
-        return f"{self.model} {self.shape.size} b{self.shape.batch}"
+        return cell_name(self.model, self.shape)
 
 
 Stage = Literal["export", "parity", "engine", "timing", "accuracy"]  # of what is done for a cell

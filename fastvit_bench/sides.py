@@ -33,6 +33,7 @@ from fastvit_bench.records import (
     Request,
     Shape,
     Stage,
+    cell_name,
 )
 from fastvit_bench.report import store
 from fastvit_bench.worker import Trouble, Worker
@@ -72,7 +73,7 @@ class Pair:
     head: Entry | Missing
 
 
-# --- words -------------------------------------------------------------------------------------------------
+# --- words ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -213,17 +214,17 @@ def made(
     found: list[Entry | Missing] = []
     with Worker() as exporter:
         for step in steps:
-            artifact = step.cached
-            if artifact is None:
-                notify(f"exporting {label}: {step.cell.label}")
-                reply = exporter.ask(step.job, timeout_s)
-                if isinstance(reply, Trouble):
-                    found.append(Missing(step.cell.label, reply.reason, reply.stage))
-                    continue
-                assert isinstance(reply, Artifact)
-                artifact = reply
-            path = Path(step.job.path).with_name(artifact.path)
-            found.append(Entry(label, artifact, path, step.job.device, command))
+            reply = sweep.ready(
+                step,
+                exporter,
+                timeout_s,
+                lambda step, what: notify(f"{what} {label}: {step.cell.label}"),
+                engine=False,  # `equip` builds those of all sides
+            )
+            if isinstance(reply, Trouble):
+                found.append(Missing(step.cell.label, reply.reason, reply.stage))
+            else:
+                found.append(Entry(label, reply, Path(sweep.file_of(step, reply)), step.job.device, command))
     return found
 
 
@@ -244,7 +245,7 @@ def equip(side: Iterable["BaseSide"], timeout_s: float) -> None:
 
 def name_of(artifact: Artifact) -> str:
     """Of a cell, without what the two sides of `compare` may differ in: ``fastvit_t8 256 b1``."""
-    return f"{artifact.model} {artifact.shape.size} b{artifact.shape.batch}"
+    return cell_name(artifact.model, artifact.shape)
 
 
 def by_name(base: Sequence[BaseSide], head: Sequence[Entry | Missing]) -> list[Pair]:
@@ -297,8 +298,7 @@ def by_shape(base: Sequence[Entry], head: Sequence[Entry]) -> list[Pair]:
 
 def _shape_name(base: Entry, head: Entry) -> str:
     models = list(dict.fromkeys([base.artifact.model, head.artifact.model]))
-    shape = base.artifact.shape
-    return f"{' / '.join(models)} {shape.size} b{shape.batch}"
+    return cell_name(" / ".join(models), base.artifact.shape)
 
 
 def _named(side: Sequence[BaseSide], whose: str) -> dict[str, BaseSide]:
@@ -368,7 +368,7 @@ def exported_by(
         except ConfigError as error:
             raise UsageError(f"In {name}, {error}") from None
         for spec in specs:
-            cells = [f"{spec.name} {shape.size} b{shape.batch}" for shape in shapes]
+            cells = [cell_name(spec.name, shape) for shape in shapes]
             old = then.models.get(spec.name)
             if old is None:
                 found += [Missing(cell, f"{name} has no model '{spec.name}'") for cell in cells]
@@ -401,7 +401,7 @@ def stored(path: Path, device: Device, machine: Machine) -> list[BaseSide]:
     found: dict[str, BaseSide] = {}
     for line in file.lines:
         if isinstance(line, Failure):
-            name = f"{line.cell.model} {line.cell.shape.size} b{line.cell.shape.batch}"
+            name = line.cell.label
             found.setdefault(name, Missing(name, f"the stored run failed there: {line.reason}", line.stage))
         if isinstance(line, Measurement) and isinstance(line.artifact, Artifact):
             found[name_of(line.artifact)] = line

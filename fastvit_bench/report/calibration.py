@@ -18,11 +18,9 @@ NAME = "calibration.json"  # in the folder of a device's results; the last one c
 def save(calibration: Calibration, folder: Path) -> Path:
     """Keep it in a device's folder, in place of an earlier one; raises `StoreError` where the disk refuses."""
     path = folder / NAME
-    draft = path.with_name(f".{NAME}.partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=2) + b"\n")
-        files.put(draft, path)
+        files.write(path, msgspec.json.format(msgspec.json.encode(calibration), indent=2) + b"\n")
     except OSError as error:
         raise StoreError(f"The calibration {path} cannot be written: {error.strerror or error}.") from error
     return path

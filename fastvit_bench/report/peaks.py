@@ -72,11 +72,9 @@ def load(folder: Path) -> tuple[Peak, ...]:
 def save(held: Sequence[Peak], folder: Path) -> Path:
     """Keep peaks in a device's folder, in the place of all earlier ones; raises `StoreError` where the disk refuses."""
     path = folder / NAME
-    draft = path.with_name(f".{NAME}.partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(msgspec.json.format(msgspec.json.encode(held), indent=2) + b"\n")
-        files.put(draft, path)
+        files.write(path, msgspec.json.format(msgspec.json.encode(held), indent=2) + b"\n")
     except OSError as error:
         raise StoreError(f"The peaks {path} cannot be written: {error.strerror or error}.") from error
     return path

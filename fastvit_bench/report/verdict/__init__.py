@@ -5,7 +5,6 @@
 """
 
 import difflib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -63,7 +62,7 @@ def write(comparison: Comparison, name: str, path: Path) -> None:
     [name] = checked([name])
     data = FORMATS[name].writer(comparison)
     try:
-        _put(data, path)
+        files.write(path, data)
     except OSError as error:
         raise StoreError(f"The report {path} cannot be written: {error.strerror or error}.") from error
 
@@ -86,7 +85,7 @@ def publish(comparison: Comparison, folder: Path, names: Sequence[str], stem: st
     for name in chosen:
         path = folder / f"{stem}{FORMATS[name].suffix}"
         try:
-            _put(FORMATS[name].writer(comparison), path)
+            files.write(path, FORMATS[name].writer(comparison))
             written.append(path)
         except Exception as error:  # whatever it is, the other formats do not share it
             first = first or error
@@ -96,12 +95,3 @@ def publish(comparison: Comparison, folder: Path, names: Sequence[str], stem: st
         told = "; ".join(f"{', '.join(formats)} ({why})" for why, formats in failed.items())
         raise StoreError(f"Reports that could not be written to {folder}: {told}.") from first
     return written
-
-
-def _put(data: bytes, path: Path) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        draft.write_bytes(data)
-        files.put(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
