@@ -35,22 +35,26 @@ class Commands(TyperGroup):
 
 
 def stderr() -> "Console":
+    """For who waits: progress and what is being done."""
     from rich.console import Console
 
     return Console(stderr=True)
 
 
 def stdout() -> "Console":
+    """For results."""
     from rich.console import Console
 
     return Console()
 
 
 def notifier(console: "Console") -> Callable[[str], None]:
+    """What the lower floors tell of slow work is shown through it."""
     return lambda what: console.print(f"{what} …", highlight=False, markup=False, soft_wrap=True)
 
 
-def counted(count: int, what: str) -> str:
+def plural(count: int, what: str) -> str:
+    """``1 run``, ``2 runs``."""
     return f"{count} {what}{'s' * (count != 1)}"
 
 
@@ -79,6 +83,7 @@ def print_table(
 
 
 def print_accuracies(path: Path, format_: Format) -> None:
+    """Tabulate what was counted in a run."""
     from fastvit_bench.report import accuracies, store
 
     found = store.read(path).accuracies

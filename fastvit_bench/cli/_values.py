@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def load(path: Path | None) -> "Config":
+    """The configuration, whose devices have backends of this version; see `config.load`."""
     return config.load(path, backends=backends.implemented())
 
 

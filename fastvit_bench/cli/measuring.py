@@ -398,7 +398,7 @@ def roofline(
     files = [store.read(path) for path in paths if path.parent.name == device or run]
     rows = [row for row in collect(files) if row.device.name == device and row.measured]
     if run and not rows:
-        raise UsageError(f"Nothing was measured on '{device}' in {_screen.counted(len(files), 'run')}; name its runs.")
+        raise UsageError(f"Nothing was measured on '{device}' in {_screen.plural(len(files), 'run')}; name its runs.")
     console = _screen.stderr()
     held = ceilings.of_rows(rows, chosen, results / device, again=again, notify=_screen.notifier(console))
     counted = ceilings.traffic((cell for row in rows for cell in row.measured), Path(settings.paths.models))

@@ -102,7 +102,7 @@ def report(
     rows, counted = collect(files), frontiers.counted(found for file in files for found in file.accuracies)
     if format_ is ReportFormat.HTML:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        made = f"Made by fastvit-bench {fastvit_bench.__version__} on {now} from {_screen.counted(len(paths), 'run')}."
+        made = f"Made by fastvit-bench {fastvit_bench.__version__} on {now} from {_screen.plural(len(paths), 'run')}."
         text = compose.html(
             rows, comparisons, title=title, made=made, reference=reference, accuracies=counted, notes=notes
         )
@@ -161,13 +161,13 @@ def history(
     files = [store.read(path) for path in paths]
     series = histories.collect(files)
     if not series:
-        raise UsageError(f"No figure was measured in {_screen.counted(len(files), 'run')}: there is no history.")
+        raise UsageError(f"No figure was measured in {_screen.plural(len(files), 'run')}: there is no history.")
     grid = sorted({shape.height for each in series if (shape := each.newest.shape)})
     sizes = config.sizes(res, grid) if res else []
     series = histories.select(series, device, model or [], sizes)
     if all(len(each.points) == 1 for each in series):
         raise UsageError(
-            f"{_screen.counted(len(series), 'cell')} with a single figure: a history takes two runs of a cell, and "
+            f"{_screen.plural(len(series), 'cell')} with a single figure: a history takes two runs of a cell, and "
             f"{histories.FEWEST} for changes to be looked for."
         )
     series = [histories.search(each, least) for each in series]
