@@ -261,9 +261,14 @@ def of_file(path: Path) -> Backend:
 
 def toolchain(backend: Backend) -> dict[str, str]:
     """Versions of the packages that shape an exported file, read without importing them."""
+    return versions(backend.packages)
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of installed packages, read without importing them."""
     import importlib.metadata  # slow to import, and not needed to say what can run here
 
-    return {package: importlib.metadata.version(package) for package in backend.packages}
+    return {package: importlib.metadata.version(package) for package in packages}
 
 
 def available_cores() -> int:
