@@ -117,6 +117,7 @@ def write(
         )
     assert program is not None
     model = program.model_proto
+    _drop_neutral(model)
     _name_nodes(model, {name for name, _ in network.named_modules()})
     if dynamic:
         _name_sizes(model, asked.shape, [tuple(each.shape) for each in outputs])
@@ -158,6 +159,40 @@ def _name_sizes(model: "onnx.ModelProto", shape: Shape, outputs: list[tuple[int,
         for size, name, whole, part in zip(free, ("height", "width"), shape.nchw[2:], found[2:], strict=False):
             size.dim_param = name if whole == part else f"{name}/{whole // part}"
     del graph.value_info[:]
+
+
+def _drop_neutral(model: "onnx.ModelProto") -> None:
+    """Take out multiplications by one and additions of zero.
+
+    The exporter writes both behind each norm without weights, and ONNX Runtime computes them.
+    """
+    from onnx import numpy_helper
+
+    graph = model.graph
+    neutral = {"Mul": 1, "Add": 0}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    shapes = {value.name: value.type.tensor_type.shape for value in (*graph.input, *graph.value_info, *graph.output)}
+    instead: dict[str, str] = {}  # value that is taken out -> the one that it equals
+    for node in list(graph.node):
+        node.input[:] = [instead.get(name, name) for name in node.input]
+        kept = next((name for name in node.input if name not in constants), None)
+        weights = [constants[name] for name in node.input if name in constants]
+        (result, *_) = node.output
+        if (
+            node.op_type in neutral
+            and kept is not None
+            and len(weights) == 1
+            and shapes.get(kept) == shapes.get(result) is not None  # broadcasting would change it
+            and result not in {value.name for value in graph.output}
+            and (numpy_helper.to_array(weights[0]) == neutral[node.op_type]).all()
+        ):
+            instead[result] = kept
+            graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
+    for value in [value for value in graph.value_info if value.name in instead]:
+        graph.value_info.remove(value)
 
 
 def _between_casts(network: "nn.Module") -> "nn.Module":
