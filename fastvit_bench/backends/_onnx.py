@@ -164,7 +164,8 @@ def _name_sizes(model: "onnx.ModelProto", shape: Shape, outputs: list[tuple[int,
 def _drop_neutral(model: "onnx.ModelProto") -> None:
     """Take out multiplications by one and additions of zero.
 
-    The exporter writes both behind each norm without weights, and ONNX Runtime computes them.
+    The exporter writes both behind each norm without weights, and ONNX Runtime computes them. Where the exporter does
+    not know the shapes, as behind such norms in a file for many sizes, they stay.
     """
     from onnx import numpy_helper
 
@@ -250,8 +251,10 @@ def _name_nodes(model: "onnx.ModelProto", modules: Collection[str]) -> None:
 
 
 # Parts of the networks by the beginning of their modules' names, in the folded form and in the others. Entries of
-# `network` are stages and what stands between them; the fourth stage has number 6, or 7 behind a positional encoding.
+# FastViT's `network` are stages and what stands between them; the fourth has number 6, or 7 behind an encoding.
 _PARTS = (
+    (r"stages\.(\d+)\.blocks\.(\d+)\b", "stages.{0}.blocks.{1}"),
+    (r"stages\.(\d+)\.(downsample|encoding)\b", "stages.{0}.{1}"),
     (r"(?:stem|patch_embed)\b", "stem"),
     (r"network\.([024])\.(\d+)\b", "stages.{half}.blocks.{1}"),
     (r"network\.([67])\.(\d+)\b", "stages.3.blocks.{1}"),
@@ -259,7 +262,7 @@ _PARTS = (
     (r"network\.6\b", "stages.3.encoding"),
     (r"norms?\.?([0246])\b", "stages.{half}.norm"),
     (r"(?:expansion|conv_exp)\b", "expansion"),
-    (r"(?:classifier|head)\b", "classifier"),
+    (r"(?:classifier|head|norm)\b", "classifier"),
 )
 
 
