@@ -155,13 +155,17 @@ def _sizes_of(part: str, grid: Sequence[int], stride: int) -> Iterable[tuple[int
     return [(size, size) for size in dict.fromkeys([*range(low, high, step), high])]
 
 
-def share(text: str) -> float:
-    """A share of a figure: ``5%`` or ``0.05`` is 0.05. Raises `UsageError` for what is no number in 0..100 %."""
+def share(text: str, *, zero: bool = False) -> float:
+    """A share of a figure: ``5%`` or ``0.05`` is 0.05. Raises `UsageError` for what is no number in 0..100 %.
+
+    0 itself is one only if `zero` says so.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip(), re.ASCII)
     value = float(match[1]) / (100 if match[2] else 1) if match else -1.0
-    if not 0 < value <= 1:
+    if not 0 <= value <= 1 or (value == 0 and not zero):
         hint = f" Write {text.strip()}% for per cent." if match and value > 1 and not match[2] else ""
-        raise UsageError(f"'{text}' is no share above 0 and up to 100%; write 5% or 0.05.{hint}")
+        bounds = "from 0 to 100%" if zero else "above 0 and up to 100%"
+        raise UsageError(f"'{text}' is no share {bounds}; write 5% or 0.05.{hint}")
     return value
 
 

@@ -18,7 +18,7 @@ import msgspec
 import fastvit_bench
 from fastvit_bench import backends, build, catalogue, elsewhere
 from fastvit_bench.elsewhere import Found
-from fastvit_bench.errors import MismatchError, NotComparableError, StoreError, UsageError
+from fastvit_bench.errors import MismatchError, NotComparableError, StoreError, UnavailableError, UsageError
 from fastvit_bench.measure import machine as machines
 from fastvit_bench.records import (
     SCHEMA,
@@ -361,11 +361,17 @@ def repository() -> tuple[str | None, bool]:
 
 
 def preflight(device: Device, mismatch: Literal["refuse", "rename"] = "refuse") -> tuple[Device, Machine]:
-    """The device, whose options are filled in, and the machine; raises `UnavailableError` before anything is built.
+    """The device with its options filled in, and this machine; raises `UnavailableError` unless files can run on it.
 
-    Hardware that is not what the profile means is refused (`MismatchError`), or gives the device its own name.
+    Nothing is built for that. Hardware that is not what the profile means is refused (`MismatchError`), or gives the
+    device its own name.
     """
     backend = backends.get(device.backend)
+    backends.require(device.backend)
+    device = msgspec.structs.replace(device, options=backend.options(device))
+    absent = backend.absent(device)
+    if absent:
+        raise UnavailableError(f"Device '{device.name}' cannot run here: {absent}.")
     try:
         machine = machines.collect(backend.identify(device))
         machines.check(device, machine)

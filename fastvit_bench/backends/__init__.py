@@ -222,6 +222,13 @@ def missing(name: str) -> str | None:
     return get(name).missing()
 
 
+def require(name: str) -> None:
+    """Raise `UnavailableError` unless the backend `name` can write files here."""
+    lacking = missing(name)
+    if lacking:
+        raise UnavailableError(f"{lacking[0].upper()}{lacking[1:]}. `fastvit-bench devices` lists what can run here.")
+
+
 def get(name: str) -> Backend:
     """The backend of that name. `UnavailableError` for one this version does not have."""
     if name not in implemented():
