@@ -10,7 +10,7 @@ The paper describes these networks in words and its code holds none of them. Whe
 * The classifier reads the last stage's 512 pooled channels. Released FastViTs have an expansion to 1024 channels in
   between (0.65 M parameters), and the paper's own counts (8.8 M for S12, 10.9 M for SA12) are those without it.
 * The third stage has 256 channels wherever convolutions are factorised, as FastViT's has, and 320 before, as
-  PoolFormer's has. With 320 the factorised network would have 10.3 M parameters; 8.7 M are printed.
+  PoolFormer's has. With 320 the factorised network would have 10.2 M parameters; 8.7 M are printed.
 * A factorised patch embedding is FastViT's with 3 x 3 in place of 7 x 7: depthwise from C to 2C channels, no
   activation, 1 x 1 with GELU. The step to 7 x 7 changes the kernel's size and nothing else.
 * RepMixer has its branches and its layer scale as released in every design: they leave no trace at inference.
@@ -86,6 +86,13 @@ class Embedding(StrEnum):
     LARGE = "large"  # the same with 7 x 7 in the patch embeddings
 
 
+class FeedForward(StrEnum):
+    """What is in front of a feed-forward network's two 1 x 1 convolutions."""
+
+    POINTWISE = "pointwise"  # its norm
+    LARGE = "large"  # a 7 x 7 depthwise convolution with BatchNorm
+
+
 Mixers = tuple[Mixer, Mixer, Mixer, Mixer]  # of the four stages
 
 
@@ -96,7 +103,7 @@ class Design:
     mixers: Mixers
     norm: Norm
     embedding: Embedding
-    ffn: int  # kernel of the depthwise convolution in front of the feed-forward network; 1: there is none
+    ffn: FeedForward
 
     @property
     def channels(self) -> tuple[int, int, int, int]:
@@ -111,19 +118,19 @@ _ATTENTION_LAST_TWO: Mixers = (Mixer.REPMIXER, Mixer.REPMIXER, Mixer.ATTENTION, 
 
 DESIGNS: dict[str, Design] = {
     # table 1 from its baseline on, and figure 3's two networks; the second is there to tell pooling from its norm
-    "poolformer_s12": Design(_POOLING, Norm.GROUP, Embedding.DENSE, 1),
-    "metaformer_s12_pooling_bn": Design(_POOLING, Norm.BATCH, Embedding.DENSE, 1),
-    "metaformer_s12_repmixer": Design(_REPMIXER, Norm.BATCH, Embedding.DENSE, 1),
-    "metaformer_s12_factorised": Design(_REPMIXER, Norm.BATCH, Embedding.FACTORISED, 1),
-    "metaformer_s12_overparam": Design(_REPMIXER, Norm.BATCH, Embedding.BRANCHED, 1),
-    "metaformer_s12_lk_ffn": Design(_REPMIXER, Norm.BATCH, Embedding.BRANCHED, 7),
-    "metaformer_s12_lk_embed": Design(_REPMIXER, Norm.BATCH, Embedding.LARGE, 7),
+    "poolformer_s12": Design(_POOLING, Norm.GROUP, Embedding.DENSE, FeedForward.POINTWISE),
+    "metaformer_s12_pooling_bn": Design(_POOLING, Norm.BATCH, Embedding.DENSE, FeedForward.POINTWISE),
+    "metaformer_s12_repmixer": Design(_REPMIXER, Norm.BATCH, Embedding.DENSE, FeedForward.POINTWISE),
+    "metaformer_s12_factorised": Design(_REPMIXER, Norm.BATCH, Embedding.FACTORISED, FeedForward.POINTWISE),
+    "metaformer_s12_overparam": Design(_REPMIXER, Norm.BATCH, Embedding.BRANCHED, FeedForward.POINTWISE),
+    "metaformer_s12_lk_ffn": Design(_REPMIXER, Norm.BATCH, Embedding.BRANCHED, FeedForward.LARGE),
+    "metaformer_s12_lk_embed": Design(_REPMIXER, Norm.BATCH, Embedding.LARGE, FeedForward.LARGE),
     # table 4
-    "ablation_v1": Design(_REPMIXER, Norm.BATCH, Embedding.BRANCHED, 1),
-    "ablation_v2": Design(_ATTENTION_LAST, Norm.BATCH, Embedding.BRANCHED, 1),
-    "ablation_v3": Design(_ATTENTION_LAST_TWO, Norm.BATCH, Embedding.BRANCHED, 1),
-    "ablation_v4": Design(_REPMIXER, Norm.BATCH, Embedding.LARGE, 7),
-    "ablation_v5": Design(_ATTENTION_LAST, Norm.BATCH, Embedding.LARGE, 7),
+    "ablation_v1": Design(_REPMIXER, Norm.BATCH, Embedding.BRANCHED, FeedForward.POINTWISE),
+    "ablation_v2": Design(_ATTENTION_LAST, Norm.BATCH, Embedding.BRANCHED, FeedForward.POINTWISE),
+    "ablation_v3": Design(_ATTENTION_LAST_TWO, Norm.BATCH, Embedding.BRANCHED, FeedForward.POINTWISE),
+    "ablation_v4": Design(_REPMIXER, Norm.BATCH, Embedding.LARGE, FeedForward.LARGE),
+    "ablation_v5": Design(_ATTENTION_LAST, Norm.BATCH, Embedding.LARGE, FeedForward.LARGE),
 }
 
 
@@ -194,10 +201,11 @@ class Block(nn.Module):
                 self.mixer = RepMixer(channels, form=form)
             case Mixer.ATTENTION:
                 self.mixer = AttentionMixer(channels)
-        if design.ffn == 1:
-            self.ffn = PointwiseFFN(channels, _norm(design.norm, channels))
-        else:
-            self.ffn = ConvFFN(channels, RATIO)
+        match design.ffn:
+            case FeedForward.POINTWISE:
+                self.ffn = PointwiseFFN(channels, _norm(design.norm, channels))
+            case FeedForward.LARGE:
+                self.ffn = ConvFFN(channels, RATIO)
         self.layer_scale = _layer_scale(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -263,7 +271,7 @@ def _surplus(x: Tensor) -> Tensor:
 
 def _stem(channels: int, embedding: Embedding, form: Form) -> nn.Module:
     """From the image to stride 4."""
-    # kernel, stride and groups of FastViT's stem
+    # of FastViT's stem: channels in and out, kernel, stride and groups
     factors = ((3, channels, 3, 2, 1), (channels, channels, 3, 2, channels), (channels, channels, 1, 1, 1))
     match embedding:
         case Embedding.DENSE:

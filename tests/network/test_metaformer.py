@@ -145,6 +145,21 @@ def test_the_printed_parameters_have_no_expansion_in_front_of_the_classifier():
         assert counts[1] - counts[0] == 654_400
 
 
+def test_the_table_in_the_docs_holds_what_is_counted_and_what_is_printed():
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:`(\w+)`)? \| .* \| (\S+) \| (\S*) ?\| (\S+) at (\d+) \| (\S*) ?\|$", page, re.MULTILINE)
+    name, seen = "", []
+    for named, params, printed_params, gmacs, size, printed_gmacs in rows:
+        name = named or name
+        seen.append(name)
+        network = families.skeleton(name, Head.CLASSIFIER, 1000, Fuse.FUSED, (int(size), int(size)))
+        found = cost.count(network, Shape(batch=1, height=int(size), width=int(size)))
+        assert (params, gmacs) == (f"{found.params / 1e6:.2f}", f"{found.macs / 1e9:.2f}")
+        known = {at: (str(p), str(g or "")) for p, g, at in PRINTED.get(name, [])}
+        assert (printed_params, printed_gmacs) == known.get(int(size), ("", ""))
+    assert list(dict.fromkeys(seen)) == list(DESIGNS)
+
+
 @pytest.mark.parametrize("name", DESIGNS)
 def test_the_catalogue_knows_what_they_cost(name: str):
     entry = catalogue.find(name)
