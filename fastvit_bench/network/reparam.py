@@ -58,9 +58,9 @@ class Kernel:
         return Kernel(self.weight * factor.reshape(-1, 1, 1, 1), self.bias * factor + shift)
 
     def after(self, bn: nn.BatchNorm2d) -> "Kernel":
-        """BatchNorm followed by the convolution. Exact for 1 x 1 kernels only: zero padding comes after the norm."""
+        """BatchNorm followed by the convolution. Exact without padding only: zeros would come after the norm."""
         factor, shift = affine(bn)
-        matrix = self.weight.flatten(1)
+        matrix = self.weight.sum((2, 3))
         return Kernel(self.weight * factor.reshape(1, -1, 1, 1), self.bias + matrix @ shift)
 
 
