@@ -90,14 +90,13 @@ class Attention(nn.Module):
             self.smaller_norm = nn.BatchNorm2d(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.scale: nn.Module = Scale((channels // heads) ** -0.5)
-        self.k = nn.Conv2d(channels, channels, 1)
-        self.v = nn.Conv2d(channels, channels, 1)
+        self.kv = nn.Conv2d(channels, 2 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         q = self.scale(self.q(x))
-        y = self.smaller_norm(self.smaller(x))
-        mixed = self.mix(q.flatten(2), self.k(y).flatten(2), self.v(y).flatten(2), self.heads, bias)
+        k, v = self.kv(self.smaller_norm(self.smaller(x))).flatten(2).chunk(2, 1)  # (B, C, M)
+        mixed = self.mix(q.flatten(2), k, v, self.heads, bias)  # (B, C, N)
         return self.proj(mixed.unflatten(2, x.shape[2:]))
 
 
@@ -215,8 +214,8 @@ def at_level(network: nn.Module, level: Fuse, layout: Layout) -> nn.Module:
     first = result.stages[0]
     assert isinstance(first, Stage)
     for index in (2, 5):
-        result.stem[index] = parts.remaining(_norm(result.stem[index]), layout)
-    result.stem[8] = parts.fold_before(first.downsample, _norm(result.stem[8]))
+        result.stem[index] = parts.remaining(result.stem[index], layout)
+    result.stem[8] = parts.fold_before(first.downsample, result.stem[8])
     for module in list(result.modules()):
         match module:
             case Attention():
@@ -226,7 +225,7 @@ def at_level(network: nn.Module, level: Fuse, layout: Layout) -> nn.Module:
             case _:
                 pass
     if result.head_kind is not Head.DENSE:
-        result.expansion_norm = parts.fold_behind(result.expansion, _norm(result.expansion_norm))
+        result.expansion_norm = parts.fold_behind(result.expansion, result.expansion_norm)
     return result
 
 
@@ -238,18 +237,12 @@ def _fuse(module: SkipConv) -> None:
 
 def _fold_attention(module: Attention, layout: Layout) -> None:
     if isinstance(module.smaller, nn.Conv2d):
-        module.smaller_norm = parts.fold_behind(module.smaller, _norm(module.smaller_norm))
-    assert isinstance(module.scale, Scale)
-    module.scale = parts.fold_scale(module.q, module.scale)
+        module.smaller_norm = parts.fold_behind(module.smaller, module.smaller_norm)
+    module.scale = parts.fold_scale(module.q, module.scale, module.q.out_channels)
     module.mix = parts.MIXES[layout.attention]
 
 
 def _fold_ffn(module: FFN, layout: Layout) -> None:
-    module.expand_norm = parts.remaining(_norm(module.expand_norm), layout)
-    module.depthwise_norm = parts.fold_before(module.reduce, _norm(module.depthwise_norm))
-    module.reduce_norm = parts.fold_behind(module.reduce, _norm(module.reduce_norm))
-
-
-def _norm(module: nn.Module) -> nn.BatchNorm2d:
-    assert isinstance(module, nn.BatchNorm2d)
-    return module
+    module.expand_norm = parts.remaining(module.expand_norm, layout)
+    module.depthwise_norm = parts.fold_before(module.reduce, module.depthwise_norm)
+    module.reduce_norm = parts.fold_behind(module.reduce, module.reduce_norm)

@@ -70,28 +70,34 @@ def fill(conv: nn.Conv2d, kernel: Kernel) -> None:
     conv.load_state_dict({"weight": kernel.weight, "bias": kernel.bias}, strict=True)
 
 
-def fold_behind(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Identity:
+def fold_behind(conv: nn.Conv2d, norm: nn.Module) -> nn.Identity:
     """Take the BatchNorm that follows a convolution into it; returns what remains in its place."""
+    assert isinstance(norm, nn.BatchNorm2d)
     fill(conv, reparam.of(conv).normed(norm))
     return nn.Identity()
 
 
-def fold_before(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Identity:
+def fold_before(conv: nn.Conv2d, norm: nn.Module) -> nn.Identity:
     """Take the BatchNorm in front of a convolution into it, which has no padding; returns what remains in its place."""
+    assert isinstance(norm, nn.BatchNorm2d)
     assert conv.padding == (0, 0), "zero padding stands between the norm and the convolution"
     fill(conv, reparam.of(conv).after(norm))
     return nn.Identity()
 
 
-def fold_scale(conv: nn.Conv2d, scale: Scale) -> nn.Identity:
-    """Take the factor that follows a convolution into it; returns what remains in its place."""
+def fold_scale(conv: nn.Conv2d, scale: nn.Module, channels: int) -> nn.Identity:
+    """Take the `Scale` of a convolution's first outputs, so many, into it; returns what remains in its place."""
+    assert isinstance(scale, Scale)
     kernel = reparam.of(conv)
-    fill(conv, kernel.scaled(torch.full_like(kernel.bias, scale.factor)))
+    factor = torch.ones_like(kernel.bias)
+    factor[:channels] = scale.factor
+    fill(conv, kernel.scaled(factor))
     return nn.Identity()
 
 
-def remaining(norm: nn.BatchNorm2d, layout: Layout) -> nn.Module:
+def remaining(norm: nn.Module, layout: Layout) -> nn.Module:
     """A BatchNorm that cannot be folded, in the form that the layout gives those."""
+    assert isinstance(norm, nn.BatchNorm2d)
     if layout.norms == "batchnorm":
         return norm
     channels = norm.num_features

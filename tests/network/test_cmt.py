@@ -143,7 +143,7 @@ def without_the_skip(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_the_root_of_d(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "fold_scale", lambda conv, scale: nn.Identity())
+    monkeypatch.setattr(parts, "fold_scale", lambda conv, scale, channels: nn.Identity())
 
 
 def without_the_norms_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,8 +44,13 @@ def convolution(kernel: int, padding: int) -> tuple[nn.Conv2d, nn.BatchNorm2d, n
 def test_norms_on_both_sides_fold_into_a_convolution(kernel: int):
     conv, before, behind = convolution(kernel, 0)
     x = drawn(1, 6, 8, 6)
-    wanted = behind(conv(before(x)) * 0.5)
-    left = [parts.fold_before(conv, before), parts.fold_scale(conv, parts.Scale(0.5)), parts.fold_behind(conv, behind)]
+    halved = torch.tensor([0.5] * 3 + [1.0] * 5).reshape(1, 8, 1, 1)
+    wanted = behind(conv(before(x)) * halved)
+    left = [
+        parts.fold_before(conv, before),
+        parts.fold_scale(conv, parts.Scale(0.5), 3),
+        parts.fold_behind(conv, behind),
+    ]
     assert all(isinstance(each, nn.Identity) for each in left)
     assert torch.allclose(conv(x), wanted, rtol=0, atol=1e-12)
 
