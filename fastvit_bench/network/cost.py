@@ -20,7 +20,8 @@ class Cost:
 
 def count(network: nn.Module, shape: Shape) -> Cost:
     """Cost of `network` at an input shape, by running it on tensors that have shapes and no values."""
-    skeleton = copy.deepcopy(network).to("meta").float().eval()
+    # the counter follows gradients into modules, and stumbles over views of parameters where there are none
+    skeleton = copy.deepcopy(network).to("meta").float().eval().requires_grad_(False)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         skeleton(torch.zeros(shape.nchw, device="meta"))
     params = sum(parameter.numel() for parameter in network.parameters())

@@ -58,12 +58,9 @@ class Kernel:
         return Kernel(self.weight * factor.reshape(-1, 1, 1, 1), self.bias * factor + shift)
 
     def after(self, norm: nn.BatchNorm2d | nn.GroupNorm) -> "Kernel":
-        """What is affine of a norm, followed by the convolution.
-
-        Exact for 1 x 1 kernels only: zero padding comes after the norm.
-        """
+        """What is affine of a norm, then the convolution. Exact without padding only: zeros come after the norm."""
         factor, shift = affine(norm)
-        matrix = self.weight.flatten(1)
+        matrix = self.weight.sum((2, 3))
         return Kernel(self.weight * factor.reshape(1, -1, 1, 1), self.bias + matrix @ shift)
 
 

@@ -1,0 +1,248 @@
+"""CMT (arXiv 2107.06263), a peer of FastViT: convolutions and attention in every block.
+
+Read it downwards: the depthwise convolution with its skip, the feed-forward network, attention on reduced keys and
+values, block and stage, the network, and how it is fused and folded. HardSwish is GELU here, as in the comparison of
+the FastViT paper (arXiv 2303.14189, table 5).
+
+In the margin: B batch, C channels, H x W the feature map, N = H*W queries, M keys, h heads.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastvit_bench.errors import UsageError
+from fastvit_bench.network import parts, reparam
+from fastvit_bench.network.fastvit import Form
+from fastvit_bench.network.parts import ChannelNorm, Mix, Scale
+from fastvit_bench.records import Fuse, Head, Layout
+
+HEADS = (1, 2, 4, 8)  # by stage
+REDUCTIONS = (8, 4, 2, 1)  # of the sides of the map that keys and values are taken from, by stage
+PROJECTION = 1280  # channels in front of the classifier
+STRIDE = 32  # of the last stage; the reductions need whole multiples of it too
+
+
+@dataclass(frozen=True)
+class Design:
+    """What makes one CMT another: ``channels`` and ``blocks`` by stage, and the ``ratio`` of the FFN's expansion."""
+
+    stem: int
+    channels: tuple[int, ...]
+    blocks: tuple[int, ...]
+    ratio: float
+
+
+# Table 1 of the paper. The ratio of XS is printed as 3.8; with the 3.77 of the authors' code parameters and FLOPs are
+# the printed ones.
+DESIGNS = {
+    "cmt_ti": Design(16, (46, 92, 184, 368), (2, 2, 10, 2), 3.6),
+    "cmt_xs": Design(16, (52, 104, 208, 416), (3, 3, 12, 3), 3.77),
+    "cmt_s": Design(32, (64, 128, 256, 512), (3, 3, 16, 3), 4.0),
+    "cmt_b": Design(38, (76, 152, 304, 608), (4, 4, 20, 4), 4.0),
+}
+
+
+class SkipConv(nn.Module):
+    """A depthwise 3 x 3 convolution added to its input: the local perception unit, and the middle of the FFN."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.form = Form.UNFUSED
+        self.conv = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) if self.form is Form.FUSED else self.conv(x) + x
+
+
+class FFN(nn.Module):
+    """Inverted residual feed-forward network (section 3.4)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(channels, hidden, 1)
+        self.expand_norm: nn.Module = nn.BatchNorm2d(hidden)
+        self.depthwise = SkipConv(hidden)
+        self.depthwise_norm: nn.Module = nn.BatchNorm2d(hidden)
+        self.reduce = nn.Conv2d(hidden, channels, 1)
+        self.reduce_norm: nn.Module = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.expand_norm(F.gelu(self.expand(x)))
+        x = self.depthwise_norm(F.gelu(self.depthwise(x)))
+        return self.reduce_norm(self.reduce(x))
+
+
+class Attention(nn.Module):
+    """Self-attention whose keys and values come from a map that a depthwise convolution made smaller (section 3.3)."""
+
+    def __init__(self, channels: int, heads: int, reduction: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.mix: Mix = parts.batched
+        self.smaller: nn.Module = nn.Identity()
+        self.smaller_norm: nn.Module = nn.Identity()
+        if reduction > 1:
+            self.smaller = nn.Conv2d(channels, channels, reduction, reduction, groups=channels)
+            self.smaller_norm = nn.BatchNorm2d(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.scale: nn.Module = Scale((channels // heads) ** -0.5)
+        self.kv = nn.Conv2d(channels, 2 * channels, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        q = self.scale(self.q(x))
+        k, v = self.kv(self.smaller_norm(self.smaller(x))).flatten(2).chunk(2, 1)  # (B, C, M)
+        mixed = self.mix(q.flatten(2), k, v, self.heads, bias)  # (B, C, N)
+        return self.proj(mixed.unflatten(2, x.shape[2:]))
+
+
+class Block(nn.Module):
+    """Local perception unit, attention, feed-forward network."""
+
+    def __init__(self, channels: int, hidden: int, heads: int, reduction: int) -> None:
+        super().__init__()
+        self.perception = SkipConv(channels)
+        self.norm1 = ChannelNorm(channels, eps=1e-6)
+        self.attention = Attention(channels, heads, reduction)
+        self.norm2 = ChannelNorm(channels, eps=1e-6)
+        self.ffn = FFN(channels, hidden)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        x = self.perception(x)
+        x = x + self.attention(self.norm1(x), bias)
+        return x + self.ffn(self.norm2(x))
+
+
+class Stage(nn.Module):
+    """Patch aggregation, which halves H x W, and blocks that share one relative position bias.
+
+    The bias is a number per head, query and key, as in the authors' code; it is kept as a matrix of h*N rows.
+    """
+
+    def __init__(self, design: Design, index: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        channels, heads, reduction = design.channels[index], HEADS[index], REDUCTIONS[index]
+        self.downsample = nn.Conv2d((design.stem, *design.channels)[index], channels, 2, 2)
+        self.norm = ChannelNorm(channels, eps=1e-6)
+        self.queries, self.keys = size[0] * size[1], (size[0] // reduction) * (size[1] // reduction)
+        self.position = nn.Parameter(torch.randn(heads * self.queries, self.keys))
+        hidden = int(channels * design.ratio)
+        self.blocks = nn.ModuleList([Block(channels, hidden, heads, reduction) for _ in range(design.blocks[index])])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.downsample(x))
+        bias = self.position.unflatten(0, (-1, self.queries))  # (h, N, M)
+        for block in self.blocks:
+            x = block(x, bias)
+        return x
+
+
+class CMT(nn.Module):
+    """CMT for classification or as a dense backbone, for images of one size.
+
+    ``forward`` takes normalised RGB images (B, 3, H, W) of the size it was made for, and raises `UsageError` for
+    others. With ``Head.CLASSIFIER`` it returns logits (B, classes); with ``Head.DENSE`` the outputs of the four stages
+    (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32, for which the paper names no norm.
+    """
+
+    def __init__(self, design: Design, *, head: Head, classes: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        if any(side < STRIDE or side % STRIDE for side in size):
+            raise UsageError(f"CMT takes sides that are multiples of {STRIDE} pixels, not {size[0]}x{size[1]}.")
+        self.head_kind, self.classes, self.form, self.size = head, classes, Form.UNFUSED, size
+        stem: list[nn.Module] = []
+        for cin, stride in ((3, 2), (design.stem, 1), (design.stem, 1)):
+            stem += [nn.Conv2d(cin, design.stem, 3, stride, 1), nn.GELU(), nn.BatchNorm2d(design.stem)]
+        self.stem = nn.Sequential(*stem)
+        strides = (4, 8, 16, 32)
+        self.stages = nn.ModuleList(
+            [Stage(design, index, (size[0] // stride, size[1] // stride)) for index, stride in enumerate(strides)]
+        )
+        if head is not Head.DENSE:
+            self.expansion = nn.Conv2d(design.channels[-1], PROJECTION, 1)
+            self.expansion_norm: nn.Module = nn.BatchNorm2d(PROJECTION)
+            self.classifier = nn.Linear(PROJECTION, classes)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if tuple(x.shape[2:]) != self.size:
+            made, given = (f"{height}x{width}" for height, width in (self.size, x.shape[2:]))
+            raise UsageError(f"This CMT has a position bias for images of {made}, not {given}; make it for that size.")
+        x = self.stem(x)
+        maps: list[Tensor] = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        if self.head_kind is Head.DENSE:
+            return tuple(maps)
+        x = F.gelu(self.expansion_norm(self.expansion(x)))
+        return self.classifier(x.mean((2, 3)))
+
+
+def network(name: str, *, head: Head, classes: int, size: tuple[int, int]) -> CMT:
+    """The CMT of that name (a key of `DESIGNS`), float32, on torch's default device, in training form.
+
+    `size` is (height, width), multiples of 32; `UsageError` for others.
+    """
+    return CMT(DESIGNS[name], head=head, classes=classes, size=size)
+
+
+# --- fusing and folding -----------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def at_level(network: nn.Module, level: Fuse, layout: Layout) -> nn.Module:
+    """The same function at a fuse level, in float64 and evaluation mode; shares nothing with `network`.
+
+    ``Fuse.FUSED`` takes the skip of each depthwise convolution into it. ``Fuse.FOLDED`` also takes the scale of the
+    queries and the BatchNorms into convolutions, but for those with zero padding between them and the next one: two in
+    the stem, one in each block.
+    """
+    assert isinstance(network, CMT)
+    result = copy.deepcopy(network).double().eval()
+    if level is Fuse.NONE:
+        return result
+    result.form = Form.FUSED
+    for module in result.modules():
+        if isinstance(module, SkipConv):
+            _fuse(module)
+    if level is Fuse.FUSED:
+        return result
+    first = result.stages[0]
+    assert isinstance(first, Stage)
+    for index in (2, 5):
+        result.stem[index] = parts.remaining(result.stem[index], layout)
+    result.stem[8] = parts.fold_before(first.downsample, result.stem[8])
+    for module in list(result.modules()):
+        match module:
+            case Attention():
+                _fold_attention(module, layout)
+            case FFN():
+                _fold_ffn(module, layout)
+            case _:
+                pass
+    if result.head_kind is not Head.DENSE:
+        result.expansion_norm = parts.fold_behind(result.expansion, result.expansion_norm)
+    return result
+
+
+def _fuse(module: SkipConv) -> None:
+    channels = module.conv.in_channels
+    parts.fill(module.conv, reparam.of(module.conv) + reparam.identity(channels, channels, 3))
+    module.form = Form.FUSED
+
+
+def _fold_attention(module: Attention, layout: Layout) -> None:
+    if isinstance(module.smaller, nn.Conv2d):
+        module.smaller_norm = parts.fold_behind(module.smaller, module.smaller_norm)
+    module.scale = parts.fold_scale(module.q, module.scale, module.q.out_channels)
+    module.mix = parts.MIXES[layout.attention]
+
+
+def _fold_ffn(module: FFN, layout: Layout) -> None:
+    module.expand_norm = parts.remaining(module.expand_norm, layout)
+    module.depthwise_norm = parts.fold_before(module.reduce, module.depthwise_norm)
+    module.reduce_norm = parts.fold_behind(module.reduce, module.reduce_norm)
