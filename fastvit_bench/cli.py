@@ -1682,11 +1682,9 @@ def _print_table(
     pareto: bool = False,
 ) -> None:
     """Tabulate runs; with what was counted in others, where those are given."""
-    from fastvit_bench.report import frontiers, joined, rows, store, table
+    from fastvit_bench.report import frontiers, joined, rows, table
 
-    files = {path: store.read(path) for path in [*paths, *(others or [])]}
-    found = rows.collect([files[path] for path in paths])
-    counted = [each for file in files.values() for each in file.accuracies]
+    found, counted = rows.read(paths, others or ())
     if others is not None:
         found = rows.join(found, counted)
     further = joined.join(found, reference=reference, pareto=pareto, accuracies=frontiers.counted(counted))
