@@ -1,8 +1,10 @@
 """Rows of a table: measurements and failures gathered by model and setting, with their cells by image size."""
 
+import gc
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -118,11 +120,24 @@ def read(paths: Sequence[Path], others: Iterable[Path] = ()) -> tuple[list[Row],
                 counted.append(line)
             yield line
 
-    rows = gather(told(path) for path in paths)
-    for path in others:
-        if path not in paths:
+    with _undisturbed():
+        rows = gather(told(path) for path in paths)
+        shown = set(paths)
+        for path in (each for each in others if each not in shown):
             deque(told(path), maxlen=0)
     return rows, counted
+
+
+@contextmanager
+def _undisturbed() -> Generator[None]:
+    """Without the garbage collector: records hold no cycles, and it would look through all that is held, repeatedly."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def gather(files: Iterable[Iterable[Line]]) -> list[Row]:

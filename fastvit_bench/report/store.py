@@ -29,7 +29,7 @@ SUFFIX = ".jsonl"
 PUBLISHED = "published"  # the folder beside the devices' that holds figures nobody measured here
 LAST = "last"  # what a person writes for the newest run
 
-_CHUNK = 1 << 20  # bytes that are read at a time: small ones cost more calls, larger ones gain nothing
+_CHUNK = 1 << 16  # bytes that are read at a time; more at once gains nothing
 
 _DEVICE = re.compile(r"\w[\w.+-]*", re.ASCII)  # a folder's name on every file system
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from rich.measure import Measurement as Extent
 
 from fastvit_bench.records import (
     METHODS,
@@ -35,6 +36,7 @@ from fastvit_bench.records import (
 )
 from fastvit_bench.report import sheet, table
 from fastvit_bench.report.rows import Row, collect
+from fastvit_bench.report.sheet import Column
 from fastvit_bench.report.store import Line, RunFile
 
 
@@ -255,6 +257,23 @@ def test_nothing_gives_nothing() -> None:
     assert table.csv([]).startswith("model,variant,")
     assert table.latex([]) == "% No measurements.\n"
     assert text([], 80).strip() == "No measurements."
+
+
+def test_csv_is_what_pandas_would_write_of_the_frame() -> None:
+    """But for whole numbers beside gaps, which pandas turns into floats."""
+    of_a_phone = builders.reported(
+        artifact=builders.artifact(backend="coreml", model='a "name", with all', parity=None)
+    )
+    rows = collect([file(sized(256), sized(384), of_a_phone, modelbench(), failed(224, 9), builders.reported())])
+    written = list(csv.reader(io.StringIO(table.csv(rows))))
+    expected = list(csv.reader(io.StringIO(table.frame(rows).to_csv(index=False, lineterminator="\n"))))
+    assert written[0] == expected[0]
+    assert len(written) == len(rows) + 1
+    floats = {"trim"}
+    for line, other in zip(written[1:], expected[1:], strict=True):
+        for name, ours, theirs in zip(written[0], line, other, strict=True):
+            assert ours == (theirs.removesuffix(".0") if name in floats else theirs), name
+    assert "10" in {line[written[0].index("trim")] for line in written[1:]}
 
 
 # --- of two statistics ------------------------------------------------------------------------------------------------
@@ -1014,6 +1033,21 @@ def test_no_figure_is_lost_or_cut_at_any_width(sizes: list[int], width: int) -> 
             assert interval in shown
     for word in ("cpu", "fp32", "4.00", "0.691", "published", "FastViT-T8@256"):
         assert word in shown
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["a", "bc", "漢", " [", "]"])).map("".join), min_size=1),
+    st.sampled_from(["", "x\ny"]),
+)
+def test_the_widest_cells_are_as_wide_as_all(drawn: list[str], folded: str) -> None:
+    """What decides on a layout is measured on two cells of a column; a table of all must not turn out wider."""
+    endless = Console(width=100_000)
+    for lay_out in (table.grid, table._detail):
+        both = [
+            Extent.get(endless, endless.options, lay_out([Column("a", found)])).maximum
+            for found in ([*drawn, folded], table._widest([*drawn, folded]))
+        ]
+        assert both[0] == both[1]
 
 
 def test_the_layout_follows_the_width() -> None:
