@@ -1214,17 +1214,23 @@ def table(
     pareto: Annotated[
         bool, typer.Option("--pareto", help="Also who is on the accuracy-latency frontier, and who dominates the rest.")
     ] = False,
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Leave out columns equal in every row, and say their values above the table."),
+    ] = False,
     format_: FormatOption = Format.RICH,
     config_file: ConfigOption = None,
 ) -> None:
     """Tabulate measured latencies beside the published figures."""
     from fastvit_bench.report import store
 
+    if compact and format_ in {Format.CSV, Format.JSON}:
+        raise UsageError(f"--compact is for tables that people read; --format {format_} always has every column.")
     results = Path(_load(config_file).paths.results)
     paths = _runs(run or [], results)
     if not paths:
         raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
-    _print_table(paths, format_, store.all_runs(results) if join else None, reference, pareto=pareto)
+    _print_table(paths, format_, store.all_runs(results) if join else None, reference, pareto=pareto, compact=compact)
 
 
 @app.command()
@@ -1680,19 +1686,21 @@ def _print_table(
     reference: str | None = None,
     *,
     pareto: bool = False,
+    compact: bool = False,
 ) -> None:
     """Tabulate runs; with what was counted in others, where those are given."""
-    from fastvit_bench.report import frontiers, joined, rows, table
+    from fastvit_bench.report import frontiers, joined, rows, sheet, table
 
     found, counted = rows.read(paths, others or ())
     if others is not None:
         found = rows.join(found, counted)
     further = joined.join(found, reference=reference, pareto=pareto, accuracies=frontiers.counted(counted))
+    shown = sheet.compact(table.told(found, further)) if compact and found else None
     if format_ is Format.RICH:
         console = _stdout()
-        console.print(table.rich(found, console.width, further))
+        console.print(table.on_terminal(shown, console.width) if shown else table.rich(found, console.width, further))
     else:
-        sys.stdout.write(table.FORMATS[format_](found, further))
+        sys.stdout.write(table.DOCUMENTS[format_](shown) if shown else table.FORMATS[format_](found, further))
 
 
 def _print_accuracies(path: Path, format_: Format) -> None:

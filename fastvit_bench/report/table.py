@@ -39,10 +39,12 @@ if TYPE_CHECKING:  # both take longer to import than `--help` may
     from rich.text import Text
 
 __all__ = [
+    "DOCUMENTS",
     "EMPTY",
     "FORMATS",
     "csv",
     "frame",
+    "in_latex",
     "in_markdown",
     "json",
     "latex",
@@ -50,6 +52,7 @@ __all__ = [
     "markdown",
     "on_terminal",
     "rich",
+    "told",
 ]
 
 EMPTY = "No measurements."
@@ -65,10 +68,10 @@ def rich(rows: Sequence[Row], width: int, joined: Joined = Joined()) -> "Group":
     """
     from rich.console import Group
 
-    return on_terminal(_document(rows, joined), width) if rows else Group(EMPTY)
+    return on_terminal(told(rows, joined), width) if rows else Group(EMPTY)
 
 
-def _document(rows: Sequence[Row], joined: Joined) -> Document:
+def told(rows: Sequence[Row], joined: Joined = Joined()) -> Document:
     """The rows with what is joined to them, which was asked for and so comes first."""
     found = document(rows)
     return replace(found, details=[*joined.details, *found.details], notes=[*found.notes, *joined.notes])
@@ -96,7 +99,7 @@ def on_terminal(found: Document, width: int) -> "Group":
         tables = [grid(columns) for columns in measured]
     else:
         tables = [_blocks(each) for each in found.sheets]
-    parts: list[Table | Text] = []
+    parts: list[Table | Text] = [Text(found.caption)] if found.caption else []
     for sheet, table in zip(found.sheets, tables, strict=True):
         parts += [Text(sheet.title, style="bold"), table] if sheet.title else [table]
     parts += [grid(published)] if published else []
@@ -112,7 +115,8 @@ def _blocks(sheet: Sheet) -> "Table":
 
     table = _empty_table()
     table.add_column("model", overflow="fold")
-    table.add_column("device", overflow="fold")
+    if sheet.setting:
+        table.add_column(sheet.setting[0].title, overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("ms", justify="right", no_wrap=True)
     table.add_column("95 % interval", no_wrap=True)
@@ -121,7 +125,7 @@ def _blocks(sheet: Sheet) -> "Table":
         parts = [cell.partition(" ") for cell in cells.values()]
         table.add_row(
             _described(sheet.model, at),
-            _described(sheet.setting, at),
+            *([_described(sheet.setting, at)] if sheet.setting else []),
             Text("\n".join(cells)),
             Text("\n".join(value for value, _, _ in parts), style="bold"),
             Text("\n".join(interval for _, _, interval in parts), style="dim"),
@@ -237,14 +241,15 @@ def _empty_table() -> "Table":
 
 def markdown(rows: Sequence[Row], joined: Joined = Joined()) -> str:
     """Pipe tables with their notes as a list below."""
-    return in_markdown(_document(rows, joined)) if rows else EMPTY + "\n"
+    return in_markdown(told(rows, joined)) if rows else EMPTY + "\n"
 
 
 def in_markdown(found: Document) -> str:
     """A document as pipe tables."""
     tables = [(each.title, each.columns) for each in (*found.sheets, *found.details)]
     parts = [f"**{_markdown(title)}**\n\n{_pipes(columns)}" if title else _pipes(columns) for title, columns in tables]
-    return "\n\n".join([*parts, _list(found.notes)]) + "\n"
+    above = [_markdown(found.caption)] if found.caption else []
+    return "\n\n".join([*above, *parts, _list(found.notes)]) + "\n"
 
 
 def listed(columns: Sequence[Column], notes: Sequence[str]) -> str:
@@ -275,13 +280,16 @@ def _markdown(text: str) -> str:
 
 def latex(rows: Sequence[Row], joined: Joined = Joined()) -> str:
     """Booktabs tables in floats, their notes in the first one's caption; needs ``\\usepackage{booktabs}``."""
-    if not rows:
-        return f"% {EMPTY}\n"
-    found = _document(rows, joined)
+    return in_latex(told(rows, joined)) if rows else f"% {EMPTY}\n"
+
+
+def in_latex(found: Document) -> str:
+    """A document as floats."""
     tables = [(each.title, each.columns) for each in (*found.sheets, *found.details)]
+    above = [found.caption] if found.caption else []
     floats: list[str] = []
     for title, columns in tables:
-        floats.append(floating(columns, [*([title] if title else []), *(() if floats else found.notes)]))
+        floats.append(floating(columns, [*([title] if title else []), *(() if floats else [*above, *found.notes])]))
     return "\n".join(floats)
 
 
@@ -378,6 +386,9 @@ FORMATS: dict[str, Callable[[Sequence[Row], Joined], str]] = {
     "json": json,
     "latex": latex,
 }
+
+# how a document is written that is no terminal's
+DOCUMENTS: dict[str, Callable[[Document], str]] = {"markdown": in_markdown, "latex": in_latex}
 
 # statistic -> what its figures are called in CSV and in JSON
 _CALLED = {Statistic.MEDIAN: ("latency", "median_ms"), Statistic.TRIMMED_MEAN: ("modelbench", "trimmed_mean_ms")}
