@@ -7,8 +7,8 @@ of them: `one setting` (a run after the other on an unchanged machine, of which 
 (every run has versions of its own, so that nothing is left out). `fastvit-bench table` then reads each as a whole
 process. Files have just been written, so the disk is not part of it.
 
-Goals: at most 2 s of wall time and 500 MiB in each store. `all kept` has no goal for the time: a table of thousands of
-rows is not read by anybody.
+Goals: at most 2 s of wall time and 500 MiB in each store, whatever the format. `all kept` has none, because nobody
+reads a table of thousands of rows: it shows what they would cost.
 """
 
 import argparse
@@ -70,14 +70,14 @@ class Scene:
     name: str
     every: int | None  # runs after which a package has another version; None: never
     one_file: bool = False
-    timed: bool = True  # whether its wall time has a goal
+    goal: bool = True
 
 
 SCENES = (
     Scene("one setting", None),
     Scene("upgrades", 24),
     Scene("one file", None, one_file=True),
-    Scene("all kept", 1, timed=False),
+    Scene("all kept", 1, goal=False),
 )
 
 
@@ -274,12 +274,11 @@ def goals(found: Sequence[Found], rows: int) -> list[Goal]:
     judged: list[Goal] = []
     for scene in SCENES:
         members = [each for each in found if each.scene == scene.name]
-        if not members:
+        if not members or not scene.goal:
             continue
         wall, peak = max(each.wall_s for each in members), max(each.peak_mib for each in members)
-        if scene.timed:
-            claim = f"{scene.name}: {rows} stored measurements in at most {WALL_S:g} s"
-            judged.append(Goal(claim=claim, met=wall <= WALL_S, reason=f"{wall:.2f} s"))
+        claim = f"{scene.name}: {rows} stored measurements in at most {WALL_S:g} s"
+        judged.append(Goal(claim=claim, met=wall <= WALL_S, reason=f"{wall:.2f} s"))
         claim = f"{scene.name}: at most {MEMORY_MIB:g} MiB"
         judged.append(Goal(claim=claim, met=peak <= MEMORY_MIB, reason=f"{peak:.0f} MiB"))
     return judged
