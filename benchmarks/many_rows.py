@@ -253,7 +253,10 @@ def fill(root: Path, scene: Scene, rows: int, seed: int) -> int:
 
 
 def call(folder: Path, scene: Scene, form: str) -> Found:
-    """Run `fastvit-bench table` in a folder as a process of its own."""
+    """Run `fastvit-bench table` in a folder as a process of its own.
+
+    Linux gives a new process the peak of the one that started it, so no peak below this script's own can be told.
+    """
     environment = {**os.environ, "COLUMNS": "200"}
     with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
@@ -270,7 +273,7 @@ def call(folder: Path, scene: Scene, form: str) -> Found:
 
 
 def goals(found: Sequence[Found], rows: int) -> list[Goal]:
-    """Whether each store is read as quickly and as small as claimed: the worst of its formats decides."""
+    """Whether each store is read as quickly and in as little memory as claimed: the worst of its formats decides."""
     judged: list[Goal] = []
     for scene in SCENES:
         members = [each for each in found if each.scene == scene.name]
@@ -319,6 +322,7 @@ def main() -> int:
     written.add_argument("--json", action="store_true", help="print every figure as JSON")
     written.add_argument("--markdown", action="store_true", help="print the table for README.md, as without it")
     asked = options.parse_args()
+    watch = machines.Watch()
     found: list[Found] = []
     for scene in SCENES:
         if asked.stores and scene.name not in asked.stores:
@@ -337,8 +341,9 @@ def main() -> int:
         document["goals"] = [{"claim": goal.claim, "met": goal.met, "reason": goal.reason} for goal in judged]
         print(json.dumps(document, indent=2))
     else:
-        here = machines.collect()
-        print(f"{here.processor}, {here.cores} cores · {here.os}, Python {here.python} · seed {asked.seed}\n")
+        here, load = machines.collect(), watch.state().load_before
+        about = f"{here.processor}, {here.cores} cores · {here.os}, Python {here.python} · seed {asked.seed}"
+        print(about + (f" · load before {load:.1f}" if load is not None else ""), "", sep="\n")
         print(table(found), "", sep="\n")
         for goal in judged:
             print(f"- Goal: {goal.claim}: {'met' if goal.met else 'MISSED'} ({goal.reason}).")
