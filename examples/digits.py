@@ -44,7 +44,7 @@ from fastvit_bench.variants import VARIANTS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CLASSES = 10
+IMAGES, CLASSES = 1797, 10
 PREPARED = Preprocessing(resolution=32, crop=1.0)  # FastViT halves an image five times: 32 pixels are the fewest
 SPLIT_SEED = 0  # of the images, and never of the training: other seeds are tested on the same images
 TEACHER, PLAIN, DISTILLED = "teacher", "plain", "distilled"
@@ -98,8 +98,9 @@ def split(labels: "NDArray[np.int64]", plan: Plan) -> "dict[str, NDArray[np.int6
 
     rest: Any
     rest, test = train_test_split(np.arange(len(labels)), test_size=plan.test, stratify=labels, random_state=SPLIT_SEED)
-    sizes = {"train_size": plan.train, "test_size": plan.validation}
-    train, validation = train_test_split(rest, **sizes, stratify=labels[rest], random_state=SPLIT_SEED)
+    train, validation = train_test_split(
+        rest, train_size=plan.train, test_size=plan.validation, stratify=labels[rest], random_state=SPLIT_SEED
+    )
     return {part: np.asarray(numbers) for part, numbers in (("train", train), ("val", validation), ("test", test))}
 
 
@@ -329,7 +330,7 @@ def shown(found: Sequence[Row], trained: Mapping[str, Share], notes: Sequence[st
         if row.timed:
             took = latency(row.timed.figure_ms, row.timed.interval_ms) + "*" * bool(row.timed.warnings)
         size = f"{counted.artifact.size_bytes / 2**20:.1f}"
-        cells.append((model, row.file, percent(counted.top1_share), f"{apart:+.1f}", took, size, counted.how))
+        cells.append((model, row.file, percent(counted.top1_share), f"{apart:+.2f}", took, size, counted.how))
     titles = ("network", "file", "top-1 %", "points apart", "latency ms", "MiB", "counted by")
     columns = [
         Column(title, list(values), "left" if title in {"network", "file", "counted by"} else "right")
@@ -452,6 +453,12 @@ def main() -> int:
         options.add_argument(f"--{name}", type=type(value), default=value, choices=known, help=f"{told} (%(default)s)")
     asked = vars(options.parse_args())
     folder: Path = asked.pop("output")
+    if min(asked["train"], asked["validation"], asked["test"]) < CLASSES:
+        options.error(f"each part holds at least {CLASSES} images, one of each class")
+    if asked["train"] + asked["validation"] + asked["test"] > IMAGES:
+        options.error(f"the parts hold at most {IMAGES} images together; there are no more")
+    if min(asked["epochs"], asked["threads"], asked["runs"]) < 1 or asked["batch"] < 2 or not asked["rate"] > 0:
+        options.error("epochs, threads and runs are at least 1, a batch holds at least 2 images, the rate is above 0")
     if folder.exists():
         options.error(f"{folder} exists already; name a new folder with --output, or remove it")
     os.environ.setdefault("OMP_NUM_THREADS", str(asked["threads"]))  # of the processes that export
