@@ -153,7 +153,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of images, the network's lo
 
 
 def true_labels(_: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy with the smoothing of labels that the paper trains with."""
+    """Cross-entropy, the labels smoothed by 0.1."""
     return F.cross_entropy(logits, labels, label_smoothing=0.1)
 
 
@@ -174,7 +174,7 @@ def hard_distillation(teacher: FastViT) -> Loss:
 def fresh(variant: str, seed: int) -> FastViT:
     """A network in training form; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    return FastViT(VARIANTS[variant], classes=CLASSES).to(memory_format=torch.channels_last)  # pyright: ignore
+    return FastViT(VARIANTS[variant], classes=CLASSES).to(memory_format=torch.channels_last)
 
 
 def train(network: FastViT, loss: Loss, data: Mapping[str, Digits], plan: Plan, title: str, console: Console) -> None:
