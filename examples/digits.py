@@ -174,7 +174,7 @@ def hard_distillation(teacher: FastViT) -> Loss:
 def fresh(variant: str, seed: int) -> FastViT:
     """A network in training form; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    return FastViT(VARIANTS[variant], classes=CLASSES).to(memory_format=torch.channels_last)
+    return FastViT(VARIANTS[variant], classes=CLASSES).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def train(network: FastViT, loss: Loss, data: Mapping[str, Digits], plan: Plan, title: str, console: Console) -> None:
