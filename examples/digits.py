@@ -174,7 +174,8 @@ def hard_distillation(teacher: FastViT) -> Loss:
 def fresh(variant: str, seed: int) -> FastViT:
     """A network in training form; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    return FastViT(VARIANTS[variant], classes=CLASSES).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    network = FastViT(VARIANTS[variant], classes=CLASSES)
+    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
 
 
 def train(network: FastViT, loss: Loss, data: Mapping[str, Digits], plan: Plan, title: str, console: Console) -> None:
