@@ -161,7 +161,8 @@ def test_the_readmes_table_is_what_the_command_prints(tmp_path: Path) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"):
+    folders = (ROOT / "benchmarks", ROOT / "examples")
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(folder / "README.md" for folder in folders)):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
