@@ -134,7 +134,7 @@ def plan(
 
 def resumed(result: StudyResult, settings: config.Config, machine: Machine) -> Planned:
     """A study that was interrupted, to go on. Raises `NotComparableError` where the machine is not what it was."""
-    if apart := result.machine.differences(machine):
+    if apart := machine.differences(result.machine):
         raise NotComparableError(
             f"Study {result.id} was begun under other conditions ({'; '.join(apart)}); begin a new one instead."
         )

@@ -1,7 +1,7 @@
 """Records for tests: every builder makes something plausible, and takes what a test wants to be different."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -47,8 +47,10 @@ from fastvit_bench.records import (
     Weights,
     Window,
 )
+from fastvit_bench.studies import SCHEMA as STUDY_SCHEMA
+from fastvit_bench.studies import Contestant, Match, Study, StudyResult, StudyRow
 from fastvit_bench.verdicts import SCHEMA as COMPARISON_SCHEMA
-from fastvit_bench.verdicts import Block, CellResult, Comparison, Kind, Outcome, Plan, Side, Verdict
+from fastvit_bench.verdicts import Block, CellResult, Comparison, Kind, Outcome, Plan, Side, Turns, Verdict
 
 RANDOM = Weights(origin="random", seed=0)
 CHECKPOINT = Weights(origin="checkpoint", sha256="1a2b3c4d" * 8, file="fastvit_t8.pth.tar")
@@ -446,3 +448,57 @@ def accuracy(**changes: Any) -> Accuracy:
 def tally(**changes: Any) -> Tally:
     usual = Tally(artifact="ab" * 32, how="onnxruntime", first=0, pictures=64, top1=50, top5=60)
     return msgspec.structs.replace(usual, **changes)
+
+
+def study(**changes: Any) -> Study:
+    """Figure 3 of the paper at two of its sizes, with a control."""
+    published = "MetaFormer-S12@{size}"
+    usual: dict[str, Any] = {
+        "name": "repmixer-vs-pooling",
+        "title": "RepMixer against pooling",
+        "tables": ("fig3_repmixer_vs_pooling_digitised",),
+        "grid": (384, 1024),
+        "rows": (
+            StudyRow("Pooling", "poolformer_s12", published=published, iphone="pooling_mobile_latency"),
+            StudyRow("RepMixer", "metaformer_s12_repmixer", published=published, iphone="repmixer_mobile_latency"),
+            StudyRow("Pooling, BatchNorm", "metaformer_s12_pooling_bn", note="a control"),
+        ),
+    }
+    return Study(**(usual | changes))
+
+
+def study_result(ratios: Mapping[tuple[str, int], float | None], **changes: Any) -> StudyResult:
+    """Of `study`, with ratios to its first row, which takes 10 ms, by label and size; None is a row that failed."""
+    declared: Study = changes.get("study", study())
+    reference, *others = (row for row in declared.rows if row.model)
+    sizes = dict.fromkeys(size for _, size in ratios)
+    rows = {row.label: row for row in others}
+    matches = tuple(
+        Match(Contestant(reference, shape(reference.res or size)), Contestant(rows[label], shape(size)))
+        for size in sizes
+        for label in rows
+        if (label, size) in ratios
+    )
+    cells = tuple(
+        cell_result(match.name, Outcome.INCOMPARABLE if ratio is None else Outcome.PASS, ratio)
+        for match in matches
+        for ratio in [ratios[match.row.row.label, match.row.shape.width]]
+    )
+    usual: dict[str, Any] = {
+        "schema": STUDY_SCHEMA,
+        "id": "20260131-142233-9f3c1a",
+        "study": declared,
+        "started": at(0),
+        "finished": at(9),
+        "tool": "0.1.0",
+        "commit": "0123abc",
+        "dirty": False,
+        "device": device(),
+        "machine": machine(),
+        "turns": Turns(),
+        "blocks": 10,
+        "seed": 0,
+        "matches": matches,
+        "cells": cells,
+    }
+    return StudyResult(**(usual | changes))

@@ -74,10 +74,12 @@ def study(
     """
     from fastvit_bench import study as studying
     from fastvit_bench import sweep
-    from fastvit_bench.report import store, studies
+    from fastvit_bench.report import store, studies, study_figures
 
     settings = _values.load(config_file)
     results = Path(settings.paths.results)
+    if output is not None:
+        study_figures.check(output)
     if name is None:
         _list(settings)
         return

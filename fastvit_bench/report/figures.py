@@ -22,6 +22,8 @@ MOST_CELLS = 40  # of a comparison, the worst first
 MOST_CHOICES = 40  # figures of one kind
 LABELLED = 14  # models whose names a frontier's chart has room for
 
+PACKAGES = ("altair", "vl_convert")  # that draw
+
 Spec = dict[str, Any]  # a Vega-Lite description
 
 
@@ -84,7 +86,7 @@ class Figure:
 
 def require() -> None:
     """Raise `UnavailableError` where the packages that draw are missing."""
-    pictures.require("altair", "vl_convert")
+    pictures.require(*PACKAGES)
 
 
 def conditions(rows: Sequence[Row]) -> dict[int, str]:

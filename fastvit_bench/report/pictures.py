@@ -1,5 +1,6 @@
 """What all pictures share: the packages that draw them, the files that can hold them, and how they get there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastvit_bench.errors import UnavailableError, UsageError
@@ -18,13 +19,13 @@ def require(*packages: str) -> None:
         )
 
 
-def check(path: Path) -> None:
-    """Raise `UsageError` for a file that is no picture, `UnavailableError` where matplotlib is missing."""
+def check(path: Path, packages: Sequence[str] = ("matplotlib",)) -> None:
+    """Raise `UsageError` for a file that is no picture, `UnavailableError` where one of the packages is missing."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} is no picture that can be drawn; end its name in {' or '.join(SUFFIXES)}.")
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {path.parent} for {path.name}; make it first.")
-    require("matplotlib")
+    require(*packages)
 
 
 def kind(path: Path) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastvit_bench import files
-from fastvit_bench.errors import StoreError, UsageError
+from fastvit_bench.errors import UsageError
 from fastvit_bench.report import figures as drawing
+from fastvit_bench.report import pictures
 from fastvit_bench.report.figures import LIGHT, Figure, Palette, Spec
 from fastvit_bench.report.rows import size_of
 from fastvit_bench.report.sheet import latency, plain
@@ -30,22 +30,20 @@ def figure(result: StudyResult, palette: Palette) -> Figure | None:
 
 
 def write(result: StudyResult, path: Path) -> None:
-    """Draw a study into an SVG or PNG file, whole or not at all.
+    """Draw a study into an SVG or PNG file.
 
-    Raises `UsageError` for another suffix or where there is nothing to draw, `StoreError` where the file cannot be
-    written, `UnavailableError` without the packages that draw.
+    Raises `UsageError` where there is nothing to draw or the file cannot be written, and what `check` raises.
     """
-    kind = path.suffix.lstrip(".")
-    if kind not in ("svg", "png"):
-        raise UsageError(f"{path} ends in neither .svg nor .png; name such a file.")
-    drawing.require()
+    check(path)
     made = figure(result, LIGHT)
     if made is None:
         raise UsageError(f"Nothing of study '{result.study.name}' was measured, so there is nothing to draw.")
-    try:
-        files.write(path, drawing.picture(made, kind))
-    except OSError as error:
-        raise StoreError(f"The picture {path} cannot be written: {error.strerror or error}.") from error
+    pictures.write(path, drawing.picture(made, pictures.kind(path)))
+
+
+def check(path: Path) -> None:
+    """Raise `UsageError` for a file that is no picture, `UnavailableError` where what draws it is missing."""
+    pictures.check(path, drawing.PACKAGES)
 
 
 def _points(result: StudyResult, found: Sequence[Line]) -> list[Spec]:
