@@ -17,11 +17,14 @@ from builders import (
     samples,
     shape,
     spec,
+    study,
+    study_result,
 )
 
 from fastvit_bench.records import Measurement
 from fastvit_bench.report.rows import Row, collect
 from fastvit_bench.report.store import RunFile
+from fastvit_bench.studies import StudyResult, StudyRow
 from fastvit_bench.verdicts import Comparison, Outcome
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
@@ -77,3 +80,11 @@ def verdicts() -> list[Comparison]:
         cell_result("fastvit_t12 256 b1", Outcome.INCOMPARABLE, None),
     )
     return [comparison(*cells, head=HOSTILE), comparison(cell_result())]
+
+
+def studies() -> list[StudyResult]:
+    """One over sizes, and one whose row has a script for a name."""
+    over = study_result({("RepMixer", size): ratio for size, ratio in ((384, 0.76), (1024, 0.58))})
+    rows = (StudyRow("FastViT-S12@256", "fastvit_s12", res=256), StudyRow(HOSTILE, "x.onnx", res=256, note=HOSTILE))
+    hostile = study(name="own", title=HOSTILE, rows=rows, tables=("table5_imagenet",), note=HOSTILE)
+    return [over, study_result({(HOSTILE, 256): 1.3}, study=hostile)]

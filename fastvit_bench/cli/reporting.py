@@ -86,7 +86,7 @@ def report(
     title: Annotated[str, typer.Option("--title", help="Stands above the page.")] = "FastViT latency report",
     config_file: ConfigOption = None,
 ) -> None:
-    """Write one page that opens from a file, offline: frontier, latencies by resolution, verdicts, and every figure.
+    """Write one page that opens from a file, offline: frontier, latencies by size, verdicts, studies and every figure.
 
     Takes the extra 'report'. Pictures are the page's own figures, one file each.
 
@@ -96,14 +96,16 @@ def report(
     """
     from datetime import UTC, datetime
 
-    from fastvit_bench.report import compose, frontiers, store
+    from fastvit_bench.report import compose, frontiers, store, studies
     from fastvit_bench.report.rows import collect
 
     results = Path(_values.load(config_file).paths.results)
     paths = _values.runs(run or [], results)
     folders = [path.parent for path in paths] if run else sorted(path for path in results.glob("*") if path.is_dir())
     comparisons, notes = compose.stored_comparisons(list(dict.fromkeys(folders)), gate or [])
-    if not paths and not comparisons:
+    found_studies, left = studies.newest(list(dict.fromkeys(folders)))
+    notes += left
+    if not paths and not comparisons and not found_studies:
         raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
     files = [store.read(path) for path in paths]
     rows, counted = collect(files), frontiers.counted(found for file in files for found in file.accuracies)
@@ -111,14 +113,21 @@ def report(
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         made = f"Made by fastvit-bench {fastvit_bench.__version__} on {now} from {_screen.plural(len(paths), 'run')}."
         text = compose.html(
-            rows, comparisons, title=title, made=made, reference=reference, accuracies=counted, notes=notes
+            rows,
+            comparisons,
+            studies=found_studies,
+            title=title,
+            made=made,
+            reference=reference,
+            accuracies=counted,
+            notes=notes,
         )
         written = [output or Path("report.html")]
         compose.write(text, written[0])
     else:
         folder = output or Path("figures")
         written, left_out = compose.pictures(
-            rows, comparisons, folder, format_.value, reference=reference, accuracies=counted
+            rows, comparisons, folder, format_.value, studies=found_studies, reference=reference, accuracies=counted
         )
         notes += left_out
     typer.echo("\n".join([*notes, *(f"written: {path}" for path in written)]), err=True)

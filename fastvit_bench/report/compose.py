@@ -8,13 +8,14 @@ from fastvit_bench import files
 from fastvit_bench.errors import StoreError, UsageError
 from fastvit_bench.report import figures as drawing
 from fastvit_bench.report import frontiers as standings
-from fastvit_bench.report import page, verdict
+from fastvit_bench.report import page, study_figures, verdict
 from fastvit_bench.report.figures import LIGHT, MOST_CHOICES, PAGE, Figure, Palette
 from fastvit_bench.report.frontiers import Frontier, Group
 from fastvit_bench.report.page.content import content
 from fastvit_bench.report.pareto import Counted
 from fastvit_bench.report.ratios import Key, Ratio, against
 from fastvit_bench.report.rows import Row
+from fastvit_bench.studies import StudyResult
 from fastvit_bench.verdicts import Comparison
 
 MOST_COMPARISONS = 20  # the newest ones, of those that lie in the results
@@ -24,6 +25,7 @@ def html(
     rows: Sequence[Row],
     comparisons: Sequence[Comparison],
     *,
+    studies: Sequence[StudyResult] = (),
     title: str,
     made: str,
     reference: str | None = None,
@@ -33,12 +35,13 @@ def html(
     """The whole page; `made` says when and by what. Raises as `ratios.against` and `figures.require` do."""
     drawing.require()
     groups, frontiers, ratios = _joined(rows, reference, accuracies)
-    figures, left_out = _figures(rows, comparisons, groups, frontiers, ratios, reference, PAGE)
+    figures, left_out = _figures(rows, comparisons, studies, groups, frontiers, ratios, reference, PAGE)
     words = content(
         rows,
         groups,
         frontiers,
         comparisons,
+        studies,
         title=title,
         made=made,
         accuracies=accuracies,
@@ -55,6 +58,7 @@ def pictures(
     folder: Path,
     kind: str,
     *,
+    studies: Sequence[StudyResult] = (),
     reference: str | None = None,
     accuracies: Mapping[str, Counted] | None = None,
 ) -> tuple[list[Path], list[str]]:
@@ -64,9 +68,9 @@ def pictures(
     """
     drawing.require()
     groups, frontiers, ratios = _joined(rows, reference, accuracies)
-    figures, left_out = _figures(rows, comparisons, groups, frontiers, ratios, reference, LIGHT)
+    figures, left_out = _figures(rows, comparisons, studies, groups, frontiers, ratios, reference, LIGHT)
     if not figures:
-        raise UsageError("There is nothing to draw: no frontier, no model at two sizes, and no comparison.")
+        raise UsageError("There is nothing to draw: no frontier, no model at two sizes, no comparison and no study.")
     written: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,6 +129,7 @@ def _joined(
 def _figures(
     rows: Sequence[Row],
     comparisons: Sequence[Comparison],
+    studies: Sequence[StudyResult],
     groups: Sequence[Group],
     frontiers: Sequence[Frontier],
     ratios: Mapping[Key, Ratio],
@@ -152,6 +157,7 @@ def _figures(
                 if ratios
             ),
         ),
+        ("studies", len(studies), (study_figures.figure(each, palette) for each in studies[:MOST_CHOICES])),
         ("comparisons", len(comparisons), (drawing.comparison(each, palette) for each in comparisons[:MOST_CHOICES])),
     ):
         found += made

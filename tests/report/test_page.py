@@ -62,7 +62,12 @@ class Outline(HTMLParser):
 @pytest.fixture(scope="module")
 def page() -> str:
     return compose.html(
-        pages.few(), pages.verdicts(), title=pages.HOSTILE, made="Made by a test.", reference="fastvit_t8"
+        pages.few(),
+        pages.verdicts(),
+        studies=pages.studies(),
+        title=pages.HOSTILE,
+        made="Made by a test.",
+        reference="fastvit_t8",
     )
 
 

@@ -68,7 +68,14 @@ def browser() -> Generator[Any]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    text = compose.html(pages.few(), pages.verdicts(), title=pages.HOSTILE, made="Made.", reference="fastvit_t8")
+    text = compose.html(
+        pages.few(),
+        pages.verdicts(),
+        studies=pages.studies(),
+        title=pages.HOSTILE,
+        made="Made.",
+        reference="fastvit_t8",
+    )
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -78,13 +85,13 @@ def test_it_opens_without_a_word_and_draws_every_chart(browser: Any, report: Pat
     assert opened.said == []
     assert set(opened.asked) <= {"file", "data"}
     kinds = opened.page.eval_on_selector_all(".chart", "found => found.map(each => each.dataset.kind)")
-    assert kinds == ["accuracy", "latency", "ratio", "comparison"]
+    assert kinds == ["accuracy", "latency", "ratio", "study", "comparison"]
     marks = "found => found.map(each => each.querySelectorAll('.mark-symbol.role-mark path').length)"
-    assert opened.page.eval_on_selector_all(".chart", marks) == [4, 12, 12, 4]
+    assert opened.page.eval_on_selector_all(".chart", marks) == [4, 12, 12, 4, 4]
     names = opened.page.eval_on_selector_all(
         ".chart[role=graphics-document]", "found => found.map(each => each.getAttribute('aria-label'))"
     )
-    assert len(names) == 4
+    assert len(names) == 5
     assert all(name and len(name) > 20 for name in names)
     opened.context.close()
 
@@ -99,7 +106,11 @@ def test_a_script_for_a_name_stays_text(browser: Any, report: Path) -> None:
     opened.page.click("details summary")
     opened.page.wait_for_selector("details td")  # made when it is unfolded
     assert any(SHOWN in text for text in opened.texts("details td"))
-    for place in (".chart[data-kind=accuracy]", ".chart[data-kind=comparison]"):
+    opened.page.click(".told:last-of-type summary")
+    opened.page.wait_for_selector(".told td")
+    assert any(SHOWN in text for text in opened.texts(".told td"))
+    assert any("FastViT-S12@256" in text for text in opened.texts(".told td"))
+    for place in (".chart[data-kind=accuracy]", ".chart[data-kind=comparison]", ".chart[data-kind=study]"):
         for mark in opened.page.query_selector_all(f"{place} .mark-symbol.role-mark path"):
             mark.hover(force=True)
             mark.focus()

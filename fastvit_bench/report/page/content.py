@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastvit_bench.records import Artifact, Measurement
+from fastvit_bench.report import claims, claims_table
+from fastvit_bench.report import studies as studies_of
 from fastvit_bench.report.figures import about
 from fastvit_bench.report.frontiers import Basis, Frontier, Group, Place, published_top1
 from fastvit_bench.report.joined import probability_text, ratio_text, some
@@ -13,6 +15,7 @@ from fastvit_bench.report.ratios import Key, Ratio
 from fastvit_bench.report.rows import REFERENCE_SIZE, Row, size_of
 from fastvit_bench.report.sheet import NONE, form, latency, legend, macs_per_image, model_name, plain, significant
 from fastvit_bench.report.verdict import words
+from fastvit_bench.studies import StudyResult
 from fastvit_bench.verdicts import Comparison, Outcome
 
 # kind of figure -> heading of its section
@@ -20,6 +23,7 @@ KINDS = {
     "accuracy": "Accuracy against latency",
     "latency": "Latency against resolution",
     "ratio": "Ratios to the reference",
+    "study": "Studies of the paper",
     "comparison": "Head against base",
 }
 
@@ -48,6 +52,16 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Told:
+    """A study in words: what became of the claims, and what must be said of its table."""
+
+    title: str
+    claims: list[str]
+    notes: list[str]
+    table: str  # its name among the tables
+
+
+@dataclass(frozen=True)
 class Content:
     """Everything on the page but the figures."""
 
@@ -57,6 +71,7 @@ class Content:
     aside: str  # under the headline: how much was measured, on what, when
     made: str  # when and by what
     cards: list[Card]
+    studies: list[Told]
     common: list[str]  # what is the same in every line of the table of figures
     conditions: list[str]
     failures: list[str]
@@ -69,6 +84,7 @@ def content(
     groups: Sequence[Group],
     frontiers: Sequence[Frontier],
     comparisons: Sequence[Comparison],
+    studies: Sequence[StudyResult] = (),
     *,
     title: str,
     made: str,
@@ -80,17 +96,21 @@ def content(
     """The page's words, of whatever there is."""
     marks, lines = legend(rows)
     leads = bool(groups) or not comparisons  # else the newest comparison is all there is to say first
+    first = headline(groups, frontiers) if groups or not studies else plain(studies[0].study.title)
     table, common = _figures_table(rows, groups, frontiers, marks, accuracies or {}, ratios or {}, reference)
     cards = [_card(found, f"comparison-{at}") for at, found in enumerate(comparisons)]
     tables = {"figures": table}
     tables |= {card.table: _comparison_table(found) for card, found in zip(cards, comparisons, strict=True)}
+    told = [_of_study(found, f"study-{at}") for at, found in enumerate(studies)]
+    tables |= {each.table: _study_table(found) for each, found in zip(told, studies, strict=True)}
     return Content(
         title=plain(title),
-        headline=headline(groups, frontiers) if leads else words.sentence(comparisons[0]),
+        headline=first if leads else words.sentence(comparisons[0]),
         lead=cards[0] if cards and leads else None,
         aside=_aside(rows, len(comparisons)),
         made=made,
         cards=cards,
+        studies=told,
         common=common,
         conditions=lines,
         failures=_failures(rows, marks),
@@ -356,6 +376,74 @@ def _frontier_columns(
         _Column(f"on frontier, {basis} top-1", shares, number=True),
         _Column("dominated by", beaten, wide=True),
     ]
+
+
+def _of_study(found: StudyResult, table: str) -> Told:
+    known = [claim for claim in claims.load() if claim.study == found.study.name]
+    judged = claims.judged(known, studies_of.measured(found, found.id), found.device.name)
+    title = f"{plain(found.study.title)} ({found.device.name}, {found.finished[:10]})"
+    return Told(title, claims_table.sentences(judged), studies_of.notes(found), table)
+
+
+def _study_table(found: StudyResult) -> dict[str, Any]:
+    """Measured and published figures in columns of their own."""
+    lines = studies_of.lines(found)
+
+    def numbers(values: Sequence[float | None], texts: Sequence[str]) -> list[Cell]:
+        return [[text, value] for text, value in zip(texts, values, strict=True)]
+
+    def printed(name: str) -> list[Cell]:
+        cells = [line.published.get(name) for line in lines]
+        return [[cell.text, cell.value] if cell else [NONE, None] for cell in cells]
+
+    columns = [
+        _Column("network", [[plain(line.row.label), line.row.label.lower()] for line in lines]),
+        _Column("px", [[line.size, line.contestant.shape.width if line.contestant else None] for line in lines], True),
+        _Column(
+            "ratio here [95 % interval]",
+            numbers(
+                [line.ratio.value if line.ratio else 1.0 if line.reference else None for line in lines],
+                [studies_of.ratio_text(line) for line in lines],
+            ),
+            True,
+        ),
+        _Column(
+            "ms here",
+            numbers(
+                [line.figure.value if line.figure else None for line in lines],
+                [latency(*line.figure) if line.figure else NONE for line in lines],
+            ),
+            True,
+        ),
+        *(
+            _Column(title, printed(name), True)
+            for name, title in (
+                ("iphone_ms", "published iPhone ms"),
+                ("gpu_ms", "published GPU ms"),
+                ("top1", "published top-1"),
+            )
+            if any(name in line.published for line in lines)
+        ),
+        _Column(
+            "params M",
+            numbers(
+                [line.params_m for line in lines],
+                [NONE if line.params_m is None else significant(line.params_m, 4) for line in lines],
+            ),
+            True,
+        ),
+        _Column(
+            "GMACs",
+            numbers(
+                [line.gmacs for line in lines],
+                [NONE if line.gmacs is None else significant(line.gmacs, 3) for line in lines],
+            ),
+            True,
+        ),
+    ]
+    if len({line.group for line in lines}) > 1:
+        columns.insert(0, _Column("group", [[plain(line.group), line.group] for line in lines], facet=True))
+    return _table(columns, plain(found.study.title))
 
 
 def _comparison_table(found: Comparison) -> dict[str, Any]:
