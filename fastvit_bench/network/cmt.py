@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network import parts, reparam
 from fastvit_bench.network.fastvit import Form
-from fastvit_bench.network.parts import ChannelNorm, Mix, Scale
+from fastvit_bench.network.parts import Bias, ChannelNorm, Mix, Scale
 from fastvit_bench.records import Fuse, Head, Layout
 
 HEADS = (1, 2, 4, 8)  # by stage
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         self.kv = nn.Conv2d(channels, 2 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Bias) -> Tensor:
         q = self.scale(self.q(x))
         k, v = self.kv(self.smaller_norm(self.smaller(x))).flatten(2).chunk(2, 1)  # (B, C, M)
         mixed = self.mix(q.flatten(2), k, v, self.heads, bias)  # (B, C, N)
@@ -111,7 +111,7 @@ class Block(nn.Module):
         self.norm2 = ChannelNorm(channels, eps=1e-6)
         self.ffn = FFN(channels, hidden)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Bias) -> Tensor:
         x = self.perception(x)
         x = x + self.attention(self.norm1(x), bias)
         return x + self.ffn(self.norm2(x))
@@ -120,7 +120,7 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """Patch aggregation, which halves H x W, and blocks that share one relative position bias.
 
-    The bias is a number per head, query and key, as in the authors' code; it is kept as a matrix of h*N rows.
+    The bias is a number per head, query and key (h, N, M), as in the authors' code.
     """
 
     def __init__(self, design: Design, index: int, size: tuple[int, int]) -> None:
@@ -129,15 +129,14 @@ class Stage(nn.Module):
         self.downsample = nn.Conv2d((design.stem, *design.channels)[index], channels, 2, 2)
         self.norm = ChannelNorm(channels, eps=1e-6)
         self.queries, self.keys = size[0] * size[1], (size[0] // reduction) * (size[1] // reduction)
-        self.position = nn.Parameter(torch.randn(heads * self.queries, self.keys))
+        self.position: nn.Parameter | nn.ParameterList = nn.Parameter(torch.randn(heads, self.queries, self.keys))
         hidden = int(channels * design.ratio)
         self.blocks = nn.ModuleList([Block(channels, hidden, heads, reduction) for _ in range(design.blocks[index])])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.downsample(x))
-        bias = self.position.unflatten(0, (-1, self.queries))  # (h, N, M)
         for block in self.blocks:
-            x = block(x, bias)
+            x = block(x, self.position)
         return x
 
 
@@ -153,6 +152,8 @@ class CMT(nn.Module):
         super().__init__()
         if any(side < STRIDE or side % STRIDE for side in size):
             raise UsageError(f"CMT takes sides that are multiples of {STRIDE} pixels, not {size[0]}x{size[1]}.")
+        if head not in (Head.CLASSIFIER, Head.DENSE):
+            raise UsageError(f"CMT is a classifier or a dense backbone; there is none with the head '{head}'.")
         self.head_kind, self.classes, self.form, self.size = head, classes, Form.UNFUSED, size
         stem: list[nn.Module] = []
         for cin, stride in ((3, 2), (design.stem, 1), (design.stem, 1)):
@@ -222,6 +223,10 @@ def at_level(network: nn.Module, level: Fuse, layout: Layout) -> nn.Module:
                 _fold_attention(module, layout)
             case FFN():
                 _fold_ffn(module, layout)
+            case Stage() if layout.attention == "per-head":
+                split = nn.ParameterList(list(module.position))
+                del module.position  # a parameter cannot be replaced by a list of them
+                module.position = split
             case _:
                 pass
     if result.head_kind is not Head.DENSE:

@@ -38,7 +38,7 @@ class Design:
     blocks: tuple[int, ...]
 
 
-# Table 7 of the paper.
+# As the authors' configurations have them.
 DESIGNS = {
     "litv2_s": Design(96, (2, 2, 6, 2)),
     "litv2_b": Design(128, (2, 2, 18, 2)),
@@ -168,12 +168,12 @@ def sampled(x: Tensor, offset: Tensor) -> Tensor:
     `offset` (B, 8, H/2, W/2) holds for each tap of a 2 x 2 kernel, in rows, how far down and right it is displaced.
     """
     b, _, height, width = x.shape
-    steps = torch.tensor((2 / (width - 1), 2 / (height - 1)), dtype=x.dtype, device=x.device)  # -1 to 1 is the map
     taps = offset.reshape(b, 2, 2, 2, height // 2, width // 2)  # (B, row and column of the tap, down and right, ...)
-    moved = taps.permute(0, 4, 1, 5, 2, 3).reshape(b, height, width, 2).flip(-1) * steps  # right and down
-    down = torch.linspace(-1, 1, height, dtype=x.dtype, device=x.device)[:, None].expand(height, width)
-    right = torch.linspace(-1, 1, width, dtype=x.dtype, device=x.device).expand(height, width)
-    grid = torch.stack((right, down), -1) + moved
+    moved = taps.permute(0, 3, 4, 1, 5, 2).reshape(b, 2, height, width)
+    # in coordinates that are -1 at the first and 1 at the last position
+    down = torch.linspace(-1, 1, height, dtype=x.dtype, device=x.device)[:, None] + moved[:, 0] * (2 / (height - 1))
+    right = torch.linspace(-1, 1, width, dtype=x.dtype, device=x.device) + moved[:, 1] * (2 / (width - 1))
+    grid = torch.cat((right[..., None], down[..., None]), -1)  # (B, H, W, 2)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
@@ -197,13 +197,15 @@ class Stage(nn.Module):
 class LITv2(nn.Module):
     """LITv2 for classification or as a dense backbone.
 
-    ``forward`` takes normalised RGB images (B, 3, H, W), H and W multiples of 32. With ``Head.CLASSIFIER`` it returns
-    logits (B, classes); with ``Head.DENSE`` the normalised outputs of the four stages (B, C_i, H/s_i, W/s_i), s = 4, 8,
-    16, 32, as the authors' detection and segmentation networks take them.
+    ``forward`` takes normalised RGB images (B, 3, H, W), H and W multiples of 32, and raises `UsageError` for others.
+    With ``Head.CLASSIFIER`` it returns logits (B, classes); with ``Head.DENSE`` the normalised outputs of the four
+    stages (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32, as the authors' detection and segmentation networks take them.
     """
 
     def __init__(self, design: Design, *, head: Head, classes: int) -> None:
         super().__init__()
+        if head not in (Head.CLASSIFIER, Head.DENSE):
+            raise UsageError(f"LITv2 is a classifier or a dense backbone; there is none with the head '{head}'.")
         self.head_kind, self.classes, self.form = head, classes, Form.UNFUSED
         channels = [design.channels << stage for stage in range(len(design.blocks))]
         self.stem = nn.Sequential(nn.Conv2d(3, channels[0], 4, 4), ChannelNorm(channels[0]))
@@ -220,6 +222,9 @@ class LITv2(nn.Module):
             self.classifier = nn.Linear(channels[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        height, width = x.shape[2:]
+        if height < STRIDE or width < STRIDE or height % STRIDE or width % STRIDE:
+            raise UsageError(f"LITv2 takes sides that are multiples of {STRIDE} pixels, not {height}x{width}.")
         x = self.stem(x)
         maps: list[Tensor] = []
         for stage in self.stages:
@@ -233,10 +238,8 @@ class LITv2(nn.Module):
 def network(name: str, *, head: Head, classes: int, size: tuple[int, int]) -> LITv2:
     """The LITv2 of that name (a key of `DESIGNS`), float32, on torch's default device, in training form.
 
-    `size` is (height, width), multiples of 32 (`UsageError` for others); the parameters do not depend on it.
+    The parameters do not depend on `size`.
     """
-    if any(side < STRIDE or side % STRIDE for side in size):
-        raise UsageError(f"LITv2 takes sides that are multiples of {STRIDE} pixels, not {size[0]}x{size[1]}.")
     return LITv2(DESIGNS[name], head=head, classes=classes)
 
 

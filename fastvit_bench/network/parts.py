@@ -35,20 +35,23 @@ class Scale(nn.Module):
 
 # --- attention --------------------------------------------------------------------------------------------------------
 
-# q (B, C, N), k and v (B, C, M), heads, and what is added to the logits (h, N, M) -> (B, C, N); q is scaled already
-Mix = Callable[[Tensor, Tensor, Tensor, int, Tensor | None], Tensor]
+Bias = Tensor | nn.ParameterList | None  # what is added to the logits: (h, N, M), or as many (N, M)
+
+# q (B, C, N), k and v (B, C, M), heads, bias -> (B, C, N); q is scaled already
+Mix = Callable[[Tensor, Tensor, Tensor, int, Bias], Tensor]
 
 
-def batched(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+def batched(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Bias = None) -> Tensor:
     """Attention of all heads in one matrix product."""
     q, k, v = (x.unflatten(1, (heads, -1)) for x in (q, k, v))  # (B, h, d, N or M)
     logits = q.transpose(2, 3) @ k  # (B, h, N, M)
     if bias is not None:
+        assert isinstance(bias, Tensor)
         logits = logits + bias
     return (v @ logits.softmax(-1).transpose(2, 3)).flatten(1, 2)
 
 
-def per_head(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+def per_head(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Bias = None) -> Tensor:
     """The same with each head's products on their own, after apple/ml-ane-transformers."""
     mixed: list[Tensor] = []
     for head, (qh, kh, vh) in enumerate(zip(*(x.chunk(heads, 1) for x in (q, k, v)), strict=True)):
