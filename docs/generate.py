@@ -1,4 +1,5 @@
-"""Writes the generated pages: docs/cli.md from the program, docs/run.schema.json from the records.
+"""Writes the generated pages: docs/cli.md from the program, docs/run.schema.json from the records, and the parts of
+docs/claims.md between marks from the published tables.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is stale, and name it
@@ -16,7 +17,8 @@ import typer
 
 from fastvit_bench.cli import app
 from fastvit_bench.errors import ExitCode
-from fastvit_bench.report import store
+from fastvit_bench.report import claims, claims_table, store
+from fastvit_bench.report.claims import Judged, Kind, Verdict
 
 DOCS = Path(__file__).parent
 
@@ -92,10 +94,50 @@ def _default(parameter: Any) -> str:
     return "" if empty else f"`{parameter.default}`"
 
 
+def claims_page() -> str:
+    """docs/claims.md with what is computed in it computed anew; the prose around it is a person's."""
+    judged = claims.judged(claims.load())
+    text = (DOCS / "claims.md").read_text(encoding="utf-8")
+    for name, part in (("findings", _findings(judged)), ("table", claims_table.markdown(judged).strip())):
+        begin, end = f"<!-- generated: {name} -->", "<!-- end -->"
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise SystemExit(f"docs/claims.md lacks the marks {begin} … {end}")
+        text = f"{before}{begin}\n\n{part}\n\n{end}{after}"
+    return text
+
+
+def _findings(judged: list[Judged]) -> str:
+    """The claims that do not follow, by whether another reading gives what is printed."""
+    wrong = [each for each in judged if each.verdict is Verdict.DIFFERS]
+    of_values = [each for each in wrong if each.claim.kind is Kind.VALUE]
+    explained = [each for each in wrong if any(aside.recomputed and aside.recomputed.fit for aside in each.asides)]
+    parts = {
+        "Numbers that follow from other figures than the tables'": explained,
+        "Numbers for which no other figures were found": [
+            each for each in wrong if each not in explained and each not in of_values
+        ],
+        "Cells that are said to be equal and are not": of_values,
+    }
+    return "\n\n".join(
+        f"**{heading}**\n\n" + "\n".join(f"- {_finding(each)}" for each in found)
+        for heading, found in parts.items()
+        if found
+    )
+
+
+def _finding(each: Judged) -> str:
+    assert each.recomputed is not None  # else it could not be checked
+    told = [each.sentence, *(aside.sentence for aside in each.asides)]
+    return " ".join([f"{each.claim.text} By the tables {each.recomputed.shown}.", *(text for text in told if text)])
+
+
 def pages() -> dict[Path, str]:
     """Every generated file and its content."""
     return {
         DOCS / "cli.md": cli_reference(),
+        DOCS / "claims.md": claims_page(),
         DOCS / "run.schema.json": json.dumps(store.json_schema(), indent=2) + "\n",
     }
 

@@ -41,7 +41,7 @@ def export(
     spec = _spec(settings, model, checkpoint)
     device = Device(name=target, backend=backend.name, precision=precision or backend.precisions[0], batch=batch)
     made: list[tuple[Path, Artifact]] = []
-    for shape in config.shapes(_sizes(res) or str(spec.resolution), settings.sweep.grid, batch):
+    for shape in config.shapes(_sizes(res) or str(spec.resolution), settings.sweep.grid, batch, config.stride([spec])):
         weights = build.weights_of(spec, seed)
         job = build.job(spec, weights, shape, fuse, device, folder=Path(settings.paths.models))
         artifact = build.cached(job) or build.build(job)
@@ -71,7 +71,9 @@ def measure(
     request = Request(
         device=chosen,
         models=tuple(specs),
-        shapes=tuple(config.shapes(_sizes(res) or f"{min(grid)}..{max(grid)}", grid, chosen.batch)),
+        shapes=tuple(
+            config.shapes(_sizes(res) or f"{min(grid)}..{max(grid)}", grid, chosen.batch, config.stride(specs))
+        ),
         fused=fuse,
         method=msgspec.structs.replace(settings.method, **backends.get(chosen.backend).settling(chosen)),
         seed=seed,

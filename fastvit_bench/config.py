@@ -3,7 +3,7 @@
 import fnmatch
 import re
 import tomllib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import msgspec
 from fastvit_bench import catalogue, resources
 from fastvit_bench.errors import ConfigError, UsageError
 from fastvit_bench.records import Device, Method, ModelSpec, Record, Shape
+from fastvit_bench.studies import Study
 from fastvit_bench.variants import STRIDE, check_size
 
 FILE_NAME = "benchmark.toml"
@@ -62,12 +63,19 @@ class Config(Record, frozen=True):
     gate: Gate
     download: Download
     paths: Paths
+    studies: dict[str, Study] = msgspec.field(default_factory=dict[str, Study])
 
     def device(self, name: str) -> Device:
         """The device profile of that name; `UsageError` lists the known ones."""
         if name not in self.devices:
             raise UsageError(f"There is no device '{name}' in {self.path}. {_choices(name, self.devices)}")
         return self.devices[name]
+
+    def study(self, name: str) -> Study:
+        """The study of that name; `UsageError` lists the known ones."""
+        if name not in self.studies:
+            raise UsageError(f"There is no study '{name}' in {self.path}. {_choices(name, self.studies)}")
+        return self.studies[name]
 
     def select(self, patterns: Sequence[str]) -> list[ModelSpec]:
         """Models named by `patterns`, in the file's order; a pattern may be a glob such as ``fastvit_s*``.
@@ -202,6 +210,7 @@ _TABLES: dict[str, type[Record]] = {
     "gate": Gate,
     "download": Download,
     "paths": Paths,
+    "study": Study,
 }
 
 
@@ -232,6 +241,7 @@ class _Reader:
             gate=self.table(Gate, "gate", None, document.get("gate", {})),
             download=self.table(Download, "download", None, document.get("download", {})),
             paths=self.table(Paths, "paths", None, document.get("paths", {})),
+            studies={name: self.table(Study, "study", name, table) for name, table in self.named(document, "study")},
         )
         for name, spec in models.items():
             if spec.checkpoint is not None:  # a path in a file is meant from that file
@@ -262,7 +272,29 @@ class _Reader:
                     raise self.error(str(error).rstrip("."), section, "grid") from None
         self.positive("sweep", timeout_s=config.sweep.timeout_s)
         self.gate(config.gate)
+        for study in config.studies.values():
+            self.study(study, models)
         return config
+
+    def study(self, study: Study, models: Mapping[str, ModelSpec]) -> None:
+        section, named = f"study.{study.name}", set[tuple[str, str, int | None, str]]()
+        for row in study.rows:
+            what = f"row '{row.label}'"
+            if not row.model and not row.note:
+                raise self.error(f"{what} has neither a model nor a note that says why not", section, "rows")
+            if row.model and row.model not in models and not catalogue.known(row.model):
+                known = _choices(row.model, [*models, *catalogue.names()])
+                raise self.error(f"{what}: unknown model '{row.model}'. {known}", section, "rows")
+            if row.model and row.res is None and not study.grid:
+                raise self.error(f"{what} has no res, and the study has no grid", section, "rows")
+            if (key := (row.group, row.label, row.res, row.fuse)) in named:
+                raise self.error(f"{what} stands there twice", section, "rows")
+            named.add(key)
+        for size in (*study.grid, *(row.res for row in study.rows if row.res is not None)):
+            try:
+                check_size(size, size, 1)
+            except UsageError as error:
+                raise self.error(str(error).rstrip("."), section, "rows") from None
 
     def gate(self, gate: Gate) -> None:
         for key, read in (

@@ -347,6 +347,30 @@ def _side_of(measurement: Measurement, label: str) -> Side:
 # --- what came out of it ----------------------------------------------------------------------------------------------
 
 
+def results(contest: Contest, verdicts: Mapping[str, Verdict]) -> tuple[CellResult, ...]:
+    """Every cell of a contest that has ended, with its blocks."""
+    found: list[CellResult] = []
+    for name, cell in contest.cells.items():
+        if cell.failed is not None:
+            verdict = Verdict(outcome=Outcome.INCOMPARABLE, margin=contest.plan.margin, reason=cell.failed.reason)
+        else:
+            verdict = verdicts[name]
+        counted = cell.counted
+        found.append(
+            CellResult(
+                name=name,
+                verdict=verdict,
+                base=cell.base,
+                head=cell.head,
+                blocks=tuple(cell.blocks),
+                base_ms=statistics.median(block.base_ms for block in counted) if counted else None,
+                head_ms=statistics.median(block.head_ms for block in counted) if counted else None,
+                failed=cell.failed.stage if cell.failed else None,
+            )
+        )
+    return tuple(found)
+
+
 def told(
     contest: Contest,
     verdicts: Mapping[str, Verdict],
@@ -360,27 +384,9 @@ def told(
 ) -> Comparison:
     """Everything about a contest that has ended."""
     commit, dirty = sweep.repository()
-    cells: list[CellResult] = []
-    found = list(warnings)
-    for name, cell in contest.cells.items():
-        if cell.failed is not None:
-            verdict = Verdict(outcome=Outcome.INCOMPARABLE, margin=contest.plan.margin, reason=cell.failed.reason)
-        else:
-            verdict = verdicts[name]
-        counted = cell.counted
-        cells.append(
-            CellResult(
-                name=name,
-                verdict=verdict,
-                base=cell.base,
-                head=cell.head,
-                blocks=tuple(cell.blocks),
-                base_ms=statistics.median(block.base_ms for block in counted) if counted else None,
-                head_ms=statistics.median(block.head_ms for block in counted) if counted else None,
-                failed=cell.failed.stage if cell.failed else None,
-            )
-        )
-        if (regime := regimes(counted)) is not None:
+    cells, found = results(contest, verdicts), list(warnings)
+    for name, verdict in ((cell.name, cell.verdict) for cell in cells):
+        if (regime := regimes(contest.cells[name].counted)) is not None:
             found.append(f"{name}: {regime}; each ratio is of both sides in the same regime.")
         if verdict.floor is not None and verdict.floor > verdict.margin:
             found.append(
@@ -417,7 +423,7 @@ def told(
         base=base,
         head=head,
         plan=contest.plan,
-        cells=tuple(cells),
+        cells=cells,
         pooled=verdicts.get(judge.POOLED),
         warnings=tuple(found),
     )

@@ -56,6 +56,26 @@ def test_a_stale_page_is_found_and_named(
     assert generate.main() == 0
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("| 15.4 % |", "| 26.9 % |"), ("By the tables 15.4 %.", "By the tables 26.9 %.")]
+)
+def test_a_number_typed_into_the_page_of_claims_is_found_and_prose_is_kept(
+    generate: ModuleType, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    path = generate.DOCS / "claims.md"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new).replace("# What the paper", "# All the paper"), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
+    assert generate.main() == 1
+    monkeypatch.setattr(sys, "argv", ["generate.py"])
+    assert generate.main() == 0
+    assert path.read_text(encoding="utf-8") == text.replace("# What the paper", "# All the paper")
+    path.write_text(text.replace("<!-- end -->", ""), encoding="utf-8")
+    with pytest.raises(SystemExit, match="lacks the marks"):
+        generate.main()
+
+
 def test_a_new_option_makes_the_reference_stale(generate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     before = generate.cli_reference()
     parameter = COMMANDS["table"].params[-1]

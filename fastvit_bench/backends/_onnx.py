@@ -117,6 +117,7 @@ def write(
         )
     assert program is not None
     model = program.model_proto
+    _drop_neutral(model)
     _name_nodes(model, {name for name, _ in network.named_modules()})
     if dynamic:
         _name_sizes(model, asked.shape, [tuple(each.shape) for each in outputs])
@@ -158,6 +159,41 @@ def _name_sizes(model: "onnx.ModelProto", shape: Shape, outputs: list[tuple[int,
         for size, name, whole, part in zip(free, ("height", "width"), shape.nchw[2:], found[2:], strict=False):
             size.dim_param = name if whole == part else f"{name}/{whole // part}"
     del graph.value_info[:]
+
+
+def _drop_neutral(model: "onnx.ModelProto") -> None:
+    """Take out multiplications by one and additions of zero.
+
+    The exporter writes both behind each norm without weights, and ONNX Runtime computes them. Where the exporter does
+    not know the shapes, as behind such norms in a file for many sizes, they stay.
+    """
+    from onnx import numpy_helper
+
+    graph = model.graph
+    neutral = {"Mul": 1, "Add": 0}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    shapes = {value.name: value.type.tensor_type.shape for value in (*graph.input, *graph.value_info, *graph.output)}
+    instead: dict[str, str] = {}  # value that is taken out -> the one that it equals
+    for node in list(graph.node):
+        node.input[:] = [instead.get(name, name) for name in node.input]
+        kept = next((name for name in node.input if name not in constants), None)
+        weights = [constants[name] for name in node.input if name in constants]
+        (result, *_) = node.output
+        if (
+            node.op_type in neutral
+            and kept is not None
+            and len(weights) == 1
+            and shapes.get(kept) == shapes.get(result) is not None  # broadcasting would change it
+            and result not in {value.name for value in graph.output}
+            and (numpy_helper.to_array(weights[0]) == neutral[node.op_type]).all()
+        ):
+            instead[result] = kept
+            graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
+    for value in [value for value in graph.value_info if value.name in instead]:
+        graph.value_info.remove(value)
 
 
 def _between_casts(network: "nn.Module") -> "nn.Module":
@@ -215,8 +251,10 @@ def _name_nodes(model: "onnx.ModelProto", modules: Collection[str]) -> None:
 
 
 # Parts of the networks by the beginning of their modules' names, in the folded form and in the others. Entries of
-# `network` are stages and what stands between them; the fourth stage has number 6, or 7 behind a positional encoding.
+# FastViT's `network` are stages and what stands between them; the fourth has number 6, or 7 behind an encoding.
 _PARTS = (
+    (r"stages\.(\d+)\.blocks\.(\d+)\b", "stages.{0}.blocks.{1}"),
+    (r"stages\.(\d+)\.(downsample|encoding)\b", "stages.{0}.{1}"),
     (r"(?:stem|patch_embed)\b", "stem"),
     (r"network\.([024])\.(\d+)\b", "stages.{half}.blocks.{1}"),
     (r"network\.([67])\.(\d+)\b", "stages.3.blocks.{1}"),
@@ -224,7 +262,7 @@ _PARTS = (
     (r"network\.6\b", "stages.3.encoding"),
     (r"norms?\.?([0246])\b", "stages.{half}.norm"),
     (r"(?:expansion|conv_exp)\b", "expansion"),
-    (r"(?:classifier|head)\b", "classifier"),
+    (r"(?:classifier|head|norm)\b", "classifier"),
 )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import fastvit_bench
-from fastvit_bench.cli import comparing, importing, making, measuring, reporting
+from fastvit_bench.cli import comparing, importing, making, measuring, reporting, studying
 from fastvit_bench.cli._screen import Commands
 
 # in the order that --help lists them
@@ -25,6 +25,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": comparing.compare,
     "gate": comparing.gate,
     "calibrate": comparing.calibrate,
+    "study": studying.study,
+    "claims": studying.claims,
     "table": reporting.table,
     "report": reporting.report,
     "history": reporting.history,

@@ -149,7 +149,7 @@ def latency(
         request = Request(
             device=chosen,
             models=tuple(specs),
-            shapes=tuple(config.shapes(res or f"{min(grid)}..{max(grid)}", grid, chosen.batch)),
+            shapes=tuple(config.shapes(res or f"{min(grid)}..{max(grid)}", grid, chosen.batch, config.stride(specs))),
             fused=fuse or Fuse.FOLDED,
             method=method,
             seed=seed or 0,

@@ -35,6 +35,12 @@ def pointwise(cin: int, cout: int) -> nn.Conv2d:
     return nn.Conv2d(cin, cout, 1)
 
 
+def factorised_stem(channels: int) -> nn.Sequential:
+    """From the image to stride 4: dense 3 x 3, depthwise 3 x 3 and 1 x 1 convolution, each with GELU."""
+    first, second, third = nn.Conv2d(3, channels, 3, 2, 1), depthwise(channels, 3, 2), pointwise(channels, channels)
+    return nn.Sequential(first, nn.GELU(), second, nn.GELU(), third, nn.GELU())
+
+
 class FoldedFFN(nn.Module):
     """ConvFFN with its BatchNorm in `conv` and the block's layer scale in `fc2`."""
 
@@ -134,9 +140,9 @@ def doubling(channels: int, kernel: int, stride: int, layout: Layout) -> nn.Modu
 class FoldedPatchEmbed(nn.Module):
     """Halves H x W and doubles the channels."""
 
-    def __init__(self, cin: int, cout: int, layout: Layout) -> None:
+    def __init__(self, cin: int, cout: int, layout: Layout, *, kernel: int = 7) -> None:
         super().__init__()
-        self.spatial = doubling(cin, 7, 2, layout)
+        self.spatial = doubling(cin, kernel, 2, layout)
         self.across = pointwise(cout, cout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,9 +169,7 @@ class FoldedFastViT(nn.Module):
         self.variant, self.head_kind, self.classes = variant, head, classes
         layout = layout or Layout()
         stem, final = variant.channels[0], variant.channels[-1]
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, stem, 3, 2, 1), nn.GELU(), depthwise(stem, 3, 2), nn.GELU(), pointwise(stem, stem), nn.GELU()
-        )
+        self.stem = factorised_stem(stem)
         network: list[nn.Module] = []  # indices as in FastViT.network
         for stage, (blocks, channels) in enumerate(zip(variant.blocks, variant.channels, strict=True)):
             if stage > 0:

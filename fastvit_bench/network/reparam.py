@@ -57,20 +57,25 @@ class Kernel:
         factor, shift = affine(bn)
         return Kernel(self.weight * factor.reshape(-1, 1, 1, 1), self.bias * factor + shift)
 
-    def after(self, bn: nn.BatchNorm2d) -> "Kernel":
-        """BatchNorm followed by the convolution. Exact without padding only: zeros would come after the norm."""
-        factor, shift = affine(bn)
+    def after(self, norm: nn.BatchNorm2d | nn.GroupNorm) -> "Kernel":
+        """What is affine of a norm, then the convolution. Exact without padding only: zeros come after the norm."""
+        factor, shift = affine(norm)
         matrix = self.weight.sum((2, 3))
         return Kernel(self.weight * factor.reshape(1, -1, 1, 1), self.bias + matrix @ shift)
 
 
-def affine(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Factor and shift (C) of a BatchNorm in evaluation: y = factor * x + shift."""
-    mean, var = bn.running_mean, bn.running_var
+def affine(norm: nn.BatchNorm2d | nn.GroupNorm) -> tuple[Tensor, Tensor]:
+    """Factor and shift (C) of a norm in evaluation: y = factor * x + shift.
+
+    A BatchNorm is nothing else. Of a GroupNorm they are what follows its division by the deviation of each image.
+    """
+    if isinstance(norm, nn.GroupNorm):
+        return norm.weight.double(), norm.bias.double()
+    mean, var = norm.running_mean, norm.running_var
     assert mean is not None
     assert var is not None
-    factor = bn.weight.double() / (var.double() + bn.eps).sqrt()
-    return factor, bn.bias.double() - mean.double() * factor
+    factor = norm.weight.double() / (var.double() + norm.eps).sqrt()
+    return factor, norm.bias.double() - mean.double() * factor
 
 
 def identity(channels: int, groups: int, size: int) -> Kernel:
@@ -164,11 +169,22 @@ RULES: dict[type[nn.Module], Rule] = {
 def fuse(network: FastViT) -> FastViT:
     """The same function with one convolution per re-parameterisable block: the published fused form, in float64.
 
-    Every parameter that no rule takes in is carried over under its own name, and the result is loaded strictly, so a
-    branch that were forgotten, or a name that is not the published one, is an error here and not a wrong figure later.
+    The state is loaded strictly, so a branch that were forgotten, or a name that is not the published one, is an error
+    here and not a wrong figure later.
     """
     if network.form is Form.FUSED:
         return _copy(network)
+    result = FastViT(network.variant, head=network.head_kind, classes=network.classes, form=Form.FUSED)
+    result = result.double().eval()
+    result.load_state_dict(fused_state(network), strict=True)
+    return result
+
+
+def fused_state(network: nn.Module) -> dict[str, Tensor]:
+    """State dict of the fused form of a network, whatever it is made of.
+
+    Every parameter that no rule takes in is carried over under its own name.
+    """
     state: dict[str, Tensor] = {}
 
     def visit(module: nn.Module, prefix: str) -> None:
@@ -187,10 +203,7 @@ def fuse(network: FastViT) -> FastViT:
                 visit(child, f"{prefix}{name}.")
 
     visit(network, "")
-    result = FastViT(network.variant, head=network.head_kind, classes=network.classes, form=Form.FUSED)
-    result = result.double().eval()
-    result.load_state_dict(state, strict=True)
-    return result
+    return state
 
 
 @torch.no_grad()
@@ -210,7 +223,7 @@ def fold(network: FastViT, layout: Layout | None = None) -> folded.FoldedFastViT
     stem = [layer for layer in result.stem if isinstance(layer, nn.Conv2d)]
     for target, block in zip(stem, source.patch_embed, strict=True):
         assert isinstance(block, RepConv)
-        _set(target, of(block.reparam_conv))
+        fill(target, of(block.reparam_conv))
     if layout.images == "centred":
         stem[0].weight /= torch.tensor(STD, dtype=torch.float64).reshape(1, 3, 1, 1)
     for target, part in zip(result.network, source.network, strict=source.head_kind is not Head.DENSE):
@@ -222,12 +235,12 @@ def fold(network: FastViT, layout: Layout | None = None) -> folded.FoldedFastViT
             if layout.norms == "batchnorm":
                 norm.load_state_dict(bn.state_dict())
             else:
-                _set(norm, identity(bn.num_features, bn.num_features, 1).normed(bn))
+                fill(norm, identity(bn.num_features, bn.num_features, 1).normed(bn))
     else:
-        order = _set_doubling(result.expansion.spatial, of(source.conv_exp.reparam_conv))
+        order = fill_doubling(result.expansion.spatial, of(source.conv_exp.reparam_conv))
         reduce, expand = of(source.conv_exp.se.reduce), of(source.conv_exp.se.expand)
-        _set(result.expansion.se.reduce, Kernel(reduce.weight[:, order], reduce.bias))
-        _set(result.expansion.se.expand, Kernel(expand.weight[order], expand.bias[order]))
+        fill(result.expansion.se.reduce, Kernel(reduce.weight[:, order], reduce.bias))
+        fill(result.expansion.se.expand, Kernel(expand.weight[order], expand.bias[order]))
         result.classifier.weight.copy_(source.head.weight[:, order])
         result.classifier.bias.copy_(source.head.bias)
     return result
@@ -241,11 +254,11 @@ def _fold_part(target: nn.Module, part: nn.Module) -> None:
             spatial, across = part.proj
             assert isinstance(spatial, LargeKernelConv)
             assert isinstance(across, RepConv)
-            order = _set_doubling(target.spatial, of(spatial.lkb_reparam))
+            order = fill_doubling(target.spatial, of(spatial.lkb_reparam))
             kernel = of(across.reparam_conv)
-            _set(target.across, Kernel(kernel.weight[:, order], kernel.bias))
+            fill(target.across, Kernel(kernel.weight[:, order], kernel.bias))
         case PositionalEncoding():
-            _set(target, of(part.reparam_conv))
+            fill(target, of(part.reparam_conv))
         case nn.Sequential():
             assert isinstance(target, nn.Sequential)
             for block, source in zip(target, part, strict=True):
@@ -257,38 +270,46 @@ def _fold_part(target: nn.Module, part: nn.Module) -> None:
 def _fold_block(target: nn.Module, block: nn.Module) -> None:
     match target, block:
         case folded.FoldedRepMixerBlock(), RepMixerBlock():
-            _set(target.mixer, of(block.token_mixer.reparam_conv))
-            _fold_ffn(target.ffn, block.convffn, block.layer_scale)
+            fill(target.mixer, of(block.token_mixer.reparam_conv))
+            fold_ffn(target.ffn, block.convffn, block.layer_scale)
         case folded.FoldedAttentionBlock(), AttentionBlock():
-            attention: Attention = block.token_mixer
-            qkv = of(attention.qkv).after(block.norm)
-            factor = torch.ones_like(qkv.bias)
-            factor[: factor.numel() // 3] = HEAD_DIM**-0.5
-            _set(target.attention.qkv, qkv.scaled(factor))
-            _set(target.attention.proj, of(attention.proj).scaled(block.layer_scale_1.flatten()))
-            _fold_ffn(target.ffn, block.convffn, block.layer_scale_2)
+            fold_attention(target.attention, block.norm, block.token_mixer, block.layer_scale_1)
+            fold_ffn(target.ffn, block.convffn, block.layer_scale_2)
         case _:
             raise TypeError(f"no rule folds {type(block).__name__}")
 
 
-def _fold_ffn(target: folded.FoldedFFN, ffn: ConvFFN, layer_scale: Tensor) -> None:
-    _set(target.conv, conv_bn(ffn.conv))
-    _set(target.fc1, of(ffn.fc1))
-    _set(target.fc2, of(ffn.fc2).scaled(layer_scale.flatten()))
+def fold_attention(
+    target: folded.FoldedAttention, norm: nn.BatchNorm2d, attention: Attention, layer_scale: Tensor
+) -> None:
+    """Fill attention with the norm in front of it, its own 1/sqrt(d) and the layer scale behind it."""
+    qkv = of(attention.qkv).after(norm)
+    factor = torch.ones_like(qkv.bias)
+    factor[: factor.numel() // 3] = HEAD_DIM**-0.5
+    fill(target.qkv, qkv.scaled(factor))
+    fill(target.proj, of(attention.proj).scaled(layer_scale.flatten()))
 
 
-def _set_doubling(target: nn.Module, kernel: Kernel) -> Tensor:
+def fold_ffn(target: folded.FoldedFFN, ffn: ConvFFN, layer_scale: Tensor) -> None:
+    """Fill a feed-forward network with its BatchNorm and the layer scale behind it."""
+    fill(target.conv, conv_bn(ffn.conv))
+    fill(target.fc1, of(ffn.fc1))
+    fill(target.fc2, of(ffn.fc2).scaled(layer_scale.flatten()))
+
+
+def fill_doubling(target: nn.Module, kernel: Kernel) -> Tensor:
     """Fill a two-output convolution in either form; returns, for each of its output channels, the kernel's channel."""
     channels = torch.arange(kernel.bias.numel())
     if not isinstance(target, folded.SplitConv):
-        _set(target, kernel)
+        fill(target, kernel)
         return channels
-    _set(target.even, Kernel(kernel.weight[0::2], kernel.bias[0::2]))
-    _set(target.odd, Kernel(kernel.weight[1::2], kernel.bias[1::2]))
+    fill(target.even, Kernel(kernel.weight[0::2], kernel.bias[0::2]))
+    fill(target.odd, Kernel(kernel.weight[1::2], kernel.bias[1::2]))
     return torch.cat((channels[0::2], channels[1::2]))
 
 
-def _set(conv: nn.Module, kernel: Kernel) -> None:
+def fill(conv: nn.Module, kernel: Kernel) -> None:
+    """Give a convolution with bias the kernel's weights."""
     assert isinstance(conv, nn.Conv2d)
     assert conv.bias is not None
     conv.load_state_dict({"weight": kernel.weight, "bias": kernel.bias}, strict=True)

@@ -140,7 +140,7 @@ def accuracy(frontier: Frontier, measured: Mapping[int, str], palette: Palette) 
         for place in kept
     ]
     stairs = [{"ms": point["ms"], "top1": point["top1"]} for point in points if point["member"]]
-    x = alt.X("ms:Q", title="latency, ms per batch", scale=_scale([point["ms"] for point in points], 0.5, 1.4))
+    x = alt.X("ms:Q", title="latency, ms per batch", scale=scale([point["ms"] for point in points], 0.5, 1.4))
     shares = [point[end] for point in points for end in ("top1", "least", "most")]
     apart = max(max(shares) - min(shares), 1.0)
     domain = [min(shares) - 0.12 * apart, max(shares) + 0.16 * apart]
@@ -193,7 +193,7 @@ def accuracy(frontier: Frontier, measured: Mapping[int, str], palette: Palette) 
         caption += f" {which} were timed with random weights, whose speed is that of any."
     if left_out:
         caption += f" {left_out} further dominated models are in the table only."
-    return _figure(
+    return figure(
         "accuracy",
         f"{where}, {frontier.basis} top-1",
         f"Accuracy against latency: {where}",
@@ -270,7 +270,7 @@ def resolution(group: Group, measured: Mapping[int, str], palette: Palette) -> F
         + caption
     )
     title = f"Latency against resolution: {group.label}"
-    return _figure("latency", group.label, title, caption, points, layers, palette)
+    return figure("latency", group.label, title, caption, points, layers, palette)
 
 
 def ratios(
@@ -294,7 +294,7 @@ def ratios(
         f"Below 1 is quicker than {plain(reference)} at the same size. Bars: 95 % intervals of the ratio." + caption
     )
     title = f"Ratio to {plain(reference)}: {group.label}"
-    return _figure("ratio", group.label, title, caption, points, layers, palette)
+    return figure("ratio", group.label, title, caption, points, layers, palette)
 
 
 def _lines(
@@ -337,7 +337,7 @@ def _lines(
         scale=alt.Scale(type="log", domain=[ticks[0] / 1.04, ticks[-1] * 1.04], nice=False),
     )
     y = alt.Y(
-        "value:Q", title=title, scale=_scale([point[end] for point in points for end in ("low", "high")], 0.85, 1.15)
+        "value:Q", title=title, scale=scale([point[end] for point in points for end in ("low", "high")], 0.85, 1.15)
     )
     colours = [palette.series[at % len(palette.series)] for at in range(len(labels))]
     # after one round of colours the shapes move on, so that no two models share both
@@ -447,16 +447,17 @@ def comparison(found: Comparison, palette: Palette) -> Figure | None:
     choice = (
         f"{words.shown(found.head, 60)} against {words.shown(found.base, 60)}, {found.finished[:16].replace('T', ' ')}"
     )
-    made = _figure("comparison", choice, words.title(found), caption, points, layers, palette)
-    return replace(made, spec={**made.spec, "height": 40 + 30 * len(kept)})
+    made = figure("comparison", choice, words.title(found), caption, points, layers, palette)
+    return of_height(made, 40 + 30 * len(kept))
 
 
 # --- of every figure --------------------------------------------------------------------------------------------------
 
 
-def _figure(
+def figure(
     kind: str, choice: str, title: str, caption: str, points: Sequence[Spec], layers: Sequence[Any], palette: Palette
 ) -> Figure:
+    """A chart of layers over common points, with the palette's look."""
     import altair as alt
 
     # the points stand in the description once: a layer without data of its own takes the whole's
@@ -465,6 +466,11 @@ def _figure(
     )
     spec: Spec = chart.configure(**_config(palette)).to_dict(validate=False)
     return Figure(kind, slug(f"{kind}-{choice}"), choice, title, caption, spec)
+
+
+def of_height(made: Figure, pixels: int) -> Figure:
+    """The same figure, higher or lower."""
+    return replace(made, spec={**made.spec, "height": pixels})
 
 
 def _config(palette: Palette) -> Spec:
@@ -494,7 +500,7 @@ def _config(palette: Palette) -> Spec:
     }
 
 
-def _scale(values: Sequence[float], below: float, above: float) -> Any:
+def scale(values: Sequence[float], below: float, above: float) -> Any:
     """Logarithmic where the values span a factor of four, else linear; a little wider than they are."""
     import altair as alt
 

@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 from fastvit_bench import resources
 from fastvit_bench.errors import ConfigError
@@ -48,6 +48,31 @@ class Figure(Record, frozen=True):
     status: Status
 
 
+class Place(NamedTuple):
+    """Where a value stands: ``("table5_imagenet", "FastViT-T8@256", "mobile_latency")``."""
+
+    table: str
+    model: str
+    column: str
+
+
+class Printed(Record, frozen=True):
+    """One value as it is printed, with its digits."""
+
+    text: str
+    unit: str
+    source: str
+    status: Status
+
+    @property
+    def value(self) -> float | None:
+        """None for what the tables print as a dash (``NA``) or as words."""
+        try:
+            return float(self.text)
+        except ValueError:
+            return None
+
+
 def find(name: str) -> Published:
     """A model by its published name: ``FastViT-T8``, or ``FastViT-SA36@384`` for another size than its smallest.
 
@@ -69,7 +94,7 @@ def models() -> Mapping[str, Published]:
         # what stands without a size was said of the smallest one
         keys = (f"{name}@{size}",) if name in found else (f"{name}@{size}", name)
         fields = {
-            field: next((figures[t, key, c] for t, c in places for key in keys if (t, key, c) in figures), None)
+            field: next((figures[at] for t, c in places for key in keys if (at := Place(t, key, c)) in figures), None)
             for field, places in _PLACES.items()
         }
         model = Published(name=name, size=size, **fields)
@@ -104,42 +129,45 @@ _PLACES: dict[str, tuple[tuple[str, str], ...]] = {
 # this one and the later ones count re-parameterised networks
 _TIMM_COLUMNS: dict[str, tuple[str, str]] = {
     "top1": ("%", "results-imagenet.csv"),
+    "param_count_M": ("M", "results-imagenet.csv"),  # as trained
     "rtx4090_param_count_M": ("M", "benchmark-infer-amp-nchw-pt291-cu128-4090.csv"),
     "rtx4090_gmacs": ("G", "benchmark-infer-amp-nchw-pt291-cu128-4090.csv"),
 }
 
 
-def _figures() -> dict[tuple[str, str, str], Figure]:
-    """(table, model, column) -> figure, of every value that is a number; timm's results are tables of their own."""
-    figures: dict[tuple[str, str, str], Figure] = {}
+@cache
+def printed() -> Mapping[Place, Printed]:
+    """Every value of the files by its place; of timm's results those of `_TIMM_COLUMNS`, in the tables ``timm T5`` and
+    ``timm T6``.
+    """
+    found: dict[Place, Printed] = {}
     for row in _rows(_PAPER):
-        if (value := _number(row["value"])) is not None:
-            key = (row["table"], row["model"], row["column"])
-            figures[key] = Figure(
-                value=value, unit=row["unit"], source=row["source"], status=cast(Status, row["status"])
-            )
+        place = Place(row["table"], row["model"], row["column"])
+        found[place] = Printed(
+            text=row["value"], unit=row["unit"], source=row["source"], status=cast(Status, row["status"])
+        )
     for row in _rows(_TIMM):
         if row["closest_to_paper"] != "yes":  # other weights or another training
             continue
         for column, (unit, file) in _TIMM_COLUMNS.items():
-            if (value := _number(row[column])) is not None:
-                key = (f"timm {row['paper_table']}", f"{row['paper_model']}@{row['img_size']}", column)
-                source = f"timm {row['timm_model']} at {row['img_size']}, {file}"
-                figures[key] = Figure(value=value, unit=unit, source=source, status="sourced")
-    return figures
+            place = Place(f"timm {row['paper_table']}", f"{row['paper_model']}@{row['img_size']}", column)
+            source = f"timm {row['timm_model']} at {row['img_size']}, {file}"
+            found[place] = Printed(text=row[column], unit=unit, source=source, status="sourced")
+    return MappingProxyType(found)
+
+
+def _figures() -> dict[Place, Figure]:
+    """Every value that is a number."""
+    return {
+        place: Figure(value=value, unit=cell.unit, source=cell.source, status=cell.status)
+        for place, cell in printed().items()
+        if (value := cell.value) is not None
+    }
 
 
 def _rows(file: str) -> Iterator[dict[str, str]]:
     with (resources.find("published") / file).open(encoding="utf-8", newline="") as text:
         yield from csv.DictReader(text)
-
-
-def _number(text: str) -> float | None:
-    """None for what the tables print as a dash (``NA``) or as words."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _name_and_size(key: str) -> tuple[str, int]:

@@ -240,10 +240,14 @@ def read(path: Path) -> RunFile:
     return RunFile(path=path, lines=tuple(lines), torn_bytes=len(torn))
 
 
+def folders(root: Path) -> list[Path]:
+    """Of the devices under `root`, and of runs that were put there."""
+    return sorted(entry for entry in root.glob("*") if entry.is_dir() and entry.name != PUBLISHED)
+
+
 def all_runs(root: Path) -> list[Path]:
     """Every run file under `root`, oldest first; none when there is no such folder."""
-    folders = (entry for entry in root.glob("*") if entry.is_dir() and entry.name != PUBLISHED)
-    files = (file for folder in folders for file in folder.glob(f"[!.]*{SUFFIX}"))
+    files = (file for folder in folders(root) for file in folder.glob(f"[!.]*{SUFFIX}"))
     return sorted(files, key=lambda file: (file.stem, file.parent.name))
 
 

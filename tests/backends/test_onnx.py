@@ -102,6 +102,62 @@ def test_all_of_a_half_file_is_half(model: onnx.ModelProto) -> None:
     assert "Cast" not in {node.op_type for node in graph.node}
 
 
+class Normed(nn.Module):
+    """Norms without weights, for which the exporter writes weights of one and zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.GroupNorm(1, 4, affine=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.norm(self.conv(x)))
+
+
+@torch.no_grad()
+def test_nothing_neutral_is_left_to_compute(tmp_path: Path) -> None:
+    network, path = Normed().double().eval(), tmp_path / "x.onnx"
+    _onnx.write(network, builders.export_job(shape=SHAPE), path, {})
+    graph = onnx.load(path).graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("InstanceNormalization") == 2
+    assert kinds.count("Mul") == 0
+    assert kinds.count("Add") == 1  # gives the output its name
+    assert {name for node in graph.node for name in node.input} >= {tensor.name for tensor in graph.initializer}
+    image = np.random.default_rng(0).standard_normal(SHAPE.nchw, np.float32)
+    with _onnx.on_processor(path, 1) as session:
+        session.feed(image)
+        session.run()
+        session.wait()
+        (found,) = session.fetch().values()
+    assert np.abs(found - network(torch.from_numpy(image).double()).numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("operator", "value", "shape", "left"),
+    [
+        ("Mul", 1.0, (4, 1, 1), 1),
+        ("Add", 0.0, (4, 1, 1), 1),
+        ("Add", 1.0, (4, 1, 1), 2),
+        ("Mul", 0.0, (4, 1, 1), 2),
+        ("Sub", 0.0, (4, 1, 1), 2),
+        ("Add", 0.0, (5, 1, 4, 1, 1), 2),  # it also makes five of one
+    ],
+)
+def test_only_what_changes_nothing_is_dropped(operator: str, value: float, shape: tuple[int, ...], left: int) -> None:
+    constant = numpy_helper.from_array(np.full(shape, value, np.float32), "constant")
+    nodes = [helper.make_node(operator, ["image", "constant"], ["middle"]), helper.make_node("Relu", ["middle"], ["y"])]
+    tensors = [helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, 4, 2, 2))]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    model = helper.make_model(helper.make_graph(nodes, "g", tensors, outputs, [constant]))
+    model = onnx.shape_inference.infer_shapes(model)
+    _onnx._drop_neutral(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert len(model.graph.node) == left
+    assert len(model.graph.initializer) == left - 1
+    assert model.graph.node[-1].input[0] == ("image" if left == 1 else "middle")
+
+
 @pytest.mark.parametrize("head", Head)
 def test_single_precision_outside_is_two_kinds_of_casts(head: Head, tmp_path: Path) -> None:
     network, path = golden_network("fastvit_t8", head), tmp_path / "io.onnx"

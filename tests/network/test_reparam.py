@@ -220,8 +220,8 @@ def without_layer_scale_in_the_mixer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_layer_scale_in_the_ffn(monkeypatch: pytest.MonkeyPatch) -> None:
-    good = reparam._fold_ffn
-    monkeypatch.setattr(reparam, "_fold_ffn", lambda target, ffn, scale: good(target, ffn, torch.ones_like(scale)))
+    good = reparam.fold_ffn
+    monkeypatch.setattr(reparam, "fold_ffn", lambda target, ffn, scale: good(target, ffn, torch.ones_like(scale)))
 
 
 def without_a_bias(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,8 +273,8 @@ def with_padding_off_centre(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_channels_in_the_old_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    good = reparam._set_doubling
-    monkeypatch.setattr(reparam, "_set_doubling", lambda target, kernel: good(target, kernel).sort().values)
+    good = reparam.fill_doubling
+    monkeypatch.setattr(reparam, "fill_doubling", lambda target, kernel: good(target, kernel).sort().values)
 
 
 _sum = Kernel.__add__

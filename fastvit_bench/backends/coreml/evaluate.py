@@ -845,6 +845,8 @@ OPERATIONS: dict[str, Callable[[Arguments], Results]] = {
     "slice_by_index": _slice_by_index,
     "softmax": _softmax,
     "split": _split,
+    "sqrt": _elementwise(torch.sqrt),
+    "square": _elementwise(torch.square),
     "squeeze": _squeeze,
     "sub": _binary(torch.sub),
     "transpose": _transpose,

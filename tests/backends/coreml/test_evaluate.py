@@ -129,6 +129,9 @@ NETWORKS: dict[str, tuple[nn.Module, str]] = {
     "pooled without its padding": (nn.AvgPool2d((3, 5), (2, 1), (1, 2), count_include_pad=False), "avg_pool"),
     "normalised": (Shown(nn.BatchNorm2d(6)).eval(), "batch_norm"),
     "normalised by layer": (Shown(nn.LayerNorm((8, 10))), "layer_norm"),
+    # with weights coremltools adds a BatchNorm of variance 1 and epsilon 1e-5, which is 5e-6 off
+    "normalised by image": (nn.GroupNorm(1, 6, affine=False), "square"),
+    "normalised by group": (nn.GroupNorm(2, 6, affine=False), "sqrt"),
     "linear": (Shown(nn.Flatten(2), nn.Linear(80, 5)), "linear"),
     "mean": (Plain(lambda x: x.mean((2, 3))), "reduce_mean"),
     "mean kept": (Plain(lambda x: x.mean(1, keepdim=True)), "reduce_mean"),

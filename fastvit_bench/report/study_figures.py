@@ -1,0 +1,200 @@
+"""A study as a figure: its ratios as measured here, and as published, told apart by shape and colour."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastvit_bench import files
+from fastvit_bench.errors import StoreError, UsageError
+from fastvit_bench.report import figures as drawing
+from fastvit_bench.report.figures import LIGHT, Figure, Palette, Spec
+from fastvit_bench.report.rows import size_of
+from fastvit_bench.report.sheet import latency, plain
+from fastvit_bench.report.studies import Line, lines
+from fastvit_bench.studies import StudyResult
+
+HERE, IPHONE, GPU = "measured here", "published, iPhone 12 Pro", "published, RTX 2080 Ti"
+
+
+def figure(result: StudyResult, palette: Palette) -> Figure | None:
+    """The ratios of a study; None where nothing was measured yet.
+
+    Against the image size where its rows have several, else a line per row.
+    """
+    found = lines(result)
+    if not any(line.ratio for line in found):
+        return None
+    sizes = {line.contestant.shape for line in found if line.contestant}
+    several = len(sizes) > 1 and all(row.res is None for row in result.study.rows if row.model)
+    return _over_sizes(result, found, palette) if several else _by_row(result, found, palette)
+
+
+def write(result: StudyResult, path: Path) -> None:
+    """Draw a study into an SVG or PNG file, whole or not at all.
+
+    Raises `UsageError` for another suffix or where there is nothing to draw, `StoreError` where the file cannot be
+    written, `UnavailableError` without the packages that draw.
+    """
+    kind = path.suffix.lstrip(".")
+    if kind not in ("svg", "png"):
+        raise UsageError(f"{path} ends in neither .svg nor .png; name such a file.")
+    drawing.require()
+    made = figure(result, LIGHT)
+    if made is None:
+        raise UsageError(f"Nothing of study '{result.study.name}' was measured, so there is nothing to draw.")
+    try:
+        files.write(path, drawing.picture(made, kind))
+    except OSError as error:
+        raise StoreError(f"The picture {path} cannot be written: {error.strerror or error}.") from error
+
+
+def _points(result: StudyResult, found: Sequence[Line]) -> list[Spec]:
+    """A point per measured ratio and per published one."""
+    points: list[Spec] = []
+    references: dict[str, Line] = {}
+    for line in found:
+        if line.reference:
+            references[line.group] = line
+            continue
+        if line.contestant is None:
+            continue
+        base = references[line.group]
+        where = {"row": plain(line.row.label), "group": plain(line.group), "size": line.contestant.shape.width}
+        if line.ratio:
+            interval = line.ratio.interval
+            points.append(
+                {
+                    **where,
+                    "kind": HERE,
+                    "ratio": line.ratio.value,
+                    "low": interval.low if interval else line.ratio.value,
+                    "high": interval.high if interval else line.ratio.value,
+                    "about": "\n".join(
+                        [
+                            f"{line.row.label} / {base.row.label}, {size_of(line.contestant.shape)} px",
+                            f"{latency(*line.ratio)} of its latency",
+                            *([f"{latency(*line.figure)} ms"] if line.figure else []),
+                            f"{result.blocks} blocks of turns on {plain(result.machine.processor)}",
+                            f"finished {result.finished[:16].replace('T', ' ')} UTC",
+                        ]
+                    ),
+                }
+            )
+        for kind, name in ((IPHONE, "iphone_ms"), (GPU, "gpu_ms")):
+            if name in line.published_ratios:
+                value, theirs, ours = line.published_ratios[name], line.published[name], base.published[name]
+                points.append(
+                    {
+                        **where,
+                        "kind": kind,
+                        "ratio": value,
+                        "low": value,
+                        "high": value,
+                        "about": f"{line.row.label} / {base.row.label}: {theirs.text} ms / {ours.text} ms ({kind})",
+                    }
+                )
+    return points
+
+
+def _encodings(points: Sequence[Spec], palette: Palette) -> tuple[Any, Any]:
+    import altair as alt
+
+    kinds = [kind for kind in (HERE, IPHONE, GPU) if any(point["kind"] == kind for point in points)]
+    colours = {HERE: palette.accent, IPHONE: palette.unsure, GPU: palette.muted}
+    shapes = {HERE: "circle", IPHONE: "diamond", GPU: "square"}
+    colour = alt.Color(
+        "kind:N", title=None, sort=kinds, scale=alt.Scale(domain=kinds, range=[colours[kind] for kind in kinds])
+    )
+    shape = alt.Shape(
+        "kind:N", title=None, sort=kinds, scale=alt.Scale(domain=kinds, range=[shapes[kind] for kind in kinds])
+    )
+    return colour, shape
+
+
+def _rule_at_one(palette: Palette, **where: Any) -> Any:
+    import altair as alt
+
+    return (
+        alt.Chart(alt.Data(values=[{"one": 1}]))
+        .mark_rule(color=palette.muted, strokeDash=[4, 3], aria=False)
+        .encode(**where)
+    )
+
+
+def _by_row(result: StudyResult, found: Sequence[Line], palette: Palette) -> Figure:
+    import altair as alt
+
+    points = _points(result, found)
+    for point in points:
+        point["name"] = f"{point['row']}" + (f"  ({point['group']})" if point["group"] else "")
+    names = list(dict.fromkeys(point["name"] for point in points))
+    colour, shape = _encodings(points, palette)
+    ends = [point[end] for point in points for end in ("low", "high")] + [1.0]
+    scale = drawing.scale(ends, 0.9, 1.1)
+    x = alt.X("ratio:Q", title="latency over the reference's (right is slower)", scale=scale)
+    y = alt.Y("name:N", title=None, sort=names, axis=alt.Axis(grid=True, ticks=False, domain=False))
+    layers = [
+        _rule_at_one(palette, x=alt.X("one:Q", scale=scale)),
+        alt.Chart()
+        .transform_filter(f"datum.kind === '{HERE}'")
+        .mark_rule(strokeWidth=2.2, aria=False)
+        .encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, color=colour),
+        alt.Chart()
+        .mark_point(filled=True, size=90, opacity=1)
+        .encode(x=x, y=y, color=colour, shape=shape, tooltip="about:N", description="about:N"),
+    ]
+    return _made(result, points, layers, palette, height=40 + 26 * len(names))
+
+
+def _over_sizes(result: StudyResult, found: Sequence[Line], palette: Palette) -> Figure:
+    import altair as alt
+
+    points = _points(result, found)
+    rows = list(dict.fromkeys(point["row"] for point in points))
+    for point in points:
+        point["name"] = point["kind"] if len(rows) == 1 else f"{point['row']}, {point['kind']}"
+    names = list(dict.fromkeys(point["name"] for point in points))
+    colours = [palette.series[at % len(palette.series)] for at in range(len(names))]
+    colour = alt.Color("name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=colours))
+    shape = alt.Shape(
+        "name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=list(drawing.SHAPES[: len(names)]))
+    )
+    ticks = sorted({point["size"] for point in points})
+    x = alt.X(
+        "size:Q",
+        title="image size, px",
+        axis=alt.Axis(values=ticks, format="d", labelOverlap="greedy", grid=False),
+        scale=alt.Scale(type="log", domain=[ticks[0] / 1.04, ticks[-1] * 1.04], nice=False),
+    )
+    ends = [point[end] for point in points for end in ("low", "high")] + [1.0]
+    y = alt.Y("ratio:Q", title="latency over the reference's", scale=drawing.scale(ends, 0.9, 1.1))
+    layers = [
+        _rule_at_one(palette, y=alt.Y("one:Q")),
+        alt.Chart().mark_line(strokeWidth=1.8, aria=False).encode(x=x, y=y, color=colour, detail="name:N"),
+        alt.Chart().mark_rule(strokeWidth=1.6, aria=False).encode(x=x, y="low:Q", y2="high:Q", color=colour),
+        alt.Chart()
+        .mark_point(filled=True, size=70, opacity=1)
+        .encode(x=x, y=y, color=colour, shape=shape, tooltip="about:N", description="about:N"),
+    ]
+    return _made(result, points, layers, palette)
+
+
+def _made(
+    result: StudyResult, points: Sequence[Spec], layers: Sequence[Any], palette: Palette, height: int | None = None
+) -> Figure:
+    references = dict.fromkeys(match.reference.row.label for match in result.matches)
+    caption = (
+        f"Latency over that of {', '.join(plain(name) for name in references)}; bars: 95 % intervals of the ratios "
+        f"measured here on {result.device.name}. The published ones are another device's."
+    )
+    when = result.finished[:16].replace("T", " ")
+    made = drawing.figure(
+        "study",
+        f"{result.study.name} on {result.device.name}, {when}",
+        result.study.title,
+        caption,
+        points,
+        layers,
+        palette,
+    )
+    return made if height is None else drawing.of_height(made, height)
