@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from fastvit_bench import build
+from fastvit_bench.backends import _onnx
 from fastvit_bench.errors import ParityError, UsageError
 from fastvit_bench.network import cmt, litv2, parts
 from fastvit_bench.records import Artifact, Device, ExportJob, Fuse, Head, ModelSpec, Shape
@@ -23,8 +24,8 @@ def asked(folder: Path, name: str, size: tuple[int, int], **changes: object) -> 
     return msgspec.structs.replace(job, **changes)
 
 
-def kinds(artifact: Artifact, folder: Path) -> set[str]:
-    return {node.op_type for node in onnx.load(folder / artifact.model / artifact.path).graph.node}
+def nodes(artifact: Artifact, folder: Path) -> list[str]:
+    return [node.name for node in onnx.load(folder / artifact.model / artifact.path).graph.node]
 
 
 @pytest.fixture
@@ -35,12 +36,15 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("head", [Head.CLASSIFIER, Head.DENSE])
+@pytest.mark.parametrize("head", [Head.CLASSIFIER, pytest.param(Head.DENSE, marks=pytest.mark.slow)])
 def test_cmt_becomes_a_proved_file(head: Head, tmp_path: Path) -> None:
     artifact = build.build(asked(tmp_path, "cmt_ti", (32, 64), head=head))
     assert artifact.parity is not None
     assert artifact.parity.passed
-    assert {"Conv", "Gelu", "LayerNormalization", "Softmax"} < kinds(artifact, tmp_path)
+    names = nodes(artifact, tmp_path)
+    assert {"Conv", "Gelu", "LayerNormalization", "Softmax"} < artifact.operations.keys()
+    assert {name for name in names if not _onnx.block_of(name)} <= {"/ReduceMean"}
+    assert {"stem", "stages.1.downsample", "stages.3.blocks.0"} <= {_onnx.block_of(name) for name in names}
 
 
 @pytest.mark.usefixtures("small")
@@ -50,6 +54,14 @@ def test_litv2_becomes_a_proved_file_without_a_deformable_convolution(tmp_path: 
     assert artifact.parity.passed
     assert artifact.operations["GridSample"] == 3
     assert "DeformConv" not in artifact.operations
+    assert {name for name in nodes(artifact, tmp_path) if not _onnx.block_of(name)} <= {"/ReduceMean"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_norms_of_a_dense_peer_are_told_apart(tmp_path: Path) -> None:
+    artifact = build.build(asked(tmp_path, "litv2_s", (64, 64), head=Head.DENSE))
+    assert {f"stages.{stage}.norm" for stage in range(4)} < {_onnx.block_of(n) for n in nodes(artifact, tmp_path)}
 
 
 @pytest.mark.usefixtures("small")

@@ -126,15 +126,15 @@ class Stage(nn.Module):
     def __init__(self, design: Design, index: int, size: tuple[int, int]) -> None:
         super().__init__()
         channels, heads, reduction = design.channels[index], HEADS[index], REDUCTIONS[index]
-        self.downsample = nn.Conv2d((design.stem, *design.channels)[index], channels, 2, 2)
-        self.norm = ChannelNorm(channels, eps=1e-6)
+        aggregate = nn.Conv2d((design.stem, *design.channels)[index], channels, 2, 2)
+        self.downsample = nn.Sequential(aggregate, ChannelNorm(channels, eps=1e-6))
         self.queries, self.keys = size[0] * size[1], (size[0] // reduction) * (size[1] // reduction)
         self.position: nn.Parameter | nn.ParameterList = nn.Parameter(torch.randn(heads, self.queries, self.keys))
         hidden = int(channels * design.ratio)
         self.blocks = nn.ModuleList([Block(channels, hidden, heads, reduction) for _ in range(design.blocks[index])])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.downsample(x))
+        x = self.downsample(x)
         for block in self.blocks:
             x = block(x, self.position)
         return x
@@ -164,8 +164,8 @@ class CMT(nn.Module):
             [Stage(design, index, (size[0] // stride, size[1] // stride)) for index, stride in enumerate(strides)]
         )
         if head is not Head.DENSE:
-            self.expansion = nn.Conv2d(design.channels[-1], PROJECTION, 1)
-            self.expansion_norm: nn.Module = nn.BatchNorm2d(PROJECTION)
+            expand = nn.Conv2d(design.channels[-1], PROJECTION, 1)
+            self.expansion = nn.Sequential(expand, nn.BatchNorm2d(PROJECTION), nn.GELU())
             self.classifier = nn.Linear(PROJECTION, classes)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -179,8 +179,7 @@ class CMT(nn.Module):
             maps.append(x)
         if self.head_kind is Head.DENSE:
             return tuple(maps)
-        x = F.gelu(self.expansion_norm(self.expansion(x)))
-        return self.classifier(x.mean((2, 3)))
+        return self.classifier(self.expansion(x).mean((2, 3)))
 
 
 def network(name: str, *, head: Head, classes: int, size: tuple[int, int]) -> CMT:
@@ -212,11 +211,9 @@ def at_level(network: nn.Module, level: Fuse, layout: Layout) -> nn.Module:
             _fuse(module)
     if level is Fuse.FUSED:
         return result
-    first = result.stages[0]
-    assert isinstance(first, Stage)
     for index in (2, 5):
         result.stem[index] = parts.remaining(result.stem[index], layout)
-    result.stem[8] = parts.fold_before(first.downsample, result.stem[8])
+    result.stem[8] = parts.fold_before(result.get_submodule("stages.0.downsample.0"), result.stem[8])
     for module in list(result.modules()):
         match module:
             case Attention():
@@ -230,7 +227,7 @@ def at_level(network: nn.Module, level: Fuse, layout: Layout) -> nn.Module:
             case _:
                 pass
     if result.head_kind is not Head.DENSE:
-        result.expansion_norm = parts.fold_behind(result.expansion, result.expansion_norm)
+        result.expansion[1] = parts.fold_behind(result.expansion[0], result.expansion[1])
     return result
 
 

@@ -181,14 +181,15 @@ def sampled(x: Tensor, offset: Tensor) -> Tensor:
 
 
 class Stage(nn.Module):
-    """Token merging, but for the first stage, and blocks."""
+    """Token merging, but for the first stage, and blocks; `norm` is for what a dense network gives out."""
 
-    def __init__(self, channels: int, blocks: int, window: int, *, first: bool) -> None:
+    def __init__(self, channels: int, blocks: int, window: int, *, first: bool, head: Head) -> None:
         super().__init__()
         self.downsample = nn.Identity() if first else TokenMerging(channels // 2)
         self.blocks = nn.Sequential(
             *(AttentionBlock(channels, window) if window else ConvBlock(channels) for _ in range(blocks))
         )
+        self.norm = ChannelNorm(channels) if head is Head.DENSE else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(self.downsample(x))
@@ -211,13 +212,11 @@ class LITv2(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(3, channels[0], 4, 4), ChannelNorm(channels[0]))
         self.stages = nn.ModuleList(
             [
-                Stage(width, blocks, window, first=width == channels[0])
+                Stage(width, blocks, window, first=width == channels[0], head=head)
                 for width, blocks, window in zip(channels, design.blocks, WINDOWS, strict=True)
             ]
         )
-        if head is Head.DENSE:
-            self.norms = nn.ModuleList([ChannelNorm(width) for width in channels])
-        else:
+        if head is not Head.DENSE:
             self.norm = ChannelNorm(channels[-1])
             self.classifier = nn.Linear(channels[-1], classes)
 
@@ -228,10 +227,11 @@ class LITv2(nn.Module):
         x = self.stem(x)
         maps: list[Tensor] = []
         for stage in self.stages:
+            assert isinstance(stage, Stage)
             x = stage(x)
-            maps.append(x)
+            maps.append(stage.norm(x))
         if self.head_kind is Head.DENSE:
-            return tuple(norm(each) for norm, each in zip(self.norms, maps, strict=True))
+            return tuple(maps)
         return self.classifier(self.norm(x).mean((2, 3)))
 
 

@@ -73,15 +73,17 @@ def fill(conv: nn.Conv2d, kernel: Kernel) -> None:
     conv.load_state_dict({"weight": kernel.weight, "bias": kernel.bias}, strict=True)
 
 
-def fold_behind(conv: nn.Conv2d, norm: nn.Module) -> nn.Identity:
+def fold_behind(conv: nn.Module, norm: nn.Module) -> nn.Identity:
     """Take the BatchNorm that follows a convolution into it; returns what remains in its place."""
+    assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     fill(conv, reparam.of(conv).normed(norm))
     return nn.Identity()
 
 
-def fold_before(conv: nn.Conv2d, norm: nn.Module) -> nn.Identity:
+def fold_before(conv: nn.Module, norm: nn.Module) -> nn.Identity:
     """Take the BatchNorm in front of a convolution into it, which has no padding; returns what remains in its place."""
+    assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     assert conv.padding == (0, 0), "zero padding stands between the norm and the convolution"
     fill(conv, reparam.of(conv).after(norm))

@@ -111,9 +111,9 @@ def deform_conv(x: Tensor, offset: Tensor, conv: nn.Conv2d) -> onnx.ModelProto:
 
 
 def merging() -> tuple[litv2.TokenMerging, Tensor]:
-    module = litv2.TokenMerging(6)
+    module = litv2.TokenMerging(4)
     randomise(module, 5)
-    x = torch.randn(2, 6, 10, 14, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    x = torch.randn(1, 4, 6, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     return module.double().eval(), x
 
 
@@ -134,14 +134,14 @@ def test_sampling_and_a_convolution_are_a_deformable_convolution(spread: float):
 @torch.no_grad()
 def test_without_offsets_nothing_is_displaced():
     _, x = merging()
-    assert torch.allclose(litv2.sampled(x, torch.zeros(2, 8, 5, 7, dtype=torch.float64)), x, rtol=0, atol=1e-12)
+    assert torch.allclose(litv2.sampled(x, torch.zeros(1, 8, 3, 4, dtype=torch.float64)), x, rtol=0, atol=1e-12)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("number", "tap"), [(2 * tap + axis, divmod(tap, 2)) for tap in range(4) for axis in range(2)])
 def test_each_offset_moves_its_tap(number: int, tap: tuple[int, int]):
     _, x = merging()
-    offset = torch.zeros(2, 8, 5, 7, dtype=torch.float64)
+    offset = torch.zeros(1, 8, 3, 4, dtype=torch.float64)
     offset[:, number] = 1.0
     found = litv2.sampled(x, offset)
     moved = F.pad(x, (0, 0, 0, 1))[:, :, 1:] if number % 2 == 0 else F.pad(x, (0, 1))[..., 1:]
