@@ -132,6 +132,7 @@ NETWORKS: dict[str, tuple[nn.Module, str]] = {
     # with weights coremltools adds a BatchNorm of variance 1 and epsilon 1e-5, which is 5e-6 off
     "normalised by image": (nn.GroupNorm(1, 6, affine=False), "square"),
     "normalised by group": (nn.GroupNorm(2, 6, affine=False), "sqrt"),
+    "sampled": (Plain(lambda x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1), align_corners=True)), "resample"),
     "linear": (Shown(nn.Flatten(2), nn.Linear(80, 5)), "linear"),
     "mean": (Plain(lambda x: x.mean((2, 3))), "reduce_mean"),
     "mean kept": (Plain(lambda x: x.mean(1, keepdim=True)), "reduce_mean"),
