@@ -5,7 +5,8 @@ import glob
 import hashlib
 import importlib.resources
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +15,7 @@ import msgspec
 
 import fastvit_bench
 from fastvit_bench import backends, catalogue, files
-from fastvit_bench.backends import HALF_WEIGHTS, Images
+from fastvit_bench.backends import HALF_WEIGHTS, INPUT, Images
 from fastvit_bench.errors import (
     CheckpointError,
     ChecksumError,
@@ -150,7 +151,6 @@ def build(asked: ExportJob) -> Artifact:
     `ParityError`; any other failure leaves nothing behind. `CheckpointError`, `UsageError` as their names say.
     """
     from fastvit_bench.measure import parity
-    from fastvit_bench.network import cost, families
 
     backend = backends.get(asked.backend)
     if asked.precision not in backend.precisions:
@@ -165,25 +165,17 @@ def build(asked: ExportJob) -> Artifact:
             f"{path} exists and was not written by fastvit-bench: no {sidecar(path).name} lies beside it. "
             f"Remove it, or name another place with -o."
         )
-    reference = _reference_of(asked)
-    if asked.fused is Fuse.NONE and reference.form == "fused":
-        raise UsageError(
-            f"{asked.checkpoint} holds the fused form, whose branches are gone; export it with --fuse fused or folded."
-        )
-    asked = msgspec.structs.replace(asked, head=reference.head, classes=reference.classes)
-    network = families.at_level(asked.variant, reference, asked.fused, backend.layout(asked.options))
-    price = cost.count(network, asked.shape)
+    source = _source(asked, backend)
+    asked = source.asked
     draft = path.with_name(f".{path.name}.{os.getpid()}{backend.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep_up(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
-    metadata = _metadata(asked, price)
-    wanted = Wanted(reference)
     try:
-        backend.export(network, asked, draft, metadata)
-        proofs = _prove(wanted, draft, asked)
+        source.write(draft, _metadata(asked, source.price))
+        proofs = _prove(source.wanted, draft, asked)
         proof = max(proofs.values(), key=lambda each: (not each.passed, each.spent))
         artifact = Artifact(
             model=asked.model,
@@ -199,8 +191,8 @@ def build(asked: ExportJob) -> Artifact:
             path=path.name if proof.passed else path.name + ".rejected",
             sha256=files.sha256(draft),
             size_bytes=files.size_bytes(draft),
-            params=price.params,
-            macs=price.macs,
+            params=source.price.params,
+            macs=source.price.macs,
             parity=proof,
             proofs=proofs if len(proofs) > 1 else {},
             options=asked.options,
@@ -215,7 +207,7 @@ def build(asked: ExportJob) -> Artifact:
             notes.write_bytes(msgspec.json.format(msgspec.json.encode(artifact), indent=2) + b"\n")
             if proof.passed:
                 with outputs.open("wb") as file:
-                    parity.save(wanted.of(asked.shape), file)
+                    parity.save(source.wanted.of(asked.shape), file)
                 outputs.replace(expected_file(final))
             files.put(draft, final)
             notes.replace(sidecar(final))
@@ -239,23 +231,85 @@ def _half_weights(metadata: Mapping[str, str]) -> HalfWeights | None:
 
 
 class Wanted:
-    """The outputs of a reference network for the fixed images, computed once for each shape and form of them."""
+    """The outputs that a file must have for the fixed images, computed once for each shape and form of them."""
 
-    def __init__(self, reference: "Reference") -> None:
-        self._reference = reference
+    def __init__(self, compute: "Callable[[Shape, Images], Expected]") -> None:
+        self._compute = compute
         self._found: dict[tuple[Shape, Images], Expected] = {}
 
     def outputs(self, shape: Shape, form: Images) -> "Expected":
         """For images of that shape in that form."""
-        from fastvit_bench.measure import parity
-
         if (shape, form) not in self._found:
-            self._found[shape, form] = parity.expected(self._reference, shape, form)
+            self._found[shape, form] = self._compute(shape, form)
         return self._found[shape, form]
 
     def of(self, shape: Shape) -> "Expected":
         """Those asked for first for that shape: a file has one form."""
         return next(found for (each, _), found in self._found.items() if each == shape)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a file is made from."""
+
+    asked: ExportJob  # with what only the network itself tells
+    price: "Cost"
+    wanted: Wanted
+    write: Callable[[Path, dict[str, str]], None]  # to a path, with metadata
+
+
+def _source(asked: ExportJob, backend: backends.Backend) -> _Source:
+    return _from_file(asked, backend) if asked.variant == catalogue.ONNX else _from_network(asked, backend)
+
+
+def _from_network(asked: ExportJob, backend: backends.Backend) -> _Source:
+    from fastvit_bench.measure import parity
+    from fastvit_bench.network import cost, families
+
+    # only networks with tables of positions depend on the size, and the others are not made anew for each
+    shape = asked.shape if catalogue.find(asked.variant).sized else None
+    reference = _reference(asked.checkpoint, asked.weights, asked.variant, asked.head, asked.classes, shape)
+    if asked.fused is Fuse.NONE and reference.form == "fused":
+        raise UsageError(
+            f"{asked.checkpoint} holds the fused form, whose branches are gone; export it with --fuse fused or folded."
+        )
+    asked = msgspec.structs.replace(asked, head=reference.head, classes=reference.classes)
+    network = families.at_level(asked.variant, reference, asked.fused, backend.layout(asked.options))
+    return _Source(
+        asked,
+        cost.count(network, asked.shape),
+        Wanted(lambda shape, form: parity.expected(reference, shape, form)),
+        lambda path, metadata: backend.export(network, asked, path, metadata),
+    )
+
+
+def _from_file(asked: ExportJob, backend: backends.Backend) -> _Source:
+    """Of an ONNX file that was given: what it must compute is what its operators compute one by one."""
+    from fastvit_bench.backends import _given, _onnx, _traffic
+    from fastvit_bench.measure import parity
+    from fastvit_bench.network.cost import Cost
+
+    assert asked.checkpoint is not None
+    given = Path(asked.checkpoint)
+    if not backend.adopts or asked.precision != "fp32":
+        raise UsageError(
+            f"{given.name} is an ONNX file, which ONNX Runtime runs as it is; device '{asked.device.name}' takes "
+            f"{backend.target} files in {asked.precision}."
+        )
+    model = _given.adopted(given, asked.shape)
+
+    def outputs(shape: Shape, form: Images) -> "Expected":
+        name, how = given.name, f"operators of {given.name} one by one in ONNX Runtime, {INPUT} from N(0, 1)"
+        with _onnx.unoptimised(name, model.SerializeToString(), backends.available_cores()) as session:
+            return parity.expected_of(session, shape, how)
+
+    counted = _traffic.of(_given.copy(model), asked.shape, given.name)
+    return _Source(
+        msgspec.structs.replace(asked, head=Head.CLASSIFIER, classes=_given.classes(model)),
+        Cost(params=counted.params, macs=counted.macs),
+        Wanted(outputs),
+        lambda path, metadata: _given.write(model, path, metadata),
+    )
 
 
 def _prove(wanted: Wanted, path: Path, asked: ExportJob) -> dict[str, Parity]:
@@ -343,8 +397,7 @@ def verify(path: Path, checkpoint: Path | None, models: Path) -> dict[str, Parit
     else:
         if noted.sha256 != files.sha256(path):
             raise ChecksumError(f"{path} is not the file that {sidecar(path).name} describes; export it again.")
-    reference = _reference_of(asked)
-    return _prove(Wanted(reference), path, asked)
+    return _prove(_source(asked, backends.get(asked.backend)).wanted, path, asked)
 
 
 def _checkpoint_of(weights: Weights, given: Path | None, models: Path) -> Path:
@@ -379,7 +432,7 @@ def check_checkpoint(spec: ModelSpec) -> None:
 
     A sweep asks before it begins, so that one wrong file is one sentence and not a failure of every cell.
     """
-    if spec.checkpoint is not None:
+    if spec.checkpoint is not None and spec.variant != catalogue.ONNX:
         _loaded(spec.checkpoint, spec.variant, spec.head, spec.sha256)
 
 
@@ -387,6 +440,11 @@ def answers_of(spec: ModelSpec) -> tuple[Head, int]:
     """What a model ends in, and its number of classes: as its checkpoint tells, or as declared for random weights."""
     if spec.checkpoint is None:
         return spec.head, spec.classes
+    if spec.variant == catalogue.ONNX:
+        from fastvit_bench.backends import _given
+
+        shape = Shape(batch=1, height=spec.resolution, width=spec.resolution)
+        return Head.CLASSIFIER, _given.classes(_given.adopted(Path(spec.checkpoint), shape))
     network = _loaded(spec.checkpoint, spec.variant, spec.head, spec.sha256)
     return network.head_kind, network.classes
 
@@ -481,12 +539,6 @@ def _reference(
         return families.of(_loaded(checkpoint, variant, head, weights.sha256))
     assert weights.seed is not None
     return families.random(variant, head, classes, weights.seed, shape or Shape(batch=1, height=256, width=256))
-
-
-def _reference_of(asked: ExportJob) -> "Reference":
-    # only networks with tables of positions depend on the size, and the others are not made anew for each
-    shape = asked.shape if catalogue.find(asked.variant).sized else None
-    return _reference(asked.checkpoint, asked.weights, asked.variant, asked.head, asked.classes, shape)
 
 
 _PREFIX = "fastvit_bench."  # of what a file says of itself

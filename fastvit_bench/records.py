@@ -655,7 +655,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     @functools.cached_property
     def samples_ms(self) -> list[float]:
         """All samples of all rounds, sorted, in milliseconds."""
-        return sorted(ns / 1e6 for samples in self.samples_ns for ns in samples)
+        return [ns / 1e6 for ns in sorted(itertools.chain.from_iterable(self.samples_ns))]
 
     @functools.cached_property
     def median_ms(self) -> float:

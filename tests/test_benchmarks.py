@@ -24,7 +24,7 @@ import pytest
 
 from fastvit_bench import verdicts
 from fastvit_bench.records import Interval, MachineState, Method
-from fastvit_bench.report import judge
+from fastvit_bench.report import judge, rows, store
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
@@ -330,6 +330,7 @@ def test_the_readme_describes_every_script():
         "fusing",
         "gate",
         "gate_simulation",
+        "many_rows",
         "overhead",
         "rtx_builds",
         "turns",
@@ -361,6 +362,36 @@ def test_without_a_gpu_there_is_nothing_to_time(tmp_path: Path, monkeypatch: pyt
 
 
 TINY = ("--models", "fastvit_t8", "--res", "32", "--blocks", "2", "--runs", "2", "--threads", "1")
+
+
+def test_stores_of_many_rows_are_read_whole(tmp_path: Path):
+    """50 measurements are a run of 42 and one of 8: every store holds them all, and shows the rows it should."""
+    many_rows = load("many_rows")
+    shown = {}
+    for scene in many_rows.SCENES:
+        folder = tmp_path / scene.name
+        size = many_rows.fill(folder / "results", scene, 50, seed=0)
+        paths = store.all_runs(folder / "results")
+        found = [each for path in paths for each in store.read(path).measurements]
+        assert len(found) == 50
+        assert size == sum(path.stat().st_size for path in paths)
+        assert 3000 < size / 50 < 5000  # a line of a real run has 3.6 KB
+        shown[scene.name] = (len(paths), len(rows.read(paths)[0]))
+    assert shown == {"one setting": (2, 7), "upgrades": (2, 7), "one file": (1, 7), "all kept": (2, 9)}
+
+
+def test_of_many_rows_the_slowest_format_decides():
+    many_rows = load("many_rows")
+    found = [
+        many_rows.Found("one setting", "csv", 7, 1.0, 0.9, 80.0),
+        many_rows.Found("one setting", "rich", 7, 2.1, 2.0, 90.0),
+        many_rows.Found("all kept", "csv", 9, 30.0, 29.0, 501.0),
+    ]
+    judged = {goal.claim: goal.met for goal in many_rows.goals(found, 100)}
+    assert judged == {
+        "one setting: 100 stored measurements in at most 2 s": False,
+        "one setting: at most 500 MiB": True,
+    }
 
 
 @pytest.mark.slow

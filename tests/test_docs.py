@@ -13,9 +13,13 @@ import jsonschema
 import msgspec
 import pytest
 import typer
-from builders import accuracy, failure, measurement, run, tally
+from builders import accuracy, artifact, failure, measurement, request, run, shape, spec, tally
+from commands import call
 
 from fastvit_bench.cli import app
+from fastvit_bench.records import Weights
+from fastvit_bench.report import store
+from fastvit_bench.variants import VARIANTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -128,8 +132,37 @@ def test_the_readmes_commands_are_accepted(zoo: Path) -> None:
         assert options <= known, line
 
 
+SIZES = (224, 256, 384, 512, 768, 1024)
+
+
+def test_the_readmes_table_is_what_the_command_prints(tmp_path: Path) -> None:
+    """Columns, models, published figures and caption; the figures themselves are of a run that is not kept here."""
+    specs = [spec(name=name, variant=name, published=f"FastViT-{name[8:].upper()}") for name in VARIANTS]
+    random = Weights(origin="random", seed=0)
+    path = store.create(tmp_path, run(request=request(models=tuple(specs))))
+    for at, name in enumerate(VARIANTS):
+        for size in SIZES:
+            made = artifact(model=name, variant=name, shape=shape(size), weights=random, params=4_000_000 + at * 10**6)
+            made = msgspec.structs.replace(made, macs=round(VARIANTS[name].gmacs * size**2 / 256**2 * 1e9))
+            store.append(path, measurement(artifact=made))
+    printed = call("table", str(path), "--compact", "--format", "markdown", cwd=tmp_path).stdout
+    caption, table, _ = printed.split("\n\n")
+    assert f"\n{caption}\n\n| model " in README
+    ours, stated = (
+        [line.split(" | ") for line in text.splitlines() if line.startswith("| ")] for text in (table, README)
+    )
+    stated = stated[: len(ours)]
+    assert stated[:2] == ours[:2]
+    assert len(stated) == len(VARIANTS) + 2
+    for line, other in zip(ours[2:], stated[2:], strict=True):
+        assert (line[0], line[-2:]) == (other[0], other[-2:])
+        assert all(re.fullmatch(r"\d[\d.]*(\\\*)? \[\d[\d.]*, \d[\d.]*\]", cell) for cell in other[3:-2])
+        assert len(other) == len(line)
+
+
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"):
+    folders = (ROOT / "benchmarks", ROOT / "examples")
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(folder / "README.md" for folder in folders)):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"

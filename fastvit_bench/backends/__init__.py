@@ -144,6 +144,7 @@ class Backend(Protocol):
     packages: tuple[str, ...]  # distributions whose versions shape the file
     shaping: tuple[str, ...]  # options that shape the file; the others are about running it
     flags: tuple[str, ...]  # of `export`, those that mean something to this toolkit and not to every one
+    adopts: bool  # whether it runs ONNX files of somebody else's
     engines: Engines | None  # of a toolkit that runs engines instead of the files themselves
 
     def missing(self) -> str | None:

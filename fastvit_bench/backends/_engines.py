@@ -470,6 +470,7 @@ class EngineBackend(ABC):
     packages = _onnx.PACKAGES
     shaping: tuple[str, ...] = ("io", "dynamic")
     flags: tuple[str, ...] = ("io", "dynamic")
+    adopts = False
 
     def missing(self) -> str | None:
         """None where ONNX Runtime is installed, which proves the files."""

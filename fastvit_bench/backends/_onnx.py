@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Collection, Generator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -519,6 +519,11 @@ def on_processor(path: Path, threads: int) -> AbstractContextManager[OnnxSession
     return _opened(path.name, path, threads)
 
 
+def unoptimised(name: str, model: bytes, threads: int) -> AbstractContextManager[OnnxSession]:
+    """A model's operators one by one, as they stand in it. `UnavailableError` as `on_processor`."""
+    return _opened(name, model, threads, level="ORT_DISABLE_ALL")
+
+
 @contextmanager
 def as_typed(path: Path, threads: int) -> Generator[OnnxSession]:
     """The same, but every result of an FP16 file is rounded to float16, as its types say; sums are taken in float32.
@@ -630,7 +635,13 @@ class _Event(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def _opened(name: str, model: "Path | bytes", threads: int, trace: Path | None = None) -> Generator[OnnxSession]:
+def _opened(
+    name: str,
+    model: "Path | bytes",
+    threads: int,
+    trace: Path | None = None,
+    level: Literal["ORT_ENABLE_ALL", "ORT_DISABLE_ALL"] = "ORT_ENABLE_ALL",
+) -> Generator[OnnxSession]:
     """A session, which writes a trace to a file whose name begins with `trace` where that is given."""
     import onnxruntime as ort
 
@@ -638,7 +649,7 @@ def _opened(name: str, model: "Path | bytes", threads: int, trace: Path | None =
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
     options.log_severity_level = 3  # errors only
     if trace:
         options.enable_profiling, options.profile_file_prefix = True, str(trace)

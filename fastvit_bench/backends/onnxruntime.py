@@ -38,6 +38,7 @@ class OnnxRuntime:
     packages = _onnx.PACKAGES
     shaping = ()
     flags = ()
+    adopts = True
     engines = None
 
     def missing(self) -> str | None:

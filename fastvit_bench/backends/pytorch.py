@@ -55,6 +55,7 @@ class PyTorch:
     packages = ("torch",)
     shaping = ()
     flags = ()
+    adopts = False
     engines = None
 
     def missing(self) -> str | None:

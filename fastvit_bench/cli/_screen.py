@@ -65,21 +65,21 @@ def print_table(
     reference: str | None = None,
     *,
     pareto: bool = False,
+    compact: bool = False,
 ) -> None:
     """Tabulate runs; with what was counted in others, where those are given."""
-    from fastvit_bench.report import frontiers, joined, rows, store, table
+    from fastvit_bench.report import frontiers, joined, rows, sheet, table
 
-    files = {path: store.read(path) for path in [*paths, *(others or [])]}
-    found = rows.collect([files[path] for path in paths])
-    counted = [each for file in files.values() for each in file.accuracies]
+    found, counted = rows.read(paths, others or ())
     if others is not None:
         found = rows.join(found, counted)
     further = joined.join(found, reference=reference, pareto=pareto, accuracies=frontiers.counted(counted))
+    shown = sheet.compact(table.told(found, further)) if compact and found else None
     if format_ is Format.RICH:
         console = stdout()
-        console.print(table.rich(found, console.width, further))
+        console.print(table.on_terminal(shown, console.width) if shown else table.rich(found, console.width, further))
     else:
-        sys.stdout.write(table.FORMATS[format_](found, further))
+        sys.stdout.write(table.DOCUMENTS[format_](shown) if shown else table.FORMATS[format_](found, further))
 
 
 def print_accuracies(path: Path, format_: Format) -> None:

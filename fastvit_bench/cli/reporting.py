@@ -49,17 +49,24 @@ def table(
     pareto: Annotated[
         bool, typer.Option("--pareto", help="Also who is on the accuracy-latency frontier, and who dominates the rest.")
     ] = False,
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Leave out columns equal in every row, and say their values above the table."),
+    ] = False,
     format_: FormatOption = Format.RICH,
     config_file: ConfigOption = None,
 ) -> None:
     """Tabulate measured latencies beside the published figures."""
     from fastvit_bench.report import store
 
+    if compact and format_ in {Format.CSV, Format.JSON}:
+        raise UsageError(f"--compact is for tables that people read; --format {format_} always has every column.")
     results = Path(_values.load(config_file).paths.results)
     paths = _values.runs(run or [], results)
     if not paths:
         raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
-    _screen.print_table(paths, format_, store.all_runs(results) if join else None, reference, pareto=pareto)
+    others = store.all_runs(results) if join else None
+    _screen.print_table(paths, format_, others, reference, pareto=pareto, compact=compact)
 
 
 def report(

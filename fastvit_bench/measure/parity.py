@@ -141,6 +141,17 @@ def expected(reference: "Reference", shape: Shape, form: Images = Images.TENSOR)
     return Expected(form, shape, reference.head, name, tuple(found))
 
 
+def expected_of(session: Session, shape: Shape, how: str) -> Expected:
+    """What a session computes of the fixed images, where there is no network to ask: of a file that was given."""
+    found: list[dict[str, NDArray[np.floating]]] = []
+    for batch in images(shape, session.images):
+        session.feed(batch)
+        session.run()
+        session.wait()
+        found.append(session.fetch())
+    return Expected(session.images, shape, Head.CLASSIFIER, how, tuple(found))
+
+
 def save(known: Expected, file: IO[bytes]) -> None:
     """Write it, in float32, which resolves a hundredth of the narrowest limit."""
     named = ((f"{name}/{index}", each[name]) for index, each in enumerate(known.outputs) for name in each)

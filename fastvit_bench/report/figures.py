@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fastvit_bench.errors import UnavailableError
 from fastvit_bench.records import Measurement, Shape
+from fastvit_bench.report import pictures
 from fastvit_bench.report.frontiers import Basis, Frontier, Group, Place
 from fastvit_bench.report.joined import BASES, label_of, probability_text, ratio_text, some
 from fastvit_bench.report.pareto import SURE, Counted
@@ -84,13 +84,7 @@ class Figure:
 
 def require() -> None:
     """Raise `UnavailableError` where the packages that draw are missing."""
-    import importlib.util
-
-    missing = [name for name in ("altair", "vl_convert") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UnavailableError(
-            f"The report is drawn by {' and '.join(missing)}, not installed here; pip install 'fastvit-bench[report]'."
-        )
+    pictures.require("altair", "vl_convert")
 
 
 def conditions(rows: Sequence[Row]) -> dict[int, str]:

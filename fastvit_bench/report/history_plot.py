@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastvit_bench.errors import UnavailableError, UsageError
+from fastvit_bench.report import pictures
 from fastvit_bench.report.history import (
     FEWEST,
     Change,
@@ -19,6 +19,7 @@ from fastvit_bench.report.history import (
     percent,
     settings,
 )
+from fastvit_bench.report.pictures import check
 from fastvit_bench.report.sheet import plain
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 MOST = 24  # panels of a picture
 COLUMNS = 3
-SUFFIXES = (".svg", ".png")
 
 ROWS = 3  # of labels above each other
 
@@ -37,18 +37,6 @@ LINE = 0.17  # inches, of the small print below the panels
 FIGURE, LEVEL, SLOWER, QUICKER = "#0072B2", "#000000", "#D55E00", "#009E73"
 
 
-def check(path: Path) -> None:
-    """Raise `UsageError` for a file that is no picture, `UnavailableError` where nothing can draw one."""
-    import importlib.util
-
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path} is no picture that can be drawn; end its name in {' or '.join(SUFFIXES)}.")
-    if not path.parent.is_dir():
-        raise UsageError(f"There is no folder {path.parent} for {path.name}; make it first.")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UnavailableError("matplotlib draws pictures, and it is not here; pip install 'fastvit-bench[report]'.")
-
-
 def write(series: Sequence[Series], path: Path) -> list[str]:
     """Draw series into an SVG or PNG file, by its suffix; returns what a person should know of what was left out.
 
@@ -56,11 +44,7 @@ def write(series: Sequence[Series], path: Path) -> list[str]:
     """
     check(path)
     shown, left_out = choose(series)
-    data = draw(shown, left_out, path.suffix.lower().removeprefix("."))
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise UsageError(f"The picture {path} cannot be written: {error.strerror or error}.") from None
+    pictures.write(path, draw(shown, left_out, pictures.kind(path)))
     return left_out
 
 

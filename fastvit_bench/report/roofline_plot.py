@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Peak
-from fastvit_bench.report import history_plot
+from fastvit_bench.report import pictures
+from fastvit_bench.report.pictures import check
 from fastvit_bench.report.roofline import Point, settings, used
 from fastvit_bench.report.rows import Row, size_of
 from fastvit_bench.report.sheet import form, model_name, plain
@@ -28,8 +29,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B8860B", "#4
 SHAPES = "osD^vPX"
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
 
-check = history_plot.check  # the same files, drawn by the same package
-
 
 def write(points: Sequence[Point], held: Sequence[Peak], path: Path) -> list[str]:
     """Draw the roofs and figures into an SVG or PNG file; returns what a person should know of what was left out.
@@ -41,11 +40,7 @@ def write(points: Sequence[Point], held: Sequence[Peak], path: Path) -> list[str
     if not roofs:
         raise UsageError("There is no peak to draw: none is known of the machine these figures were measured on.")
     series, notes = _series(points)
-    data = draw(roofs, series, notes, path.suffix.lower().removeprefix("."))
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise UsageError(f"The picture {path} cannot be written: {error.strerror or error}.") from None
+    pictures.write(path, draw(roofs, series, notes, pictures.kind(path)))
     return notes
 
 

@@ -1,8 +1,12 @@
 """Rows of a table: measurements and failures gathered by model and setting, with their cells by image size."""
 
+import gc
 import itertools
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import msgspec
 
@@ -28,9 +32,9 @@ from fastvit_bench.records import (
     Weights,
     Window,
 )
-from fastvit_bench.report import published
+from fastvit_bench.report import published, store
 from fastvit_bench.report.published import Published
-from fastvit_bench.report.store import RunFile
+from fastvit_bench.report.store import Line, RunFile
 
 REFERENCE_SIZE = "256"  # where multiply-accumulates are given if the row was measured there, as in the paper
 UNKNOWN_SIZE = "other input"  # of a model that is not ours and takes no image
@@ -99,33 +103,76 @@ def collect(files: Iterable[RunFile]) -> list[Row]:
     Within a row and size the newest measurement counts. A failure stands in its row until the same cell succeeds later.
     Rows keep the order in which they were first measured.
     """
-    files = list(files)
+    return gather(file.lines for file in files)
+
+
+def read(paths: Sequence[Path], others: Iterable[Path] = ()) -> tuple[list[Row], list[Accuracy]]:
+    """The rows of stored runs as `collect` makes them, and what was counted in these runs and in others.
+
+    Files are read line by line, and of measurements only those are held that are shown: a store may be larger than the
+    memory. Raises as `store.read` does.
+    """
+    counted: list[Accuracy] = []
+
+    def told(path: Path) -> Iterator[Line]:
+        for line in store.each_line(path):
+            if isinstance(line, Accuracy):
+                counted.append(line)
+            yield line
+
+    with _undisturbed():
+        rows = gather(told(path) for path in paths)
+        shown = set(paths)
+        for path in (each for each in others if each not in shown):
+            deque(told(path), maxlen=0)
+    return rows, counted
+
+
+@contextmanager
+def _undisturbed() -> Generator[None]:
+    """Without the garbage collector: records hold no cycles, and it would look through all that is held, repeatedly."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
+    """`collect` of the lines of run files; each is looked at once, in order."""
     found: dict[bytes, Row] = {}
+    settings: dict[bytes, _Setting] = {}  # of the rows that a failure can belong to
     failures: list[tuple[Run, Failure, dict[_Setting, Row]]] = []
-    succeeded: dict[tuple[_Setting, _Way, Shape], str] = {}  # when, for the last time
-    shaping = {name for file in files for line in file.measurements for name in _form(line)}
-    for file in files:
-        run = file.runs[0]
+    for lines in files:
+        run: Run | None = None
         of_this_run: dict[_Setting, Row] = {}
-        for line in file.lines:
-            if isinstance(line, Run):
-                run = line
-            elif isinstance(line, Failure):
-                if run.request.evaluation is None:  # one that was not to be timed has no place among latencies
-                    failures.append((run, line, of_this_run))
-            elif isinstance(line, Measurement):
+        for line in lines:
+            if isinstance(line, Measurement):
+                assert run is not None  # a run file begins with its run
                 name = key(line)
                 row = found.get(name)
                 if row is None:
                     row = found[name] = measured_row(line, run)
+                    if row.fused and row.weights:  # no sweep fails on a model that is not ours
+                        settings[name] = _setting(row, row.fused, row.weights)
                 _take(row, line.shape, line)
-                made = line.artifact
-                if isinstance(made, Foreign):  # no sweep fails on one
-                    continue
-                setting = (line.device.name, line.machine.host, made.model, made.fused, made.weights, made.shape.batch)
-                of_this_run[setting] = row
-                cell = (setting, _way(line.device, line.method, shaping), made.shape)
-                succeeded[cell] = max(line.finished, succeeded.get(cell, ""))
+                if name in settings:
+                    of_this_run[settings[name]] = row
+            elif isinstance(line, Run):
+                run = line
+            elif isinstance(line, Failure):
+                assert run is not None
+                if run.request.evaluation is None:  # one that was not to be timed has no place among latencies
+                    failures.append((run, line, of_this_run))
+    shaping = {name for row in found.values() for name in row.form}
+    succeeded: dict[tuple[_Setting, _Way, Shape | None], str] = {}  # when, for the last time
+    for name, setting in settings.items():
+        row = found[name]
+        for cell in row.measured:
+            key_of = (setting, _way(row.device, row.method, shaping), cell.shape)
+            succeeded[key_of] = max(cell.finished, succeeded.get(key_of, ""))
     for run, failure, of_this_run in failures:
         cell, asked = failure.cell, run.request
         setting = (asked.device.name, run.machine.host, cell.model, cell.fused, cell.weights, cell.shape.batch)
@@ -173,6 +220,10 @@ RUNNING = frozenset({"graph", "transfers", "sync", "cuda_binding", "compile", "p
 
 # and of how it is measured: the statistic, and the options that shape the file or are among those
 _Way = tuple[Statistic, tuple[tuple[str, str], ...]]
+
+
+def _setting(row: Row, fused: Fuse, weights: Weights) -> _Setting:
+    return (row.device.name, row.machine.host, row.model, fused, weights, row.batch)
 
 
 def _way(device: Device, method: Method, shaping: set[str]) -> _Way:

@@ -1,8 +1,9 @@
 """Rows as text: what a person reads of measurements, laid out in columns, whatever the format."""
 
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Literal
 
@@ -179,6 +180,7 @@ class Document:
     sheets: list[Sheet]
     details: list[Detail]
     notes: list[str]
+    caption: str = ""  # what stands above the sheets
 
 
 # statistic -> heading, and what the figures are; figures of two statistics never share a column
@@ -221,6 +223,56 @@ def document(rows: Sequence[Row]) -> Document:
             *_published_notes(ordered),
         ],
     )
+
+
+# of the networks, which are counted here and stand in columns of their own
+_COUNTED_HERE = ("published params M", "published FLOPs G")
+
+
+def compact(found: Document) -> Document:
+    """A document without the columns that say the same in every row, whose values then stand in its caption.
+
+    The models and their latencies always stay. What was published of a network's size is left out, and so are the names
+    in "published as" where each is the model's own: what is left of them is the size that its figures are of.
+    """
+    columns = [[*each.model[1:], *each.setting, *each.published] for each in found.sheets]
+    cells: dict[str, list[str]] = {}
+    for column in itertools.chain.from_iterable(columns):
+        cells.setdefault(column.title, []).extend(column.cells)
+    models = [cell for each in found.sheets for cell in each.model[0].cells]
+    if "published as" in cells:
+        cells["published as"] = _sizes_alone(cells["published as"], models)
+    common = {title: values[0] for title, values in cells.items() if len(values) == len(models) and len({*values}) == 1}
+    gone = {*common, *_COUNTED_HERE}
+
+    def kept(columns: Sequence[Column]) -> list[Column]:
+        return [column for column in columns if column.title not in gone]
+
+    told = ", ".join(f"{title} {value}" for title, value in common.items() if value and title not in _COUNTED_HERE)
+    return replace(
+        found,
+        sheets=[
+            replace(
+                each,
+                model=[each.model[0], *kept(each.model[1:])],
+                setting=kept(each.setting),
+                published=kept(each.published),
+            )
+            for each in found.sheets
+        ],
+        caption=f"Equal in every row: {told}." if told else "",
+    )
+
+
+def _sizes_alone(published: Sequence[str], models: Sequence[str]) -> list[str]:
+    """``…@256`` for ``FastViT-T8@256`` if every name is that of its row's model, else what was given."""
+
+    def bare(name: str) -> str:
+        return "".join(filter(str.isalnum, name)).lower()
+
+    parts = [cell.partition("@") for cell in published]
+    own = len(parts) == len(models) and all(bare(p[0]) == bare(m) for p, m in zip(parts, models, strict=True))
+    return [f"…@{size}" for _, _, size in parts] if own else list(published)
 
 
 def _sheet(

@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import secrets
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +28,8 @@ Line = Run | Measurement | Failure | Tally | Accuracy
 SUFFIX = ".jsonl"
 PUBLISHED = "published"  # the folder beside the devices' that holds figures nobody measured here
 LAST = "last"  # what a person writes for the newest run
+
+_CHUNK = 1 << 16  # bytes that are read at a time; more at once gains nothing
 
 _DEVICE = re.compile(r"\w[\w.+-]*", re.ASCII)  # a folder's name on every file system
 
@@ -221,23 +223,38 @@ def read(path: Path) -> RunFile:
 
     Raises `StoreError` with file, line number and what to do.
     """
+    torn: list[int] = []
+    lines = tuple(each_line(path, torn.append))
+    return RunFile(path=path, lines=lines, torn_bytes=sum(torn))
+
+
+def each_line(path: Path, torn: Callable[[int], object] = lambda count: None) -> Generator[Line]:
+    """The complete lines of a run file, of which the first is a `Run`, without holding more than one of them.
+
+    `torn` is told how many bytes a killed writer left behind them, where it did. Raises as `read` does, when the line
+    is reached.
+    """
+    first: Run | None = None
     try:
-        data = path.read_bytes()
+        with path.open("rb", buffering=_CHUNK) as file:
+            for number, raw in enumerate(file, 1):  # bytes: a line ends with a newline and with nothing else
+                if not raw.endswith(b"\n"):
+                    torn(len(raw))
+                    break
+                line = _decoded(path, number, raw)
+                if first is None and not isinstance(line, Run):
+                    raise StoreError(f"{path}, line 1: a run file begins with its run, not with a {_kind(line)}.")
+                if isinstance(line, Run):
+                    first = first or line
+                    if line.id != first.id:
+                        raise StoreError(
+                            f"{path}, line {number}: belongs to run {line.id}, not to {first.id}. {_REMEDY}"
+                        )
+                yield line
     except OSError as error:
         raise StoreError(f"The run file {path} cannot be read: {_reason(error)}.") from error
-    *complete, torn = data.split(b"\n")
-    if not complete:
+    if first is None:
         raise StoreError(f"{path} holds no complete line: its run recorded nothing. Remove the file.")
-    lines: list[Line] = []
-    for number, raw in enumerate(complete, 1):
-        line = _decoded(path, number, raw)
-        first = lines[0] if lines else line
-        if not isinstance(first, Run):
-            raise StoreError(f"{path}, line 1: a run file begins with its run, not with a {_kind(first)}.")
-        if isinstance(line, Run) and line.id != first.id:
-            raise StoreError(f"{path}, line {number}: belongs to run {line.id}, not to {first.id}. {_REMEDY}")
-        lines.append(line)
-    return RunFile(path=path, lines=tuple(lines), torn_bytes=len(torn))
 
 
 def folders(root: Path) -> list[Path]:
@@ -309,20 +326,19 @@ def _decoder() -> msgspec.json.Decoder[Line]:
 
 
 def _decoded(path: Path, number: int, raw: bytes) -> Line:
-    where = f"{path}, line {number}"
     try:
         line = _decoder().decode(raw)
     except msgspec.MsgspecError as error:
-        _check_schema(where, raw)
-        raise StoreError(f"{where}: {_sentence(error)}. {_REMEDY}") from None
+        _check_schema(path, number, raw)
+        raise StoreError(f"{path}, line {number}: {_sentence(error)}. {_REMEDY}") from None
     except (UnicodeDecodeError, RecursionError) as error:
-        raise StoreError(f"{where}: {error}. {_REMEDY}") from None
+        raise StoreError(f"{path}, line {number}: {error}. {_REMEDY}") from None
     if isinstance(line, Run) and line.schema != SCHEMA:
-        _check_schema(where, raw)
+        _check_schema(path, number, raw)
     return line
 
 
-def _check_schema(where: str, raw: bytes) -> None:
+def _check_schema(path: Path, number: int, raw: bytes) -> None:
     """Raise `StoreError` if the line is the start of a run in another schema: then its fields may be anything."""
     try:
         label = msgspec.json.decode(raw, type=_Label)
@@ -331,7 +347,7 @@ def _check_schema(where: str, raw: bytes) -> None:
     if label.kind == "run" and label.schema is not None and label.schema != SCHEMA:
         writer = "newer" if label.schema > SCHEMA else "older"
         raise StoreError(
-            f"{where}: has schema {label.schema}, this version reads {SCHEMA}. "
+            f"{path}, line {number}: has schema {label.schema}, this version reads {SCHEMA}. "
             f"Read it with the {writer} fastvit-bench that wrote it."
         )
 

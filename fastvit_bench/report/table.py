@@ -1,5 +1,6 @@
 """Measurements laid out as tables: a line per model and setting, a column per image size, published figures apart."""
 
+import io
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -38,10 +39,12 @@ if TYPE_CHECKING:  # both take longer to import than `--help` may
     from rich.text import Text
 
 __all__ = [
+    "DOCUMENTS",
     "EMPTY",
     "FORMATS",
     "csv",
     "frame",
+    "in_latex",
     "in_markdown",
     "json",
     "latex",
@@ -49,6 +52,7 @@ __all__ = [
     "markdown",
     "on_terminal",
     "rich",
+    "told",
 ]
 
 EMPTY = "No measurements."
@@ -64,10 +68,10 @@ def rich(rows: Sequence[Row], width: int, joined: Joined = Joined()) -> "Group":
     """
     from rich.console import Group
 
-    return on_terminal(_document(rows, joined), width) if rows else Group(EMPTY)
+    return on_terminal(told(rows, joined), width) if rows else Group(EMPTY)
 
 
-def _document(rows: Sequence[Row], joined: Joined) -> Document:
+def told(rows: Sequence[Row], joined: Joined = Joined()) -> Document:
     """The rows with what is joined to them, which was asked for and so comes first."""
     found = document(rows)
     return replace(found, details=[*joined.details, *found.details], notes=[*found.notes, *joined.notes])
@@ -81,25 +85,27 @@ def on_terminal(found: Document, width: int) -> "Group":
 
     endless = Console(width=100_000)
 
-    def fits(tables: "list[Table]") -> bool:
-        return all(Extent.get(endless, endless.options, table).maximum <= width for table in tables)
+    def fits(drawn: "Callable[[Sequence[Column]], Table]", columns: Sequence[Column]) -> bool:
+        """Whether a table of these columns would: to lay out thousands of rows only to know takes seconds."""
+        as_wide = drawn([replace(column, cells=_widest(column.cells)) for column in columns])
+        return Extent.get(endless, endless.options, as_wide).maximum <= width
 
-    beside = [grid([*_folded(each.model), *each.latency, *each.setting, *each.published]) for each in found.sheets]
-    below = [grid([*_folded(each.model), *each.latency, *each.setting]) for each in found.sheets]
-    published = _published_grid(found.sheets)
-    if fits(beside):
-        tables, published = beside, []
-    elif fits([*below, *published]):
-        tables = below
+    measured = [[*_folded(each.model), *each.latency, *each.setting] for each in found.sheets]
+    beside = [[*columns, *each.published] for columns, each in zip(measured, found.sheets, strict=True)]
+    published = _published(found.sheets)
+    if all(fits(grid, columns) for columns in beside):
+        tables, published = [grid(columns) for columns in beside], []
+    elif all(fits(grid, columns) for columns in (*measured, *([published] if published else []))):
+        tables = [grid(columns) for columns in measured]
     else:
         tables = [_blocks(each) for each in found.sheets]
-    parts: list[Table | Text] = []
+    parts: list[Table | Text] = [Text(found.caption)] if found.caption else []
     for sheet, table in zip(found.sheets, tables, strict=True):
         parts += [Text(sheet.title, style="bold"), table] if sheet.title else [table]
-    parts += published
+    parts += [grid(published)] if published else []
     for detail in found.details:
-        whole = [_detail(detail.columns)]
-        parts += [Text(detail.title, style="bold"), *(whole if fits(whole) else _narrow(detail))]
+        whole = fits(_detail, detail.columns)
+        parts += [Text(detail.title, style="bold"), *([_detail(detail.columns)] if whole else _narrow(detail))]
     return Group(*parts, *(Text(note, style="dim") for note in found.notes))
 
 
@@ -109,7 +115,8 @@ def _blocks(sheet: Sheet) -> "Table":
 
     table = _empty_table()
     table.add_column("model", overflow="fold")
-    table.add_column("device", overflow="fold")
+    if sheet.setting:
+        table.add_column(sheet.setting[0].title, overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("ms", justify="right", no_wrap=True)
     table.add_column("95 % interval", no_wrap=True)
@@ -118,7 +125,7 @@ def _blocks(sheet: Sheet) -> "Table":
         parts = [cell.partition(" ") for cell in cells.values()]
         table.add_row(
             _described(sheet.model, at),
-            _described(sheet.setting, at),
+            *([_described(sheet.setting, at)] if sheet.setting else []),
             Text("\n".join(cells)),
             Text("\n".join(value for value, _, _ in parts), style="bold"),
             Text("\n".join(interval for _, _, interval in parts), style="dim"),
@@ -138,8 +145,18 @@ def _described(columns: Sequence[Column], at: int) -> "Text":
     return text
 
 
-def _published_grid(sheets: Sequence[Sheet]) -> "list[Table]":
-    """One line per published model, no table without one."""
+def _widest(cells: Sequence[str]) -> list[str]:
+    """The cell that is widest as it stands, and the one that is where an interval stands under its median."""
+    from rich.cells import cell_len
+
+    def width(cell: str) -> int:
+        return max(map(cell_len, cell.split("\n")))
+
+    return [max(cells, key=width), max(cells, key=lambda cell: width(cell.replace(" [", "\n[", 1)))] if cells else []
+
+
+def _published(sheets: Sequence[Sheet]) -> list[Column]:
+    """The published figures with one line per model; no columns without one."""
     lines: dict[str, tuple[str, ...]] = {}
     columns: list[Column] = []
     for sheet in sheets:
@@ -151,7 +168,7 @@ def _published_grid(sheets: Sequence[Sheet]) -> "list[Table]":
     if not lines:
         return []
     by_column = zip(columns, zip(*lines.values(), strict=True), strict=True)
-    return [grid([Column(column.title, list(cells), column.justify) for column, cells in by_column])]
+    return [Column(column.title, list(cells), column.justify) for column, cells in by_column]
 
 
 _FOLD = re.compile(r" |(?=[(@])")
@@ -224,14 +241,15 @@ def _empty_table() -> "Table":
 
 def markdown(rows: Sequence[Row], joined: Joined = Joined()) -> str:
     """Pipe tables with their notes as a list below."""
-    return in_markdown(_document(rows, joined)) if rows else EMPTY + "\n"
+    return in_markdown(told(rows, joined)) if rows else EMPTY + "\n"
 
 
 def in_markdown(found: Document) -> str:
     """A document as pipe tables."""
     tables = [(each.title, each.columns) for each in (*found.sheets, *found.details)]
     parts = [f"**{_markdown(title)}**\n\n{_pipes(columns)}" if title else _pipes(columns) for title, columns in tables]
-    return "\n\n".join([*parts, _list(found.notes)]) + "\n"
+    above = [_markdown(found.caption)] if found.caption else []
+    return "\n\n".join([*above, *parts, _list(found.notes)]) + "\n"
 
 
 def listed(columns: Sequence[Column], notes: Sequence[str]) -> str:
@@ -262,13 +280,16 @@ def _markdown(text: str) -> str:
 
 def latex(rows: Sequence[Row], joined: Joined = Joined()) -> str:
     """Booktabs tables in floats, their notes in the first one's caption; needs ``\\usepackage{booktabs}``."""
-    if not rows:
-        return f"% {EMPTY}\n"
-    found = _document(rows, joined)
+    return in_latex(told(rows, joined)) if rows else f"% {EMPTY}\n"
+
+
+def in_latex(found: Document) -> str:
+    """A document as floats."""
     tables = [(each.title, each.columns) for each in (*found.sheets, *found.details)]
+    above = [found.caption] if found.caption else []
     floats: list[str] = []
     for title, columns in tables:
-        floats.append(floating(columns, [*([title] if title else []), *(() if floats else found.notes)]))
+        floats.append(floating(columns, [*([title] if title else []), *(() if floats else [*above, *found.notes])]))
     return "\n".join(floats)
 
 
@@ -312,8 +333,15 @@ def _latex(text: str) -> str:
 
 
 def csv(rows: Sequence[Row], joined: Joined = Joined()) -> str:
-    """`frame` as comma-separated values."""
-    return frame(rows, joined).to_csv(index=False, lineterminator="\n")
+    """`frame` as comma-separated values, without the wait for pandas; what there is none of is empty."""
+    from csv import DictWriter
+
+    columns, lines = _flattened(rows, joined)
+    text = io.StringIO()
+    writer = DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")  # columns without a value in any row
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
 
 
 def frame(rows: Sequence[Row], joined: Joined = Joined()) -> "pd.DataFrame":
@@ -324,6 +352,13 @@ def frame(rows: Sequence[Row], joined: Joined = Joined()) -> "pd.DataFrame":
     """
     import pandas as pd
 
+    columns, lines = _flattened(rows, joined)
+    # whole numbers, also beside a row without
+    return pd.DataFrame(lines, columns=columns).astype(dict.fromkeys(("params", "classes", "cores"), "Int64"))
+
+
+def _flattened(rows: Sequence[Row], joined: Joined) -> tuple[list[str], list[dict[str, object]]]:
+    """The columns of `frame`, and a line of values by column for each row."""
     lines = [_flat(row, joined) for row in rows]
     further = {name: None for cells in (joined.cells or {}).values() for name in cells}
     known = {column for line in lines for column, value in line.items() if value is not None}
@@ -337,8 +372,7 @@ def frame(rows: Sequence[Row], joined: Joined = Joined()) -> "pd.DataFrame":
         "warnings",
         "failed",
     ]
-    # whole numbers, also beside a row without
-    return pd.DataFrame(lines, columns=columns).astype(dict.fromkeys(("params", "classes", "cores"), "Int64"))
+    return columns, lines
 
 
 def json(rows: Sequence[Row], joined: Joined = Joined()) -> str:
@@ -352,6 +386,9 @@ FORMATS: dict[str, Callable[[Sequence[Row], Joined], str]] = {
     "json": json,
     "latex": latex,
 }
+
+# how a document is written that is no terminal's
+DOCUMENTS: dict[str, Callable[[Document], str]] = {"markdown": in_markdown, "latex": in_latex}
 
 # statistic -> what its figures are called in CSV and in JSON
 _CALLED = {Statistic.MEDIAN: ("latency", "median_ms"), Statistic.TRIMMED_MEAN: ("modelbench", "trimmed_mean_ms")}

@@ -169,7 +169,7 @@ def device(dynamic: object) -> Device:
         ("..1024", "must be two sizes"),
         ("224..1024:32", "must be two sizes"),
         (True, "must be two sizes"),
-        ("224..1000", "1000 is below 32 pixels"),
+        ("224..1000", "1000 is not a multiple of 32"),
         ("0..64", "0 is below 32 pixels"),
         ("256..256", "must begin below its end"),
         ("512..256", "must begin below its end"),

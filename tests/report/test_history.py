@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.records import METHODS, Artifact, Engine, Fuse, Head, Measurement, Pacing, Protocol, Run, Window
-from fastvit_bench.report import history, history_plot, store, table
+from fastvit_bench.report import history, history_plot, pictures, store, table
 from fastvit_bench.report.history import Point, Series
 from fastvit_bench.report.store import Line, RunFile
 
@@ -376,7 +376,7 @@ def test_what_was_not_searched_is_said() -> None:
 
 def test_a_picture_is_the_same_for_the_same_series_and_takes_names_as_they_are(tmp_path: Path) -> None:
     found = named(3)
-    for suffix in history_plot.SUFFIXES:
+    for suffix in pictures.SUFFIXES:
         one, other = tmp_path / f"one{suffix}", tmp_path / f"other{suffix}"
         assert history_plot.write(found, one) == history_plot.write(found, other) == []
         assert one.read_bytes() == other.read_bytes()

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from rich.measure import Measurement as Extent
 
 from fastvit_bench.records import (
     METHODS,
@@ -35,6 +36,7 @@ from fastvit_bench.records import (
 )
 from fastvit_bench.report import sheet, table
 from fastvit_bench.report.rows import Row, collect
+from fastvit_bench.report.sheet import Column
 from fastvit_bench.report.store import Line, RunFile
 
 
@@ -255,6 +257,132 @@ def test_nothing_gives_nothing() -> None:
     assert table.csv([]).startswith("model,variant,")
     assert table.latex([]) == "% No measurements.\n"
     assert text([], 80).strip() == "No measurements."
+
+
+def test_csv_is_what_pandas_would_write_of_the_frame() -> None:
+    """But for whole numbers beside gaps, which pandas turns into floats."""
+    of_a_phone = builders.reported(
+        artifact=builders.artifact(backend="coreml", model='a "name", with all', parity=None)
+    )
+    rows = collect([file(sized(256), sized(384), of_a_phone, modelbench(), failed(224, 9), builders.reported())])
+    written = list(csv.reader(io.StringIO(table.csv(rows))))
+    expected = list(csv.reader(io.StringIO(table.frame(rows).to_csv(index=False, lineterminator="\n"))))
+    assert written[0] == expected[0]
+    assert len(written) == len(rows) + 1
+    floats = {"trim"}
+    for line, other in zip(written[1:], expected[1:], strict=True):
+        for name, ours, theirs in zip(written[0], line, other, strict=True):
+            assert ours == (theirs.removesuffix(".0") if name in floats else theirs), name
+    assert "10" in {line[written[0].index("trim")] for line in written[1:]}
+
+
+# --- with what is equal said once -------------------------------------------------------------------------------------
+
+
+def compacted(*lines: Line, run: Run | None = None) -> tuple[dict[str, list[str]], str]:
+    """The columns of a compact table, and its caption."""
+    shown = table.in_markdown(sheet.compact(table.told(collect([file(*lines, run=run)]))))
+    return columns(shown), next((line for line in shown.splitlines() if line.startswith("Equal")), "")
+
+
+def two(**changes: Any) -> tuple[Run, list[Measurement]]:
+    """A run of two models under their own names."""
+    names = ("fastvit_t8", "fastvit_sa12")
+    specs = tuple(builders.spec(name=name, variant=name, published=PUBLISHED_AS[name]) for name in names)
+    found = [
+        sized(size, model=name, variant=name, params=params, **changes)
+        for name, params in zip(names, (4_000_000, 11_000_000), strict=True)
+        for size in (224, 256)
+    ]
+    return builders.run(request=builders.request(models=specs)), found
+
+
+PUBLISHED_AS = {"fastvit_t8": "FastViT-T8", "fastvit_sa12": "FastViT-SA12"}
+
+
+def test_what_is_equal_in_every_row_is_said_once() -> None:
+    run, found = two(weights=builders.RANDOM)
+    shown, caption = compacted(*found, run=run)
+    assert list(shown) == [
+        "model",
+        "params M",
+        "224 ms",
+        "256 ms",
+        "published iPhone ms",
+        "published GPU ms (batch 8)",
+    ]
+    assert caption == (
+        "Equal in every row: weights random(seed 0), fused folded, GMACs at 256 0.691, top-1 % random weights, "
+        "device cpu, batch 1, precision fp32, published as …@256."
+    )
+    whole = columns(table.markdown(collect([file(*found, run=run)])))
+    assert shown == {title: whole[title] for title in shown}
+
+
+def test_nothing_is_lost_but_published_sizes() -> None:
+    run, found = two()
+    found.append(sized(256, model="other", fused=Fuse.FUSED))
+    shown, caption = compacted(*found, run=run)
+    whole = columns(table.markdown(collect([file(*found, run=run)])))
+    for title, values in whole.items():
+        told = title in shown or f"{title} {values[0]}" in caption
+        assert told is (title not in ("published params M", "published FLOPs G")), title
+
+
+def test_a_column_that_differs_in_one_row_stays() -> None:
+    run, found = two()
+    changed = msgspec.structs.replace(found[-1], device=builders.device(options={"threads": 1}))
+    shown, caption = compacted(*found, changed, run=run)
+    assert shown["device"] == ["cpu (1)", "cpu (1)", "cpu (2)"]
+    assert "device" not in caption
+    assert "batch 1" in caption
+
+
+def test_names_that_are_not_the_models_own_stay() -> None:
+    specs = (builders.spec(name="mine"), builders.spec(name="fastvit_sa12", published="FastViT-SA12"))
+    run = builders.run(request=builders.request(models=specs))
+    shown, caption = compacted(sized(256, model="mine"), sized(256, model="fastvit_sa12"), run=run)
+    assert shown["published as"] == ["FastViT-T8@256", "FastViT-SA12@256"]
+    assert "published as" not in caption
+
+
+def test_figures_of_two_published_sizes_say_which() -> None:
+    specs = (builders.spec(), builders.spec(name="FastViT-SA36", published="FastViT-SA36@384"))
+    run = builders.run(request=builders.request(models=specs))
+    shown, _ = compacted(sized(256), sized(384, model="FastViT-SA36"), run=run)
+    assert shown["published as"] == ["FastViT-T8@256", "FastViT-SA36@384"]
+
+
+def test_latencies_stay_even_where_they_are_equal() -> None:
+    run, found = two()
+    shown, _ = compacted(*found[:2], run=run)
+    assert list(shown) == ["model", "224 ms", "256 ms"]
+
+
+def test_figures_of_two_statistics_have_one_caption() -> None:
+    shown = table.in_markdown(sheet.compact(table.told(collect([file(sized(256), modelbench(), modelbench(4.0))]))))
+    assert shown.count("Equal in every row") == 1
+    assert "precision" not in shown.partition("**median**")[2]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200, 300])
+def test_a_compact_table_fits_a_terminal(width: int) -> None:
+    run, found = two()
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(table.on_terminal(sheet.compact(table.told(collect([file(*found, run=run)]))), width))
+    shown = console.export_text()
+    assert max(map(len, shown.splitlines())) <= width
+    assert shown.startswith("Equal in every row: ")
+    for cell in found:
+        assert shown.count(f"{cell.figure_ms:.2f}") >= 1
+    assert "device" not in shown.partition("fastvit_t8")[0].partition("\n\n")[2]
+
+
+def test_a_compact_latex_table_says_it_in_its_caption() -> None:
+    run, found = two()
+    written = table.in_latex(sheet.compact(table.told(collect([file(*found, run=run)]))))
+    assert r"\caption{Equal in every row: weights" in written
+    assert "precision &" not in written
 
 
 # --- of two statistics ------------------------------------------------------------------------------------------------
@@ -1014,6 +1142,21 @@ def test_no_figure_is_lost_or_cut_at_any_width(sizes: list[int], width: int) -> 
             assert interval in shown
     for word in ("cpu", "fp32", "4.00", "0.691", "published", "FastViT-T8@256"):
         assert word in shown
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["a", "bc", "漢", " [", "]"])).map("".join), min_size=1),
+    st.sampled_from(["", "x\ny"]),
+)
+def test_the_widest_cells_are_as_wide_as_all(drawn: list[str], folded: str) -> None:
+    """What decides on a layout is measured on two cells of a column; a table of all must not turn out wider."""
+    endless = Console(width=100_000)
+    for lay_out in (table.grid, table._detail):
+        both = [
+            Extent.get(endless, endless.options, lay_out([Column("a", found)])).maximum
+            for found in ([*drawn, folded], table._widest([*drawn, folded]))
+        ]
+        assert both[0] == both[1]
 
 
 def test_the_layout_follows_the_width() -> None:

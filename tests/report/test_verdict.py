@@ -684,7 +684,7 @@ def test_picture_without_matplotlib_says_how_to_get_it(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UnavailableError, match=re.escape("pip install 'fastvit-bench[report]'")):
         picture.png(ONE)
-    with pytest.raises(StoreError, match=r"svg, png \(Pictures need matplotlib"):
+    with pytest.raises(StoreError, match=r"svg, png \(Pictures are drawn by matplotlib"):
         reports.publish(ONE, tmp_path, ["svg", "markdown", "png", "junit"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gate.junit.xml", "gate.md"]
 

@@ -45,6 +45,7 @@ class CoreML:
     shaping = ("input", "attention", "compress")
     engines = None
     flags = (*shaping, "classifier", "multifunction")
+    adopts = False
 
     def missing(self) -> str | None:
         """None where coremltools is installed with the native library that writes weights."""

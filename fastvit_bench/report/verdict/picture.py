@@ -6,7 +6,7 @@ import textwrap
 import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
-from fastvit_bench.errors import UnavailableError
+from fastvit_bench.report import pictures
 from fastvit_bench.report.verdict.words import POOLED, change, sentence, shown, span, title, worst_first
 from fastvit_bench.verdicts import CellResult, Comparison, Outcome, Verdict
 
@@ -28,8 +28,6 @@ _FAINT = "#8A8A8A"
 _WIDTH = 9.6  # inches, of the picture; the names stand left of the axes and the figures right of them
 _ROW = 0.30  # inches
 
-_INSTALL = "Pictures need matplotlib, which is not installed; run: pip install 'fastvit-bench[report]'"
-
 
 def svg(comparison: Comparison) -> bytes:
     """The picture as SVG, its text as text. Raises `UnavailableError` without matplotlib."""
@@ -43,10 +41,8 @@ def png(comparison: Comparison) -> bytes:
 
 def _picture(comparison: Comparison, kind: Literal["svg", "png"]) -> bytes:
     """The same bytes for the same comparison and the same matplotlib."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise UnavailableError(_INSTALL) from None
+    pictures.require("matplotlib")
+    import matplotlib as mpl
 
     settings: dict[Any, Any] = {
         "text.parse_math": False,  # names may hold dollars
