@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import onnx
 import pytest
+import torch
 
 from fastvit_bench import build
 from fastvit_bench.backends import _onnx
 from fastvit_bench.errors import ParityError, UsageError
-from fastvit_bench.network import cmt, litv2, parts
+from fastvit_bench.network import cmt, families, litv2, parts
 from fastvit_bench.records import Artifact, Device, ExportJob, Fuse, Head, ModelSpec, Shape
 
 SMALL_CMT = cmt.Design(8, (8, 16, 24, 32), (1, 1, 1, 1), 3.6)
@@ -75,6 +77,24 @@ def test_a_peer_that_lost_its_position_bias_fails_the_proof(tmp_path: Path, monk
 def test_a_size_that_does_not_divide_is_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="32"):
         build.build(asked(tmp_path, name, (64, 80)))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_litv2_in_one_file_for_several_sizes(tmp_path: Path) -> None:
+    shape, path = Shape(batch=1, height=64, width=64), tmp_path / "x.onnx"
+    reference = families.random("litv2_s", Head.CLASSIFIER, 10, 0, shape)
+    network = families.at_level("litv2_s", reference, Fuse.FOLDED)
+    asked_for = asked(tmp_path, "litv2_s", (64, 64))
+    _onnx.write(network, asked_for, path, {}, dynamic=_onnx.Sizes(64, 128))
+    for sides in ((64, 64), (96, 128)):
+        x = torch.randn(1, 3, *sides, generator=torch.Generator().manual_seed(0))
+        with _onnx.on_processor(path, 1) as session, torch.no_grad():
+            session.feed(x.numpy())
+            session.run()
+            (ours,) = session.fetch().values()
+            wanted = reference.network(x.double()).numpy()
+        assert np.abs(ours - wanted).max() < 1e-4 * wanted.std()
 
 
 @pytest.mark.slow

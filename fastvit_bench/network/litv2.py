@@ -170,11 +170,16 @@ def sampled(x: Tensor, offset: Tensor) -> Tensor:
     b, _, height, width = x.shape
     taps = offset.reshape(b, 2, 2, 2, height // 2, width // 2)  # (B, row and column of the tap, down and right, ...)
     moved = taps.permute(0, 3, 4, 1, 5, 2).reshape(b, 2, height, width)
-    # in coordinates that are -1 at the first and 1 at the last position
-    down = torch.linspace(-1, 1, height, dtype=x.dtype, device=x.device)[:, None] + moved[:, 0] * (2 / (height - 1))
-    right = torch.linspace(-1, 1, width, dtype=x.dtype, device=x.device) + moved[:, 1] * (2 / (width - 1))
+    down = _coordinates(height, x)[:, None] + moved[:, 0] * (2 / (height - 1))
+    right = _coordinates(width, x) + moved[:, 1] * (2 / (width - 1))
     grid = torch.cat((right[..., None], down[..., None]), -1)  # (B, H, W, 2)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def _coordinates(size: int, like: Tensor) -> Tensor:
+    """-1 at the first and 1 at the last of so many positions, rounded once; `torch.linspace` would fix a free size."""
+    places = torch.arange(size, dtype=like.dtype, device=like.device)
+    return (2 * places - (size - 1)) / (size - 1)
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
