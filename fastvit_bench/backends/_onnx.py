@@ -254,7 +254,7 @@ def _name_nodes(model: "onnx.ModelProto", modules: Collection[str]) -> None:
 # FastViT's `network` are stages and what stands between them; the fourth has number 6, or 7 behind an encoding.
 _PARTS = (
     (r"stages\.(\d+)\.blocks\.(\d+)\b", "stages.{0}.blocks.{1}"),
-    (r"stages\.(\d+)\.(downsample|encoding)\b", "stages.{0}.{1}"),
+    (r"stages\.(\d+)\.(downsample|encoding|norm)\b", "stages.{0}.{1}"),
     (r"(?:stem|patch_embed)\b", "stem"),
     (r"network\.([024])\.(\d+)\b", "stages.{half}.blocks.{1}"),
     (r"network\.([67])\.(\d+)\b", "stages.3.blocks.{1}"),

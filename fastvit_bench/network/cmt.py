@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network import parts, reparam
 from fastvit_bench.network.fastvit import Form
-from fastvit_bench.network.parts import ChannelNorm, Mix, Scale
+from fastvit_bench.network.parts import Bias, ChannelNorm, Mix, Scale
 from fastvit_bench.records import Fuse, Head, Layout
 
 HEADS = (1, 2, 4, 8)  # by stage
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         self.kv = nn.Conv2d(channels, 2 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Bias) -> Tensor:
         q = self.scale(self.q(x))
         k, v = self.kv(self.smaller_norm(self.smaller(x))).flatten(2).chunk(2, 1)  # (B, C, M)
         mixed = self.mix(q.flatten(2), k, v, self.heads, bias)  # (B, C, N)
@@ -111,7 +111,7 @@ class Block(nn.Module):
         self.norm2 = ChannelNorm(channels, eps=1e-6)
         self.ffn = FFN(channels, hidden)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Bias) -> Tensor:
         x = self.perception(x)
         x = x + self.attention(self.norm1(x), bias)
         return x + self.ffn(self.norm2(x))
@@ -120,24 +120,23 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """Patch aggregation, which halves H x W, and blocks that share one relative position bias.
 
-    The bias is a number per head, query and key, as in the authors' code; it is kept as a matrix of h*N rows.
+    The bias is a number per head, query and key (h, N, M), as in the authors' code.
     """
 
     def __init__(self, design: Design, index: int, size: tuple[int, int]) -> None:
         super().__init__()
         channels, heads, reduction = design.channels[index], HEADS[index], REDUCTIONS[index]
-        self.downsample = nn.Conv2d((design.stem, *design.channels)[index], channels, 2, 2)
-        self.norm = ChannelNorm(channels, eps=1e-6)
+        aggregate = nn.Conv2d((design.stem, *design.channels)[index], channels, 2, 2)
+        self.downsample = nn.Sequential(aggregate, ChannelNorm(channels, eps=1e-6))
         self.queries, self.keys = size[0] * size[1], (size[0] // reduction) * (size[1] // reduction)
-        self.position = nn.Parameter(torch.randn(heads * self.queries, self.keys))
+        self.position: nn.Parameter | nn.ParameterList = nn.Parameter(torch.randn(heads, self.queries, self.keys))
         hidden = int(channels * design.ratio)
         self.blocks = nn.ModuleList([Block(channels, hidden, heads, reduction) for _ in range(design.blocks[index])])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.downsample(x))
-        bias = self.position.unflatten(0, (-1, self.queries))  # (h, N, M)
+        x = self.downsample(x)
         for block in self.blocks:
-            x = block(x, bias)
+            x = block(x, self.position)
         return x
 
 
@@ -153,6 +152,8 @@ class CMT(nn.Module):
         super().__init__()
         if any(side < STRIDE or side % STRIDE for side in size):
             raise UsageError(f"CMT takes sides that are multiples of {STRIDE} pixels, not {size[0]}x{size[1]}.")
+        if head not in (Head.CLASSIFIER, Head.DENSE):
+            raise UsageError(f"CMT is a classifier or a dense backbone; there is none with the head '{head}'.")
         self.head_kind, self.classes, self.form, self.size = head, classes, Form.UNFUSED, size
         stem: list[nn.Module] = []
         for cin, stride in ((3, 2), (design.stem, 1), (design.stem, 1)):
@@ -163,8 +164,8 @@ class CMT(nn.Module):
             [Stage(design, index, (size[0] // stride, size[1] // stride)) for index, stride in enumerate(strides)]
         )
         if head is not Head.DENSE:
-            self.expansion = nn.Conv2d(design.channels[-1], PROJECTION, 1)
-            self.expansion_norm: nn.Module = nn.BatchNorm2d(PROJECTION)
+            expand = nn.Conv2d(design.channels[-1], PROJECTION, 1)
+            self.expansion = nn.Sequential(expand, nn.BatchNorm2d(PROJECTION), nn.GELU())
             self.classifier = nn.Linear(PROJECTION, classes)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -178,8 +179,7 @@ class CMT(nn.Module):
             maps.append(x)
         if self.head_kind is Head.DENSE:
             return tuple(maps)
-        x = F.gelu(self.expansion_norm(self.expansion(x)))
-        return self.classifier(x.mean((2, 3)))
+        return self.classifier(self.expansion(x).mean((2, 3)))
 
 
 def network(name: str, *, head: Head, classes: int, size: tuple[int, int]) -> CMT:
@@ -211,21 +211,23 @@ def at_level(network: nn.Module, level: Fuse, layout: Layout) -> nn.Module:
             _fuse(module)
     if level is Fuse.FUSED:
         return result
-    first = result.stages[0]
-    assert isinstance(first, Stage)
     for index in (2, 5):
         result.stem[index] = parts.remaining(result.stem[index], layout)
-    result.stem[8] = parts.fold_before(first.downsample, result.stem[8])
+    result.stem[8] = parts.fold_before(result.get_submodule("stages.0.downsample.0"), result.stem[8])
     for module in list(result.modules()):
         match module:
             case Attention():
                 _fold_attention(module, layout)
             case FFN():
                 _fold_ffn(module, layout)
+            case Stage() if layout.attention == "per-head":
+                split = nn.ParameterList(list(module.position))
+                del module.position  # a parameter cannot be replaced by a list of them
+                module.position = split
             case _:
                 pass
     if result.head_kind is not Head.DENSE:
-        result.expansion_norm = parts.fold_behind(result.expansion, result.expansion_norm)
+        result.expansion[1] = parts.fold_behind(result.expansion[0], result.expansion[1])
     return result
 
 

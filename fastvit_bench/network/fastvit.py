@@ -327,7 +327,9 @@ def randomise(network: nn.Module, seed: int) -> None:
 
     A freshly initialised FastViT has layer scales of 1e-5 and trivial BatchNorm statistics, so that a fuse that loses
     a whole branch changes nothing. Here weights have the variance that keeps activations near 1, and BatchNorms and
-    layer scales are spread as a trained network's are. Deterministic in `seed`, whatever the dtype.
+    layer scales are spread as a trained network's are. Of other networks, position biases are as large as the logits
+    they are added to, and what displaces the taps of convolutions is small: a map of noise, read a position further, is
+    another map, and rounding would be all that is seen. Deterministic in `seed`, whatever the dtype.
     """
     draw = torch.Generator().manual_seed(seed)
     for name, tensor in network.state_dict().items():
@@ -339,8 +341,11 @@ def randomise(network: nn.Module, seed: int) -> None:
             values = torch.rand(shape, generator=draw) * 0.08 + 0.02
         elif leaf == "running_var" or (leaf == "weight" and len(shape) == 1):
             values = torch.rand(shape, generator=draw) + 0.5
+        elif leaf == "position":
+            values = torch.randn(shape, generator=draw)
         elif len(shape) > 1:
             values = torch.randn(shape, generator=draw) / math.sqrt(math.prod(shape[1:]))
+            values *= 0.2 if name.endswith("offset.weight") else 1
         else:
             values = torch.randn(shape, generator=draw) * 0.1
         tensor.copy_(values)

@@ -38,7 +38,7 @@ class Design:
     blocks: tuple[int, ...]
 
 
-# Table 7 of the paper.
+# As the authors' configurations have them.
 DESIGNS = {
     "litv2_s": Design(96, (2, 2, 6, 2)),
     "litv2_b": Design(128, (2, 2, 18, 2)),
@@ -168,27 +168,33 @@ def sampled(x: Tensor, offset: Tensor) -> Tensor:
     `offset` (B, 8, H/2, W/2) holds for each tap of a 2 x 2 kernel, in rows, how far down and right it is displaced.
     """
     b, _, height, width = x.shape
-    steps = torch.tensor((2 / (width - 1), 2 / (height - 1)), dtype=x.dtype, device=x.device)  # -1 to 1 is the map
     taps = offset.reshape(b, 2, 2, 2, height // 2, width // 2)  # (B, row and column of the tap, down and right, ...)
-    moved = taps.permute(0, 4, 1, 5, 2, 3).reshape(b, height, width, 2).flip(-1) * steps  # right and down
-    down = torch.linspace(-1, 1, height, dtype=x.dtype, device=x.device)[:, None].expand(height, width)
-    right = torch.linspace(-1, 1, width, dtype=x.dtype, device=x.device).expand(height, width)
-    grid = torch.stack((right, down), -1) + moved
+    moved = taps.permute(0, 3, 4, 1, 5, 2).reshape(b, 2, height, width)
+    down = _coordinates(height, x)[:, None] + moved[:, 0] * (2 / (height - 1))
+    right = _coordinates(width, x) + moved[:, 1] * (2 / (width - 1))
+    grid = torch.cat((right[..., None], down[..., None]), -1)  # (B, H, W, 2)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def _coordinates(size: int, like: Tensor) -> Tensor:
+    """-1 at the first and 1 at the last of so many positions, rounded once; `torch.linspace` would fix a free size."""
+    places = torch.arange(size, dtype=like.dtype, device=like.device)
+    return (2 * places - (size - 1)) / (size - 1)
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
 class Stage(nn.Module):
-    """Token merging, but for the first stage, and blocks."""
+    """Token merging, but for the first stage, and blocks; `norm` is for what a dense network gives out."""
 
-    def __init__(self, channels: int, blocks: int, window: int, *, first: bool) -> None:
+    def __init__(self, channels: int, blocks: int, window: int, *, first: bool, head: Head) -> None:
         super().__init__()
         self.downsample = nn.Identity() if first else TokenMerging(channels // 2)
         self.blocks = nn.Sequential(
             *(AttentionBlock(channels, window) if window else ConvBlock(channels) for _ in range(blocks))
         )
+        self.norm = ChannelNorm(channels) if head is Head.DENSE else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(self.downsample(x))
@@ -197,46 +203,48 @@ class Stage(nn.Module):
 class LITv2(nn.Module):
     """LITv2 for classification or as a dense backbone.
 
-    ``forward`` takes normalised RGB images (B, 3, H, W), H and W multiples of 32. With ``Head.CLASSIFIER`` it returns
-    logits (B, classes); with ``Head.DENSE`` the normalised outputs of the four stages (B, C_i, H/s_i, W/s_i), s = 4, 8,
-    16, 32, as the authors' detection and segmentation networks take them.
+    ``forward`` takes normalised RGB images (B, 3, H, W), H and W multiples of 32, and raises `UsageError` for others.
+    With ``Head.CLASSIFIER`` it returns logits (B, classes); with ``Head.DENSE`` the normalised outputs of the four
+    stages (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32, as the authors' detection and segmentation networks take them.
     """
 
     def __init__(self, design: Design, *, head: Head, classes: int) -> None:
         super().__init__()
+        if head not in (Head.CLASSIFIER, Head.DENSE):
+            raise UsageError(f"LITv2 is a classifier or a dense backbone; there is none with the head '{head}'.")
         self.head_kind, self.classes, self.form = head, classes, Form.UNFUSED
         channels = [design.channels << stage for stage in range(len(design.blocks))]
         self.stem = nn.Sequential(nn.Conv2d(3, channels[0], 4, 4), ChannelNorm(channels[0]))
         self.stages = nn.ModuleList(
             [
-                Stage(width, blocks, window, first=width == channels[0])
+                Stage(width, blocks, window, first=width == channels[0], head=head)
                 for width, blocks, window in zip(channels, design.blocks, WINDOWS, strict=True)
             ]
         )
-        if head is Head.DENSE:
-            self.norms = nn.ModuleList([ChannelNorm(width) for width in channels])
-        else:
+        if head is not Head.DENSE:
             self.norm = ChannelNorm(channels[-1])
             self.classifier = nn.Linear(channels[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        height, width = x.shape[2:]
+        if height < STRIDE or width < STRIDE or height % STRIDE or width % STRIDE:
+            raise UsageError(f"LITv2 takes sides that are multiples of {STRIDE} pixels, not {height}x{width}.")
         x = self.stem(x)
         maps: list[Tensor] = []
         for stage in self.stages:
+            assert isinstance(stage, Stage)
             x = stage(x)
-            maps.append(x)
+            maps.append(stage.norm(x))
         if self.head_kind is Head.DENSE:
-            return tuple(norm(each) for norm, each in zip(self.norms, maps, strict=True))
+            return tuple(maps)
         return self.classifier(self.norm(x).mean((2, 3)))
 
 
 def network(name: str, *, head: Head, classes: int, size: tuple[int, int]) -> LITv2:
     """The LITv2 of that name (a key of `DESIGNS`), float32, on torch's default device, in training form.
 
-    `size` is (height, width), multiples of 32 (`UsageError` for others); the parameters do not depend on it.
+    The parameters do not depend on `size`.
     """
-    if any(side < STRIDE or side % STRIDE for side in size):
-        raise UsageError(f"LITv2 takes sides that are multiples of {STRIDE} pixels, not {size[0]}x{size[1]}.")
     return LITv2(DESIGNS[name], head=head, classes=classes)
 
 

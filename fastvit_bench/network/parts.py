@@ -35,20 +35,23 @@ class Scale(nn.Module):
 
 # --- attention --------------------------------------------------------------------------------------------------------
 
-# q (B, C, N), k and v (B, C, M), heads, and what is added to the logits (h, N, M) -> (B, C, N); q is scaled already
-Mix = Callable[[Tensor, Tensor, Tensor, int, Tensor | None], Tensor]
+Bias = Tensor | nn.ParameterList | None  # what is added to the logits: (h, N, M), or as many (N, M)
+
+# q (B, C, N), k and v (B, C, M), heads, bias -> (B, C, N); q is scaled already
+Mix = Callable[[Tensor, Tensor, Tensor, int, Bias], Tensor]
 
 
-def batched(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+def batched(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Bias = None) -> Tensor:
     """Attention of all heads in one matrix product."""
     q, k, v = (x.unflatten(1, (heads, -1)) for x in (q, k, v))  # (B, h, d, N or M)
     logits = q.transpose(2, 3) @ k  # (B, h, N, M)
     if bias is not None:
+        assert isinstance(bias, Tensor)
         logits = logits + bias
     return (v @ logits.softmax(-1).transpose(2, 3)).flatten(1, 2)
 
 
-def per_head(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+def per_head(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Bias = None) -> Tensor:
     """The same with each head's products on their own, after apple/ml-ane-transformers."""
     mixed: list[Tensor] = []
     for head, (qh, kh, vh) in enumerate(zip(*(x.chunk(heads, 1) for x in (q, k, v)), strict=True)):
@@ -70,15 +73,17 @@ def fill(conv: nn.Conv2d, kernel: Kernel) -> None:
     conv.load_state_dict({"weight": kernel.weight, "bias": kernel.bias}, strict=True)
 
 
-def fold_behind(conv: nn.Conv2d, norm: nn.Module) -> nn.Identity:
+def fold_behind(conv: nn.Module, norm: nn.Module) -> nn.Identity:
     """Take the BatchNorm that follows a convolution into it; returns what remains in its place."""
+    assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     fill(conv, reparam.of(conv).normed(norm))
     return nn.Identity()
 
 
-def fold_before(conv: nn.Conv2d, norm: nn.Module) -> nn.Identity:
+def fold_before(conv: nn.Module, norm: nn.Module) -> nn.Identity:
     """Take the BatchNorm in front of a convolution into it, which has no padding; returns what remains in its place."""
+    assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     assert conv.padding == (0, 0), "zero padding stands between the norm and the convolution"
     fill(conv, reparam.of(conv).after(norm))

@@ -628,6 +628,24 @@ def _layer_norm(a: Arguments) -> Results:
     return Value(dtype, result)
 
 
+def _resample(a: Arguments) -> Results:
+    # iOS16/image_resizing.py; coordinates are right and down, from -1 to 1 over the image
+    dtype, x, mode = a.floating("x"), a.tensor("x"), a.word("padding_mode")
+    known = (a.word("sampling_mode"), a.word("coordinates_mode")) == ("bilinear", "normalized_minus_one_to_one")
+    if not known or mode not in ("constant", "border"):
+        raise a.refuse(
+            "this version samples bilinearly at coordinates from -1 to 1, with a constant or a border outside"
+        )
+    around = a.real("padding_value", 0.0)
+    if mode == "constant" and around != 0:
+        raise a.refuse(f"this version takes what lies outside for 0, not {around:g}")
+    if a.value("coordinates").dtype not in FLOATS:
+        raise a.refuse(f"this version does not take coordinates in {a.value('coordinates').dtype}")
+    padding = "zeros" if mode == "constant" else "border"
+    sampled = F.grid_sample(x, a.tensor("coordinates"), "bilinear", padding, align_corners=a.flag("align_corners"))
+    return Value(dtype, sampled)
+
+
 def _reshape(a: Arguments) -> Results:
     # iOS15/tensor_transformation.py; 0 keeps a dimension, -1 is what remains
     value, x, shape = a.value("x"), a.tensor("x"), a.numbers("shape")
@@ -820,6 +838,7 @@ OPERATIONS: dict[str, Callable[[Arguments], Results]] = {
     "real_div": _binary(torch.div),
     "reduce_mean": _reduce_mean,
     "relu": _elementwise(torch.relu),
+    "resample": _resample,
     "reshape": _reshape,
     "scaled_dot_product_attention": _attention,
     "sigmoid": _elementwise(torch.sigmoid),

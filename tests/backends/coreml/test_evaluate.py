@@ -4,6 +4,7 @@ Packages are converted by coremltools, saved, and read back from the disk.
 """
 
 import copy
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,6 +132,7 @@ NETWORKS: dict[str, tuple[nn.Module, str]] = {
     # with weights coremltools adds a BatchNorm of variance 1 and epsilon 1e-5, which is 5e-6 off
     "normalised by image": (nn.GroupNorm(1, 6, affine=False), "square"),
     "normalised by group": (nn.GroupNorm(2, 6, affine=False), "sqrt"),
+    "sampled": (Plain(lambda x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1), align_corners=True)), "resample"),
     "linear": (Shown(nn.Flatten(2), nn.Linear(80, 5)), "linear"),
     "mean": (Plain(lambda x: x.mean((2, 3))), "reduce_mean"),
     "mean kept": (Plain(lambda x: x.mean(1, keepdim=True)), "reduce_mean"),
@@ -201,6 +203,41 @@ def _layers(x: Tensor) -> Tensor:
     return F.layer_norm(x.transpose(2, 3), (6,), torch.from_numpy(ROW).double(), eps=0.5).transpose(2, 3)
 
 
+GRID = 1.5 * noise(1, 3, 5, 2)  # some of it lies outside
+
+
+def _resampled(padding: str, aligned: bool) -> Callable[[Tensor], Tensor]:
+    """By a loop over the four neighbours of each place."""
+
+    def of(x: Tensor) -> Tensor:
+        sizes = torch.tensor(x.shape[:1:-1])  # width, height
+        at = torch.from_numpy(GRID).double()[0]
+        at = (at + 1) / 2 * (sizes - 1) if aligned else ((at + 1) * sizes - 1) / 2
+        result = torch.zeros(1, x.shape[1], 3, 5, dtype=torch.float64)
+        if padding == "border":
+            at = at.clamp(torch.zeros(2), sizes - 1)
+        for row, column in np.ndindex(3, 5):
+            right, down = at[row, column].tolist()
+            for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                y, x0 = math.floor(down) + i, math.floor(right) + j
+                if 0 <= y < x.shape[2] and 0 <= x0 < x.shape[3]:
+                    result[0, :, row, column] += (1 - abs(down - y)) * (1 - abs(right - x0)) * x[0, :, y, x0]
+        return result
+
+    return of
+
+
+def _resample(mb: Any, x: Any, **changes: Any) -> Any:
+    usual = {
+        "sampling_mode": "bilinear",
+        "padding_mode": "constant",
+        "padding_value": 0.0,
+        "coordinates_mode": "normalized_minus_one_to_one",
+        "align_corners": True,
+    }
+    return mb.resample(x=x, coordinates=GRID, **(usual | changes))
+
+
 def _one_dimension(x: Tensor) -> Tensor:
     return F.conv1d(x[:, :, 0], torch.from_numpy(WEIGHT[:, :, 0]).double())
 
@@ -230,6 +267,9 @@ BUILT: dict[str, tuple[Callable[..., Any], Callable[[Tensor], Tensor]]] = {
     ),
     "reduce_all": (lambda mb, x: mb.reduce_mean(x=x, keep_dims=True), lambda x: x.mean((0, 1, 2, 3), keepdim=True)),
     "layer_norm_axis": (lambda mb, x: mb.layer_norm(x=x, axes=[2], gamma=ROW, epsilon=0.5), _layers),
+    "resample_zeros": (_resample, _resampled("constant", True)),
+    "resample_border": (lambda mb, x: _resample(mb, x, padding_mode="border"), _resampled("border", True)),
+    "resample_edges": (lambda mb, x: _resample(mb, x, align_corners=False), _resampled("constant", False)),
     "matmul_transposed": (lambda mb, x: mb.matmul(x=x, y=x, transpose_x=True), lambda x: x.mT @ x),
     "reshape_kept": (lambda mb, x: mb.reshape(x=x, shape=[0, 2, -1, 0]), lambda x: x.reshape(1, 2, 12, 9)),
     "squeeze_all": (lambda mb, x: mb.squeeze(x=x), lambda x: x.squeeze()),
@@ -325,6 +365,9 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
         lambda mb, x: mb.concat(values=[x, x], axis=1, interleave=True),
         "concat .* this version does not interleave",
     ),
+    "nearest": (lambda mb, x: _resample(mb, x, sampling_mode="nearest"), "resample .* samples bilinearly"),
+    "outside": (lambda mb, x: _resample(mb, x, padding_value=0.5), "resample .* outside for 0, not 0.5"),
+    "pixels": (lambda mb, x: _resample(mb, x, coordinates_mode="unnormalized"), "resample .* from -1 to 1"),
     "odd": (
         lambda mb, x: mb.conv(x=x, weight=WEIGHT, pad_type="same"),
         "conv .* pad_type same does not say on which side an odd number of zeros goes",
