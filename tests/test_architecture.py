@@ -17,6 +17,7 @@ FLOORS = {
     "verdicts": 0,
     "errors": 0,
     "variants": 0,
+    "peers": 0,
     "resources": 0,
     "files": 0,
     "products": 0,

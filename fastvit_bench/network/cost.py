@@ -21,6 +21,7 @@ class Cost:
 def count(network: nn.Module, shape: Shape) -> Cost:
     """Cost of `network` at an input shape, by running it on tensors that have shapes and no values."""
     skeleton = copy.deepcopy(network).to("meta").float().eval()
+    skeleton.requires_grad_(False)  # the counter looks for the gradient of whatever a module is given, even here
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         skeleton(torch.zeros(shape.nchw, device="meta"))
     params = sum(parameter.numel() for parameter in network.parameters())
