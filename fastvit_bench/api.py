@@ -12,7 +12,7 @@ import msgspec
 
 from fastvit_bench import backends, build, config, sides, sweep, turns
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.records import Artifact, Device, Failure, Fuse, Machine, Measurement, ModelSpec, Request
+from fastvit_bench.records import Artifact, Device, Failure, Fuse, Measurement, ModelSpec, Request
 from fastvit_bench.report import store
 from fastvit_bench.verdicts import Comparison, Kind, Plan
 
@@ -65,7 +65,7 @@ def measure(
     before it are kept in the run file.
     """
     settings = config.load(configuration, backends=backends.implemented())
-    chosen, machine = _ready(settings, device)
+    chosen, machine = sweep.preflight(settings.device(device))
     specs = [_spec(settings, model, checkpoint)] if checkpoint else settings.select([model])
     grid = settings.sweep.grid
     request = Request(
@@ -109,7 +109,7 @@ def compare(
     `margin` is the share by which head may be slower. Raises `NotComparableError` where nothing fits together.
     """
     settings = config.load(configuration, backends=backends.implemented())
-    chosen, machine = _ready(settings, device)
+    chosen, machine = sweep.preflight(settings.device(device))
     shapes = config.shapes(_sizes(res), settings.sweep.grid, chosen.batch) if res is not None else []
     commands = [sides.elsewhere(python) if python else () for python in (base_python, head_python)]
     plan = Plan(margin=margin, pooled_margin=margin / 2, max_time_s=max_time_s, seed=seed)
@@ -119,16 +119,6 @@ def compare(
         contest = turns.Contest(pairs, plan, machine, timeout_s=settings.sweep.timeout_s, same=sides.anything_goes)
         verdicts = contest.run()
     return turns.told(contest, verdicts, kind=Kind.PAIRED, device=chosen, base=base, head=head, started=started)
-
-
-def _ready(settings: config.Config, name: str) -> tuple[Device, Machine]:
-    """The device with its options filled in, and this machine; raises `UnavailableError` unless it can run here."""
-    chosen = settings.device(name)
-    backend = backends.get(chosen.backend)
-    chosen = msgspec.structs.replace(chosen, options=backend.options(chosen))
-    if lacking := backends.missing(chosen.backend) or backend.absent(chosen):
-        raise UnavailableError(f"Device '{name}' cannot run here: {lacking}.")
-    return sweep.preflight(chosen)
 
 
 def _spec(settings: config.Config, model: str, checkpoint: Path | None) -> ModelSpec:

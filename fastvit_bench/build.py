@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 import fastvit_bench
-from fastvit_bench import backends, files
+from fastvit_bench import backends, catalogue, files
 from fastvit_bench.backends import HALF_WEIGHTS, Images
 from fastvit_bench.errors import (
     CheckpointError,
@@ -31,7 +31,6 @@ from fastvit_bench.records import (
     Fusing,
     HalfWeights,
     Head,
-    Layout,
     ModelFacts,
     ModelSpec,
     Parity,
@@ -39,14 +38,12 @@ from fastvit_bench.records import (
     Weights,
     artifact_key,
 )
-from fastvit_bench.variants import VARIANTS
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from fastvit_bench.backends import Session
     from fastvit_bench.measure.parity import Expected
     from fastvit_bench.network.cost import Cost
+    from fastvit_bench.network.families import Reference
     from fastvit_bench.network.fastvit import FastViT
 
 
@@ -96,6 +93,8 @@ def job(
     if labels:
         shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
     toolchain = {"fastvit-bench": _own_version(), **backends.toolchain(backend)}
+    if catalogue.find(spec.variant).family == "zoo":
+        toolchain |= backends.versions(("timm",))
     asked = ExportJob(
         model=spec.name,
         variant=spec.variant,
@@ -115,8 +114,9 @@ def job(
         labels=labels,
     )
     if path is None:
-        parts = (spec.name, shape.size, f"b{shape.batch}", device.precision, fused, artifact_key(asked))
-        path = folder / spec.name / ("_".join(parts) + backend.suffix)
+        name = spec.name.replace(":", "-")  # of networks of timm's, for file systems that mind
+        parts = (name, shape.size, f"b{shape.batch}", device.precision, fused, artifact_key(asked))
+        path = folder / name / ("_".join(parts) + backend.suffix)
     return msgspec.structs.replace(asked, path=str(path))
 
 
@@ -150,7 +150,7 @@ def build(asked: ExportJob) -> Artifact:
     `ParityError`; any other failure leaves nothing behind. `CheckpointError`, `UsageError` as their names say.
     """
     from fastvit_bench.measure import parity
-    from fastvit_bench.network import cost, reparam
+    from fastvit_bench.network import cost, families
 
     backend = backends.get(asked.backend)
     if asked.precision not in backend.precisions:
@@ -165,13 +165,13 @@ def build(asked: ExportJob) -> Artifact:
             f"{path} exists and was not written by fastvit-bench: no {sidecar(path).name} lies beside it. "
             f"Remove it, or name another place with -o."
         )
-    reference = _reference(asked.checkpoint, asked.weights, asked.variant, asked.head, asked.classes)
+    reference = _reference_of(asked)
     if asked.fused is Fuse.NONE and reference.form == "fused":
         raise UsageError(
             f"{asked.checkpoint} holds the fused form, whose branches are gone; export it with --fuse fused or folded."
         )
-    asked = msgspec.structs.replace(asked, head=reference.head_kind, classes=reference.classes)
-    network = reparam.at_level(reference, asked.fused, backend.layout(asked.options))
+    asked = msgspec.structs.replace(asked, head=reference.head, classes=reference.classes)
+    network = families.at_level(asked.variant, reference, asked.fused, backend.layout(asked.options))
     price = cost.count(network, asked.shape)
     draft = path.with_name(f".{path.name}.{os.getpid()}{backend.suffix}")
     try:
@@ -241,7 +241,7 @@ def _half_weights(metadata: Mapping[str, str]) -> HalfWeights | None:
 class Wanted:
     """The outputs of a reference network for the fixed images, computed once for each shape and form of them."""
 
-    def __init__(self, reference: "FastViT") -> None:
+    def __init__(self, reference: "Reference") -> None:
         self._reference = reference
         self._found: dict[tuple[Shape, Images], Expected] = {}
 
@@ -343,7 +343,7 @@ def verify(path: Path, checkpoint: Path | None, models: Path) -> dict[str, Parit
     else:
         if noted.sha256 != files.sha256(path):
             raise ChecksumError(f"{path} is not the file that {sidecar(path).name} describes; export it again.")
-    reference = _reference(asked.checkpoint, weights, asked.variant, asked.head, asked.classes)
+    reference = _reference_of(asked)
     return _prove(Wanted(reference), path, asked)
 
 
@@ -395,6 +395,8 @@ def _loaded(checkpoint: str, variant: str, head: Head, sha256: str | None) -> "F
     """The network of a checkpoint that must be of a variant, and dense where a dense one was declared."""
     from fastvit_bench.network import checkpoint as checkpoints
 
+    if catalogue.find(variant).family != "fastvit":
+        raise UsageError(f"Weight files are read of FastViT's variants only, and not of {variant}; leave it out.")
     expected = head if head is Head.DENSE else None  # a classifier is what no setting at all means
     return checkpoints.load(Path(checkpoint), variant=variant, head=expected, sha256=sha256).network
 
@@ -437,10 +439,11 @@ def fuse_file(checkpoint: Path, output: Path) -> Fusing:
 
 def describe(spec: ModelSpec, models: Path) -> ModelFacts:
     """Count a model's parameters and multiply-accumulates, and look for its checkpoints; nothing is computed."""
-    from fastvit_bench.network import cost
+    from fastvit_bench.network import cost, families
 
     shape = Shape(batch=1, height=spec.resolution, width=spec.resolution)
-    networks = {level: _skeleton(spec.variant, spec.head, spec.classes, level) for level in Fuse}
+    size = (spec.resolution, spec.resolution)
+    networks = {level: families.skeleton(spec.variant, spec.head, spec.classes, level, size) for level in Fuse}
     folder = models / spec.name
     files = sorted(path.name for suffix in ("*.pth.tar", "*.safetensors") for path in folder.glob(suffix))
     return ModelFacts(
@@ -456,42 +459,34 @@ def at_size(made: Artifact, shape: Shape) -> Artifact:
 
     Raises `UsageError` where the artifact, which may be known from a report only, is of no network that is known here.
     """
-    from fastvit_bench.network import cost
+    from fastvit_bench.network import cost, families
 
     try:
         layout = backends.get(made.backend).layout(made.options)
-        network = _skeleton(made.variant, made.head, made.classes, made.fused, layout)
-    except KeyError as error:
-        raise UsageError(f"{made.model} says that it is made in a way that is not known here: no {error}.") from None
+        size = (shape.height, shape.width)
+        network = families.skeleton(made.variant, made.head, made.classes, made.fused, size, layout)
+    except (KeyError, UsageError) as error:
+        raise UsageError(f"{made.model} says that it is made in a way that is not known here: {error}.") from None
     return msgspec.structs.replace(made, shape=shape, macs=cost.count(network, shape).macs)
 
 
-def _skeleton(name: str, head: Head, classes: int, level: Fuse, layout: Layout | None = None) -> "nn.Module":
-    """A network without values."""
-    import torch
-
-    from fastvit_bench.network.fastvit import FastViT, Form
-    from fastvit_bench.network.folded import FoldedFastViT
-
-    variant = VARIANTS[name]
-    with torch.device("meta"):
-        if level is Fuse.FOLDED:
-            return FoldedFastViT(variant, head=head, classes=classes, layout=layout)
-        form = Form.FUSED if level is Fuse.FUSED else Form.UNFUSED
-        return FastViT(variant, head=head, classes=classes, form=form)
-
-
 @functools.lru_cache(maxsize=1)
-def _reference(checkpoint: str | None, weights: Weights, variant: str, head: Head, classes: int) -> "FastViT":
+def _reference(
+    checkpoint: str | None, weights: Weights, variant: str, head: Head, classes: int, shape: Shape | None
+) -> "Reference":
     """The network in float64 as its weights come; kept for the next size of the same model."""
-    from fastvit_bench.network import checkpoint as checkpoints
+    from fastvit_bench.network import families
 
-    if checkpoint is None:
-        assert weights.seed is not None
-        network, _ = checkpoints.randomised(variant, head, classes, weights.seed)
-    else:
-        network = _loaded(checkpoint, variant, head, weights.sha256)
-    return network.double().eval()
+    if checkpoint is not None:
+        return families.of(_loaded(checkpoint, variant, head, weights.sha256))
+    assert weights.seed is not None
+    return families.random(variant, head, classes, weights.seed, shape or Shape(batch=1, height=256, width=256))
+
+
+def _reference_of(asked: ExportJob) -> "Reference":
+    # only networks with tables of positions depend on the size, and the others are not made anew for each
+    shape = asked.shape if catalogue.find(asked.variant).sized else None
+    return _reference(asked.checkpoint, asked.weights, asked.variant, asked.head, asked.classes, shape)
 
 
 _PREFIX = "fastvit_bench."  # of what a file says of itself

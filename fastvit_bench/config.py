@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fastvit_bench import resources
+from fastvit_bench import catalogue, resources
 from fastvit_bench.errors import ConfigError, UsageError
 from fastvit_bench.records import Device, Method, ModelSpec, Record, Shape
-from fastvit_bench.variants import VARIANTS, check_size
+from fastvit_bench.variants import STRIDE, check_size
 
 FILE_NAME = "benchmark.toml"
 
@@ -72,15 +72,30 @@ class Config(Record, frozen=True):
     def select(self, patterns: Sequence[str]) -> list[ModelSpec]:
         """Models named by `patterns`, in the file's order; a pattern may be a glob such as ``fastvit_s*``.
 
-        Without patterns, the models of ``[sweep]``. `UsageError` for a pattern that fits none.
+        Without patterns, the models of ``[sweep]``. What no pattern of the file's fits may name a network of the
+        catalogue, such as ``cmt_s`` or ``timm:convnext_tiny``, or an ONNX file; such models come last. `UsageError`
+        for a pattern that fits nothing.
         """
         chosen: set[str] = set()
+        others: dict[str, ModelSpec] = {}
         for pattern in patterns or self.sweep.models:
             matches = fnmatch.filter(self.models, pattern)
             if not matches:
-                raise UsageError(f"There is no model '{pattern}' in {self.path}. {_choices(pattern, self.models)}")
+                others[pattern] = self._undeclared(pattern)
             chosen.update(matches)
-        return [spec for name, spec in self.models.items() if name in chosen]
+        return [spec for name, spec in self.models.items() if name in chosen] + list(others.values())
+
+    def _undeclared(self, name: str) -> ModelSpec:
+        if name.endswith(f".{catalogue.ONNX}"):
+            if not Path(name).is_file():
+                raise UsageError(f"There is no file {name}; name an ONNX file, or a model.")
+            return ModelSpec(name=Path(name).stem, variant=catalogue.ONNX, checkpoint=name)
+        if not catalogue.known(name):
+            known = {*self.models, *catalogue.names()}
+            raise UsageError(
+                f"There is no model '{name}' in {self.path}, nor a network of that name. {_choices(name, known)}"
+            )
+        return ModelSpec(name=name, variant=name, resolution=catalogue.find(name).resolution)
 
 
 def load(path: Path | None, *, backends: Collection[str]) -> Config:
@@ -104,22 +119,22 @@ def load(path: Path | None, *, backends: Collection[str]) -> Config:
     return _Reader(path, text).config(document, backends)
 
 
-def sizes(text: str, grid: Sequence[int]) -> list[tuple[int, int]]:
+def sizes(text: str, grid: Sequence[int], stride: int = STRIDE) -> list[tuple[int, int]]:
     """Image sizes (height, width) in pixels from the language of ``--res``.
 
     ``256`` · ``224,256`` · ``384x512`` (height x width) · ``224..1024`` (the grid within, and both ends) ·
     ``224..1024:160`` (steps from the first, and the last) · any of them joined by commas. Repeated sizes count once.
-    Raises `UsageError` for anything else and for sizes the network's stride does not divide.
+    Raises `UsageError` for anything else and for sizes that the networks' `stride` does not divide.
     """
     found: dict[tuple[int, int], None] = {}
     for part in text.split(","):
-        for height, width in _sizes_of(part.strip(), grid):
-            check_size(height, width)
+        for height, width in _sizes_of(part.strip(), grid, stride):
+            check_size(height, width, stride)
             found[height, width] = None
     return list(found)
 
 
-def _sizes_of(part: str, grid: Sequence[int]) -> Iterable[tuple[int, int]]:
+def _sizes_of(part: str, grid: Sequence[int], stride: int) -> Iterable[tuple[int, int]]:
     if match := re.fullmatch(r"(\d+)x(\d+)", part, re.IGNORECASE | re.ASCII):
         return [(int(match[1]), int(match[2]))]
     if re.fullmatch(r"\d+", part, re.ASCII):
@@ -136,17 +151,21 @@ def _sizes_of(part: str, grid: Sequence[int]) -> Iterable[tuple[int, int]]:
     step = int(match[3])
     if step == 0:
         raise UsageError(f"The range {part} has a step of 0; write a multiple of 32 behind the colon.")
-    check_size(low, high)  # before a range of a thousand odd sizes is laid out
+    check_size(low, high, stride)  # before a range of a thousand odd sizes is laid out
     return [(size, size) for size in dict.fromkeys([*range(low, high, step), high])]
 
 
-def share(text: str) -> float:
-    """A share of a figure: ``5%`` or ``0.05`` is 0.05. Raises `UsageError` for what is no number in 0..100 %."""
+def share(text: str, *, zero: bool = False) -> float:
+    """A share of a figure: ``5%`` or ``0.05`` is 0.05. Raises `UsageError` for what is no number in 0..100 %.
+
+    0 itself is one only if `zero` says so.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip(), re.ASCII)
     value = float(match[1]) / (100 if match[2] else 1) if match else -1.0
-    if not 0 < value <= 1:
+    if not 0 <= value <= 1 or (value == 0 and not zero):
         hint = f" Write {text.strip()}% for per cent." if match and value > 1 and not match[2] else ""
-        raise UsageError(f"'{text}' is no share above 0 and up to 100%; write 5% or 0.05.{hint}")
+        bounds = "from 0 to 100%" if zero else "above 0 and up to 100%"
+        raise UsageError(f"'{text}' is no share {bounds}; write 5% or 0.05.{hint}")
     return value
 
 
@@ -162,9 +181,14 @@ def seconds(text: str) -> float:
     return value
 
 
-def shapes(text: str, grid: Sequence[int], batch: int) -> list[Shape]:
+def shapes(text: str, grid: Sequence[int], batch: int, stride: int = STRIDE) -> list[Shape]:
     """Input shapes from the language of ``--res`` (`sizes`)."""
-    return [Shape(batch=batch, height=height, width=width) for height, width in sizes(text, grid)]
+    return [Shape(batch=batch, height=height, width=width) for height, width in sizes(text, grid, stride)]
+
+
+def stride(specs: Iterable[ModelSpec]) -> int:
+    """Of which the sizes of images for all these models must be multiples."""
+    return max((catalogue.find(spec.variant).stride for spec in specs), default=1)
 
 
 RecordT = TypeVar("RecordT", bound=Record)
@@ -212,7 +236,8 @@ class _Reader:
         for name, spec in models.items():
             if spec.checkpoint is not None:  # a path in a file is meant from that file
                 models[name] = msgspec.structs.replace(spec, checkpoint=str(self.path.parent / spec.checkpoint))
-            self.one_of(spec.variant, VARIANTS, f"model.{name}", "variant")
+            if not catalogue.known(spec.variant):
+                self.one_of(spec.variant, catalogue.names(), f"model.{name}", "variant")
             self.positive(f"model.{name}", classes=spec.classes, resolution=spec.resolution)
             if not 0 < spec.crop <= 1:
                 raise self.error(f"crop = {spec.crop} is not a share between 0 and 1", f"model.{name}", "crop")

@@ -12,9 +12,9 @@ class Peer:
     gmacs: float  # 10^9 multiply-accumulates of the fused network for one such image, as network.cost counts them
 
 
-# By the names of results/published/paper_tables.csv, which they are compared with. Where timm has several, the one whose
-# accuracy is nearest to the printed one (timm_reference.csv); of CoAtNet, the one with the printed number of parameters.
-# The paper's distilled DeiT has a second classifier, and a name of its own here.
+# By the names of results/published/paper_tables.csv, whose figures they are compared with. Where timm has several, the
+# one whose accuracy is nearest to the printed one (timm_reference.csv); of CoAtNet, the one with the printed number of
+# parameters. The paper's distilled DeiT has a second classifier, and a name of its own here.
 PEERS: dict[str, Peer] = {
     "MobileOne-S0@224": Peer("mobileone_s0", 224, 0.275),
     "MobileOne-S1@224": Peer("mobileone_s1", 224, 0.825),
@@ -68,3 +68,5 @@ PEERS: dict[str, Peer] = {
     "CaiT S-24@224": Peer("cait_s24_224", 224, 9.327),
     "CaiT XS-24@384": Peer("cait_xs24_384", 384, 19.241),
 }
+
+BY_ARCH: dict[str, Peer] = {peer.arch: peer for peer in reversed(PEERS.values())}  # at the smaller size, if at several

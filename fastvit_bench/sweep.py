@@ -16,9 +16,9 @@ from typing import Literal
 import msgspec
 
 import fastvit_bench
-from fastvit_bench import backends, build, elsewhere
+from fastvit_bench import backends, build, catalogue, elsewhere
 from fastvit_bench.elsewhere import Found
-from fastvit_bench.errors import MismatchError, NotComparableError, StoreError, UsageError
+from fastvit_bench.errors import MismatchError, NotComparableError, StoreError, UnavailableError, UsageError
 from fastvit_bench.measure import machine as machines
 from fastvit_bench.records import (
     SCHEMA,
@@ -37,7 +37,6 @@ from fastvit_bench.records import (
     TimingJob,
 )
 from fastvit_bench.report import store
-from fastvit_bench.variants import VARIANTS
 from fastvit_bench.worker import Equipped, Trouble, Worker
 
 # A first guess of how many multiply-accumulates per second one core does, for the estimate before anything has been
@@ -56,11 +55,11 @@ class Step:
 
     @property
     def macs(self) -> float:
-        """Multiply-accumulates of one batch; of the variant's table, scaled by the pixels, before the export."""
+        """Multiply-accumulates of one batch; of the catalogue, scaled by the pixels, before the export."""
         if self.cached is not None:
             return self.cached.macs
         shape = self.cell.shape
-        return VARIANTS[self.job.variant].gmacs * 1e9 * shape.batch * shape.height * shape.width / 256**2
+        return catalogue.macs(self.job.variant, shape.height * shape.width) * shape.batch
 
 
 def plan(request: Request, models: Path) -> list[Step]:
@@ -362,11 +361,17 @@ def repository() -> tuple[str | None, bool]:
 
 
 def preflight(device: Device, mismatch: Literal["refuse", "rename"] = "refuse") -> tuple[Device, Machine]:
-    """The device, whose options are filled in, and the machine; raises `UnavailableError` before anything is built.
+    """The device with its options filled in, and this machine; raises `UnavailableError` unless files can run on it.
 
-    Hardware that is not what the profile means is refused (`MismatchError`), or gives the device its own name.
+    Nothing is built for that. Hardware that is not what the profile means is refused (`MismatchError`), or gives the
+    device its own name.
     """
     backend = backends.get(device.backend)
+    backends.require(device.backend)
+    device = msgspec.structs.replace(device, options=backend.options(device))
+    absent = backend.absent(device)
+    if absent:
+        raise UnavailableError(f"Device '{device.name}' cannot run here: {absent}.")
     try:
         machine = machines.collect(backend.identify(device))
         machines.check(device, machine)

@@ -37,10 +37,14 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def check_size(height: int, width: int) -> None:
-    """Raise `UsageError` unless an image of this size keeps whole pixels through all five strides of 2."""
+def check_size(height: int, width: int, stride: int = STRIDE) -> None:
+    """Raise `UsageError` unless an image's sides are multiples of a network's total stride, and 32 at least."""
     for name, size in (("height", height), ("width", width)):
-        if size < STRIDE or size % STRIDE:
-            below = max(STRIDE, size // STRIDE * STRIDE)
-            nearest = f"{below} or {below + STRIDE}" if size > STRIDE else f"{STRIDE}"
-            raise UsageError(f"{name} {size} is not a multiple of {STRIDE}, FastViT's total stride; use {nearest}.")
+        if size < STRIDE:
+            raise UsageError(f"{name} {size} is below {STRIDE} pixels; use {STRIDE} or more.")
+        if size % stride:
+            below = size // stride * stride
+            raise UsageError(
+                f"{name} {size} is not a multiple of {stride}, the network's total stride; "
+                f"use {below} or {below + stride}."
+            )

@@ -17,6 +17,7 @@ FLOORS = {
     "verdicts": 0,
     "errors": 0,
     "variants": 0,
+    "catalogue": 0,
     "peers": 0,
     "resources": 0,
     "files": 0,
@@ -149,6 +150,12 @@ def test_module_says_what_it_is_for(module: str) -> None:
         ("sweep", "print('hello')", "prints"),
         ("report.store", "import time\ntime.perf_counter_ns()", "clock"),
         ("sweep", "open(name + '.jsonl', 'a')", "run file"),
+        ("api", "print('hello')", "prints"),
+        ("api", "from fastvit_bench.cli import _values", "floor 8"),
+        ("turns", "from fastvit_bench.cli._screen import stdout", "floor 7"),
+        ("cli.reporting", "from fastvit_bench import api", "floor 8"),
+        ("cli._screen", "import time\ntime.monotonic()", "clock"),
+        ("cli._values", "results.glob('*' + '.jsonl')", "run file"),
     ],
 )
 def test_planted_fault_is_found(module: str, source: str, broken: str) -> None:
@@ -158,6 +165,11 @@ def test_planted_fault_is_found(module: str, source: str, broken: str) -> None:
 @pytest.mark.parametrize("name", ["_onnx", "_engines"])
 def test_backends_may_import_what_they_share(name: str) -> None:
     assert violations("backends.tensorrt", f"from fastvit_bench.backends import {name}") == []
+
+
+@pytest.mark.parametrize("source", ["print('hello')", "from fastvit_bench.cli import _screen"])
+def test_commands_may_print_and_share(source: str) -> None:
+    assert violations("cli.reporting", source) == []
 
 
 @pytest.mark.parametrize("words", [["--help"], ["latency", "--help"], ["devices"], ["--version"]])

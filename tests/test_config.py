@@ -174,3 +174,21 @@ def test_a_range_holds_both_ends_and_its_steps(low: int, high: int, step: int) -
     assert found[-1] == high
     assert found == sorted(set(found))
     assert all(b - a <= 32 * step for a, b in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize(("text", "value"), [("5%", 0.05), ("0.05", 0.05), (" 100% ", 1), ("2.5 %", 0.025)])
+def test_a_share_is_a_percentage_or_a_number(text: str, value: float) -> None:
+    assert config.share(text) == config.share(text, zero=True) == pytest.approx(value)
+
+
+def test_only_who_says_so_takes_a_share_of_0() -> None:
+    assert config.share("0%", zero=True) == 0
+    with pytest.raises(UsageError, match="'0%' is no share above 0 and up to 100%"):
+        config.share("0%")
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1%", "101%", "1.01", "nan", "5%%"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    for zero in (False, True):
+        with pytest.raises(UsageError, match="is no share"):
+            config.share(text, zero=zero)

@@ -222,6 +222,13 @@ def missing(name: str) -> str | None:
     return get(name).missing()
 
 
+def require(name: str) -> None:
+    """Raise `UnavailableError` unless the backend `name` can write files here."""
+    lacking = missing(name)
+    if lacking:
+        raise UnavailableError(f"{lacking[0].upper()}{lacking[1:]}. `fastvit-bench devices` lists what can run here.")
+
+
 def get(name: str) -> Backend:
     """The backend of that name. `UnavailableError` for one this version does not have."""
     if name not in implemented():
@@ -261,9 +268,14 @@ def of_file(path: Path) -> Backend:
 
 def toolchain(backend: Backend) -> dict[str, str]:
     """Versions of the packages that shape an exported file, read without importing them."""
+    return versions(backend.packages)
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of installed packages, read without importing them."""
     import importlib.metadata  # slow to import, and not needed to say what can run here
 
-    return {package: importlib.metadata.version(package) for package in backend.packages}
+    return {package: importlib.metadata.version(package) for package in packages}
 
 
 def available_cores() -> int:

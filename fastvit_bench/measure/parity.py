@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from fastvit_bench.network.fastvit import FastViT
+    from fastvit_bench.network.families import Reference
 
 T = TypeVar("T", bound=np.generic)
 
@@ -125,20 +125,20 @@ class Expected(NamedTuple):
     outputs: "tuple[dict[str, NDArray[np.floating]], ...]"  # of each batch, by name
 
 
-def expected(reference: "FastViT", shape: Shape, form: Images = Images.TENSOR) -> Expected:
+def expected(reference: "Reference", shape: Shape, form: Images = Images.TENSOR) -> Expected:
     """Run the reference network (float64, evaluation mode) on the fixed images."""
     import torch
 
     found: list[dict[str, NDArray[np.floating]]] = []
     for batch in images(shape, form):
         with torch.no_grad():
-            outputs = reference(torch.from_numpy(normalised(batch[: different(shape)])))
+            outputs = reference.network(torch.from_numpy(normalised(batch[: different(shape)])))
         values = outputs if isinstance(outputs, tuple) else (outputs,)
         named = zip(output_names(len(values)), values, strict=True)
         found.append({name: _repeated(value.numpy(), shape.batch) for name, value in named})
     seen = "8-bit RGB pixels" if form is Images.PIXELS else "N(0, 1)"
     name = f"{reference.form} PyTorch network in float64, {INPUT} from {seen}"
-    return Expected(form, shape, reference.head_kind, name, tuple(found))
+    return Expected(form, shape, reference.head, name, tuple(found))
 
 
 def save(known: Expected, file: IO[bytes]) -> None:
@@ -273,7 +273,7 @@ def _snr_db(ours: "NDArray[np.float64]", theirs: "NDArray[np.float64]") -> float
     return min(EXACT_DB, 10 * math.log10(signal / noise)) if signal > 0 else -EXACT_DB
 
 
-def difference(reference: "FastViT", network: "nn.Module", shape: Shape) -> float:
+def difference(reference: "nn.Module", network: "nn.Module", shape: Shape) -> float:
     """Largest difference of two networks' outputs over the reference outputs' largest magnitude, on fixed images.
 
     Both networks are in float64 and evaluation mode. This is how exactness of the fusing algebra is stated.

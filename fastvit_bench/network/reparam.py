@@ -305,7 +305,7 @@ def _copy(network: FastViT) -> FastViT:
     return result
 
 
-class _Unscaled(nn.Module):
+class Unscaled(nn.Module):
     """A network that is not folded, given centred images: the division by the standard deviation stays an operation."""
 
     factor: Tensor
@@ -333,7 +333,7 @@ def at_level(network: FastViT, level: Fuse, layout: Layout | None = None) -> nn.
             result = fuse(network)
         case Fuse.FOLDED:
             return fold(network, layout)
-    return _Unscaled(result).eval() if layout.images == "centred" else result
+    return Unscaled(result).eval() if layout.images == "centred" else result
 
 
 # --- report -----------------------------------------------------------------------------------------------------------

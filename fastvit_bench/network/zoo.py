@@ -19,11 +19,11 @@ import torch.library
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastvit_bench.catalogue import TIMM
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.network.fastvit import Form
 from fastvit_bench.records import Fuse, Head, Layout
 
-PREFIX = "timm:"
 STRIDES = (4, 8, 16, 32)  # of the maps that a dense head takes
 
 _SCHEMAS: list[torch.library.Library] = []  # a definition lasts as long as its object does
@@ -88,13 +88,13 @@ def _define_operators() -> None:
 
 def check(name: str) -> str:
     """The name as timm has it. Raises `UsageError` for one it does not know, with those that come near."""
-    arch = name.removeprefix(PREFIX)
+    arch = name.removeprefix(TIMM)
     known: list[str] = load().list_models()
     if arch in known:
         return arch
     bare = arch.partition(".")[0]
     if bare in known:
-        raise UsageError(f"'{arch}' names weights of timm, and networks have random ones here; use {PREFIX}{bare}.")
+        raise UsageError(f"'{arch}' names weights of timm, and networks have random ones here; use {TIMM}{bare}.")
     near = difflib.get_close_matches(arch, known, n=3, cutoff=0.5)
     advice = f"the nearest are {', '.join(near)}" if near else "timm.list_models() lists them"
     raise UsageError(f"timm has no network called '{arch}'; {advice}.")
@@ -139,7 +139,7 @@ def _sized(arch: str, size: tuple[int, int]) -> dict[str, Any]:
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         height, width = usual.input_size[1:]
         raise UsageError(
-            f"{PREFIX}{arch} does not take images of {size[0]}x{size[1]}; use {height}x{width}, which it was made for."
+            f"{TIMM}{arch} does not take images of {size[0]}x{size[1]}; use {height}x{width}, which it was made for."
         ) from error
     return settings
 
@@ -148,14 +148,15 @@ def _taps(arch: str, settings: dict[str, Any]) -> tuple[int, ...]:
     """Which of the network's feature maps have strides 4, 8, 16 and 32."""
     try:
         with torch.device("meta"):
-            found: list[int] = _create(arch, 1, settings | {"features_only": True}).feature_info.reduction()
+            body: Any = _create(arch, 1, settings | {"features_only": True})
+            found: list[int] = body.feature_info.reduction()
     except (RuntimeError, AttributeError, TypeError) as error:
         raise UsageError(
-            f"{PREFIX}{arch} hands out no feature maps, so it can have no dense head; use classifier."
+            f"{TIMM}{arch} hands out no feature maps, so it can have no dense head; use classifier."
         ) from error
     if missing := [str(stride) for stride in STRIDES if stride not in found]:
         raise UsageError(
-            f"{PREFIX}{arch} has no map of stride {', '.join(missing)}, so it can have no dense head; use classifier."
+            f"{TIMM}{arch} has no map of stride {', '.join(missing)}, so it can have no dense head; use classifier."
         )
     return tuple(len(found) - 1 - found[::-1].index(stride) for stride in STRIDES)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastvit_bench.backends import Images, Session
 from fastvit_bench.errors import UsageError
 from fastvit_bench.measure import parity
-from fastvit_bench.network import reparam
+from fastvit_bench.network import families, reparam
 from fastvit_bench.network.fastvit import FastViT, randomise
 from fastvit_bench.records import MEAN, STD, Head, Parity, Shape, Window
 from fastvit_bench.variants import VARIANTS
@@ -59,7 +59,7 @@ class Doubled(Eager):
 
 
 def proven(reference: FastViT, session: Session, precision: str, **more: str) -> Parity:
-    return parity.prove(parity.expected(reference, SHAPE, session.images), session, precision, **more)
+    return parity.prove(parity.expected(families.of(reference), SHAPE, session.images), session, precision, **more)
 
 
 def proof(reference: FastViT, damage: Callable[[Outputs], Outputs] = lambda outputs: outputs) -> Parity:
@@ -121,7 +121,7 @@ def test_images_that_repeat_are_all_compared(reference: FastViT, monkeypatch: py
 
 
 def test_what_was_expected_is_kept(reference: FastViT, tmp_path: Path) -> None:
-    known = parity.expected(reference, SHAPE)
+    known = parity.expected(families.of(reference), SHAPE)
     with (tmp_path / "x.npz").open("wb") as file:
         parity.save(known, file)
     again = parity.load(tmp_path / "x.npz")
@@ -137,7 +137,7 @@ def test_reference_outputs_that_are_damaged_are_one_sentence(
 ) -> None:
     path = tmp_path / "x.npz"
     with path.open("wb") as file:
-        parity.save(parity.expected(reference, SHAPE), file)
+        parity.save(parity.expected(families.of(reference), SHAPE), file)
     path.write_bytes(damage(path.read_bytes()))
     for broken in (path, tmp_path / "absent.npz"):
         with pytest.raises(UsageError, match="does not hold reference outputs") as caught:

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import nn
 
+from fastvit_bench import build, catalogue
 from fastvit_bench.backends import _onnx, onnxruntime
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.measure import parity
 from fastvit_bench.network import cost, zoo
 from fastvit_bench.network.fastvit import Form, randomise
 from fastvit_bench.peers import PEERS, Peer
-from fastvit_bench.records import Fuse, Head, Parity, Shape
+from fastvit_bench.records import Device, Fuse, Head, ModelSpec, Parity, Shape
 
 pytestmark = pytest.mark.usefixtures("timm")
 
@@ -119,6 +120,12 @@ def test_every_network_of_the_papers_tables_is_a_peer_or_not_timms() -> None:
 def test_the_architectures_are_timms(timm: ModuleType) -> None:
     assert {peer.arch for peer in PEERS.values()} <= set(timm.list_models())
     assert all(name.rpartition("@")[2] == str(peer.size) for name, peer in PEERS.items())
+
+
+def test_the_catalogue_knows_the_peers() -> None:
+    entry = catalogue.find("timm:coatnet_0_224")
+    assert (entry.family, entry.resolution, entry.gmacs) == ("zoo", 224, PEERS["CoAtNet-0@224"].gmacs)
+    assert catalogue.find("timm:some_other").resolution == 224
 
 
 # --- fusing -----------------------------------------------------------------------------------------------------------
@@ -299,3 +306,13 @@ QUICKLY = {"mobileone_s0", "efficientnet_b1"}
 def test_a_peer_computes_in_onnx_runtime_what_timm_does(arch: str, tmp_path: Path) -> None:
     found = proof(drawn(arch, EXPORTED[arch], classes=1000), Fuse.FOLDED, EXPORTED[arch], tmp_path / "peer.onnx")
     assert found.passed, found.reason
+
+
+def test_a_peer_is_exported_by_its_name(tmp_path: Path) -> None:
+    spec = ModelSpec(name="peer", variant="timm:mobileone_s0", classes=10)
+    cpu = Device(name="cpu", backend="onnxruntime")
+    made = build.build(build.job(spec, build.weights_of(spec, 0), square(64), Fuse.FOLDED, cpu, folder=tmp_path))
+    assert made.parity is not None
+    assert made.parity.passed
+    assert "timm" in made.toolchain
+    assert made.params < 2_079_000  # of a thousand classes

@@ -21,7 +21,7 @@ from fastvit_bench import backends, build, files
 from fastvit_bench.backends import coreml
 from fastvit_bench.backends.coreml import BACKEND, program
 from fastvit_bench.errors import ChecksumError, ParityError, UnavailableError, UsageError
-from fastvit_bench.network import checkpoint, reparam
+from fastvit_bench.network import checkpoint, families, reparam
 from fastvit_bench.network.fastvit import FastViT
 from fastvit_bench.records import Device, ExportJob, Fuse, Head, ModelSpec, Parity, Shape
 
@@ -271,7 +271,7 @@ def test_labels_in_another_order_are_found_out(tmp_path: Path) -> None:
     from fastvit_bench.measure import parity
 
     with look.session as session, pytest.raises(ParityError, match="class names are not the given ones"):
-        parity.prove(parity.expected(reference.double(), look.shape, session.images), session, "fp16")
+        parity.prove(parity.expected(families.of(reference), look.shape, session.images), session, "fp16")
 
 
 @pytest.mark.slow

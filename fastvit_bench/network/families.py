@@ -1,0 +1,80 @@
+"""One door to every family of networks: made by name, filled, brought to a fuse level."""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from fastvit_bench import catalogue
+from fastvit_bench.errors import UsageError
+from fastvit_bench.network import reparam
+from fastvit_bench.network.checkpoint import COUNTER, randomised
+from fastvit_bench.network.fastvit import FastViT, Form, randomise
+from fastvit_bench.network.folded import FoldedFastViT
+from fastvit_bench.records import Fuse, Head, Layout, Shape
+from fastvit_bench.variants import VARIANTS
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A network with its values, in float64 and evaluation mode: what exported files are compared with."""
+
+    network: nn.Module
+    head: Head
+    classes: int
+    form: Form
+
+
+def of(network: FastViT) -> Reference:
+    """A FastViT whose values are loaded, as a reference; it is changed in place."""
+    return Reference(network.double().eval(), network.head_kind, network.classes, network.form)
+
+
+def random(name: str, head: Head, classes: int, seed: int, shape: Shape) -> Reference:
+    """A network of that name with random weights on which each of its branches matters (`fastvit.randomise`).
+
+    The image size of `shape` decides the parameters of networks whose position tables depend on it. Raises
+    `UsageError` for a name that does not exist, fewer than one class, or a head that the network cannot have.
+    """
+    if catalogue.find(name).family == "fastvit":
+        network, _ = randomised(name, head, classes, seed)
+        return of(network)
+    if classes < 1:
+        raise UsageError(f"A classifier has at least one class, not {classes}; correct `classes`.")
+    made = _family(name).network(name, head=head, classes=classes, size=(shape.height, shape.width)).eval()
+    for tensor_name, buffer in made.named_buffers():
+        if tensor_name.endswith(COUNTER):
+            buffer.zero_()
+    randomise(made, seed)
+    return Reference(made.double(), made.head_kind, made.classes, made.form)
+
+
+def at_level(name: str, reference: Reference, level: Fuse, layout: Layout | None = None) -> nn.Module:
+    """The network at a fuse level, in float64 and evaluation mode, sharing nothing with the reference."""
+    layout = layout or Layout()
+    if isinstance(reference.network, FastViT):
+        return reparam.at_level(reference.network, level, layout)
+    network = cast(nn.Module, _family(name).at_level(reference.network, level, layout))
+    return reparam.Unscaled(network).eval() if layout.images == "centred" else network
+
+
+def skeleton(
+    name: str, head: Head, classes: int, level: Fuse, size: tuple[int, int], layout: Layout | None = None
+) -> nn.Module:
+    """A network at a fuse level without values, to be counted."""
+    entry, layout = catalogue.find(name), layout or Layout()
+    with torch.device("meta"):
+        if entry.family != "fastvit":
+            family = _family(name)
+            return family.at_level(family.network(name, head=head, classes=classes, size=size), level, layout)
+        if level is Fuse.FOLDED:
+            return FoldedFastViT(VARIANTS[name], head=head, classes=classes, layout=layout)
+        form = Form.FUSED if level is Fuse.FUSED else Form.UNFUSED
+        return FastViT(VARIANTS[name], head=head, classes=classes, form=form)
+
+
+def _family(name: str) -> Any:
+    """The module of `network` that makes it; each offers ``network`` and ``at_level`` (docs/networks.md)."""
+    return importlib.import_module(f"fastvit_bench.network.{catalogue.find(name).family}")
