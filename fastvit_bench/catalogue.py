@@ -23,7 +23,7 @@ class Entry:
     resolution: int = 256  # pixels of its published evaluation
     stride: int = 1  # of which image sizes must be multiples
     sized: bool = False  # parameters depend on the image size, as tables of positions do
-    gmacs: float = 4.0  # 10^9 multiply-accumulates at `resolution`; a guess, for estimates only, of a network of timm's that is no peer
+    gmacs: float = 4.0  # 10^9 multiply-accumulates at `resolution`; a guess of a timm network that is no peer
 
 
 _MADE_HERE: dict[str, Entry] = {

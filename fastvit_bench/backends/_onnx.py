@@ -98,7 +98,9 @@ def write(
     with torch.no_grad(), _quiet():
         outer = torch.float32 if interface == "fp32" else torch.float16
         # looked at where nothing is computed: a large batch in float16 would take the processor minutes
-        outputs = copy.deepcopy(network).float().to("meta")(torch.zeros(asked.shape.nchw, device="meta"))
+        # and for a file of all sizes, where every stride up to 64 divides them
+        seen = Shape(batch=asked.shape.batch, height=128, width=192) if dynamic else asked.shape
+        outputs = copy.deepcopy(network).float().to("meta")(torch.zeros(seen.nchw, device="meta"))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         example, free = _example(asked.shape, dynamic)
         network = copy.deepcopy(network).to(inner).eval()  # from float64 in one step, so that it rounds once
@@ -119,7 +121,7 @@ def write(
     model = program.model_proto
     _name_nodes(model, {name for name, _ in network.named_modules()})
     if dynamic:
-        _name_sizes(model, asked.shape, [tuple(each.shape) for each in outputs])
+        _name_sizes(model, seen, [tuple(each.shape) for each in outputs])
     # the exporter notes the source line of every node: of no use to a reader of the file, and private to the maker
     graph = model.graph
     for each in (graph, *graph.node, *graph.initializer, *graph.input, *graph.value_info, *graph.output):
@@ -225,6 +227,7 @@ _PARTS = (
     (r"norms?\.?([0246])\b", "stages.{half}.norm"),
     (r"(?:expansion|conv_exp)\b", "expansion"),
     (r"(?:classifier|head)\b", "classifier"),
+    (r"dense_head\b", "head"),
 )
 
 

@@ -42,6 +42,8 @@ LIMITS = {
     ("fp32", Head.DENSE): Limit("max", 4e-4),
     ("fp16", Head.CLASSIFIER): Limit("max", 2e-2),
     ("fp16", Head.DENSE): Limit("rms", 2e-2),
+    **{("fp32", head): Limit("max", 4e-4) for head in (Head.STAGES, Head.SEGMENTER, Head.DETECTOR)},
+    **{("fp16", head): Limit("rms", 2e-2) for head in (Head.STAGES, Head.SEGMENTER, Head.DETECTOR)},
 }
 
 # Random weights amplify rounding more than weights that were trained: MA36 with seed 0 gives 2.8e-2.

@@ -160,7 +160,7 @@ def load(
 
 def summary(variant: str, head: Head, classes: int, form: Form) -> str:
     """A network in words, for messages."""
-    what = f"classifier with {classes} classes" if head is Head.CLASSIFIER else "dense"
+    what = f"classifier with {classes} classes" if head is Head.CLASSIFIER else head.value
     return f"{variant} ({what}, {form})"
 
 

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from fastvit_bench.catalogue import TIMM
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.network.fastvit import Form
+from fastvit_bench.network.heads import STRIDES
 from fastvit_bench.records import Fuse, Head, Layout
-
-STRIDES = (4, 8, 16, 32)  # of the maps that a dense head takes
 
 _SCHEMAS: list[torch.library.Library] = []  # a definition lasts as long as its object does
 
