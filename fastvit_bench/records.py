@@ -20,7 +20,7 @@ SCHEMA = 1  # of the lines in a run file; raised when a reader of the old lines 
 
 
 class Head(StrEnum):
-    """What the network ends in: class scores, four feature maps, or what segments or detects from the(docs/dense.md).
+    """What the network ends in: class scores, four maps, or what segments or detects from them (docs/dense.md).
 
     ``dense`` and ``stages`` are the backbone alone. They differ where a positional encoding stands before the fourth
     stage: the published dense network hands out the encoding, ``stages`` the stage.

@@ -312,7 +312,8 @@ def islands(model: "onnx.ModelProto") -> list[str]:
     """What of an FP16 file is not float16, each as a few words with its name; empty for a strongly typed one.
 
     The type of every value is inferred anew, whatever the file says of it. Allowed are the Casts from a float32 input
-    and to a float32 output; integers, such as shapes and axes, are no arithmetic.
+    and to a float32 output; integers, such as shapes and axes, are no arithmetic, and neither are the factors of a
+    Resize, which have no other type.
     """
     import onnx
 
@@ -327,10 +328,11 @@ def islands(model: "onnx.ModelProto") -> list[str]:
         return [first_line(error)]
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    factors = {node.input[2] for node in graph.node if node.op_type == "Resize" and len(node.input) > 2}
     found = [
         f"{wide[tensor.data_type]} initialiser {tensor.name}"
         for tensor in graph.initializer
-        if tensor.data_type in wide
+        if tensor.data_type in wide and tensor.name not in factors
     ]
     outer = {value.name for value in graph.input}, {value.name for value in graph.output}
     for node in graph.node:
@@ -338,7 +340,8 @@ def islands(model: "onnx.ModelProto") -> list[str]:
             node.op_type == "Cast" and (node.input[0] in outer[0] or node.output[0] in outer[1])
         ):
             continue
-        names = [name for name in (*node.input, *node.output) if name]
+        read = [name for index, name in enumerate(node.input) if node.op_type != "Resize" or index != 2]
+        names = [name for name in (*read, *node.output) if name]
         known = {types.get(name, 0) for name in names}
         label = f"{node.op_type} {node.name or node.output[0]}"
         if known & wide.keys():

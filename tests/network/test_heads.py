@@ -55,7 +55,9 @@ def counted(name: str, head: Head, size: int, level: Fuse = Fuse.FUSED) -> tuple
 ATTENTION = {"fastvit_sa12": "SA12", "fastvit_sa24": "SA24", "fastvit_sa36": "SA36", "fastvit_ma36": "MA36"}
 
 
-@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "fastvit_sa12" else pytest.mark.slow) for name in ATTENTION]
+)
 def test_the_paper_segments_with_the_fourth_stage(name: str) -> None:
     """Table 9's FLOPs are those of four stages, and it adds to table 5's parameters what counts here."""
     row = f"FastViT-{ATTENTION[name]}"
@@ -63,11 +65,10 @@ def test_the_paper_segments_with_the_fourth_stage(name: str) -> None:
     assert gmacs == pytest.approx(printed("table9_ade20k")[row, "flops_512"], abs=0.5)
     classifier, _ = counted(name, Head.CLASSIFIER, 256)
     more = printed("table9_ade20k")[row, "params_with_head"] - printed("table5_imagenet")[f"{row}@256", "params"]
-    assert params - classifier == pytest.approx(more, abs=0.1 + 1e-9)  # of two figures with one digit
-    without = counted(name, Head.DENSE, 512)
-    with_ = counted(name, Head.STAGES, 512)
-    assert gmacs - (with_[1] - without[1]) < printed("table9_ade20k")[row, "flops_512"] - 1
-    assert params - (with_[0] - without[0]) < printed("table9_ade20k")[row, "params_with_head"] - 5
+    assert params - classifier == pytest.approx(more, abs=0.12)  # of two figures with one digit
+    stages, dense = (counted(name, head, 512, Fuse.FOLDED) for head in (Head.STAGES, Head.DENSE))
+    assert gmacs - (stages[1] - dense[1]) < printed("table9_ade20k")[row, "flops_512"] - 1
+    assert params - (stages[0] - dense[0]) < printed("table9_ade20k")[row, "params_with_head"] - 5
 
 
 @pytest.mark.usefixtures("timm")
@@ -149,30 +150,37 @@ def test_where_there_is_no_encoding_both_are_the_same_network() -> None:
 def test_folding_is_exact_and_leaves_no_norm(head: Head) -> None:
     network = small(head)
     for level in Fuse:
-        assert parity.difference(families.of(network), reparam.at_level(network, level), square(64)) < 1e-9
+        assert parity.difference(network, reparam.at_level(network, level), square(64)) < 1e-9
     assert reparam.count_norms(reparam.fold(network)) == 0
 
 
-@pytest.mark.parametrize("head", ON_MAPS)
-@pytest.mark.parametrize("leaf", ["fpn.laterals.3", "fpn.outputs.0", "paths.2.0.conv", "shared.conv", "deltas"])
+@pytest.mark.parametrize(
+    ("head", "leaf"),
+    [
+        (Head.SEGMENTER, "fpn.laterals.3"),
+        (Head.SEGMENTER, "paths.2.0.conv"),
+        (Head.SEGMENTER, "classifier"),
+        (Head.DETECTOR, "fpn.outputs.0"),
+        (Head.DETECTOR, "shared.conv"),
+        (Head.DETECTOR, "deltas"),
+    ],
+)
 def test_a_convolution_that_is_folded_wrongly_shows(head: Head, leaf: str) -> None:
     network = small(head)
     result = reparam.fold(network)
-    try:
-        conv = result.dense_head.get_submodule(leaf)
-    except AttributeError:
-        pytest.skip(f"{head} has no {leaf}")
+    conv = result.dense_head.get_submodule(leaf)
     assert isinstance(conv, nn.Conv2d)
     with torch.no_grad():
-        conv.bias[0] += 1e-3  # type: ignore[index]
-    assert parity.difference(families.of(network), result, square(64)) > 1e-7
+        assert conv.bias is not None
+        conv.bias[0] += 1e-3
+    assert parity.difference(network, result, square(64)) > 1e-7
 
 
 def test_norms_that_are_not_taken_in_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     network = small(Head.SEGMENTER)
     good = reparam._fold_head  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(reparam, "_fold_head", lambda target, source, norms=(): good(target, source))
-    assert parity.difference(families.of(network), reparam.fold(network), square(64)) > 1e-3
+    assert parity.difference(network, reparam.fold(network), square(64)) > 1e-3
 
 
 @pytest.mark.usefixtures("timm")
@@ -183,7 +191,7 @@ def test_peers_carry_the_same_heads(name: str, head: Head) -> None:
     assert reference.head is head
     for level in Fuse:
         found = families.at_level(name, reference, level)
-        assert parity.difference(reference, found, square(64)) < 1e-9
+        assert parity.difference(reference.network, found, square(64)) < 1e-9
         assert not any(isinstance(module, heads.ConvNormReLU) for module in found.modules()) or level is not Fuse.FOLDED
 
 
@@ -238,7 +246,8 @@ def test_so_does_that_of_every_variant(variant: str, head: Head, tmp_path: Path)
 
 @pytest.mark.parametrize("head", ON_MAPS)
 def test_in_half_precision_too(head: Head, tmp_path: Path) -> None:
-    found = made(head, tmp_path, backend="tensorrt", precision="fp16")
+    # at 64 pixels the last level is one position, whose three numbers have no spread to speak of
+    found = made(head, tmp_path, size=128, backend="tensorrt", precision="fp16")
     assert found.parity is not None
     assert found.parity.passed
 
