@@ -239,7 +239,7 @@ def fold(network: FastViT, layout: Layout | None = None) -> folded.FoldedFastViT
 def fold_head(source: nn.Module) -> nn.Module:
     """One of the heads of `heads.KINDS` with its BatchNorms folded, in float64 and evaluation mode."""
     assert isinstance(source, tuple(heads.KINDS.values()))
-    channels = [lateral.weight.shape[1] for lateral in source.fpn.laterals]
+    channels = [lateral.in_channels for lateral in source.fpn.laterals if isinstance(lateral, nn.Conv2d)]
     with next(source.parameters()).device:
         target = type(source)(channels, block=heads.ConvReLU).double().eval()
     _fold_head(target, source)

@@ -21,7 +21,7 @@ from torch import Tensor
 from fastvit_bench.errors import CheckpointError, ChecksumError, UsageError
 from fastvit_bench.network import checkpoint, reparam
 from fastvit_bench.network.checkpoint import Layout
-from fastvit_bench.network.fastvit import VARIANTS, FastViT, Form
+from fastvit_bench.network.fastvit import VARIANTS, FastViT, Form, Mixer
 from fastvit_bench.records import Head, Weights
 
 State = dict[str, Tensor]
