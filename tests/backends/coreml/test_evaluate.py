@@ -130,7 +130,6 @@ NETWORKS: dict[str, tuple[nn.Module, str]] = {
     "every second": (nn.MaxPool2d(1, 2), "max_pool"),
     "repeated": (nn.Upsample(scale_factor=2, mode="nearest"), "upsample_nearest_neighbor"),
     "between": (nn.Upsample(scale_factor=2, mode="bilinear"), "upsample_bilinear"),
-    "between corners": (nn.Upsample(scale_factor=3, mode="bilinear", align_corners=True), "upsample_bilinear"),
     "normalised": (Shown(nn.BatchNorm2d(6)).eval(), "batch_norm"),
     "normalised by layer": (Shown(nn.LayerNorm((8, 10))), "layer_norm"),
     "linear": (Shown(nn.Flatten(2), nn.Linear(80, 5)), "linear"),
@@ -235,8 +234,12 @@ BUILT: dict[str, tuple[Callable[..., Any], Callable[[Tensor], Tensor]]] = {
         lambda x: F.max_pool2d(x, (2, 3), 1),
     ),
     "upsample_uneven": (
-        lambda mb, x: mb.upsample_nearest_neighbor(x=x, scale_factor_height=3, scale_factor_width=1.0),
+        lambda mb, x: mb.upsample_nearest_neighbor(x=x, scale_factor_height=3, scale_factor_width=1),
         lambda x: x.repeat_interleave(3, 2),
+    ),
+    "upsample_corners": (
+        lambda mb, x: mb.upsample_bilinear(x=x, scale_factor_height=1, scale_factor_width=2, align_corners=True),
+        lambda x: F.interpolate(x, (6, 18), mode="bilinear", align_corners=True),
     ),
     "upsample_fraction": (
         lambda mb, x: mb.upsample_bilinear(x=x, scale_factor_height=1.5, scale_factor_width=1.0, align_corners=False),
