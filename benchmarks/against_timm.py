@@ -9,13 +9,11 @@ Exits with 1 when the goal is missed.
 """
 
 import importlib
-import importlib.util
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from _interleave import (
     Blocks,
@@ -28,7 +26,9 @@ from _interleave import (
 )
 from _report import Goal, add_networks, finish, parser, report, say, say_ratio, ticker
 
+from fastvit_bench.errors import UnavailableError
 from fastvit_bench.measure.machine import Watch
+from fastvit_bench.network.zoo import load
 from fastvit_bench.records import Shape
 from fastvit_bench.variants import VARIANTS
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 OURS, THEIRS = "ours", "timm"
 MEAN = 0.97  # what the geometric mean may be at most
-
-_OPERATORS: list[Any] = []  # a definition lasts as long as its object does
 
 
 def judge(ratios: Sequence[Ratio], mean: Ratio) -> tuple[Goal, Goal]:
@@ -61,35 +59,13 @@ def judge(ratios: Sequence[Ratio], mean: Ratio) -> tuple[Goal, Goal]:
     )
 
 
-def import_timm() -> ModuleType:
-    """timm, also where torchvision was built for another torch.
-
-    timm imports torchvision, and a torchvision built for CUDA does not import beside a torch that is not: it asks for
-    two operators that only its own library defines. Their signatures are enough, since FastViT uses neither.
-    """
-    import torch.library
-
-    if importlib.util.find_spec("timm") is None:
-        raise SystemExit('error: timm is not installed; run: pip install "fastvit-bench[zoo]"')
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _OPERATORS.append(library)
-    return importlib.import_module("timm")
-
-
 def timm_network(name: str, seed: int) -> "nn.Module":
     """timm's network as its own ONNX export makes it, in training form, with weights on which every branch matters."""
     import torch
 
     from fastvit_bench.network.fastvit import randomise
 
-    network = import_timm().create_model(name, exportable=True).eval()
+    network = load().create_model(name, exportable=True).eval()
     with torch.no_grad():
         randomise(network, seed)
         draw = torch.Generator().manual_seed(seed)
@@ -130,6 +106,10 @@ def main() -> int:
     options = parser(__doc__, blocks=20, runs=10)
     add_networks(options, list(VARIANTS))
     asked = options.parse_args()
+    try:
+        load()
+    except UnavailableError as error:
+        sys.exit(f"error: {error}")
     shape = Shape(batch=asked.batch, height=asked.res, width=asked.res)
     share_threads(asked.threads)
     watch = Watch()

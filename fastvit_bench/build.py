@@ -455,7 +455,7 @@ def _loaded(checkpoint: str, variant: str, head: Head, sha256: str | None) -> "F
 
     if catalogue.find(variant).family != "fastvit":
         raise UsageError(f"Weight files are read of FastViT's variants only, and not of {variant}; leave it out.")
-    expected = head if head is Head.DENSE else None  # a classifier is what no setting at all means
+    expected = head if head is not Head.CLASSIFIER else None  # a classifier is what no setting at all means
     return checkpoints.load(Path(checkpoint), variant=variant, head=expected, sha256=sha256).network
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastvit_bench.errors import UsageError
+from fastvit_bench.peers import BY_ARCH
 from fastvit_bench.variants import STRIDE, VARIANTS
 
 # by whom a network is made: a module of `network`, or `file` for an ONNX file of somebody else's
@@ -22,7 +23,7 @@ class Entry:
     resolution: int = 256  # pixels of its published evaluation
     stride: int = 1  # of which image sizes must be multiples
     sized: bool = False  # parameters depend on the image size, as tables of positions do
-    gmacs: float = 4.0  # 10^9 multiply-accumulates at `resolution`; of a network of timm's a guess, for estimates only
+    gmacs: float = 4.0  # 10^9 multiply-accumulates at `resolution`; a guess of a timm network that is no peer
 
 
 _MADE_HERE: dict[str, Entry] = {
@@ -60,7 +61,8 @@ def find(name: str) -> Entry:
     if name == ONNX:
         return Entry("file")
     if name.startswith(TIMM) and len(name) > len(TIMM):
-        return Entry("zoo", 224, sized=True)
+        peer = BY_ARCH.get(name.removeprefix(TIMM))
+        return Entry("zoo", peer.size, sized=True, gmacs=peer.gmacs) if peer else Entry("zoo", 224, sized=True)
     if name not in _MADE_HERE:
         near = difflib.get_close_matches(name, _MADE_HERE, n=1)
         hint = f"did you mean {near[0]}? " if near else ""

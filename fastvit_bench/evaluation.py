@@ -80,7 +80,7 @@ def check(request: Request, steps: Sequence[Step], found: DataSet) -> None:
         made = cached.get(spec.name)
         head, classes = (made.head, made.classes) if made else build.answers_of(spec)
         if head is not Head.CLASSIFIER:
-            raise UsageError(f"{spec.name} is a dense backbone, which names no classes; there is no accuracy of it.")
+            raise UsageError(f"{spec.name} ends in {head} and names no class of an image; there is no accuracy of it.")
         images.check_classes(found, classes, spec.name)
 
 

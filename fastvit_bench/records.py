@@ -20,10 +20,17 @@ SCHEMA = 1  # of the lines in a run file; raised when a reader of the old lines 
 
 
 class Head(StrEnum):
-    """What the network ends in: class scores, or four feature maps for detection and segmentation."""
+    """What the network ends in: class scores, four maps, or what segments or detects from them (docs/dense.md).
+
+    ``dense`` and ``stages`` are the backbone alone. They differ where a positional encoding stands before the fourth
+    stage: the published dense network hands out the encoding, ``stages`` the stage.
+    """
 
     CLASSIFIER = "classifier"
     DENSE = "dense"
+    STAGES = "stages"
+    SEGMENTER = "semantic-fpn"
+    DETECTOR = "fpn-rpn"
 
 
 class Fuse(StrEnum):

@@ -1,8 +1,6 @@
 """What tests of more than one room need."""
 
-import importlib
 import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -10,9 +8,9 @@ import hypothesis
 import msgspec
 import pytest
 import torch
-import torch.library
 
 from fastvit_bench import build
+from fastvit_bench.network.zoo import load
 from fastvit_bench.records import Device, ExportJob, Fuse, ModelSpec, Shape
 
 # several test processes with a thread per core each only wait for each other, and the networks here are small
@@ -22,28 +20,13 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
-_OPERATORS: list[torch.library.Library] = []  # a definition lasts as long as its object does
-
 
 @pytest.fixture(scope="session")
 def timm() -> ModuleType:
-    """timm; where it is not installed, a skip.
-
-    timm imports torchvision, and a torchvision built for CUDA does not import beside a torch that is not: it asks for
-    two operators that only its own library defines. Their signatures alone are enough for everything done here.
-    """
+    """timm, as the product imports it; where it is not installed, a skip."""
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed")
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _OPERATORS.append(library)
-    return importlib.import_module("timm")
+    return load()
 
 
 @pytest.fixture(scope="session")

@@ -400,7 +400,7 @@ def test_where_the_device_is_not_here_what_proves_its_files_counts(
         ([], 2, "--data DIR"),
         (["--data", "nowhere"], 2, "does not exist"),
         (["--data", "set", "--model", "thousand"], 2, "holds 10 class folders, and thousand has 1000 classes"),
-        (["--data", "set", "--model", "maps"], 2, "maps is a dense backbone"),
+        (["--data", "set", "--model", "maps"], 2, "maps ends in dense and names no class of an image"),
         (["--data", "set", "--res", "64x96"], 2, "at one square size"),
         (["--data", "set", "--res", "64,96"], 2, "at one square size"),
         (["--data", "set", "--res", "50"], 2, "32"),

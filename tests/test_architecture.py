@@ -19,6 +19,7 @@ FLOORS = {
     "errors": 0,
     "variants": 0,
     "catalogue": 0,
+    "peers": 0,
     "resources": 0,
     "files": 0,
     "products": 0,

@@ -42,8 +42,17 @@ HALF_WEIGHTS = "fastvit_bench.fp16_weights"  # key of a file's metadata: a `Half
 
 
 def output_names(count: int) -> list[str]:
-    """Names of an exported network's outputs: ``logits``, or ``feature0`` to ``feature3`` of the dense network."""
+    """Names of an exported network's outputs.
+
+    ``logits`` of one that classifies or segments, ``feature0`` to ``feature3`` of a backbone, and of one that proposes
+    regions ``objectness_p2`` to ``objectness_p6`` and ``deltas_p2`` to ``deltas_p6``, for strides 4 to 64.
+    """
+    if count == 2 * len(_LEVELS):
+        return [f"{what}_{level}" for what in ("objectness", "deltas") for level in _LEVELS]
     return ["logits"] if count == 1 else [f"feature{i}" for i in range(count)]
+
+
+_LEVELS = ("p2", "p3", "p4", "p5", "p6")  # of a feature pyramid, after the powers of two that are their strides
 
 
 class Images(StrEnum):

@@ -98,7 +98,9 @@ def write(
     with torch.no_grad(), _quiet():
         outer = torch.float32 if interface == "fp32" else torch.float16
         # looked at where nothing is computed: a large batch in float16 would take the processor minutes
-        outputs = copy.deepcopy(network).float().to("meta")(torch.zeros(asked.shape.nchw, device="meta"))
+        # and for a file of all sizes, where every stride up to 64 divides them
+        seen = Shape(batch=asked.shape.batch, height=128, width=192) if dynamic else asked.shape
+        outputs = copy.deepcopy(network).float().to("meta")(torch.zeros(seen.nchw, device="meta"))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         example, free = _example(asked.shape, dynamic)
         network = copy.deepcopy(network).to(inner).eval()  # from float64 in one step, so that it rounds once
@@ -120,7 +122,7 @@ def write(
     _drop_neutral(model)
     _name_nodes(model, {name for name, _ in network.named_modules()})
     if dynamic:
-        _name_sizes(model, asked.shape, [tuple(each.shape) for each in outputs])
+        _name_sizes(model, seen, [tuple(each.shape) for each in outputs])
     # the exporter notes the source line of every node: of no use to a reader of the file, and private to the maker
     graph = model.graph
     for each in (graph, *graph.node, *graph.initializer, *graph.input, *graph.value_info, *graph.output):
@@ -263,6 +265,7 @@ _PARTS = (
     (r"norms?\.?([0246])\b", "stages.{half}.norm"),
     (r"(?:expansion|conv_exp)\b", "expansion"),
     (r"(?:classifier|head|norm)\b", "classifier"),
+    (r"dense_head\b", "head"),
 )
 
 
@@ -347,7 +350,8 @@ def islands(model: "onnx.ModelProto") -> list[str]:
     """What of an FP16 file is not float16, each as a few words with its name; empty for a strongly typed one.
 
     The type of every value is inferred anew, whatever the file says of it. Allowed are the Casts from a float32 input
-    and to a float32 output; integers, such as shapes and axes, are no arithmetic.
+    and to a float32 output; integers, such as shapes and axes, are no arithmetic, and neither are the factors of a
+    Resize, which have no other type.
     """
     import onnx
 
@@ -362,10 +366,11 @@ def islands(model: "onnx.ModelProto") -> list[str]:
         return [first_line(error)]
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    factors = {node.input[2] for node in graph.node if node.op_type == "Resize" and len(node.input) > 2}
     found = [
         f"{wide[tensor.data_type]} initialiser {tensor.name}"
         for tensor in graph.initializer
-        if tensor.data_type in wide
+        if tensor.data_type in wide and tensor.name not in factors
     ]
     outer = {value.name for value in graph.input}, {value.name for value in graph.output}
     for node in graph.node:
@@ -373,7 +378,8 @@ def islands(model: "onnx.ModelProto") -> list[str]:
             node.op_type == "Cast" and (node.input[0] in outer[0] or node.output[0] in outer[1])
         ):
             continue
-        names = [name for name in (*node.input, *node.output) if name]
+        read = [name for index, name in enumerate(node.input) if node.op_type != "Resize" or index != 2]
+        names = [name for name in (*read, *node.output) if name]
         known = {types.get(name, 0) for name in names}
         label = f"{node.op_type} {node.name or node.output[0]}"
         if known & wide.keys():

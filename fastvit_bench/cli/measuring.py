@@ -63,7 +63,10 @@ def latency(
     threads: ThreadsOption = None,
     precision: PrecisionOption = None,
     head: Annotated[
-        Head | None, typer.Option("--head", help="Of random weights: dense for the maps that detectors take.")
+        Head | None,
+        typer.Option(
+            "--head", help="Of random weights. dense (as published) and stages: the maps that detectors take."
+        ),
     ] = None,
     graph: Annotated[
         bool | None,

@@ -72,7 +72,13 @@ class Provenance(Record, frozen=True):
 ENTRIES = ("state_dict", "state_dict_ema", "model")  # where a file may keep its weights; the first one present is taken
 NOTE = "fastvit_bench"  # the entry, or header field, with the `Provenance`
 WRAPPER = "module."  # in front of every key of a network that was trained in parallel
-DENSE_KEY = re.compile(r"norm\d+\.")
+# What tells heads, in this order. The four stages of a variant without attention are the published dense network.
+HEAD_KEYS = (
+    (re.compile(r"dense_head\.paths\."), Head.SEGMENTER),
+    (re.compile(r"dense_head\."), Head.DETECTOR),
+    (re.compile(r"norm7\."), Head.STAGES),
+    (re.compile(r"norm\d+\."), Head.DENSE),
+)
 FUSED_KEY = re.compile(r"\.(reparam_conv|lkb_reparam)\.")
 UNFUSED_KEY = re.compile(r"\.(rbr_conv|rbr_scale|rbr_skip|lkb_origin|small_conv|pe)\.")
 COUNTER = ".num_batches_tracked"  # the only integers in a state dict; inference does not read them
@@ -160,7 +166,7 @@ def load(
 
 def summary(variant: str, head: Head, classes: int, form: Form) -> str:
     """A network in words, for messages."""
-    what = f"classifier with {classes} classes" if head is Head.CLASSIFIER else "dense"
+    what = f"classifier with {classes} classes" if head is Head.CLASSIFIER else head.value
     return f"{variant} ({what}, {form})"
 
 
@@ -319,7 +325,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 def _recognise(path: Path, state: dict[str, Tensor]) -> tuple[str, Head, int, Form]:
     """Variant, head, classes and form of a state dict that agrees with that network in every key and shape."""
-    head = Head.DENSE if any(DENSE_KEY.match(key) for key in state) else Head.CLASSIFIER
+    head = next((head for pattern, head in HEAD_KEYS if any(map(pattern.match, state))), Head.CLASSIFIER)
     fused = sum(FUSED_KEY.search(key) is not None for key in state)
     unfused = sum(UNFUSED_KEY.search(key) is not None for key in state)
     form = Form.FUSED if fused > unfused else Form.UNFUSED

@@ -144,7 +144,7 @@ class CMT(nn.Module):
     """CMT for classification or as a dense backbone, for images of one size.
 
     ``forward`` takes normalised RGB images (B, 3, H, W) of the size it was made for, and raises `UsageError` for
-    others. With ``Head.CLASSIFIER`` it returns logits (B, classes); with ``Head.DENSE`` the outputs of the four stages
+    others. With ``Head.CLASSIFIER`` it returns logits (B, classes); with a dense one the outputs of the four stages
     (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32, for which the paper names no norm.
     """
 
@@ -152,7 +152,7 @@ class CMT(nn.Module):
         super().__init__()
         if any(side < STRIDE or side % STRIDE for side in size):
             raise UsageError(f"CMT takes sides that are multiples of {STRIDE} pixels, not {size[0]}x{size[1]}.")
-        if head not in (Head.CLASSIFIER, Head.DENSE):
+        if head not in (Head.CLASSIFIER, Head.DENSE, Head.STAGES):
             raise UsageError(f"CMT is a classifier or a dense backbone; there is none with the head '{head}'.")
         self.head_kind, self.classes, self.form, self.size = head, classes, Form.UNFUSED, size
         stem: list[nn.Module] = []
@@ -163,7 +163,7 @@ class CMT(nn.Module):
         self.stages = nn.ModuleList(
             [Stage(design, index, (size[0] // stride, size[1] // stride)) for index, stride in enumerate(strides)]
         )
-        if head is not Head.DENSE:
+        if head is Head.CLASSIFIER:
             expand = nn.Conv2d(design.channels[-1], PROJECTION, 1)
             self.expansion = nn.Sequential(expand, nn.BatchNorm2d(PROJECTION), nn.GELU())
             self.classifier = nn.Linear(PROJECTION, classes)
@@ -177,7 +177,7 @@ class CMT(nn.Module):
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        if self.head_kind is Head.DENSE:
+        if self.head_kind is not Head.CLASSIFIER:
             return tuple(maps)
         return self.classifier(self.expansion(x).mean((2, 3)))
 
@@ -226,7 +226,7 @@ def at_level(network: nn.Module, level: Fuse, layout: Layout) -> nn.Module:
                 module.position = split
             case _:
                 pass
-    if result.head_kind is not Head.DENSE:
+    if result.head_kind is Head.CLASSIFIER:
         result.expansion[1] = parts.fold_behind(result.expansion[0], result.expansion[1])
     return result
 

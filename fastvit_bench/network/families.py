@@ -1,5 +1,6 @@
 """One door to every family of networks: made by name, filled, brought to a fuse level."""
 
+import copy
 import importlib
 from dataclasses import dataclass
 from typing import Any, cast
@@ -9,7 +10,7 @@ from torch import nn
 
 from fastvit_bench import catalogue
 from fastvit_bench.errors import UsageError
-from fastvit_bench.network import reparam
+from fastvit_bench.network import heads, reparam
 from fastvit_bench.network.checkpoint import COUNTER, randomised
 from fastvit_bench.network.fastvit import FastViT, Form, randomise
 from fastvit_bench.network.folded import FoldedFastViT
@@ -43,7 +44,7 @@ def random(name: str, head: Head, classes: int, seed: int, shape: Shape) -> Refe
         return of(network)
     if classes < 1:
         raise UsageError(f"A classifier has at least one class, not {classes}; correct `classes`.")
-    made = _family(name).network(name, head=head, classes=classes, size=(shape.height, shape.width)).eval()
+    made = _made(name, head, classes, (shape.height, shape.width)).eval()
     for tensor_name, buffer in made.named_buffers():
         if tensor_name.endswith(COUNTER):
             buffer.zero_()
@@ -56,7 +57,7 @@ def at_level(name: str, reference: Reference, level: Fuse, layout: Layout | None
     layout = layout or Layout()
     if isinstance(reference.network, FastViT):
         return reparam.at_level(reference.network, level, layout)
-    network = cast(nn.Module, _family(name).at_level(reference.network, level, layout))
+    network = _at_level(name, reference.network, level, layout)
     return reparam.Unscaled(network).eval() if layout.images == "centred" else network
 
 
@@ -67,12 +68,28 @@ def skeleton(
     entry, layout = catalogue.find(name), layout or Layout()
     with torch.device("meta"):
         if entry.family != "fastvit":
-            family = _family(name)
-            return family.at_level(family.network(name, head=head, classes=classes, size=size), level, layout)
+            return _at_level(name, _made(name, head, classes, size), level, layout)
         if level is Fuse.FOLDED:
             return FoldedFastViT(VARIANTS[name], head=head, classes=classes, layout=layout)
         form = Form.FUSED if level is Fuse.FUSED else Form.UNFUSED
         return FastViT(VARIANTS[name], head=head, classes=classes, form=form)
+
+
+def _made(name: str, head: Head, classes: int, size: tuple[int, int]) -> Any:
+    """A network of a study, with its own head or with one of `heads` on the maps of its stages."""
+    stages = Head.STAGES if head in heads.KINDS else head
+    made = _family(name).network(name, head=stages, classes=classes, size=size)
+    return heads.attach(made, name, head, classes, size) if head in heads.KINDS else made
+
+
+def _at_level(name: str, network: nn.Module, level: Fuse, layout: Layout) -> nn.Module:
+    if not isinstance(network, heads.Headed):
+        return cast(nn.Module, _family(name).at_level(network, level, layout))
+    backbone = _at_level(name, network.backbone, level, layout)
+    head = copy.deepcopy(network.dense_head).double().eval()
+    if level is Fuse.FOLDED:
+        head = reparam.fold_head(head)
+    return heads.Headed(backbone, head, head=network.head_kind, classes=network.classes).eval()
 
 
 def _family(name: str) -> Any:

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastvit_bench.network import heads
 from fastvit_bench.records import Head
 from fastvit_bench.variants import VARIANTS, Mixer, Variant
 
-__all__ = ["DENSE_TAPS", "HEAD_DIM", "VARIANTS", "FastViT", "Form", "Mixer", "Variant", "randomise"]
+__all__ = ["DENSE_TAPS", "HEAD_DIM", "VARIANTS", "FastViT", "Form", "Mixer", "Variant", "randomise", "taps"]
 
 HEAD_DIM = 32  # channels per attention head
 
@@ -264,11 +265,23 @@ class PositionalEncoding(nn.Module):
 DENSE_TAPS = (0, 2, 4, 6)
 
 
+def taps(variant: Variant, head: Head) -> tuple[int, ...]:
+    """Which entries of `network` a head reads; those in front of a classifier are read by the next one alone."""
+    match head:
+        case Head.CLASSIFIER:
+            return ()
+        case Head.DENSE:
+            return DENSE_TAPS
+        case Head.STAGES | Head.SEGMENTER | Head.DETECTOR:
+            return (0, 2, 4, 7 if variant.last is Mixer.ATTENTION else 6)
+
+
 class FastViT(nn.Module):
     """FastViT for classification or as a dense backbone.
 
     ``forward`` takes normalised RGB images (B, 3, H, W), H and W multiples of 32. With ``Head.CLASSIFIER`` it returns
-    logits (B, classes); with ``Head.DENSE`` four normalised feature maps (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32.
+    logits (B, classes); with ``Head.DENSE`` and ``Head.STAGES`` four normalised feature maps (B, C_i, H/s_i, W/s_i),
+    s = 4, 8, 16, 32; with the others what the modules of `heads` make of the latter.
     """
 
     def __init__(
@@ -302,10 +315,12 @@ class FastViT(nn.Module):
                 )
         self.network = nn.ModuleList(network)
 
-        if head is Head.DENSE:
-            for tap, channels in zip(DENSE_TAPS, variant.channels, strict=True):
-                self.add_module(f"norm{tap}", nn.BatchNorm2d(channels))
-        else:
+        self.taps = taps(variant, head)
+        for tap, channels in zip(self.taps, variant.channels, strict=bool(self.taps)):
+            self.add_module(f"norm{tap}", nn.BatchNorm2d(channels))
+        if head in heads.KINDS:
+            self.dense_head = heads.KINDS[head](variant.channels)
+        if head is Head.CLASSIFIER:
             self.conv_exp = MobileOneSEBlock(final, 2 * final, 3, groups=final, form=form)
             self.head = nn.Linear(2 * final, classes)
 
@@ -314,9 +329,11 @@ class FastViT(nn.Module):
         maps: list[Tensor] = []
         for index, part in enumerate(self.network):
             x = part(x)
-            if self.head_kind is Head.DENSE and index in DENSE_TAPS:
+            if index in self.taps:
                 maps.append(self.get_submodule(f"norm{index}")(x))
-        if self.head_kind is Head.DENSE:
+        if self.head_kind in heads.KINDS:
+            return self.dense_head(maps)
+        if self.taps:
             return tuple(maps)
         x = self.conv_exp(x)  # (B, 2C, H/32, W/32)
         return self.head(x.mean((2, 3)))

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvit_bench.network.fastvit import DENSE_TAPS, HEAD_DIM, Mixer, SqueezeExcite, Variant
+from fastvit_bench.network import heads
+from fastvit_bench.network.fastvit import HEAD_DIM, Mixer, SqueezeExcite, Variant, taps
 from fastvit_bench.records import Head, Layout
 
 
@@ -180,13 +181,17 @@ class FoldedFastViT(nn.Module):
                 block = partial(FoldedAttentionBlock, layout=layout)
             network.append(nn.Sequential(*(block(channels, variant.ratio) for _ in range(blocks))))
         self.network = nn.ModuleList(network)
-        if head is Head.DENSE:
-            # behind the last tap nothing is read: the stage of attention, where there is one (see DENSE_TAPS)
-            del self.network[DENSE_TAPS[-1] + 1 :]
-            # zero padding stands between these norms and any convolution that could take them in
+        self.taps = taps(variant, head)
+        if self.taps:
+            # behind the last tap nothing is read: of the published dense network the stage of attention (DENSE_TAPS)
+            del self.network[self.taps[-1] + 1 :]
+        if head in heads.KINDS:  # its first convolutions are 1 x 1 and take the norms in
+            self.dense_head = heads.KINDS[head](variant.channels, block=heads.ConvReLU)
+        elif self.taps:
+            # nothing here could take these norms in, and what reads the maps may pad them with zeros
             norm = nn.BatchNorm2d if layout.norms == "batchnorm" else partial(depthwise, kernel=1)
             self.norms = nn.ModuleDict(
-                {str(tap): norm(channels) for tap, channels in zip(DENSE_TAPS, variant.channels, strict=True)}
+                {str(tap): norm(channels) for tap, channels in zip(self.taps, variant.channels, strict=True)}
             )
         else:
             self.expansion = FoldedExpansion(final, layout)
@@ -197,8 +202,10 @@ class FoldedFastViT(nn.Module):
         maps: list[Tensor] = []
         for index, part in enumerate(self.network):
             x = part(x)
-            if self.head_kind is Head.DENSE and index in DENSE_TAPS:
-                maps.append(self.norms[str(index)](x))
-        if self.head_kind is Head.DENSE:
-            return tuple(maps)
+            if index in self.taps:
+                maps.append(x)
+        if self.head_kind in heads.KINDS:
+            return self.dense_head(maps)
+        if self.taps:
+            return tuple(norm(each) for norm, each in zip(self.norms.values(), maps, strict=True))
         return self.classifier(self.expansion(x).mean((2, 3)))

@@ -194,7 +194,7 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(
             *(AttentionBlock(channels, window) if window else ConvBlock(channels) for _ in range(blocks))
         )
-        self.norm = ChannelNorm(channels) if head is Head.DENSE else nn.Identity()
+        self.norm = ChannelNorm(channels) if head is not Head.CLASSIFIER else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(self.downsample(x))
@@ -204,13 +204,13 @@ class LITv2(nn.Module):
     """LITv2 for classification or as a dense backbone.
 
     ``forward`` takes normalised RGB images (B, 3, H, W), H and W multiples of 32, and raises `UsageError` for others.
-    With ``Head.CLASSIFIER`` it returns logits (B, classes); with ``Head.DENSE`` the normalised outputs of the four
+    With ``Head.CLASSIFIER`` it returns logits (B, classes); with a dense one the normalised outputs of the four
     stages (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32, as the authors' detection and segmentation networks take them.
     """
 
     def __init__(self, design: Design, *, head: Head, classes: int) -> None:
         super().__init__()
-        if head not in (Head.CLASSIFIER, Head.DENSE):
+        if head not in (Head.CLASSIFIER, Head.DENSE, Head.STAGES):
             raise UsageError(f"LITv2 is a classifier or a dense backbone; there is none with the head '{head}'.")
         self.head_kind, self.classes, self.form = head, classes, Form.UNFUSED
         channels = [design.channels << stage for stage in range(len(design.blocks))]
@@ -221,7 +221,7 @@ class LITv2(nn.Module):
                 for width, blocks, window in zip(channels, design.blocks, WINDOWS, strict=True)
             ]
         )
-        if head is not Head.DENSE:
+        if head is Head.CLASSIFIER:
             self.norm = ChannelNorm(channels[-1])
             self.classifier = nn.Linear(channels[-1], classes)
 
@@ -235,7 +235,7 @@ class LITv2(nn.Module):
             assert isinstance(stage, Stage)
             x = stage(x)
             maps.append(stage.norm(x))
-        if self.head_kind is Head.DENSE:
+        if self.head_kind is not Head.CLASSIFIER:
             return tuple(maps)
         return self.classifier(self.norm(x).mean((2, 3)))
 

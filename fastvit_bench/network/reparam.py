@@ -8,14 +8,14 @@ and 3) for RepMixer and the positional encoding; RepLKNet (arXiv 2203.06717, sec
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvit_bench.network import folded
+from fastvit_bench.network import folded, heads
 from fastvit_bench.network.fastvit import (
     HEAD_DIM,
     Attention,
@@ -228,9 +228,11 @@ def fold(network: FastViT, layout: Layout | None = None) -> folded.FoldedFastViT
         stem[0].weight /= torch.tensor(STD, dtype=torch.float64).reshape(1, 3, 1, 1)
     for target, part in zip(result.network, source.network, strict=source.head_kind is not Head.DENSE):
         _fold_part(target, part)
-    if source.head_kind is Head.DENSE:
-        for tap, norm in result.norms.items():
-            bn = source.get_submodule(f"norm{tap}")
+    norms = [source.get_submodule(f"norm{tap}") for tap in source.taps]
+    if source.head_kind in heads.KINDS:
+        _fold_head(result.dense_head, source.dense_head, norms)
+    elif source.taps:
+        for norm, bn in zip(result.norms.values(), norms, strict=True):
             assert isinstance(bn, nn.BatchNorm2d)
             if layout.norms == "batchnorm":
                 norm.load_state_dict(bn.state_dict())
@@ -244,6 +246,34 @@ def fold(network: FastViT, layout: Layout | None = None) -> folded.FoldedFastViT
         result.classifier.weight.copy_(source.head.weight[:, order])
         result.classifier.bias.copy_(source.head.bias)
     return result
+
+
+@torch.no_grad()
+def fold_head(source: nn.Module) -> nn.Module:
+    """One of the heads of `heads.KINDS` with its BatchNorms folded, in float64 and evaluation mode."""
+    assert isinstance(source, tuple(heads.KINDS.values()))
+    channels = [lateral.in_channels for lateral in source.fpn.laterals if isinstance(lateral, nn.Conv2d)]
+    with next(source.parameters()).device:
+        target = type(source)(channels, block=heads.ConvReLU).double().eval()
+    _fold_head(target, source)
+    return target
+
+
+def _fold_head(target: nn.Module, source: nn.Module, norms: Sequence[nn.Module] = ()) -> None:
+    """Fill a head without BatchNorms; those in front of its first convolutions, in the same order, are taken in too."""
+    for name, part in source.named_modules():
+        if isinstance(part, nn.Conv2d):
+            fill(target.get_submodule(name), of(part))
+    for name, part in source.named_modules():
+        if isinstance(part, heads.ConvNormReLU):
+            fill(target.get_submodule(f"{name}.conv"), of(part.conv).normed(part.bn))
+    if norms:
+        laterals = target.get_submodule("fpn.laterals")
+        assert isinstance(laterals, nn.ModuleList)
+        for lateral, norm in zip(laterals, norms, strict=True):
+            assert isinstance(lateral, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            fill(lateral, of(lateral).after(norm))
 
 
 def _fold_part(target: nn.Module, part: nn.Module) -> None:

@@ -365,7 +365,7 @@ def settings(series: Series) -> str:
     """What else tells the series from others of its model and size, but for the conditions of its device."""
     row = series.row
     weights = row.weights.origin if row.weights else ""
-    head = row.head if row.head is Head.DENSE else ""  # the classifier is the usual one
+    head = row.head if row.head is not Head.CLASSIFIER else ""  # the classifier is the usual one
     parts = (head or "", form(row), row.fused or "", row.precision, f"{weights} weights" if weights else "")
     return ", ".join(plain(part) for part in parts if part)
 

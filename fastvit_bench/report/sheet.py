@@ -348,7 +348,7 @@ def compared(cell: Measurement) -> bool:
 
 def model_name(row: Row) -> str:
     """With the head where it is not the usual one."""
-    return plain(row.model) + (f" ({row.head})" if row.head is Head.DENSE else "")
+    return plain(row.model) + (f" ({row.head})" if row.head not in (None, Head.CLASSIFIER) else "")
 
 
 def _forms(rows: Sequence[Row]) -> list[Column]:

@@ -47,6 +47,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (Fuse.FOLDED, Head.CLASSIFIER, {"interface": "fp32"}),
         (Fuse.FOLDED, Head.DENSE, {}),
+        (Fuse.FOLDED, Head.SEGMENTER, {}),
         (Fuse.FUSED, Head.CLASSIFIER, {}),
         pytest.param(Fuse.NONE, Head.DENSE, {}, marks=pytest.mark.slow),
     ],

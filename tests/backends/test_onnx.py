@@ -320,3 +320,26 @@ def test_what_overflows_between_two_layers_is_seen(tmp_path: Path) -> None:
         session.feed(np.full(shape.nchw, 300, np.float32))
         session.run()
         assert np.isinf(session.fetch()["logits"]).all()
+
+
+def resize(kind: int) -> onnx.ModelProto:
+    """A float16 map, doubled; the factors float32, and what multiplies it of the type `kind`."""
+    half = TensorProto.FLOAT16
+    nodes = [
+        helper.make_node("Resize", ["x", "", "factors"], ["wide"], mode="nearest"),
+        helper.make_node("Mul", ["wide", "gain"], ["y"]),
+    ]
+    gain = numpy_helper.from_array(np.ones(1, np.float16 if kind == half else np.float32), "gain")
+    graph = helper.make_graph(
+        nodes,
+        "doubled",
+        [helper.make_tensor_value_info("x", half, [1, 1, 2, 2])],
+        [helper.make_tensor_value_info("y", half, [1, 1, 4, 4])],
+        [numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "factors"), gain],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+
+
+def test_the_factors_of_a_resize_are_no_island() -> None:
+    assert _onnx.islands(resize(TensorProto.FLOAT16)) == []
+    assert _onnx.islands(resize(TensorProto.FLOAT)) != []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastvit_bench import files
 from fastvit_bench.backends import INPUT, Hardware, Proving, Session, output_names
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, ParityError, UnavailableError, UsageError
-from fastvit_bench.records import MEAN, Device, ExportJob, Fuse, LayerTime, Layout, Shape, Traffic
+from fastvit_bench.records import MEAN, Device, ExportJob, Fuse, Head, LayerTime, Layout, Shape, Traffic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -375,12 +375,22 @@ def _describe(package: Path, asked: ExportJob, metadata: dict[str, str]) -> None
             files.remove(extra)
 
 
+_MAPS = ("backbone with four feature maps", "Feature map, channels first.")
+_ENDS = {
+    Head.CLASSIFIER: ("image classifier", "Scores of {} classes."),
+    Head.DENSE: _MAPS,
+    Head.STAGES: _MAPS,
+    Head.SEGMENTER: ("semantic segmentation by Semantic FPN", "Scores of ADE20K's 150 classes at every fourth pixel."),
+    Head.DETECTOR: ("region proposals on a feature pyramid", "Of each anchor, channels first: a score, or its deltas."),
+}
+
+
 def _texts(asked: ExportJob, shapes: Sequence[Shape]) -> dict[str, str]:
     """What Xcode shows of a package, or of a function of it, that takes these shapes: also of its outputs by name."""
     from fastvit_bench.backends.coreml.session import LABEL, PROBABILITIES
 
     size = ", ".join(f"{shape.height} x {shape.width}" for shape in shapes)
-    what = "image classifier" if asked.head == "classifier" else "backbone with four feature maps"
+    what, output = _ENDS[asked.head]
     made = (
         "random weights, for timing only" if asked.weights.origin == "random" else f"weights of {asked.weights.label}"
     )
@@ -393,7 +403,7 @@ def _texts(asked: ExportJob, shapes: Sequence[Shape]) -> dict[str, str]:
         if asked.weights.origin == "checkpoint"
         else "MIT (random weights)",
         "input": pixels if asked.options["input"] == "image" else tensor,
-        "output": "Feature map, channels first." if asked.head == "dense" else f"Scores of {asked.classes} classes.",
+        "output": output.format(asked.classes),
         LABEL: "Name of the most probable class.",
         PROBABILITIES: f"Probability of each of the {asked.classes} classes.",
     }

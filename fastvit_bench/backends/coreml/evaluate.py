@@ -537,6 +537,38 @@ def _avg_pool(a: Arguments) -> Results:
     return Value(dtype, mean)
 
 
+def _max_pool(a: Arguments) -> Results:
+    # iOS15/pool.py; what is padded is smaller than anything
+    dtype, x, window = a.floating("x"), a.tensor("x"), a.numbers("kernel_sizes")
+    spatial = _spatial(a, x)
+    strides = a.numbers("strides", [1] * spatial)
+    before, after = _padding(a, x, window, strides)
+    sizes = [size + b + e for size, b, e in zip(x.shape[2:], before, after, strict=True)]
+    if a.flag("ceil_mode") and any((size - w) % stride for size, w, stride in zip(sizes, window, strides, strict=True)):
+        raise a.refuse("this version does not know ceil_mode where windows reach beyond the input")
+    pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[spatial]
+    return Value(dtype, pool(_padded(x, before, after, -math.inf), window, strides))
+
+
+def _upsample_nearest(a: Arguments) -> Results:
+    # iOS15/image_resizing.py, upsample_nearest_neighbor
+    dtype, x = a.floating("x"), a.tensor("x")
+    factors = [a.real(f"scale_factor_{side}", 1) for side in ("height", "width")]
+    if _spatial(a, x) != 2 or any(factor < 1 or factor % 1 for factor in factors):
+        raise a.refuse("this version only repeats the pixels of maps a whole number of times")
+    return Value(dtype, F.interpolate(x, scale_factor=factors, mode="nearest"))
+
+
+def _upsample_bilinear(a: Arguments) -> Results:
+    # iOS15/image_resizing.py; the spacing of the grid follows from the sizes, not from the factors
+    dtype, x = a.floating("x"), a.tensor("x")
+    if _spatial(a, x) != 2:
+        raise a.refuse("this version only resizes maps")
+    factors = [a.real(f"scale_factor_{side}", 1) for side in ("height", "width")]
+    size = [math.floor(side * factor) for side, factor in zip(x.shape[2:], factors, strict=True)]
+    return Value(dtype, F.interpolate(x, size, mode="bilinear", align_corners=a.flag("align_corners", True)))
+
+
 def _spatial(a: Arguments, x: Tensor) -> int:
     """How many dimensions x has beside batch and channels."""
     if not 3 <= x.ndim <= 5:
@@ -563,9 +595,11 @@ def _padding(a: Arguments, x: Tensor, reach: list[int], strides: list[int]) -> t
     return [zeros - zeros // 2 for zeros in whole], [zeros // 2 for zeros in whole]
 
 
-def _padded(x: Tensor, before: list[int], after: list[int]) -> Tensor:
+def _padded(x: Tensor, before: list[int], after: list[int], value: float = 0.0) -> Tensor:
     pairs = list(zip(before, after, strict=True))
-    return F.pad(x, [zeros for pair in reversed(pairs) for zeros in pair])  # the last dimension comes first
+    return F.pad(
+        x, [count for pair in reversed(pairs) for count in pair], value=value
+    )  # the last dimension comes first
 
 
 def _linear(a: Arguments) -> Results:
@@ -834,6 +868,7 @@ OPERATIONS: dict[str, Callable[[Arguments], Results]] = {
     "layer_norm": _layer_norm,
     "linear": _linear,
     "matmul": _matmul,
+    "max_pool": _max_pool,
     "mul": _binary(torch.mul),
     "real_div": _binary(torch.div),
     "reduce_mean": _reduce_mean,
@@ -850,4 +885,6 @@ OPERATIONS: dict[str, Callable[[Arguments], Results]] = {
     "squeeze": _squeeze,
     "sub": _binary(torch.sub),
     "transpose": _transpose,
+    "upsample_bilinear": _upsample_bilinear,
+    "upsample_nearest_neighbor": _upsample_nearest,
 }

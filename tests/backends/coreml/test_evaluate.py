@@ -127,6 +127,10 @@ NETWORKS: dict[str, tuple[nn.Module, str]] = {
     "softmax": (nn.Softmax(1), "softmax"),
     "pooled with padding": (nn.AvgPool2d(3, 2, 1), "avg_pool"),
     "pooled without its padding": (nn.AvgPool2d((3, 5), (2, 1), (1, 2), count_include_pad=False), "avg_pool"),
+    "largest": (nn.MaxPool2d(3, 2, 1), "max_pool"),
+    "every second": (nn.MaxPool2d(1, 2), "max_pool"),
+    "repeated": (nn.Upsample(scale_factor=2, mode="nearest"), "upsample_nearest_neighbor"),
+    "between": (nn.Upsample(scale_factor=2, mode="bilinear"), "upsample_bilinear"),
     "normalised": (Shown(nn.BatchNorm2d(6)).eval(), "batch_norm"),
     "normalised by layer": (Shown(nn.LayerNorm((8, 10))), "layer_norm"),
     # with weights coremltools adds a BatchNorm of variance 1 and epsilon 1e-5, which is 5e-6 off
@@ -265,6 +269,22 @@ BUILT: dict[str, tuple[Callable[..., Any], Callable[[Tensor], Tensor]]] = {
         lambda mb, x: mb.avg_pool(x=x, kernel_sizes=[3, 3], pad_type="same", exclude_padding_from_average=True),
         lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
     ),
+    "max_pool_valid": (
+        lambda mb, x: mb.max_pool(x=x, kernel_sizes=[2, 3], pad_type="valid"),
+        lambda x: F.max_pool2d(x, (2, 3), 1),
+    ),
+    "upsample_uneven": (
+        lambda mb, x: mb.upsample_nearest_neighbor(x=x, scale_factor_height=3, scale_factor_width=1),
+        lambda x: x.repeat_interleave(3, 2),
+    ),
+    "upsample_corners": (
+        lambda mb, x: mb.upsample_bilinear(x=x, scale_factor_height=1, scale_factor_width=2, align_corners=True),
+        lambda x: F.interpolate(x, (6, 18), mode="bilinear", align_corners=True),
+    ),
+    "upsample_fraction": (
+        lambda mb, x: mb.upsample_bilinear(x=x, scale_factor_height=1.5, scale_factor_width=1.0, align_corners=False),
+        lambda x: F.interpolate(x, (9, 9), mode="bilinear", align_corners=False),
+    ),
     "reduce_all": (lambda mb, x: mb.reduce_mean(x=x, keep_dims=True), lambda x: x.mean((0, 1, 2, 3), keepdim=True)),
     "layer_norm_axis": (lambda mb, x: mb.layer_norm(x=x, axes=[2], gamma=ROW, epsilon=0.5), _layers),
     "resample_zeros": (_resample, _resampled("constant", True)),
@@ -375,6 +395,14 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "ceil": (
         lambda mb, x: mb.avg_pool(x=x, kernel_sizes=[2, 2], strides=[2, 2], pad_type="valid", ceil_mode=True),
         "avg_pool .* ceil_mode where windows reach beyond the input",
+    ),
+    "ceil of the largest": (
+        lambda mb, x: mb.max_pool(x=x, kernel_sizes=[2, 2], strides=[2, 2], pad_type="valid", ceil_mode=True),
+        "max_pool .* ceil_mode where windows reach beyond the input",
+    ),
+    "fractions": (
+        lambda mb, x: mb.upsample_nearest_neighbor(x=x, scale_factor_height=1.5, scale_factor_width=1.0),
+        "upsample_nearest_neighbor .* a whole number of times",
     ),
     "backwards": (
         lambda mb, x: mb.slice_by_index(x=x, begin=[0, 3, 0, 0], end=[1, 0, 6, 9], stride=[1, -1, 1, 1]),
