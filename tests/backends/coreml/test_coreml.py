@@ -454,6 +454,42 @@ def test_a_weight_that_the_converter_changes_is_found(tmp_path: Path, monkeypatc
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize("step", [0, 1])
+def test_weights_that_half_precision_makes_zero_are_known_for_what_coremltools_makes_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    def trained(network: FastViT, *rest: Any) -> torch.nn.Module:
+        found = folded(network, *rest)
+        with torch.no_grad():
+            found.network[6][0].mixer.bias[:4] = torch.tensor([1e-9, -1e-9, 0.0, 2e-7])
+        return found
+
+    def careless(exported: Any, **options: Any) -> Any:
+        bias = exported.state_dict["network.6.0.mixer.bias"].detach().clone()
+        bias[0] += step * 2**-23  # twice the smallest number
+        exported.state_dict["network.6.0.mixer.bias"] = bias
+        return convert(exported, **options)
+
+    folded, convert = reparam.fold, program.toolkit().convert
+    monkeypatch.setattr(reparam, "fold", trained)
+    monkeypatch.setattr(program.toolkit(), "convert", careless)
+    asked = job(tmp_path)
+    if step:
+        with pytest.raises(ParityError, match=r"coremltools changed the weights network\.6\.0\.mixer\.bias"):
+            build.build(asked)
+        return
+    build.build(asked)
+    package = program.read(Path(asked.path))
+    held = [
+        value.value[:4].tolist()
+        for operation in package.functions[package.default].operations
+        if operation.kind == "const"
+        for value in operation.attributes.values()
+        if value.value.shape == (384,)
+    ]
+    assert [2**-24, -(2**-24), 0.0, 3 * 2**-24] in held
+
+
 def test_a_weight_beyond_half_precision_ends_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def large(network: FastViT, *rest: Any) -> torch.nn.Module:
         found = folded(network, *rest)
