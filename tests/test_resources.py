@@ -7,7 +7,7 @@ from fastvit_bench.errors import ConfigError
 
 
 def test_a_clone_gives_the_repository_s_own_files() -> None:
-    assert resources.find("benchmark.toml").read_text(encoding="utf-8").count("[model.") == 7
+    assert resources.find("benchmark.toml").read_text(encoding="utf-8").count("\n[model.") == 7
     assert (resources.find("published") / "paper_tables.csv").is_file()
 
 
