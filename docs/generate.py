@@ -1,5 +1,5 @@
-"""Writes the generated pages: docs/cli.md from the program, docs/run.schema.json from the records, and the parts of
-docs/claims.md between marks from the published tables.
+"""Writes the generated pages: docs/cli.md from the program, docs/run.schema.json from the records, and between marks
+the parts of docs/claims.md from the published tables and of docs/studies.md from results/cpu-reference.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is stale, and name it
@@ -17,10 +17,12 @@ import typer
 
 from fastvit_bench.cli import app
 from fastvit_bench.errors import ExitCode
-from fastvit_bench.report import claims, claims_table, store
+from fastvit_bench.report import claims, claims_table, store, studies
 from fastvit_bench.report.claims import Judged, Kind, Verdict
+from fastvit_bench.studies import StudyResult
 
 DOCS = Path(__file__).parent
+REFERENCE = DOCS.parent / "results" / store.REFERENCE
 
 EXIT_CODES = {
     ExitCode.DONE: "done, or passed",
@@ -97,13 +99,30 @@ def _default(parameter: Any) -> str:
 def claims_page() -> str:
     """docs/claims.md with what is computed in it computed anew; the prose around it is a person's."""
     judged = claims.judged(claims.load())
-    text = (DOCS / "claims.md").read_text(encoding="utf-8")
-    for name, part in (("findings", _findings(judged)), ("table", claims_table.markdown(judged).strip())):
+    return _filled("claims.md", {"findings": _findings(judged), "table": claims_table.markdown(judged).strip()})
+
+
+def studies_page() -> str:
+    """docs/studies.md with the tables and sentences of the studies in results/cpu-reference."""
+    kept = [studies.read(path) for path in studies.lying([REFERENCE])]
+    parts = [studies.markdown(result, _sentences(result)).strip().replace("## ", "### ", 1) for result in kept]
+    return _filled("studies.md", {"cpu-reference": "\n\n".join(parts)})
+
+
+def _sentences(result: StudyResult) -> list[str]:
+    known = [claim for claim in claims.load() if claim.study == result.study.name]
+    return claims_table.sentences(claims.judged(known, studies.measured(result, result.id), result.device.name))
+
+
+def _filled(page: str, parts: dict[str, str]) -> str:
+    """A page of docs/ with what stands between its marks replaced."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for name, part in parts.items():
         begin, end = f"<!-- generated: {name} -->", "<!-- end -->"
         before, _, rest = text.partition(begin)
         _, found, after = rest.partition(end)
         if not found:
-            raise SystemExit(f"docs/claims.md lacks the marks {begin} … {end}")
+            raise SystemExit(f"docs/{page} lacks the marks {begin} … {end}")
         text = f"{before}{begin}\n\n{part}\n\n{end}{after}"
     return text
 
@@ -138,6 +157,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "cli.md": cli_reference(),
         DOCS / "claims.md": claims_page(),
+        DOCS / "studies.md": studies_page(),
         DOCS / "run.schema.json": json.dumps(store.json_schema(), indent=2) + "\n",
     }
 

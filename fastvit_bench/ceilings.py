@@ -49,7 +49,9 @@ LADDER = (
 LONGEST_S = 0.05  # of a run, by the best rate so far; larger probes are left out
 FINALISTS = 3  # arithmetic probes that are timed again; the others are timed once
 AGREED = 1.03  # a probe is timed in one process after the other until the two quickest differ by less
-PROCESSES = 6  # at most
+# At least so many: of a copy, two processes in a row were seen to agree on two thirds of what others reached.
+LEAST = 4
+PROCESSES = 8  # at most
 
 ARRAY_BYTES = 192 << 20  # of a copy's input, and of its output, at least; more where caches are larger
 T = TypeVar("T")
@@ -187,7 +189,7 @@ def measure(
                 # where others take a processor all the time, two processes agree on half of what it can do
                 others = watch.readings(own_s + writer.busy_s()).others_percent or 0.0
                 busy = machine.accelerator is None and others > BUSY_PERCENT
-                if busy or apart([each.best_ns for each in times[probe]]) > AGREED:
+                if number <= LEAST or busy or apart([each.best_ns for each in times[probe]]) > AGREED:
                     time(probe, number)
         own_s += writer.busy_s()
     told = _told(times)

@@ -282,7 +282,8 @@ class _Reader:
             what = f"row '{row.label}'"
             if not row.model and not row.note:
                 raise self.error(f"{what} has neither a model nor a note that says why not", section, "rows")
-            if row.model and row.model not in models and not catalogue.known(row.model):
+            elsewhere = catalogue.known(row.model) or row.model.endswith(f".{catalogue.ONNX}")
+            if row.model and row.model not in models and not elsewhere:
                 known = _choices(row.model, [*models, *catalogue.names()])
                 raise self.error(f"{what}: unknown model '{row.model}'. {known}", section, "rows")
             if row.model and row.res is None and not study.grid:

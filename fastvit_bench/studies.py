@@ -24,6 +24,7 @@ class StudyRow(Record, frozen=True):
     res: int | None = None  # pixels of its own evaluation; None: every size of the study
     group: str = ""
     published: str = ""  # its name in the published tables, where `{size}` stands for pixels; empty: the label
+    table: str = ""  # where it is published, if not in the study's tables
     iphone: str = ""  # the column of its published iPhone latency, where that is not the usual one
     note: str = ""  # what a reader must know of it; of a row that cannot be measured, why not
 

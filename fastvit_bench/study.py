@@ -1,5 +1,6 @@
 """Studies: the rows of a published table become files, take turns with their references, and are kept as they end."""
 
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -197,6 +198,18 @@ def seconds(planned: Planned, macs_per_s: float | None) -> float:
         if isinstance(step, Step) and step.cached is None:
             total += sweep.GUESSED_EXPORT_S + 20 * step.macs / rate
     return total
+
+
+def measured_rate(results: Path, device: str) -> float | None:
+    """Multiply-accumulates per second in the newest study of a device, else in its newest run; None without either."""
+    found, _ = written.newest([results / device])
+    rates = [
+        1e3 * line.artifact.macs / line.figure.value
+        for result in sorted(found, key=lambda each: each.finished)[-1:]
+        for line in written.lines(result)
+        if line.artifact and line.figure
+    ]
+    return statistics.median(rates) if rates else sweep.measured_rate(results, device)
 
 
 def outline(planned: Planned, macs_per_s: float | None) -> str:

@@ -480,7 +480,11 @@ def study_result(ratios: Mapping[tuple[str, int], float | None], **changes: Any)
         if (label, size) in ratios
     )
     cells = tuple(
-        cell_result(match.name, Outcome.INCOMPARABLE if ratio is None else Outcome.PASS, ratio)
+        cell_result(
+            match.name,
+            ratio=ratio,
+            verdict=verdict(Outcome.INCOMPARABLE if ratio is None else Outcome.PASS, ratio, bounds=None),
+        )
         for match in matches
         for ratio in [ratios[match.row.row.label, match.row.shape.width]]
     )

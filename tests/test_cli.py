@@ -177,7 +177,7 @@ def test_the_configuration_can_be_elsewhere(zoo: Path, tmp_path: Path) -> None:
 # --- export and fuse --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", ["fastvit_t8", "fastvit_sa12"])
+@pytest.mark.parametrize("variant", ["fastvit_t8", pytest.param("fastvit_sa12", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "level",
     [pytest.param("none", marks=pytest.mark.slow), pytest.param("fused", marks=pytest.mark.slow), "folded"],

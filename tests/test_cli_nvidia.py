@@ -132,7 +132,8 @@ def test_another_card_than_meant(computer: Path) -> None:
     assert "rtx4090" not in call("table").stdout
 
 
-@pytest.mark.parametrize("where", ["build", pytest.param("load", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["build", "load"])
 def test_a_child_that_dies_costs_its_cell(computer: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     monkeypatch.setenv("NVIDIA_FAULT", f"crash-{where}")
     done = call("latency", "--device", "rtx2080ti", "--res", "32..64", expect=7)

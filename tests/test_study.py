@@ -120,6 +120,14 @@ def test_the_shipped_studies_can_be_laid_out(settings: config.Config) -> None:
         assert declared.name in study.outline(found, None)
 
 
+def test_the_estimate_follows_what_was_measured(settings: config.Config, tmp_path: Path) -> None:
+    assert study.measured_rate(tmp_path, "cpu") is None
+    result = builders.study_result({("RepMixer", 384): 0.5})
+    studies.write(result, tmp_path / "cpu" / "study-a-20260131-142233-9f3c1a.json")
+    macs = builders.artifact().macs  # in 10 ms, and in 5
+    assert study.measured_rate(tmp_path, "cpu") == pytest.approx((macs / 0.010 + macs / 0.005) / 2, rel=0.01)
+
+
 def test_published_figures_of_the_shipped_studies_exist(settings: config.Config) -> None:
     for declared in settings.studies.values():
         for line in studies.lines(planned(settings, declared).result):

@@ -50,6 +50,15 @@ def as_asked(
     return msgspec.structs.replace(device, options=backend.options(device))
 
 
+def refuse_besides_resume(given: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for options that were given besides --resume."""
+    set_too = [name for name, value in given.items() if value is not None and value != []]
+    if set_too:
+        raise UsageError(
+            f"--resume continues a run as it was begun; leave out {', '.join(set_too)} or start a new run."
+        )
+
+
 def single(model: list[str] | None) -> str | None:
     """The one model that goes with one checkpoint."""
     if model and len(model) > 1:

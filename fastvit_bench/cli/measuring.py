@@ -128,7 +128,7 @@ def latency(
         "--seed": seed,
     }
     if resume is not None:
-        _refuse(given)
+        _values.refuse_besides_resume(given)
     if head is not None and checkpoint is not None:
         raise UsageError("--head is for random weights; a checkpoint tells its own, so leave it out.")
     running = {"graph": graph, "transfers": transfers, "sync": sync, "cuda_binding": cuda_binding, "threads": threads}
@@ -256,7 +256,7 @@ def accuracy(
         "--seed": seed,
     }
     if resume is not None:
-        _refuse(given)
+        _values.refuse_besides_resume(given)
     if resume is None and data is None:
         raise UsageError("Name the folder with the images: --data DIR.")
     chosen = _values.as_asked(settings.device(device), precision=precision, batch=batch)
@@ -418,15 +418,6 @@ def roofline(
     else:
         out = _screen.stdout()
         out.print(table.on_terminal(found, out.width))
-
-
-def _refuse(given: Mapping[str, Any]) -> None:
-    """Raise `UsageError` for options that were given besides --resume."""
-    set_too = [name for name, value in given.items() if value is not None and value != []]
-    if set_too:
-        raise UsageError(
-            f"--resume continues a run as it was begun; leave out {', '.join(set_too)} or start a new run."
-        )
 
 
 def _method(

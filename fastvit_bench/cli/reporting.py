@@ -103,7 +103,8 @@ def report(
     paths = _values.runs(run or [], results)
     folders = [path.parent for path in paths] if run else sorted(path for path in results.glob("*") if path.is_dir())
     comparisons, notes = compose.stored_comparisons(list(dict.fromkeys(folders)), gate or [])
-    found_studies, left = studies.newest(list(dict.fromkeys(folders)))
+    here = [folder for folder in dict.fromkeys(folders) if run or folder.name != store.REFERENCE]
+    found_studies, left = studies.newest(here)
     notes += left
     if not paths and not comparisons and not found_studies:
         raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")

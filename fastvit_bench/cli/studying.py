@@ -49,9 +49,14 @@ def study(
         typer.Option("--row", help="Only these rows and what they are divided by; globs; repeatable. [default: all]"),
     ] = None,
     blocks: Annotated[
-        int, typer.Option("--blocks", min=1, help="Blocks of turns of each pair; below 6 there is no interval.")
-    ] = 6,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of random weights and of the order of turns.")] = 0,
+        int | None,
+        typer.Option(
+            "--blocks", min=1, help="Blocks of turns of each pair; below 6 there is no interval. [default: 6]"
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Of random weights and of the order of turns. [default: 0]")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be measured and how long it takes.")
     ] = False,
@@ -86,10 +91,16 @@ def study(
     if stored is not None:
         _show(_stored(stored, name), format_, output)
         return
+    if resume:
+        given = {"--res": res, "--batch": batch, "--threads": threads, "--model": model, "--onnx": onnx, "--row": row}
+        _values.refuse_besides_resume({**given, "--blocks": blocks, "--seed": seed})
     chosen = settings.study(name)
     if row:
         chosen = _only(chosen, row)
-    chosen = studying.joined(chosen, [*(model or []), *map(str, onnx or [])])
+    more = [*(model or []), *map(str, onnx or [])]
+    for each in more:
+        settings.select([each])  # which refuses what is no model
+    chosen = studying.joined(chosen, more)
     target, machine = sweep.preflight(
         _values.as_asked(settings.device(device), batch=batch, running={"threads": threads})
     )
@@ -103,9 +114,11 @@ def study(
         planned = studying.resumed(studies.read(path), settings, machine)
     else:
         sizes = config.sizes(res, settings.sweep.grid, 1) if res else []
-        planned = studying.plan(chosen, settings, target, machine, sizes=sizes, blocks=blocks, seed=seed)
+        planned = studying.plan(
+            chosen, settings, target, machine, sizes=sizes, blocks=blocks or studying.BLOCKS, seed=seed or 0
+        )
         path = studying.file_of(planned.result, results)
-    rate = sweep.measured_rate(results, target.name)
+    rate = studying.measured_rate(results, target.name)
     console = _screen.stderr()
     console.print(studying.outline(planned, rate), highlight=False, soft_wrap=True)
     if dry_run:

@@ -27,6 +27,7 @@ Line = Run | Measurement | Failure | Tally | Accuracy
 
 SUFFIX = ".jsonl"
 PUBLISHED = "published"  # the folder beside the devices' that holds figures nobody measured here
+REFERENCE = "cpu-reference"  # the folder of studies that the docs speak of, made on another machine than the reader's
 LAST = "last"  # what a person writes for the newest run
 
 _CHUNK = 1 << 16  # bytes that are read at a time; more at once gains nothing

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 PREFIX, SUFFIX = "study-", ".json"  # of a study's file among the runs of its device
+_ID = "-".join(("[0-9]" * 8, "[0-9]" * 6, "?" * 6))  # as `store.new_id` makes them
 
 # --- on the disk ------------------------------------------------------------------------------------------------------
 
@@ -63,7 +64,7 @@ def read(path: Path) -> StudyResult:
 
 def lying(folders: Sequence[Path], name: str = "*") -> list[Path]:
     """The files of a study (all: ``*``) in folders of devices, oldest first."""
-    found = (path for folder in folders for path in folder.glob(f"{PREFIX}{name}-*{SUFFIX}"))
+    found = (path for folder in folders for path in folder.glob(f"{PREFIX}{name}-{_ID}{SUFFIX}"))
     return sorted(found, key=lambda path: path.stem.split("-")[-3:])  # an id begins with the time
 
 
@@ -205,7 +206,8 @@ def _published(result: StudyResult, row: StudyRow, size: int) -> dict[str, Print
         if not own and what != "params_m":  # all else was printed for another image size
             continue
         columns = (row.iphone,) if what == "iphone_ms" and row.iphone else usual
-        places = (Place(table, name, column) for table in result.study.tables for column in columns)
+        tables = (row.table,) if row.table else result.study.tables
+        places = (Place(table, name, column) for table in tables for column in columns)
         cell = next((known[place] for place in places if place in known and known[place].value is not None), None)
         if cell is not None:
             found[what] = cell
@@ -326,7 +328,8 @@ def notes(result: StudyResult) -> list[str]:
     """What must be said below the table."""
     device, machine = result.device, result.machine
     options = ", ".join(f"{name} {value}" for name, value in sorted(device.options.items()))
-    packages = ", ".join(f"{name} {version}" for name, version in sorted(machine.packages.items()))
+    shaping = {name for cell in result.cells if cell.head for name in cell.head.artifact.toolchain} | {device.backend}
+    packages = ", ".join(f"{name} {version}" for name, version in sorted(machine.packages.items()) if name in shaping)
     measured, planned = len([cell for cell in result.cells if cell.verdict.ratio is not None]), len(result.matches)
     said = [
         f"Here: {device.name} ({device.backend}, {device.precision}, batch {device.batch}; {options}) on "

@@ -183,8 +183,10 @@ def _made(
     references = dict.fromkeys(match.reference.row.label for match in result.matches)
     caption = (
         f"Latency over that of {', '.join(plain(name) for name in references)}; bars: 95 % intervals of the ratios "
-        f"measured here on {result.device.name}. The published ones are another device's."
+        f"measured here on {result.device.name}."
     )
+    if any(point["kind"] != HERE for point in points):
+        caption += " The published ones are another device's."
     when = result.finished[:16].replace("T", " ")
     made = drawing.figure(
         "study",

@@ -101,7 +101,8 @@ def test_a_dense_network_hands_out_maps_of_every_size(tmp_path: Path) -> None:
             assert found.passed, found.reason
 
 
-@pytest.mark.parametrize("level", [pytest.param(Fuse.NONE, marks=pytest.mark.slow), Fuse.FUSED])
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [Fuse.NONE, Fuse.FUSED])
 def test_the_other_forms_take_every_size_too(level: Fuse, reference: FastViT, tmp_path: Path) -> None:
     path, shape = tmp_path / "x.onnx", Shape(batch=2, height=64, width=32)
     write(at_level(reference, level), path)

@@ -47,7 +47,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (Fuse.FOLDED, Head.CLASSIFIER, {"interface": "fp32"}),
         (Fuse.FOLDED, Head.DENSE, {}),
-        (Fuse.FOLDED, Head.SEGMENTER, {}),
+        pytest.param(Fuse.FOLDED, Head.SEGMENTER, {}, marks=pytest.mark.slow),
         (Fuse.FUSED, Head.CLASSIFIER, {}),
         pytest.param(Fuse.NONE, Head.DENSE, {}, marks=pytest.mark.slow),
     ],

@@ -158,7 +158,14 @@ def test_only_what_changes_nothing_is_dropped(operator: str, value: float, shape
     assert model.graph.node[-1].input[0] == ("image" if left == 1 else "middle")
 
 
-@pytest.mark.parametrize("head", Head)
+@pytest.mark.parametrize(
+    "head",
+    [
+        Head.CLASSIFIER,
+        Head.DENSE,
+        *(pytest.param(head, marks=pytest.mark.slow) for head in Head if head not in ("classifier", "dense")),
+    ],
+)
 def test_single_precision_outside_is_two_kinds_of_casts(head: Head, tmp_path: Path) -> None:
     network, path = golden_network("fastvit_t8", head), tmp_path / "io.onnx"
     _onnx.write(deployed(network), asked(), path, {}, interface="fp32")

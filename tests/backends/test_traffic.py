@@ -83,7 +83,7 @@ def test_an_unknown_operator_is_one_sentence() -> None:
 @pytest.mark.parametrize(
     ("variant", "head", "level"),
     [
-        ("fastvit_t8", Head.DENSE, Fuse.NONE),
+        pytest.param("fastvit_t8", Head.DENSE, Fuse.NONE, marks=pytest.mark.slow),
         ("fastvit_sa12", Head.CLASSIFIER, Fuse.FOLDED),
     ],
 )

@@ -244,6 +244,7 @@ def test_so_does_that_of_every_variant(variant: str, head: Head, tmp_path: Path)
     assert found.parity.passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ON_MAPS)
 def test_in_half_precision_too(head: Head, tmp_path: Path) -> None:
     # at 64 pixels the last level is one position, whose three numbers have no spread to speak of
@@ -252,6 +253,7 @@ def test_in_half_precision_too(head: Head, tmp_path: Path) -> None:
     assert found.parity.passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ON_MAPS)
 def test_a_package_for_core_ml_computes_what_the_network_does(head: Head, tmp_path: Path) -> None:
     pytest.importorskip("coremltools")
@@ -262,6 +264,7 @@ def test_a_package_for_core_ml_computes_what_the_network_does(head: Head, tmp_pa
     assert "batch_norm" not in found.operations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ON_MAPS)
 def test_one_file_for_every_size(head: Head, tmp_path: Path) -> None:
     network, path = small(head), tmp_path / "x.onnx"

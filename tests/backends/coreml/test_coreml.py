@@ -136,7 +136,7 @@ def test_the_debugging_twin_computes_in_fp32(tmp_path: Path) -> None:
     [
         ("fastvit_t8", Head.CLASSIFIER, "fp32", 1e-4),
         ("fastvit_t8", Head.CLASSIFIER, "fp16", 2e-2),
-        ("fastvit_t8", Head.DENSE, "fp32", 4e-4),
+        pytest.param("fastvit_t8", Head.DENSE, "fp32", 4e-4, marks=pytest.mark.slow),
         pytest.param("fastvit_sa12", Head.CLASSIFIER, "fp32", 1e-4, marks=pytest.mark.slow),
         pytest.param("fastvit_sa12", Head.CLASSIFIER, "fp16", 2e-2, marks=pytest.mark.slow),
     ],
@@ -298,7 +298,7 @@ def test_several_sizes_share_their_weights(packages: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("compress", "share"),
     [
-        ("int8", 0.55),
+        pytest.param("int8", 0.55, marks=pytest.mark.slow),
         pytest.param("palette6", 0.45, marks=pytest.mark.slow),
         pytest.param("palette4", 0.35, marks=pytest.mark.slow),
     ],
