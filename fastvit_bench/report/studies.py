@@ -299,22 +299,28 @@ def ratio_text(line: Line) -> str:
 _GROUP = Column("group", lambda line: plain(line.group), words=True)
 _NAME = Column("network", lambda line: plain(line.row.label), words=True)
 _SIZE = Column("px", lambda line: line.size)
-_TIMES = (
+_HERE = (
     Column("ms here", lambda line: latency(*line.figure) if line.figure else NONE),
     Column("ratio here", ratio_text),
-    Column("iPhone ms (published)", _printed("iphone_ms")),
-    Column("ratio (published)", _printed_ratio("iphone_ms")),
-    Column("GPU ms (published)", _printed("gpu_ms")),
-    Column("ratio (published)", _printed_ratio("gpu_ms")),
 )
+_IPHONE = Column("iPhone ms (published)", _printed("iphone_ms"))
+_IPHONE_RATIO = Column("ratio (published)", _printed_ratio("iphone_ms"))
+_GPU = Column("GPU ms (published)", _printed("gpu_ms"))
+_GPU_RATIO = Column("ratio (published)", _printed_ratio("gpu_ms"))
 _COUNTS = (
     Column("params M", lambda line: NONE if line.params_m is None else significant(line.params_m, 4)),
     Column("published", _printed("params_m")),
     Column("GMACs", lambda line: NONE if line.gmacs is None else significant(line.gmacs, 3)),
     Column("published", _printed("gmacs")),
-    Column("top-1 (published)", _printed("top1")),
 )
-WIDE = 150  # characters that one table takes; a narrower terminal gets two
+_TOP1 = Column("top-1 (published)", _printed("top1"))
+_WHOLE = (*_HERE, _IPHONE, _IPHONE_RATIO, _GPU, _GPU_RATIO, *_COUNTS, _TOP1)
+# what a narrower terminal gets one below the other
+_PARTS = (
+    (*_HERE, replace(_IPHONE_RATIO, title="iPhone (published)"), replace(_GPU_RATIO, title="GPU (published)")),
+    (*_COUNTS, _IPHONE, _GPU, _TOP1),
+)
+WIDE = 150  # characters that one table takes
 
 
 def _table(found: Sequence[Line], columns: Sequence[Column]) -> tuple[list[Column], list[list[str]]]:
@@ -369,11 +375,12 @@ def rich(result: StudyResult, told: Sequence[str], width: int) -> "Group":
 
     found = lines(result)
     tables: list[Table] = []
-    for part in ((*_TIMES, *_COUNTS),) if width >= WIDE else (_TIMES, _COUNTS):
+    for part in (_WHOLE,) if width >= WIDE else _PARTS:
         columns, cells = _table(found, (_GROUP, _NAME, _SIZE, *part))
         table = Table(box=box.SIMPLE)
         for column in columns:
-            table.add_column(column.title, justify="left" if column.words else "right", min_width=6)
+            title = column.title.replace(" (", "\n(")
+            table.add_column(title, justify="left" if column.words else "right", no_wrap=not column.words)
         for at, (line, texts) in enumerate(zip(found, cells, strict=True)):
             if at and line.reference:
                 table.add_section()
@@ -389,7 +396,7 @@ def rich(result: StudyResult, told: Sequence[str], width: int) -> "Group":
 
 def markdown(result: StudyResult, told: Sequence[str]) -> str:
     """The same as Markdown."""
-    columns, cells = _table(lines(result), (_GROUP, _NAME, _SIZE, *_TIMES, *_COUNTS))
+    columns, cells = _table(lines(result), (_GROUP, _NAME, _SIZE, *_WHOLE))
     head = [
         f"## {plain(result.study.title)} ({result.device.name})",
         "",

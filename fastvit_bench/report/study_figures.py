@@ -124,7 +124,8 @@ def _by_row(result: StudyResult, found: Sequence[Line], palette: Palette) -> Fig
 
     points = _points(result, found)
     for point in points:
-        point["name"] = f"{point['row']}" + (f"  ({point['group']})" if point["group"] else "")
+        twice = len({each["group"] for each in points if each["row"] == point["row"]}) > 1
+        point["name"] = f"{point['row']} ({point['group']})" if twice else point["row"]
     names = list(dict.fromkeys(point["name"] for point in points))
     colour, shape = _encodings(points, palette)
     ends = [point[end] for point in points for end in ("low", "high")] + [1.0]
@@ -180,10 +181,10 @@ def _over_sizes(result: StudyResult, found: Sequence[Line], palette: Palette) ->
 def _made(
     result: StudyResult, points: Sequence[Spec], layers: Sequence[Any], palette: Palette, height: int | None = None
 ) -> Figure:
-    references = dict.fromkeys(match.reference.row.label for match in result.matches)
+    references = list(dict.fromkeys(plain(match.reference.row.label) for match in result.matches))
+    reference = references[0] if len(references) == 1 else "the first of each group"
     caption = (
-        f"Latency over that of {', '.join(plain(name) for name in references)}; bars: 95 % intervals of the ratios "
-        f"measured here on {result.device.name}."
+        f"Latency over that of {reference}; bars: 95 % intervals of the ratios measured here on {result.device.name}."
     )
     if any(point["kind"] != HERE for point in points):
         caption += " The published ones are another device's."
