@@ -111,8 +111,12 @@ def report(
     files = [store.read(path) for path in paths]
     rows, counted = collect(files), frontiers.counted(found for file in files for found in file.accuracies)
     if format_ is ReportFormat.HTML:
+        count = len(found_studies)
+        sources = _screen.plural(len(paths), "run") + (
+            f" and {count} stud{'ies' if count > 1 else 'y'}" if count else ""
+        )
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        made = f"Made by fastvit-bench {fastvit_bench.__version__} on {now} from {_screen.plural(len(paths), 'run')}."
+        made = f"Made by fastvit-bench {fastvit_bench.__version__} on {now} from {sources}."
         text = compose.html(
             rows,
             comparisons,
