@@ -360,6 +360,11 @@ def repository() -> tuple[str | None, bool]:
     return asked[0].stdout.strip(), bool(asked[1].stdout.strip())
 
 
+def this_machine() -> Machine:
+    """The machine at hand, whatever devices it has."""
+    return machines.collect(None)
+
+
 def preflight(device: Device, mismatch: Literal["refuse", "rename"] = "refuse") -> tuple[Device, Machine]:
     """The device with its options filled in, and this machine; raises `UnavailableError` unless files can run on it.
 

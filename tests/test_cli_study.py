@@ -92,6 +92,15 @@ def test_from_declaration_to_table_claims_and_report(home: Path) -> None:
     assert "How width costs" in (home / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_device_that_is_not_here_can_be_planned_for(home: Path) -> None:
+    (home / "benchmark.toml").write_text(
+        TOML + '\n[device.phone]\nbackend = "coreml"\nprecision = "fp16"\noptions = { location = "connected" }\n'
+    )
+    planned = call("study", "widths", "--device", "phone", "--dry-run", cwd=home)
+    assert "only planned: " in planned.stderr
+    assert "widths on phone: 2 pairs of 6 blocks" in planned.stderr
+
+
 def test_own_files_join_and_one_that_cannot_costs_itself(home: Path) -> None:
     classifier(home / "mine.onnx", 8)
     declared = home / "benchmark.toml"

@@ -18,7 +18,7 @@ from fastvit_bench.cli._options import (
     SeriesFormat,
     ThreadsOption,
 )
-from fastvit_bench.errors import ExitCode, UsageError
+from fastvit_bench.errors import ExitCode, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from fastvit_bench.config import Config
@@ -101,9 +101,14 @@ def study(
     for each in more:
         settings.select([each])  # which refuses what is no model
     chosen = studying.joined(chosen, more)
-    target, machine = sweep.preflight(
-        _values.as_asked(settings.device(device), batch=batch, running={"threads": threads})
-    )
+    asked = _values.as_asked(settings.device(device), batch=batch, running={"threads": threads})
+    try:
+        target, machine = sweep.preflight(asked)
+    except UnavailableError as error:
+        if not dry_run:
+            raise
+        target, machine = asked, sweep.this_machine()
+        typer.echo(f"only planned: {error}", err=True)
     if resume:
         found = studies.lying([results / target.name], name)
         if not found:

@@ -316,3 +316,13 @@ def test_a_peer_is_exported_by_its_name(tmp_path: Path) -> None:
     assert made.parity.passed
     assert "timm" in made.toolchain
     assert made.params < 2_079_000  # of a thousand classes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["resnet18", "convnext_atto", "efficientnet_b0"])
+def test_a_peer_becomes_a_package_for_core_ml(arch: str, tmp_path: Path) -> None:
+    spec = ModelSpec(name=arch, variant=f"timm:{arch}")
+    device = Device(name="mac", backend="coreml", precision="fp16")
+    made = build.build(build.job(spec, build.weights_of(spec, 0), square(64), Fuse.FOLDED, device, folder=tmp_path))
+    assert made.parity is not None
+    assert made.parity.passed

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastvit_bench import files
+from fastvit_bench import catalogue, files
 from fastvit_bench.backends import INPUT, Hardware, Proving, Session, output_names
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, ParityError, UnavailableError, UsageError
 from fastvit_bench.records import MEAN, Device, ExportJob, Fuse, Head, LayerTime, Layout, Shape, Traffic
@@ -240,7 +240,8 @@ def _convert(network: "nn.Module", asked: ExportJob, shape: Shape, path: Path) -
         skip_model_load=True,
         package_dir=str(path),
     )
-    if asked.fused is Fuse.FOLDED:  # in the others the converter folds some weights itself
+    # in the other forms, and in timm's networks, the converter folds BatchNorms and scales into weights itself
+    if asked.fused is Fuse.FOLDED and not asked.variant.startswith(catalogue.TIMM):
         _check_weights(path, network, half=half)
     if asked.options["compress"] == "none":
         return path

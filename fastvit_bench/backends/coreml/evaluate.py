@@ -877,6 +877,7 @@ OPERATIONS: dict[str, Callable[[Arguments], Results]] = {
     "reshape": _reshape,
     "scaled_dot_product_attention": _attention,
     "sigmoid": _elementwise(torch.sigmoid),
+    "silu": _elementwise(torch.nn.functional.silu),
     "slice_by_index": _slice_by_index,
     "softmax": _softmax,
     "split": _split,

@@ -124,6 +124,7 @@ NETWORKS: dict[str, tuple[nn.Module, str]] = {
     "gelu": (nn.GELU(), "gelu"),
     "relu": (nn.ReLU(), "relu"),
     "sigmoid": (nn.Sigmoid(), "sigmoid"),
+    "silu": (nn.SiLU(), "silu"),
     "softmax": (nn.Softmax(1), "softmax"),
     "pooled with padding": (nn.AvgPool2d(3, 2, 1), "avg_pool"),
     "pooled without its padding": (nn.AvgPool2d((3, 5), (2, 1), (1, 2), count_include_pad=False), "avg_pool"),
