@@ -52,11 +52,12 @@ def judge(ratio: Ratio, below: float, above: float) -> Goal:
 
 
 def exported(variant: str, device: Device, shape: Shape, folder: Path) -> tuple[Path, Device]:
-    """A variant with random weights for a device, its engine built where it has one."""
+    """A variant with random weights for a device, its engine built where it has one; what is there is not made anew."""
     backend = backends.get(device.backend)
     spec = ModelSpec(name=variant, variant=variant)
     asked = build.job(spec, build.weights_of(spec, 0), shape, Fuse.FOLDED, device, folder=folder)
-    build.build(asked)
+    if build.cached(asked) is None:
+        build.build(asked)
     if backend.engines is not None:
         build.equip(asked)
     return Path(asked.path), asked.device
@@ -103,13 +104,14 @@ def main() -> int:
     """Time every pair of sides that this machine has; returns the exit code."""
     options = parser(__doc__, blocks=60, runs=20)
     add_networks(options, ["fastvit_t8"])
+    options.add_argument("--files", type=Path, metavar="DIR", help="keep exported files there, and take them from it")
     options.set_defaults(batch=8)
     asked = options.parse_args()
     shape = Shape(batch=asked.batch, height=asked.res, width=asked.res)
     watch = Watch()
     found: list[Blocks] = []
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
+        folder = asked.files or Path(name)
 
         def opened(backend: str, **changes: str | bool) -> Session:
             bare = Device(name="gpu", backend=backend, precision="fp16", batch=shape.batch, options=changes)

@@ -1,6 +1,8 @@
 """A stand-in for ``torch.cuda`` on the imaginary GPU; apart from `cudagpu`, because torch imports the CUDA binding."""
 
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -166,4 +168,79 @@ def torch_cuda(gpu: Gpu) -> Any:
         empty_cache=lambda: call("empty_cache"),
         current_stream=lambda: current[-1],
         set_stream=set_stream,
+        get_device_properties=lambda device: PROPERTIES,
     )
+
+
+# of the card that `cudadriver` makes
+PROPERTIES = SimpleNamespace(
+    name="NVIDIA GeForce RTX 2080 Ti",
+    major=7,
+    minor=5,
+    total_memory=11264 << 20,
+    uuid="00010203-0405-0607-0809-0a0b0c0d0e0f",
+)
+
+
+# --- for processes that tests start -----------------------------------------------------------------------------------
+
+# Python imports it by itself; the backend then has the stand-in for its toolkit, without its importing torch for that
+HOOK = """
+import importlib.abc
+import importlib.machinery
+import sys
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name != "fastvit_bench.backends.pytorch":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        execute = spec.loader.exec_module
+
+        def patched(module):
+            execute(module)
+            module._unsuited = lambda driver: None
+            module._uncompiled = lambda device: None
+            module._toolkit = toolkit
+
+        spec.loader.exec_module = patched
+        return spec
+
+
+def toolkit():
+    import cudatorch
+
+    return cudatorch.of_environment()
+
+
+sys.meta_path.insert(0, Finder())
+"""
+
+NVML = """
+import sys
+import cudagpu
+readings = {
+    "nvmlDeviceGetClockInfo": 1500,
+    "nvmlDeviceGetTemperature": 60,
+    "nvmlDeviceGetCurrentClocksEventReasons": 0,
+    "nvmlDeviceGetComputeRunningProcesses": [],
+}
+sys.modules[__name__] = cudagpu.pynvml(readings)
+"""
+
+
+def write(folder: Path) -> None:
+    """Modules that stand in for PyTorch's GPU and NVML, for a folder on PYTHONPATH beside those of `nvidia`."""
+    for name, source in {"sitecustomize.py": HOOK, "pynvml.py": NVML}.items():
+        (folder / name).write_text(source, encoding="utf-8")
+
+
+@functools.cache
+def of_environment() -> Torch:
+    """One per process, on the imaginary GPU of `nvidia`; from here on each operator is work on that GPU."""
+    import nvidia
+
+    gpu = nvidia.of_environment().gpu
+    Operators(gpu).__enter__()
+    return Torch(gpu)

@@ -103,6 +103,7 @@ class EventTimer:
     def _prepared(self) -> Callable[[], None]:
         """Run once, and capture the graph where there is to be one."""
         enqueue, launch, stream = self._enqueue, self._cuda.launch, self.stream
+        self._cuda.record(self._start, stream)  # PyTorch's calls make the stream current by it
         enqueue(stream.handle)
         self._cuda.synchronise_stream(stream)
         if self.graph:

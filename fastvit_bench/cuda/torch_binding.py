@@ -3,7 +3,7 @@
 Not among `BINDINGS`: another toolkit's buffers have no use for PyTorch's allocator. It takes the imported module.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from fastvit_bench.cuda.binding import (
     OUT_OF_MEMORY,
@@ -19,11 +19,16 @@ from fastvit_bench.cuda.binding import (
 
 
 class TorchCuda:
-    """``torch.cuda``. The stream made last is the thread's current one: that is where PyTorch puts work and replays."""
+    """``torch.cuda``. PyTorch puts work, and replays of graphs, into the thread's current stream and no other.
+
+    So a stream becomes current when it is made, and again when anything but a graph is put into it: another network of
+    the same process may have made its own current meanwhile. A run begins with an event, so its graph finds it so.
+    """
 
     name = "torch"
     graphs = True
     place: Any  # the opened GPU, as tensors name it
+    current: ClassVar[Stream | None] = None  # of this process's, whichever object made it
 
     def __init__(self, torch: Any) -> None:
         self._torch = torch
@@ -60,23 +65,27 @@ class TorchCuda:
     def upload(self, memory: Memory, pinned: Pinned, stream: Stream) -> None:
         same_size(memory, pinned)
         with self.doing("copying"):
+            self._enter(stream)
             memory.native.copy_(pinned.native, non_blocking=True)
 
     def download(self, pinned: Pinned, memory: Memory, stream: Stream) -> None:
         same_size(memory, pinned)
         with self.doing("copying"):
+            self._enter(stream)
             pinned.native.copy_(memory.native, non_blocking=True)
 
     def fill(self, memory: Memory, byte: int, stream: Stream) -> None:
         with self.doing("filling GPU memory"):
+            self._enter(stream)
             memory.native.fill_(byte)
 
     def create_stream(self) -> Stream:
         with self.doing("creating a stream"):
             native = self._torch.cuda.Stream(device=self.place)
             self._before.append(self._torch.cuda.current_stream())
-            self._torch.cuda.set_stream(native)
-        return Stream(handle=native.cuda_stream, native=native)
+            stream = Stream(handle=native.cuda_stream, native=native)
+            self._enter(stream)
+        return stream
 
     def synchronise_stream(self, stream: Stream) -> None:
         with self.doing("running the network"):
@@ -84,6 +93,7 @@ class TorchCuda:
 
     def destroy_stream(self, stream: Stream) -> None:
         stream.native = None
+        TorchCuda.current = None
         with self.doing("leaving a stream"):
             self._torch.cuda.set_stream(self._before.pop())
 
@@ -93,6 +103,7 @@ class TorchCuda:
 
     def record(self, event: Event, stream: Stream) -> None:
         with self.doing("recording an event"):
+            self._enter(stream)
             event.native.record(stream.native)
 
     def synchronise_event(self, event: Event) -> None:
@@ -109,6 +120,7 @@ class TorchCuda:
     def begin_capture(self, stream: Stream) -> None:
         """The graph gets memory of its own; what the first run left to the allocator is given back before that."""
         with self.doing("beginning the capture"):
+            self._enter(stream)
             self._torch.cuda.synchronize()
             self._torch.cuda.empty_cache()
             graph = self._torch.cuda.CUDAGraph()
@@ -129,6 +141,12 @@ class TorchCuda:
         native, graph.native = graph.native, None
         with self.doing("destroying a graph"):
             native.reset()
+
+    def _enter(self, stream: Stream) -> None:
+        """Make a stream current. Compared by identity alone, as this stands between two events."""
+        if TorchCuda.current is not stream:
+            self._torch.cuda.set_stream(stream.native)
+            TorchCuda.current = stream
 
     def held(self, tensor: Any) -> Memory:
         """The memory of a tensor whose elements lie without gaps, in whatever order; kept while this is."""

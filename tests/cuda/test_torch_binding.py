@@ -84,6 +84,27 @@ def test_a_new_stream_is_current_until_it_is_given_back(gpu: cudagpu.Gpu, calls:
     assert current() is default
 
 
+def test_work_goes_into_its_own_stream_whichever_was_made_last(gpu: cudagpu.Gpu) -> None:
+    """Two networks of one process, each through calls of its own, take turns."""
+    outer, inner = TorchCuda(cudatorch.Torch(gpu)), TorchCuda(cudatorch.Torch(gpu))
+    inner._torch = outer._torch  # type: ignore[attr-defined]
+    current = outer._torch.cuda.current_stream  # type: ignore[attr-defined]
+    with Context(outer) as first, Context(inner) as second:
+        timers = [EventTimer(context, lambda handle: None, Mode(graph=graph))
+                  for context, graph in ((first, True), (second, False))]  # fmt: skip
+        streams = [timer.stream.native for timer in timers]
+        memory, pinned = first.memory(8), first.pinned(8)
+        for _ in range(2):
+            for timer, stream in zip(timers, streams, strict=True):
+                timer.run()
+                assert current() is stream
+        for call, what in (("upload", (memory, pinned)), ("download", (pinned, memory)), ("fill", (memory, 1))):
+            timers[1].run()
+            getattr(outer, call)(*what, timers[0].stream)
+            assert current() is streams[0]
+        del timers, streams, timer, stream
+
+
 @pytest.mark.parametrize("blocking", [True, False])
 def test_time_between_events(gpu: cudagpu.Gpu, calls: TorchCuda, blocking: bool) -> None:
     with Context(calls) as context:
