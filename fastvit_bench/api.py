@@ -75,7 +75,11 @@ def measure(
             config.shapes(_sizes(res) or f"{min(grid)}..{max(grid)}", grid, chosen.batch, config.stride(specs))
         ),
         fused=fuse,
-        method=msgspec.structs.replace(settings.method, **backends.get(chosen.backend).settling(chosen)),
+        method=msgspec.structs.replace(
+            settings.method,
+            **backends.get(chosen.backend).settling(chosen),
+            processes=settings.method.processes if machine.accelerator is None else 1,
+        ),
         seed=seed,
         timeout_s=settings.sweep.timeout_s,
     )
@@ -114,7 +118,7 @@ def compare(
     chosen, machine = sweep.preflight(settings.device(device))
     shapes = config.shapes(_sizes(res), settings.sweep.grid, chosen.batch) if res is not None else []
     commands = [sides.elsewhere(python) if python else () for python in (base_python, head_python)]
-    plan = Plan(margin=margin, pooled_margin=margin / 2, max_time_s=max_time_s, seed=seed)
+    plan = Plan(margin=margin, pooled_margin=margin / 2, max_time_s=max_time_s, seed=seed, turns=turns.TURNS)
     with store.lock(Path(settings.paths.results), chosen.name):
         pairs = sides.both(base, head, (base, head), settings, chosen, shapes, commands)
         started = datetime.now(UTC)

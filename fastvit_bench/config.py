@@ -11,7 +11,7 @@ import msgspec
 
 from fastvit_bench import catalogue, resources
 from fastvit_bench.errors import ConfigError, UsageError
-from fastvit_bench.records import Device, Method, ModelSpec, Record, Shape
+from fastvit_bench.records import PROCESSES, Device, Method, ModelSpec, Record, Shape
 from fastvit_bench.studies import Study
 from fastvit_bench.variants import STRIDE, check_size
 
@@ -180,11 +180,11 @@ def share(text: str, *, zero: bool = False) -> float:
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
-def seconds(text: str) -> float:
-    """A length of time: ``90``, ``90s``, ``20m`` or ``1.5h``. Raises `UsageError` for anything else."""
+def seconds(text: str, *, zero: bool = False) -> float:
+    """A length of time: ``90``, ``90s``, ``20m`` or ``1.5h``; 0 if `zero` says so. Raises `UsageError` else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip(), re.ASCII)
     value = float(match[1]) * _SECONDS[match[2]] if match else 0.0
-    if value <= 0:
+    if value < 0 or not match or (value == 0 and not zero):
         raise UsageError(f"'{text}' is no length of time; write 90s, 20m or 1.5h.")
     return value
 
@@ -236,7 +236,7 @@ class _Reader:
             path=str(self.path),
             models=models,
             devices=devices,
-            method=self.table(Method, "method", None, document.get("method", {})),
+            method=self.table(Method, "method", None, self.spread(document.get("method", {}))),
             sweep=self.table(Sweep, "sweep", None, document.get("sweep", {})),
             gate=self.table(Gate, "gate", None, document.get("gate", {})),
             download=self.table(Download, "download", None, document.get("download", {})),
@@ -255,7 +255,7 @@ class _Reader:
             self.one_of(device.backend, backends, f"device.{name}", "backend")
             self.one_of(device.precision, ("fp32", "fp16"), f"device.{name}", "precision")
             self.positive(f"device.{name}", batch=device.batch)
-        self.positive("method", runs=config.method.runs, rounds=config.method.rounds)
+        self.positive("method", runs=config.method.runs, rounds=config.method.rounds, processes=config.method.processes)
         if config.method.warmup < 0:
             raise self.error(f"warmup = {config.method.warmup} is negative", "method", "warmup")
         for pattern in config.sweep.models:
@@ -275,6 +275,10 @@ class _Reader:
         for study in config.studies.values():
             self.study(study, models)
         return config
+
+    def spread(self, table: Any) -> Any:
+        """[method] with the number of processes where it does not say so: records of older runs mean one."""
+        return {"processes": PROCESSES, **table} if isinstance(table, dict) else table
 
     def study(self, study: Study, models: Mapping[str, ModelSpec]) -> None:
         section, named = f"study.{study.name}", set[tuple[str, str, int | None, str]]()

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from fastvit_bench.stats import spread
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0..1, that the published weights expect
 
 SCHEMA = 1  # of the lines in a run file; raised when a reader of the old lines would misunderstand the new ones
@@ -346,6 +348,10 @@ class Method(Record, frozen=True):
     warmup_ms: int = 0  # the least time that warming up took, by the clock that timed the runs
     steady: float = 0.0  # warming up went on until the medians of 20 runs and of the 20 before differed by less
     duration_ms: int = 0  # timed runs went on for at least this long, so that there may be more than `runs`
+    processes: int = 1  # fresh ones over which warm-up and timed runs are spread; each is a round of the samples
+
+
+PROCESSES = 4  # of a processor's figures: what two processes differ by must show within one figure
 
 
 class Protocol(StrEnum):
@@ -615,6 +621,21 @@ def _drift(samples: Samples) -> float:
     return _median(samples[half:]) / _median(samples[:half]) - 1
 
 
+SLOW = 0.95  # share of a machine's best speed below which a figure is flagged
+
+
+class SpeedCheck(Record, frozen=True):
+    """How long the reference workload took around one process's timed runs, in nanoseconds."""
+
+    before_ns: Samples
+    after_ns: Samples
+
+    @property
+    def median_ns(self) -> float:
+        """The quicker of the two medians: a machine that is slow for seconds is slow in both."""
+        return min(_median(self.before_ns), _median(self.after_ns))
+
+
 # Student's t, two-sided 95 %, by degrees of freedom: of the mean over the 20 rounds of ModelBench
 _STUDENT_T = {19: 2.0930}
 
@@ -640,7 +661,10 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     engine: Engine | None = None  # what ran in place of the artifact's file
     gpu: tuple[GpuState, ...] = ()  # looks between the timed runs
     layers: tuple[LayerTime, ...] = ()  # of a pass of its own, where it was asked for
-    reference_ns: tuple[int, ...] = ()  # of `measure.reference`, timed afterwards; of processors only
+    reference_ns: tuple[int, ...] = ()  # of `measure.reference`, timed afterwards; of processors, in older runs
+    speed_checks: tuple[SpeedCheck, ...] = ()  # one per process, of processors only
+    best_reference_ns: Annotated[int, msgspec.Meta(gt=0)] | None = None  # of this machine, as far as known by then
+    remeasured: int = 0  # earlier tries that were dropped because the machine ran slowly
 
     @property
     def shape(self) -> Shape | None:
@@ -673,9 +697,12 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     def interval_ms(self) -> Interval | None:
         """95 % confidence interval of `figure_ms`, or None where the samples give none.
 
-        Of a median without assuming a distribution, from six samples on. Of ModelBench's mean over 20 rounds by
+        Of a median without assuming a distribution, from six samples on. Where the runs are spread over processes it
+        holds the figure of another such run, not only the median of these. Of ModelBench's mean over 20 rounds by
         Student's t on the rounds' means, which takes the rounds as independent and near normal.
         """
+        if self.method.statistic is Statistic.MEDIAN and self.method.processes > 1:
+            return self._another_run_ms()
         if self.method.statistic is Statistic.MEDIAN:
             return self.quantile_interval_ms(0.5)
         quantile = _STUDENT_T.get(len(self.round_means_ms) - 1)
@@ -685,6 +712,29 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
 
         half = quantile * statistics.stdev(self.round_means_ms) / math.sqrt(len(self.round_means_ms))
         return Interval(low=self.figure_ms - half, high=self.figure_ms + half, confidence=0.95)
+
+    def _another_run_ms(self) -> Interval | None:
+        """95 % interval of the figure that another such run would give, from what the processes' medians differ by."""
+        within = self.quantile_interval_ms(0.5)
+        medians = [_median(samples) / 1e6 for samples in self.samples_ns]
+        factor = spread.another_figure(medians)
+        if within is None or factor is None:
+            return None
+        low, high = self.figure_ms / factor, self.figure_ms * factor
+        return Interval(low=min(low, within.low), high=max(high, within.high), confidence=0.95)
+
+    @property
+    def reference_median_ns(self) -> float | None:
+        """Of the reference workload while this was measured; None where it was not timed."""
+        if self.speed_checks:
+            return _median(check.median_ns for check in self.speed_checks)
+        return _median(self.reference_ns) if self.reference_ns else None
+
+    @property
+    def speed(self) -> float | None:
+        """At what share of the machine's best known speed this was measured; None where that is not known."""
+        now = self.reference_median_ns
+        return None if now is None or self.best_reference_ns is None else min(1.0, self.best_reference_ns / now)
 
     def quantile_interval_ms(self, quantile: float) -> Interval | None:
         """Distribution-free 95 % interval of a quantile, or None when the samples are too few to enclose it."""
@@ -738,13 +788,16 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
         elif interval.high - interval.low > 0.05 * figure:
             name = "median" if self.method.statistic is Statistic.MEDIAN else "mean"
             found.append(f"{name} uncertain by {100 * (interval.high - interval.low) / figure:.0f} %")
+        if self.speed is not None and self.speed < SLOW:
+            found.append(f"the machine ran at {self.speed:.2f} of its best")
         rounds = [samples for samples in self.samples_ns if len(samples) >= 20]  # the others are too short to tell
         drift = max((_drift(samples) for samples in rounds), key=abs, default=0.0)
         if abs(drift) > 0.05:
             found.append(f"not steady: second half of the runs {100 * drift:+.0f} %")
         middles = [_median(samples) for samples in rounds] if len(rounds) > 1 else [1.0]
         if (apart := max(middles) / min(middles) - 1) > 0.05:
-            found.append(f"rounds differ: the slowest's median is {100 * apart:.0f} % above the quickest's")
+            what = "processes" if self.method.processes > 1 else "rounds"
+            found.append(f"{what} differ: the slowest's median is {100 * apart:.0f} % above the quickest's")
         if (self.state.steal_percent or 0) > 2:
             found.append(f"the hypervisor took {self.state.steal_percent:.0f} % of the processor")
         if self.pacing is Pacing.REMOTE_CALL:

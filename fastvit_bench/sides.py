@@ -320,6 +320,18 @@ def cell_of(side: Entry | Measurement) -> str:
     return name_of(side.artifact)
 
 
+def same_content(pairs: Iterable[Pair]) -> list[str]:
+    """Say which cells have one file on both sides, run in the same way: their true ratio is 1."""
+    return [
+        f"{pair.name}: both sides are the same file (SHA-256 {(pair.head.artifact.sha256 or '')[:8]}...), run alike."
+        for pair in pairs
+        if isinstance(pair.base, Entry)
+        and isinstance(pair.head, Entry)
+        and pair.base.artifact.sha256 == pair.head.artifact.sha256
+        and (pair.base.device, pair.base.command) == (pair.head.device, pair.head.command)
+    ]
+
+
 def anything_goes(base: BaseSide, head: Entry) -> list[str]:
     """Nothing forbids `compare` to compare: what differs is what is asked about."""
     return []

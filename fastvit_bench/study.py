@@ -125,7 +125,7 @@ def plan(
         dirty=dirty,
         device=device,
         machine=machine,
-        turns=Turns(),
+        turns=turns.TURNS,
         blocks=blocks,
         seed=seed,
         matches=matches(study, device, sizes),

@@ -6,7 +6,7 @@ and kept here as it was concluded, with the plan it was concluded by, so that a 
 
 import math
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -64,6 +64,7 @@ class Turns(Record, frozen=True):
     turn_ms: int = 250  # a turn has fewer runs, at least one, where it would take longer than this
     settle: int = 1  # untimed runs at the beginning of a turn
     pause_ms: int = 60  # before each turn: threads of the side that has just run spin for some 50 ms
+    idle: Literal["running", "stopped"] = "running"  # what a side's process is meanwhile; stopped, nothing spins
     steady: float = 0.02  # warming up goes on until the medians of two sets of 20 runs (or of a turn) differ by less
 
 
@@ -192,7 +193,8 @@ class CellResult(Record, frozen=True):
     head: Side | None = None
     blocks: tuple[Block, ...] = ()
     base_ms: float | None = None  # median over the blocks that counted
-    head_ms: float | None = None
+    head_ms: float | None = None  # base_ms times the verdict's ratio, so that figures and change are one estimate
+    speed_factor: float | None = None  # of a stored base: the reference workload here over there
     failed: Stage | None = None  # where a side broke down
 
 

@@ -89,7 +89,8 @@ def compare(
         )
         plan = _plan(settings, max_regression, None, max_time, seed)
         contest = turns.Contest(pairs, plan, machine, timeout_s=settings.sweep.timeout_s, same=sides.anything_goes)
-        comparison = _contested(contest, Kind.PAIRED, chosen, labels[0], labels[1], console)
+        alike = _told_alike(sides.same_content(pairs))
+        comparison = _contested(contest, Kind.PAIRED, chosen, labels[0], labels[1], console, alike)
     _conclude(comparison, settings, "compare", report, formats)
     if max_regression is not None or comparison.outcome is Outcome.INCOMPARABLE:
         raise typer.Exit(comparison.exit_code)
@@ -131,6 +132,7 @@ def gate(
 
     from fastvit_bench import sides, sweep, turns
     from fastvit_bench.report import calibration
+    from fastvit_bench.store import speeds
     from fastvit_bench.verdicts import Kind
 
     if (baseline is None) == (baseline_rev is None):
@@ -179,7 +181,9 @@ def gate(
             # what is left out on purpose is not missing; any other cell that a side holds is a cell
             if pair.name in wanted or not (model or res)
         ]
-        contest = turns.Contest(pairs, plan, machine, timeout_s=timeout_s)
+        known = speeds.load(Path(settings.paths.results), machine).factors if weak else None
+        contest = turns.Contest(pairs, plan, machine, timeout_s=timeout_s, factors=known)
+        alike = _told_alike(sides.same_content(pairs))
         kept = Path(settings.paths.results) / chosen.name
         comparison = _contested(
             contest,
@@ -188,7 +192,7 @@ def gate(
             str(baseline_rev or baseline),
             str(head or "this tree"),
             console,
-            calibration.doubts(kept, plan),
+            [*alike, *calibration.doubts(kept, plan)],
         )
     _conclude(comparison, settings, "gate", report, formats)
     raise typer.Exit(comparison.exit_code)
@@ -240,6 +244,13 @@ def calibrate(
     typer.echo(f"written: {path}", err=True)
 
 
+def _told_alike(sentences: list[str]) -> list[str]:
+    """Say at once, before anything is measured, that sides are the same; returns the sentences for the report."""
+    for sentence in sentences:
+        typer.echo(sentence, err=True)
+    return sentences
+
+
 def _gated(
     settings: "Config", model: list[str] | None, res: str | None, batch: int
 ) -> tuple[list[ModelSpec], list[Shape]]:
@@ -252,6 +263,7 @@ def _plan(
     settings: "Config", max_regression: str | None, max_pooled: str | None, max_time: str | None, seed: int
 ) -> "Plan":
     """The plan of [gate] with what the options change; without its own, the pooled margin is half of the cells'."""
+    from fastvit_bench.turns import TURNS
     from fastvit_bench.verdicts import Plan
 
     ours = settings.gate
@@ -264,6 +276,7 @@ def _plan(
         beta=ours.beta,
         max_time_s=config.seconds(max_time or ours.max_time),
         seed=seed,
+        turns=TURNS,
     )
 
 

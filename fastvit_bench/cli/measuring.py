@@ -91,13 +91,22 @@ def latency(
             "--allow-device-mismatch", help="Run on hardware the device is not meant for, labelled by its own name."
         ),
     ] = False,
+    wait: Annotated[
+        str,
+        typer.Option(
+            "--wait", help="How long to wait in all for the machine's usual speed, to measure slow figures again."
+        ),
+    ] = "60s",
+    any_speed: Annotated[
+        bool, typer.Option("--any-speed", help="Take figures at whatever speed the machine runs; they stay marked.")
+    ] = False,
     fuse: FuseLevelOption = None,
     seed: WeightSeedOption = None,
     resume: ResumeOption = None,
     format_: FormatOption = Format.RICH,
     config_file: ConfigOption = None,
 ) -> None:
-    """Time exported networks over image sizes: the median of 100 runs with its interval, one process per size.
+    """Time exported networks over image sizes: the median of 100 runs with its interval, in fresh processes.
 
     What is missing is exported and proved first. Every finished size is a line in results/DEVICE/RUN.jsonl at once, so
     a run that is interrupted goes on with --resume. Exit code 7 says that some sizes failed and the others are kept.
@@ -133,13 +142,21 @@ def latency(
         raise UsageError("--head is for random weights; a checkpoint tells its own, so leave it out.")
     running = {"graph": graph, "transfers": transfers, "sync": sync, "cuda_binding": cuda_binding, "threads": threads}
     chosen = _values.as_asked(chosen, protocol, precision, batch, running)
-    method = _method(settings, protocol, runs, warmup, backends.get(chosen.backend).settling(chosen))
+    wait_s = None if any_speed else config.seconds(wait, zero=True)
     chosen, machine = sweep.preflight(chosen, "rename" if allow_device_mismatch else "refuse")
+    method = _method(
+        settings,
+        protocol,
+        runs,
+        warmup,
+        backends.get(chosen.backend).settling(chosen),
+        settings.method.processes if machine.accelerator is None else 1,
+    )
     if resume is not None:
         path = _run_of(chosen.name, store.find(results, resume))
         with store.lock(results, chosen.name):
             request, steps = sweep.resume(path, models, machine)
-            failed = _sweep(request, steps, machine, path, device)
+            failed = _sweep(request, steps, machine, path, device, wait_s)
     else:
         grid = settings.sweep.grid
         specs = (
@@ -163,14 +180,14 @@ def latency(
         sweep.check_checkpoints(request, steps)
         with store.lock(results, chosen.name):
             path = sweep.begin(request, steps, machine, results)
-            failed = _sweep(request, steps, machine, path, device)
+            failed = _sweep(request, steps, machine, path, device, wait_s)
     _screen.print_table([path], format_)
     typer.echo(f"results: {path}", err=True)
     if failed:
         raise typer.Exit(ExitCode.CELLS_FAILED)
 
 
-def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, device: str) -> int:
+def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, device: str, wait_s: float | None) -> int:
     """Run the steps under a progress bar; returns how many failed."""
     from fastvit_bench import sweep
     from fastvit_bench.report import table
@@ -181,7 +198,7 @@ def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, devi
     failed = 0
     with _screen.steps_bar(console, steps, request, rate) as advance:
         try:
-            for result in sweep.run(request, steps, machine, path, advance):
+            for result in sweep.run(request, steps, machine, path, advance, wait_s=wait_s):
                 failed += isinstance(result, Failure)
                 console.print(table.live_row(result), highlight=False, markup=False, soft_wrap=True)
         except KeyboardInterrupt:
@@ -421,9 +438,17 @@ def roofline(
 
 
 def _method(
-    settings: "Config", protocol: Protocol | None, runs: int | None, warmup: int | None, settling: Mapping[str, float]
+    settings: "Config",
+    protocol: Protocol | None,
+    runs: int | None,
+    warmup: int | None,
+    settling: Mapping[str, float],
+    processes: int,
 ) -> Method:
-    """How to measure: by [method], the options and how such devices settle, unless a protocol fixes it."""
+    """How to measure: by [method], the options and how such devices settle, unless a protocol fixes it.
+
+    Runs are spread over so many `processes` as there are runs for.
+    """
     if protocol is not None and protocol is not Protocol.MEDIAN100:
         given = [name for name, value in (("--runs", runs), ("--warmup", warmup)) if value is not None]
         if given:
@@ -436,8 +461,12 @@ def _method(
     told = {"warmup": settings.method.warmup, **settling}
     if warmup is not None:
         told["warmup"] = warmup
+    runs = runs or settings.method.runs
     return Method(
-        **msgspec.convert(told, dict[str, Any]), runs=runs or settings.method.runs, rounds=settings.method.rounds
+        **msgspec.convert(told, dict[str, Any]),
+        runs=runs,
+        rounds=settings.method.rounds,
+        processes=min(processes, runs),
     )
 
 

@@ -115,11 +115,12 @@ _Timed = Callable[[Session, int], tuple[int, ...]]
 def settle(session: Session, turn_ns: int, steady: float) -> int:
     """Warm up a session that will take turns, until it is steady; returns the nanoseconds of a run by then.
 
-    Sets of runs are compared as in every warming up, but a set takes about `turn_ns` where 20 runs would take longer.
+    Sets of runs are compared as in every warming up, but a set is a turn: ten runs, or about `turn_ns` where those
+    would take longer.
     """
     timed = _timed if session.clock is None else _told
     first = statistics.median(timed(session, 3))
-    length = max(3, min(SET, round(turn_ns / first)))
+    length = max(3, min(SET // 2, round(turn_ns / first)))
     return round(_warm_up(session, Method(warmup=length, steady=steady), timed, length))
 
 

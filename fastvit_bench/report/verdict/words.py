@@ -31,7 +31,7 @@ def sentence(comparison: Comparison) -> str:
     for cell in worst_first(comparison):
         groups.setdefault(cell.verdict.outcome, []).append(cell)
     outcome, pooled = comparison.outcome, comparison.pooled
-    together = f"; {POOLED}, head is {_what(pooled)}" if pooled and pooled.ratio is not None else ""
+    together = f"; {POOLED}, head by {_what(pooled)}" if pooled and pooled.ratio is not None else ""
     if outcome in groups:
         lead = _lead(outcome, groups.pop(outcome), len(comparison.cells))
         others = enumerate(groups.items())
@@ -73,18 +73,13 @@ def _told(verdict: Verdict) -> str:
     """With figures where there are any, else the reason."""
     if verdict.ratio is None:
         return reason(verdict).rstrip(".") or "there are no two figures"
-    return f"head is {_what(verdict)} (margin {margin(verdict)})"
+    return f"head by {_what(verdict)} (margin {margin(verdict)})"
 
 
 def _what(verdict: Verdict) -> str:
-    """``11.8 % slower [10.9, 12.6]``; of what is quicker, the ends count what is gained."""
-    ratio = verdict.ratio or 1.0
-    sign = 1 if ratio >= 1 else -1
-    text = f"{_fixed(abs(ratio - 1), round)} % {'slower' if sign > 0 else 'quicker'}"
-    if verdict.interval is None:
-        return text
-    ends = sorted((sign * (verdict.interval.low - 1), sign * (verdict.interval.high - 1)))
-    return f"{text} [{_fixed(ends[0], math.floor)}, {_fixed(ends[1], math.ceil)}]"
+    """``+11.8 % [+10.9, +12.6], slower``: signed as in the table."""
+    word = "slower" if (verdict.ratio or 1.0) >= 1 else "quicker"
+    return f"{' '.join(part for part in (change(verdict), span(verdict.interval)) if part)}, {word}"
 
 
 # --- figures and names as text ----------------------------------------------------------------------------------------
@@ -165,6 +160,9 @@ def conditions(comparison: Comparison) -> dict[str, str]:
         if comparison.kind is Kind.STORED
         else "paired, both sides in turns",
         "device": ", ".join([device.name, device.backend, device.precision, f"batch {device.batch}", *options]),
+        "speed factor": "; ".join(
+            f"{cell.name} {cell.speed_factor:.3f}" for cell in comparison.cells if cell.speed_factor is not None
+        ),
         "machine": machine(comparison.machine),
         "packages": ", ".join(f"{name} {version}" for name, version in sorted(comparison.machine.packages.items())),
         "tool": f"fastvit-bench {comparison.tool}"
