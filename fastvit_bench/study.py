@@ -19,7 +19,7 @@ from fastvit_bench.studies import SCHEMA, Contestant, Match, Study, StudyResult,
 from fastvit_bench.sweep import Step
 from fastvit_bench.turns import Contest, Notify
 from fastvit_bench.variants import check_size
-from fastvit_bench.verdicts import CellResult, Outcome, Plan, Turns
+from fastvit_bench.verdicts import CellResult, Outcome, Plan
 from fastvit_bench.worker import Worker
 
 BLOCKS = 6  # the fewest whose smallest and largest ratio enclose the median with 95 %

@@ -376,7 +376,7 @@ def test_a_reference_workload_that_scatters_itself_decides_nothing() -> None:
 
 
 def test_the_stored_figures_own_interval_and_warnings_enter_the_verdict() -> None:
-    """Half of the stored runs took 8 ms and half 12: against 11.7 ms, the base's one end passes and its other does not."""
+    """Half of the stored runs took 8 ms and half 12: at 11.7 ms, one end of the base passes and the other does not."""
     wide = (8_000_000, 12_000_000) * 50
     found = against_stored(11.7, base=wide)
     assert found.outcome is Outcome.INCONCLUSIVE
