@@ -156,6 +156,14 @@ def notifier(console: "Console") -> Callable[[str], None]:
     return lambda what: console.print(f"{what} …", highlight=False, markup=False, soft_wrap=True)
 
 
+def tell_unknown_commit() -> None:
+    """Say on standard error why what will be measured bears no commit, where there is a repository."""
+    from fastvit_bench import revisions
+
+    if refusal := revisions.head().refusal:
+        typer.echo(f"warning: the commit is not recorded: {refusal}.", err=True)
+
+
 def plural(count: int, what: str) -> str:
     """``1 run``, ``2 runs``."""
     return f"{count} {what}{'s' * (count != 1)}"
