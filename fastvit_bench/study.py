@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 import fastvit_bench
-from fastvit_bench import catalogue, config, sides, sweep, turns
-from fastvit_bench.errors import FastViTBenchError, NotComparableError, UsageError
+from fastvit_bench import catalogue, config, revisions, sides, sweep, turns
+from fastvit_bench.errors import FastViTBenchError, NotComparableError, UnavailableError, UsageError
 from fastvit_bench.records import Artifact, Device, Machine, Method, ModelSpec, Request, Shape
 from fastvit_bench.report import store
 from fastvit_bench.report import studies as written
@@ -113,7 +113,7 @@ def plan(
 ) -> Planned:
     """Lay out a study; nothing is exported or written. Raises what `matches` does."""
     now = datetime.now(UTC)
-    commit, dirty = sweep.repository()
+    tree = revisions.head()
     result = StudyResult(
         schema=SCHEMA,
         id=store.new_id(now),
@@ -121,8 +121,8 @@ def plan(
         started=now.isoformat(timespec="seconds"),
         finished=now.isoformat(timespec="seconds"),
         tool=fastvit_bench.__version__,
-        commit=commit,
-        dirty=dirty,
+        commit=tree.commit,
+        dirty=tree.dirty,
         device=device,
         machine=machine,
         turns=turns.TURNS,
@@ -165,6 +165,8 @@ def _step(each: Contestant, result: StudyResult, settings: config.Config) -> Ste
             timeout_s=settings.sweep.timeout_s,
         )
         (step,) = sweep.plan(request, Path(settings.paths.models))
+    except UnavailableError:  # a package that is not installed: no row that needs it could be made
+        raise
     except FastViTBenchError as error:
         return Missing(each.name, str(error), "export")
     return step

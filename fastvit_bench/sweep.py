@@ -3,11 +3,8 @@
 `plan` is pure but for reading what lies in the models folder; `run` does the work and yields results as they come.
 """
 
-import os
 import re
-import shutil
 import statistics
-import subprocess
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +14,7 @@ from typing import Literal
 import msgspec
 
 import fastvit_bench
-from fastvit_bench import backends, build, catalogue, elsewhere
+from fastvit_bench import backends, build, catalogue, elsewhere, revisions
 from fastvit_bench.elsewhere import Found
 from fastvit_bench.errors import MismatchError, NotComparableError, StoreError, UnavailableError, UsageError
 from fastvit_bench.measure import machine as machines
@@ -373,14 +370,14 @@ def _cells(steps: Sequence[Step]) -> tuple[Cell, ...]:
 
 
 def _header(identity: str, started: datetime, request: Request, cells: tuple[Cell, ...], machine: Machine) -> Run:
-    commit, dirty = repository()
+    tree = revisions.head()
     return Run(
         schema=SCHEMA,
         id=identity,
         started=started.isoformat(timespec="seconds"),
         tool=fastvit_bench.__version__,
-        commit=commit,
-        dirty=dirty,
+        commit=tree.commit,
+        dirty=tree.dirty,
         request=request,
         cells=cells,
         machine=machine,
@@ -404,21 +401,6 @@ def _record(path: Path, result: Measurement | Failure) -> Measurement | Failure:
     return result
 
 
-def repository() -> tuple[str | None, bool]:
-    """Commit of the repository in the working directory, and whether it has changes; None outside of one."""
-    git = shutil.which("git")
-    if git is None:
-        return None, False
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    asked = [
-        subprocess.run([git, *words], capture_output=True, text=True, check=False, env=environment)
-        for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-    ]
-    if any(answer.returncode for answer in asked):
-        return None, False
-    return asked[0].stdout.strip(), bool(asked[1].stdout.strip())
-
-
 def this_machine() -> Machine:
     """The machine at hand, whatever devices it has."""
     return machines.collect(None)
@@ -431,8 +413,8 @@ def preflight(device: Device, mismatch: Literal["refuse", "rename"] = "refuse") 
     device its own name.
     """
     backend = backends.get(device.backend)
-    backends.require(device.backend)
     device = msgspec.structs.replace(device, options=backend.options(device))
+    backends.require(device.backend, device)
     absent = backend.absent(device)
     if absent:
         raise UnavailableError(f"Device '{device.name}' cannot run here: {absent}.")

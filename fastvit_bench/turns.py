@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import msgspec
 
 import fastvit_bench
-from fastvit_bench import backends, sweep
+from fastvit_bench import backends, revisions
 from fastvit_bench.errors import UnavailableError
 from fastvit_bench.measure import machine as machines
 from fastvit_bench.records import Artifact, Device, GpuState, Machine, Measurement, TimingJob, gpu_warnings
@@ -444,7 +444,7 @@ def results(contest: Contest, verdicts: Mapping[str, Verdict]) -> tuple[CellResu
     found: list[CellResult] = []
     for name, cell in contest.cells.items():
         if cell.failed is not None:
-            verdict = Verdict(outcome=Outcome.INCOMPARABLE, margin=contest.plan.margin, reason=cell.failed.reason)
+            verdict = Verdict(outcome=cell.failed.outcome, margin=contest.plan.margin, reason=cell.failed.reason)
         else:
             verdict = verdicts[name]
         counted = cell.counted
@@ -478,8 +478,10 @@ def told(
     warnings: Sequence[str] = (),
 ) -> Comparison:
     """Everything about a contest that has ended."""
-    commit, dirty = sweep.repository()
+    tree = revisions.head()
     cells, found = results(contest, verdicts), list(warnings)
+    if tree.refusal:
+        found.append(f"The commit is not recorded: {tree.refusal}.")
     for name, verdict in ((cell.name, cell.verdict) for cell in cells):
         if (regime := regimes(contest.cells[name].counted)) is not None:
             found.append(f"{name}: {regime}; each ratio is of both sides in the same regime.")
@@ -515,8 +517,8 @@ def told(
         started=started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         tool=fastvit_bench.__version__,
-        commit=commit,
-        dirty=dirty,
+        commit=tree.commit,
+        dirty=tree.dirty,
         device=device,
         machine=contest.machine,
         base=base,

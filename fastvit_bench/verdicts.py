@@ -37,16 +37,25 @@ class Outcome(StrEnum):
     REGRESSED = "regressed"  # slower by more than the margin
     INCONCLUSIVE = "inconclusive"  # the blocks do not tell
     INCOMPARABLE = "incomparable"  # there are no two figures that may be compared
+    NO_BASELINE = "no-baseline"  # the base does not have this model at all, so there is nothing to compare with
 
 
-# the worst first
+# the worst first; of a cell without a baseline, where `Plan.no_baseline` does not let it pass
 EXIT_CODES = {
     Outcome.REGRESSED: ExitCode.REGRESSION,
     Outcome.INCOMPARABLE: ExitCode.NOT_COMPARABLE,
+    Outcome.NO_BASELINE: ExitCode.NOT_COMPARABLE,
     Outcome.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
     Outcome.PASS: ExitCode.DONE,
     Outcome.IMPROVED: ExitCode.DONE,
 }
+
+
+class NoBaseline(StrEnum):
+    """What a gate makes of a model that its base does not have."""
+
+    FAIL = "fail"  # exit code 4: nothing to compare is no pass
+    PASS = "pass"  # for the first gate of a new model
 
 
 class Kind(StrEnum):
@@ -79,6 +88,7 @@ class Plan(Record, frozen=True):
     max_time_s: float = 1200
     seed: int = 0  # of the order of turns and cells
     turns: Turns = Turns()
+    no_baseline: NoBaseline = NoBaseline.FAIL
 
 
 class Side(Record, frozen=True):
@@ -221,16 +231,23 @@ class Comparison(Record, frozen=True, tag="comparison", tag_field="document"):
     def outcome(self) -> Outcome:
         """The worst of all verdicts; incomparable without any cell.
 
-        Regressed comes before incomparable: both are red, and the first is what was asked.
+        Regressed comes before incomparable: both are red, and the first is what was asked. A cell without a baseline
+        that may pass hides no other that did not.
         """
         found = [cell.verdict.outcome for cell in self.cells] + ([self.pooled.outcome] if self.pooled else [])
-        return next((outcome for outcome in EXIT_CODES if outcome in found and self.cells), Outcome.INCOMPARABLE)
+        order = list(EXIT_CODES)
+        if self.plan.no_baseline is NoBaseline.PASS:
+            order.remove(Outcome.NO_BASELINE)
+            order.insert(order.index(Outcome.PASS), Outcome.NO_BASELINE)
+        return next((outcome for outcome in order if outcome in found and self.cells), Outcome.INCOMPARABLE)
 
     @property
     def exit_code(self) -> ExitCode:
         """What the command line ends with; a side that computes something else comes before any verdict."""
         if any(cell.failed == "parity" for cell in self.cells):
             return ExitCode.PROOF_FAILED
+        if self.outcome is Outcome.NO_BASELINE and self.plan.no_baseline is NoBaseline.PASS:
+            return ExitCode.DONE
         return EXIT_CODES[self.outcome]
 
 

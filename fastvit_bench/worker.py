@@ -8,6 +8,7 @@ cannot disturb the sweep that resumes.
 
 import contextlib
 import ctypes
+import io
 import os
 import platform
 import queue
@@ -302,6 +303,9 @@ def main() -> None:
     """The worker's end: jobs from standard input, replies to standard output, everything else to standard error."""
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    for stream in (sys.stdout, sys.stderr):  # toolkits print signs that an ASCII or Latin-1 console lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # toolkits print: that must not end up among the replies
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()

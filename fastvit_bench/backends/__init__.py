@@ -156,8 +156,11 @@ class Backend(Protocol):
     adopts: bool  # whether it runs ONNX files of somebody else's
     engines: Engines | None  # of a toolkit that runs engines instead of the files themselves
 
-    def missing(self) -> str | None:
-        """Why files cannot be written here and the command that mends that, or None. Does not import the toolkit."""
+    def missing(self, device: Device | None = None) -> str | None:
+        """Why files cannot be written here and the command that mends that, or None. Does not import the toolkit.
+
+        With a device, also what its options need.
+        """
         ...
 
     def absent(self, device: Device) -> str | None:
@@ -216,8 +219,12 @@ class Backend(Protocol):
     def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
         """How long each layer took, in the order they run: the median of so many runs made for that alone.
 
-        `UsageError` where the toolkit does not tell.
+        Asked where `unprofiled` has nothing to say.
         """
+        ...
+
+    def unprofiled(self, device: Device) -> str | None:
+        """Why the times of layers are not told of `device`, as a sentence, or None."""
         ...
 
 
@@ -227,14 +234,14 @@ def implemented() -> list[str]:
     return sorted(name.replace("_", "-") for name in modules if not name.startswith("_"))
 
 
-def missing(name: str) -> str | None:
-    """What keeps the backend `name` from writing files here and the way out, or None."""
-    return get(name).missing()
+def missing(name: str, device: Device | None = None) -> str | None:
+    """What keeps the backend `name` from writing files here, for a device, and the way out, or None."""
+    return get(name).missing(device)
 
 
-def require(name: str) -> None:
-    """Raise `UnavailableError` unless the backend `name` can write files here."""
-    lacking = missing(name)
+def require(name: str, device: Device | None = None) -> None:
+    """Raise `UnavailableError` unless the backend `name` can write files here, for a device."""
+    lacking = missing(name, device)
     if lacking:
         raise UnavailableError(f"{lacking[0].upper()}{lacking[1:]}. `fastvit-bench devices` lists what can run here.")
 

@@ -472,7 +472,7 @@ class EngineBackend(ABC):
     flags: tuple[str, ...] = ("io", "dynamic")
     adopts = False
 
-    def missing(self) -> str | None:
+    def missing(self, device: Device | None = None) -> str | None:
         """None where ONNX Runtime is installed, which proves the files."""
         if importlib.util.find_spec("onnxruntime") is None:
             return "the package onnxruntime is not installed; run: pip install onnxruntime"
@@ -611,6 +611,10 @@ class EngineBackend(ABC):
         """Of the engine's layers, by the toolkit's profiler; layers that were fused have one time."""
         engine, known = self._checked(path, device)
         return tuple(profiled(self.toolkit(), engine, known, device, images, runs))
+
+    def unprofiled(self, device: Device) -> str | None:
+        """None: every engine has a profiler."""
+        return None
 
     def _checked(self, path: Path, device: Device) -> tuple[Path, Engine]:
         engine, place = self.engine(path, device)

@@ -41,7 +41,7 @@ class OnnxRuntime:
     adopts = True
     engines = None
 
-    def missing(self) -> str | None:
+    def missing(self, device: Device | None = None) -> str | None:
         """None where the package is installed."""
         if importlib.util.find_spec("onnxruntime") is None:
             return "the package onnxruntime is not installed; run: pip install onnxruntime"
@@ -115,9 +115,17 @@ class OnnxRuntime:
 
     def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
         """Of the nodes that ONNX Runtime makes of the file's, on the processor; of a GPU its trace times the host."""
-        if _on_gpu(device):
-            raise UsageError("ONNX Runtime tells times of layers on the processor only; leave --profile out.")
+        if refusal := self.unprofiled(device):
+            raise UsageError(refusal)
         return _onnx.profiled(path, _threads(device), images, runs)
+
+    def unprofiled(self, device: Device) -> str | None:
+        """None for the processor."""
+        return (
+            "ONNX Runtime tells times of layers on the processor only; leave --profile out."
+            if _on_gpu(device)
+            else None
+        )
 
     def open(self, path: Path, device: Device) -> AbstractContextManager[Session]:
         """A session on the device's provider and no other, with all graph optimisations."""

@@ -58,7 +58,7 @@ class PyTorch:
     adopts = False
     engines = None
 
-    def missing(self) -> str | None:
+    def missing(self, device: Device | None = None) -> str | None:
         """None where the package is installed."""
         if importlib.util.find_spec("torch") is None:
             return "the package torch is not installed; run: pip install torch"
@@ -148,8 +148,12 @@ class PyTorch:
             return {}
 
     def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
-        """Not told: PyTorch's profiler knows kernels, and not which layer of a graph they are of."""
-        raise UsageError("PyTorch does not tell how long a layer took; leave --profile out.")
+        """Not told."""
+        raise UsageError(self.unprofiled(device))
+
+    def unprofiled(self, device: Device) -> str:
+        """PyTorch's profiler knows kernels, and not which layer of a graph they are of."""
+        return "PyTorch does not tell how long a layer took; leave --profile out."
 
     @contextmanager
     def open(self, path: Path, device: Device) -> Generator[Session]:

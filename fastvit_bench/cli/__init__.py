@@ -11,7 +11,7 @@ import typer
 
 import fastvit_bench
 from fastvit_bench.cli import comparing, importing, making, measuring, reporting, studying
-from fastvit_bench.cli._screen import Commands
+from fastvit_bench.cli._screen import Commands, prepare_streams
 
 # in the order that --help lists them
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -67,4 +67,5 @@ def version_or_command(
 
 def main() -> None:
     """Entry point of the console script."""
+    prepare_streams()
     app()

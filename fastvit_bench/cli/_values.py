@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fastvit_bench import backends, config
-from fastvit_bench.errors import UsageError
+from fastvit_bench import backends, config, files
+from fastvit_bench.errors import StoreError, UsageError
 from fastvit_bench.records import SETTINGS, Device, ModelSpec, Protocol, Setting
 
 if TYPE_CHECKING:
@@ -50,6 +50,16 @@ def as_asked(
     return msgspec.structs.replace(device, options=backend.options(device))
 
 
+def require_folders(settings: "Config", device: str, report: Path | None = None) -> None:
+    """Raise `StoreError` where what is exported, measured or reported could not be kept, before any of it is done."""
+    folders = {"results": Path(settings.paths.results) / device, "exported files": Path(settings.paths.models)}
+    if report is not None:
+        folders["reports"] = report
+    for what, folder in folders.items():
+        if (refused := files.refusal(folder)) is not None:
+            raise StoreError(f"The folder {folder} for {what} cannot be written: {refused}.")
+
+
 def refuse_besides_resume(given: Mapping[str, Any]) -> None:
     """Raise `UsageError` for options that were given besides --resume."""
     set_too = [name for name, value in given.items() if value is not None and value != []]
@@ -73,9 +83,9 @@ def one_model(settings: "Config", model: str | None, checkpoint: Path | None) ->
             raise UsageError(f"'{model}' may mean several models here; give one name.")
         spec = settings.select([model])[0]
     elif checkpoint is not None:
-        from fastvit_bench.network import checkpoint as files
+        from fastvit_bench.network import checkpoint as checkpoints
 
-        found = files.load(checkpoint)
+        found = checkpoints.load(checkpoint)
         named = settings.models.get(found.variant)
         spec = named or ModelSpec(name=found.variant, variant=found.variant)
     else:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastvit_bench import backends, config
+from fastvit_bench import backends, catalogue, config
 from fastvit_bench.cli import _screen, _values
 from fastvit_bench.cli._options import BatchOption, ConfigOption, DeviceOption, ThreadsOption
-from fastvit_bench.errors import UsageError
+from fastvit_bench.errors import ExitCode, StoreError, UsageError
 from fastvit_bench.records import Device, Fuse, ModelSpec, Shape, cell_name
+from fastvit_bench.verdicts import NoBaseline
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,10 +34,10 @@ OrderSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the
 ReportOption = Annotated[
     Path | None, typer.Option("--report", help="Folder for the outputs of --report-format. [default: none]")
 ]
-ReportFormatOption = Annotated[
-    str,
-    typer.Option("--report-format", help="Of: markdown, junit, json, bmf, gha, pytest-benchmark, svg, png; by commas."),
-]
+_KNOWN_FORMATS = "Of: markdown, junit, json, bmf, gha, pytest-benchmark, svg, png; by commas."
+# written where --report-format does not say
+COMPARE_FORMATS = "markdown,json,svg"
+GATE_FORMATS = "markdown,junit,json,svg"
 
 
 def compare(
@@ -63,7 +64,9 @@ def compare(
     max_time: MaxTimeOption = None,
     seed: OrderSeedOption = 0,
     report: ReportOption = None,
-    report_format: ReportFormatOption = "markdown,json,svg",
+    report_format: Annotated[
+        str | None, typer.Option("--report-format", help=f"{_KNOWN_FORMATS} [default: {COMPARE_FORMATS}]")
+    ] = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Time two exports, models, fuse levels, thread counts or Python environments in turns, and say which is quicker.
@@ -74,11 +77,13 @@ def compare(
     from fastvit_bench.verdicts import Kind, Outcome
 
     settings = _values.load(config_file)
-    formats = _formats(report, report_format)
     chosen, machine = sweep.preflight(_values.as_asked(settings.device(device), batch=batch))
+    formats = _formats(report, report_format, COMPARE_FORMATS)
+    _values.require_folders(settings, chosen.name, report)
     console = _screen.stderr()
     shapes = config.shapes(res, settings.sweep.grid, chosen.batch) if res else []
     commands = [sides.elsewhere(python) if python else () for python in (base_python, head_python)]
+    plan = _plan(settings, max_regression, None, max_time, seed)
     labels = [
         f"{text} (in {python})" if python else text for text, python in ((base, base_python), (head, head_python))
     ]
@@ -87,13 +92,12 @@ def compare(
         pairs = sides.both(
             base, head, (labels[0], labels[1]), settings, chosen, shapes, commands, _screen.notifier(console)
         )
-        plan = _plan(settings, max_regression, None, max_time, seed)
         contest = turns.Contest(pairs, plan, machine, timeout_s=settings.sweep.timeout_s, same=sides.anything_goes)
         alike = _told_alike(sides.same_content(pairs))
         comparison = _contested(contest, Kind.PAIRED, chosen, labels[0], labels[1], console, alike)
     _conclude(comparison, settings, "compare", report, formats)
-    if max_regression is not None or comparison.outcome is Outcome.INCOMPARABLE:
-        raise typer.Exit(comparison.exit_code)
+    judged = max_regression is not None or comparison.outcome is Outcome.INCOMPARABLE
+    raise typer.Exit(comparison.exit_code if judged else ExitCode.DONE)
 
 
 def gate(
@@ -121,7 +125,13 @@ def gate(
     max_time: MaxTimeOption = None,
     seed: OrderSeedOption = 0,
     report: ReportOption = None,
-    report_format: ReportFormatOption = "markdown,junit,json,svg",
+    report_format: Annotated[
+        str | None, typer.Option("--report-format", help=f"{_KNOWN_FORMATS} [default: {GATE_FORMATS}]")
+    ] = None,
+    no_baseline: Annotated[
+        NoBaseline,
+        typer.Option("--no-baseline", help="What a model is that the base does not have at all: fail (4) or pass."),
+    ] = NoBaseline.FAIL,
     config_file: ConfigOption = None,
 ) -> None:
     """Compare this tree with a baseline for CI: exit code 0 passed, 1 regression, 3 inconclusive, 4 not comparable.
@@ -138,15 +148,17 @@ def gate(
     if (baseline is None) == (baseline_rev is None):
         raise UsageError("Say what to compare with: --baseline DIR or RUN.jsonl, or --baseline-rev REVISION.")
     settings = _values.load(config_file)
-    formats = _formats(report, report_format)
     chosen, machine = sweep.preflight(_values.as_asked(settings.device(device), running={"threads": threads}))
     specs, shapes = _gated(settings, model, res, chosen.batch)
+    formats = _formats(report, report_format, GATE_FORMATS)
+    _values.require_folders(settings, chosen.name, report)
     console = _screen.stderr()
     notify = _screen.notifier(console)
     weak = (
         baseline is not None and baseline.is_file() and not baseline.name.endswith(backends.get(chosen.backend).suffix)
     )
-    plan = _plan(settings, max_regression, max_pooled_regression, max_time, seed)
+    plan = _plan(settings, max_regression, max_pooled_regression, max_time, seed, no_baseline)
+    kept = Path(settings.paths.results) / chosen.name
     timeout_s = settings.sweep.timeout_s
     with _locked(settings, chosen.name), ExitStack() as held:
         if baseline_rev is not None:
@@ -174,17 +186,16 @@ def gate(
             )
         for side in (bases, heads):
             sides.equip(side, timeout_s)
-        wanted = {cell_name(spec.name, shape) for spec in specs for shape in shapes}
+        wanted = [cell_name(spec.name, shape) for spec in specs for shape in shapes]
         pairs = [
             pair
-            for pair in sides.by_name(bases, heads)
+            for pair in sides.advised(sides.by_name(bases, heads, wanted), no_baseline)
             # what is left out on purpose is not missing; any other cell that a side holds is a cell
             if pair.name in wanted or not (model or res)
         ]
         known = speeds.load(Path(settings.paths.results), machine).factors if weak else None
         contest = turns.Contest(pairs, plan, machine, timeout_s=timeout_s, factors=known)
         alike = _told_alike(sides.same_content(pairs))
-        kept = Path(settings.paths.results) / chosen.name
         comparison = _contested(
             contest,
             Kind.STORED if weak else Kind.PAIRED,
@@ -221,6 +232,7 @@ def calibrate(
     specs, shapes = _gated(settings, model, res, chosen.batch)
     console = _screen.stderr()
     plan = _plan(settings, max_regression, None, max_time, seed)
+    _values.require_folders(settings, chosen.name)
     with _locked(settings, chosen.name):
         same = sides.made(
             specs,
@@ -256,11 +268,19 @@ def _gated(
 ) -> tuple[list[ModelSpec], list[Shape]]:
     """Models and shapes of [gate], or those that the options name."""
     grid = settings.gate.grid or settings.sweep.grid
-    return settings.select(model or settings.gate.models), config.shapes(res or ",".join(map(str, grid)), grid, batch)
+    specs = settings.select(model or settings.gate.models)
+    for spec in specs:
+        catalogue.require(spec.variant)
+    return specs, config.shapes(res or ",".join(map(str, grid)), grid, batch)
 
 
 def _plan(
-    settings: "Config", max_regression: str | None, max_pooled: str | None, max_time: str | None, seed: int
+    settings: "Config",
+    max_regression: str | None,
+    max_pooled: str | None,
+    max_time: str | None,
+    seed: int,
+    no_baseline: NoBaseline = NoBaseline.FAIL,
 ) -> "Plan":
     """The plan of [gate] with what the options change; without its own, the pooled margin is half of the cells'."""
     from fastvit_bench.turns import TURNS
@@ -277,6 +297,7 @@ def _plan(
         max_time_s=config.seconds(max_time or ours.max_time),
         seed=seed,
         turns=TURNS,
+        no_baseline=no_baseline,
     )
 
 
@@ -286,11 +307,27 @@ def _locked(settings: "Config", device: str) -> Any:
     return store.lock(Path(settings.paths.results), device)
 
 
-def _formats(report: Path | None, names: str) -> list[str]:
-    """Formats that will be written, known before anything is measured."""
+def _formats(report: Path | None, names: str | None, usual: str) -> list[str]:
+    """Formats that will be written, known before anything is measured.
+
+    What was asked for by name must be possible here; of the usual ones, what is not is left out and told.
+    """
     from fastvit_bench.report import verdict
 
-    return verdict.checked([name.strip() for name in names.split(",") if name.strip()]) if report else []
+    if report is None:
+        return []
+    formats = verdict.checked([name.strip() for name in (names or usual).split(",") if name.strip()])
+    if names is not None:
+        verdict.require(formats)
+        return formats
+    formats, left_out = verdict.possible(formats)
+    if left_out:
+        _warn(left_out)
+    return formats
+
+
+def _warn(sentence: str) -> None:
+    typer.echo(f"warning: {sentence}", err=True)
 
 
 def _contested(
@@ -313,19 +350,35 @@ def _contested(
 def _conclude(
     comparison: "Comparison", settings: "Config", command: str, report: Path | None, formats: Sequence[str]
 ) -> None:
-    """Everything that is written, before any exit code."""
+    """Everything that is written, before any exit code: what is kept first, what can fail by itself last.
+
+    What cannot be written is a warning beside the verdict: the blocks were measured, and the exit code is theirs.
+    """
     from datetime import UTC, datetime
 
     from fastvit_bench.report import store, verdict
     from fastvit_bench.report.verdict import github
 
+    kept = Path(settings.paths.results) / comparison.device.name / f"{command}-{store.new_id(datetime.now(UTC))}.json"
+    written: list[Path] = []
+    try:
+        verdict.write(comparison, "json", kept)
+        written.append(kept)
+    except StoreError as error:
+        _warn(str(error))
+    try:
+        github.tell(comparison, os.environ, str(report or kept))
+    except StoreError as error:
+        _warn(str(error))
+    if report is not None:
+        published = verdict.publish(comparison, report, formats, command)
+        written += published.written
+        for sentence in published.lost:
+            _warn(sentence)
+    for path in written:
+        typer.echo(f"written: {path}", err=True)
     out = _screen.stdout()
     out.print(verdict.rich(comparison, out.width))
     typer.echo(verdict.sentence(comparison))
-    kept = Path(settings.paths.results) / comparison.device.name / f"{command}-{store.new_id(datetime.now(UTC))}.json"
-    verdict.write(comparison, "json", kept)
-    written = [kept, *(verdict.publish(comparison, report, formats, command) if report else [])]
-    for path in written:
-        typer.echo(f"written: {path}", err=True)
-    for line in github.tell(comparison, os.environ, str(report or kept)):
+    for line in github.annotations(comparison, os.environ):
         typer.echo(line)

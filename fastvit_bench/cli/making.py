@@ -152,7 +152,6 @@ def export(
     precision = precision or backend.precisions[0]
     if precision not in backend.precisions:
         raise UsageError(f"--target {target} exports {' or '.join(backend.precisions)}, not {precision}.")
-    backends.require(backend.name)
     device = Device(
         name=target,
         backend=backend.name,
@@ -160,6 +159,7 @@ def export(
         batch=batch,
         options={name: str(given[name]) for name in backend.shaping if given[name] is not None},
     )
+    backends.require(backend.name, device)
     shapes = config.shapes(res or str(spec.resolution), settings.sweep.grid, batch)
     if multifunction and len(shapes) < 2:
         raise UsageError("--multifunction puts several sizes into one file; name them with --res, such as 256,384.")

@@ -152,6 +152,9 @@ def latency(
         backends.get(chosen.backend).settling(chosen),
         settings.method.processes if machine.accelerator is None else 1,
     )
+    if profile and (untold := backends.get(chosen.backend).unprofiled(chosen)):
+        raise UsageError(untold)
+    _values.require_folders(settings, chosen.name)
     if resume is not None:
         path = _run_of(chosen.name, store.find(results, resume))
         with store.lock(results, chosen.name):
@@ -193,6 +196,7 @@ def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, devi
     from fastvit_bench.report import table
 
     console = _screen.stderr()
+    _screen.tell_unknown_commit()
     rate = sweep.measured_rate(path.parent.parent, device)
     console.print(sweep.outline(request, steps, rate), highlight=False, soft_wrap=True)
     failed = 0
@@ -277,8 +281,9 @@ def accuracy(
     if resume is None and data is None:
         raise UsageError("Name the folder with the images: --data DIR.")
     chosen = _values.as_asked(settings.device(device), precision=precision, batch=batch)
-    backends.require(chosen.backend)
+    backends.require(chosen.backend, chosen)
     place = evaluation.preflight(chosen)
+    _values.require_folders(settings, place.device.name)
     if place.lacking:
         why = place.lacking.partition(";")[0]
         typer.echo(f"device '{chosen.name}' is not here ({why}); what proves its files takes its place", err=True)
@@ -343,6 +348,7 @@ def _count(
     from fastvit_bench.report import accuracies
 
     console = _screen.stderr()
+    _screen.tell_unknown_commit()
     failed = 0
     columns = (
         TextColumn("{task.description}"),
@@ -419,6 +425,7 @@ def roofline(
     rows = [row for row in collect(files) if row.device.name == device and row.measured]
     if run and not rows:
         raise UsageError(f"Nothing was measured on '{device}' in {_screen.plural(len(files), 'run')}; name its runs.")
+    _values.require_folders(settings, device)
     console = _screen.stderr()
     held = ceilings.of_rows(rows, chosen, results / device, again=again, notify=_screen.notifier(console))
     counted = ceilings.traffic((cell for row in rows for cell in row.measured), Path(settings.paths.models))

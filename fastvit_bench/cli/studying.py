@@ -129,6 +129,8 @@ def study(
     if dry_run:
         _show_plan(planned)
         return
+    _values.require_folders(settings, target.name)
+    _screen.tell_unknown_commit()
     with store.lock(results, target.name):
         result = _measure(planned, settings, path)
     _show(result, format_, output)

@@ -31,6 +31,7 @@ KINDS = {
 TONES = {
     Outcome.REGRESSED: "bad",
     Outcome.INCOMPARABLE: "unsure",
+    Outcome.NO_BASELINE: "unsure",
     Outcome.INCONCLUSIVE: "unsure",
     Outcome.PASS: "good",
     Outcome.IMPROVED: "good",

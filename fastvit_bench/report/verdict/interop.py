@@ -14,7 +14,7 @@ import msgspec
 from fastvit_bench.errors import StoreError
 from fastvit_bench.report.sheet import plain
 from fastvit_bench.report.verdict.words import POOLED, change, conditions, margin, sentence, span, title, worst_first
-from fastvit_bench.verdicts import SCHEMA, CellResult, Comparison, Outcome, Verdict
+from fastvit_bench.verdicts import SCHEMA, CellResult, Comparison, NoBaseline, Outcome, Verdict
 
 
 def _json(value: object) -> bytes:
@@ -153,29 +153,29 @@ def junit(comparison: Comparison) -> bytes:
     ]
     if comparison.pooled:
         cases.append((POOLED, comparison.pooled, None))
-    outcomes = [verdict.outcome for _, verdict, _ in cases]
+    kinds = [_element(verdict.outcome, comparison) for _, verdict, _ in cases]
+    elements = [kind[0] for kind in kinds if kind]
     counts = {
         "tests": str(len(cases)),
-        "failures": str(outcomes.count(Outcome.REGRESSED)),
-        "errors": str(outcomes.count(Outcome.INCOMPARABLE)),
+        "failures": str(elements.count("failure")),
+        "errors": str(elements.count("error")),
     }
     seconds = _seconds(comparison)
     root = Xml.Element("testsuites", {"name": "fastvit-bench", "time": seconds, **counts})
     suite = Xml.SubElement(root, "testsuite", {"name": _xml(title(comparison)), "time": seconds, **counts})
-    suite.set("skipped", str(outcomes.count(Outcome.INCONCLUSIVE)))
+    suite.set("skipped", str(elements.count("skipped")))
     suite.set("timestamp", _timestamp(comparison.started))
     if comparison.machine.host:
         suite.set("hostname", _xml(comparison.machine.host))
     properties = Xml.SubElement(suite, "properties")
     for name, value in _properties(comparison).items():
         Xml.SubElement(properties, "property", name=_xml(name), value=_xml(value))
-    for name, verdict, cell in cases:
+    for (name, verdict, cell), kind in zip(cases, kinds, strict=True):
         spent = (cell.head_ms or 0.0) / 1e3 if cell else 0.0
         case = Xml.SubElement(suite, "testcase", classname=where, name=_xml(name), time=f"{spent:.9f}")
-        if verdict.outcome in _ELEMENTS:
-            element, kind = _ELEMENTS[verdict.outcome]
+        if kind:
             message = _xml(verdict.reason or verdict.outcome.value)
-            Xml.SubElement(case, element, type=kind, message=message).text = message
+            Xml.SubElement(case, kind[0], type=kind[1], message=message).text = message
         told = "\n".join(f"{label}: {value}" for label, value in _details(verdict, cell).items())
         Xml.SubElement(case, "system-out").text = _xml(told)
     Xml.SubElement(suite, "system-out").text = _xml("\n".join((sentence(comparison), *comparison.warnings)))
@@ -187,8 +187,16 @@ def junit(comparison: Comparison) -> bytes:
 _ELEMENTS = {
     Outcome.REGRESSED: ("failure", "regression"),
     Outcome.INCOMPARABLE: ("error", "incomparable"),
+    Outcome.NO_BASELINE: ("error", "no-baseline"),
     Outcome.INCONCLUSIVE: ("skipped", "inconclusive"),
 }
+
+
+def _element(outcome: Outcome, comparison: Comparison) -> tuple[str, str] | None:
+    """Element and type of a case that did not pass; one that may lack its baseline was skipped."""
+    if outcome is Outcome.NO_BASELINE and comparison.plan.no_baseline is NoBaseline.PASS:
+        return ("skipped", "no-baseline")
+    return _ELEMENTS.get(outcome)
 
 
 def _properties(comparison: Comparison) -> dict[str, str]:

@@ -30,6 +30,7 @@ SOME = 12  # reasons and warnings that a terminal is shown, of each
 _STYLES = {
     Outcome.REGRESSED: "bold red",
     Outcome.INCOMPARABLE: "bold magenta",
+    Outcome.NO_BASELINE: "magenta",
     Outcome.INCONCLUSIVE: "yellow",
     Outcome.PASS: "green",
     Outcome.IMPROVED: "cyan",

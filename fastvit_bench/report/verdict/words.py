@@ -14,6 +14,7 @@ LONGEST = 120  # characters of a name that a person is shown; formats for progra
 _DOES = {
     Outcome.REGRESSED: ("regressed", "regressed"),
     Outcome.INCOMPARABLE: ("cannot be compared", "cannot be compared"),
+    Outcome.NO_BASELINE: ("has no baseline yet", "have no baseline yet"),
     Outcome.INCONCLUSIVE: ("is inconclusive", "are inconclusive"),
     Outcome.PASS: ("passes", "pass"),
     Outcome.IMPROVED: ("improved", "improved"),
