@@ -24,6 +24,7 @@ FLOORS = {
     "files": 0,
     "products": 0,
     "cuda": 0,
+    "stats": 0,
     "config": 1,
     "network": 1,
     "backends": 1,
@@ -54,6 +55,7 @@ HEAVY = {
     "safetensors",
     "timm",
     "PIL",
+    "scipy",
 } | {
     "tensorrt",
     "tensorrt_rtx",
