@@ -8,13 +8,14 @@ is a property and never stored.
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from fastvit_bench.stats import spread
+from fastvit_bench.stats import intervals
+from fastvit_bench.stats.intervals import median, order_statistic_ranks, trimmed_mean
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0..1, that the published weights expect
 
@@ -504,39 +505,6 @@ class Interval(Record, frozen=True):
     confidence: float  # reached, at least what was asked for
 
 
-@functools.lru_cache(maxsize=64)
-def order_statistic_ranks(count: int, quantile: float, confidence: float = 0.95) -> tuple[int, int, float] | None:
-    """Ranks (1-based, inclusive) of the samples that enclose a quantile, and the coverage they reach.
-
-    The number of samples below the quantile is Binomial(count, quantile), whatever the distribution, so the coverage
-    of ranks (l, u) is P(l <= K < u) (David & Nagaraja, Order Statistics, 3rd ed., section 7.1). Starting from the
-    middle the narrowest pair with equal tails is taken; 100 samples and the median give ranks 40 and 61 (96.5 %).
-    None when no pair of samples reaches the confidence, as for a median of fewer than six samples.
-    """
-    tail = (1 - confidence) / 2
-    # in logarithms, because the binomial coefficient of 1100 samples is more than a float can hold
-    logarithms = (
-        math.lgamma(count + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(count - k + 1)
-        + k * math.log(quantile)
-        + (count - k) * math.log1p(-quantile)
-        for k in range(count + 1)
-    )
-    cumulative = list(itertools.accumulate(map(math.exp, logarithms)))  # P(K <= k)
-    low = max((rank for rank in range(1, count + 1) if cumulative[rank - 1] <= tail), default=None)
-    high = min((rank for rank in range(1, count + 1) if 1 - cumulative[rank - 1] <= tail), default=None)
-    if low is None or high is None or low >= high:
-        return None
-    return low, high, cumulative[high - 1] - cumulative[low - 1]
-
-
-def _median(values: Iterable[float]) -> float:
-    import statistics  # here, because `--help` would wait for decimals and fractions
-
-    return statistics.median(values)
-
-
 class Unit(StrEnum):
     """Where a toolkit plans to run an operation."""
 
@@ -606,19 +574,10 @@ class Placement(Record, frozen=True, dict=True):
         return sum(a != b for a, b in itertools.pairwise(units))
 
 
-def trimmed_mean(samples: Iterable[float], trim: int) -> float:
-    """The mean without the `trim` lowest and the `trim` highest samples; at least one sample must be left."""
-    kept = sorted(samples)
-    kept = kept[trim : len(kept) - trim]
-    if not kept:
-        raise ValueError(f"trimming {trim} samples at either end leaves none")
-    return math.fsum(kept) / len(kept)
-
-
 def _drift(samples: Samples) -> float:
     """By how much the second half of a round is slower than the first."""
     half = len(samples) // 2
-    return _median(samples[half:]) / _median(samples[:half]) - 1
+    return median(samples[half:]) / median(samples[:half]) - 1
 
 
 SLOW = 0.95  # share of a machine's best speed below which a figure is flagged
@@ -633,11 +592,7 @@ class SpeedCheck(Record, frozen=True):
     @property
     def median_ns(self) -> float:
         """The quicker of the two medians: a machine that is slow for seconds is slow in both."""
-        return min(_median(self.before_ns), _median(self.after_ns))
-
-
-# Student's t, two-sided 95 %, by degrees of freedom: of the mean over the 20 rounds of ModelBench
-_STUDENT_T = {19: 2.0930}
+        return min(median(self.before_ns), median(self.after_ns))
 
 
 class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict=True):
@@ -681,7 +636,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
         """Milliseconds per batch by the method's statistic: what tables show."""
         if self.method.statistic is Statistic.MEDIAN:
             return self.median_ms
-        return math.fsum(self.round_means_ms) / len(self.round_means_ms)
+        return intervals.mean(self.round_means_ms)
 
     @functools.cached_property
     def samples_ms(self) -> list[float]:
@@ -691,44 +646,44 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     @functools.cached_property
     def median_ms(self) -> float:
         """Milliseconds per batch."""
-        return _median(self.samples_ms)
+        return median(self.samples_ms)
 
     @functools.cached_property
     def interval_ms(self) -> Interval | None:
-        """95 % confidence interval of `figure_ms`, or None where the samples give none.
+        """95 % confidence interval of `figure_ms`, or None where the samples give none."""
+        return self.figure_interval_ms(intervals.CONFIDENCE)
 
-        Of a median without assuming a distribution, from six samples on. Where the runs are spread over processes it
-        holds the figure of another such run, not only the median of these. Of ModelBench's mean over 20 rounds by
-        Student's t on the rounds' means, which takes the rounds as independent and near normal.
+    def figure_interval_ms(self, confidence: float) -> Interval | None:
+        """Confidence interval of `figure_ms`, or None where the samples give none.
+
+        Of a median without assuming a distribution, from six samples on for 95 %. Of runs spread over processes, it
+        holds the figure of another such run, not only the median of these. Of a mean over rounds by Student's t
+        on the rounds' means, from two rounds on; it takes the rounds as independent and near normal. Rounds that differ
+        so much that the interval would reach zero give none, because no network takes no time.
         """
         if self.method.statistic is Statistic.MEDIAN and self.method.processes > 1:
-            return self._another_run_ms()
+            return self._another_run_ms(confidence)
         if self.method.statistic is Statistic.MEDIAN:
-            return self.quantile_interval_ms(0.5)
-        quantile = _STUDENT_T.get(len(self.round_means_ms) - 1)
-        if quantile is None:
-            return None
-        import statistics
+            bounds = intervals.quantile_interval(self.samples_ms, 0.5, confidence)
+        else:
+            bounds = intervals.mean_interval(self.round_means_ms, confidence)
+        return Interval(*bounds) if bounds and bounds.low > 0 else None
 
-        half = quantile * statistics.stdev(self.round_means_ms) / math.sqrt(len(self.round_means_ms))
-        return Interval(low=self.figure_ms - half, high=self.figure_ms + half, confidence=0.95)
-
-    def _another_run_ms(self) -> Interval | None:
-        """95 % interval of the figure that another such run would give, from what the processes' medians differ by."""
-        within = self.quantile_interval_ms(0.5)
-        medians = [_median(samples) / 1e6 for samples in self.samples_ns]
-        factor = spread.another_figure(medians)
+    def _another_run_ms(self, confidence: float) -> Interval | None:
+        """Interval of the figure that another such run would give, from what the processes' medians differ by."""
+        within = intervals.quantile_interval(self.samples_ms, 0.5, confidence)
+        factor = intervals.another_figure([median(samples) for samples in self.samples_ns], confidence)
         if within is None or factor is None:
             return None
         low, high = self.figure_ms / factor, self.figure_ms * factor
-        return Interval(low=min(low, within.low), high=max(high, within.high), confidence=0.95)
+        return Interval(low=min(low, within.low), high=max(high, within.high), confidence=confidence)
 
     @property
     def reference_median_ns(self) -> float | None:
         """Of the reference workload while this was measured; None where it was not timed."""
         if self.speed_checks:
-            return _median(check.median_ns for check in self.speed_checks)
-        return _median(self.reference_ns) if self.reference_ns else None
+            return median(check.median_ns for check in self.speed_checks)
+        return median(self.reference_ns) if self.reference_ns else None
 
     @property
     def speed(self) -> float | None:
@@ -738,22 +693,14 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
 
     def quantile_interval_ms(self, quantile: float) -> Interval | None:
         """Distribution-free 95 % interval of a quantile, or None when the samples are too few to enclose it."""
-        samples = self.samples_ms
-        ranks = order_statistic_ranks(len(samples), quantile)
-        if ranks is None:
-            return None
-        low, high, confidence = ranks
-        return Interval(low=samples[low - 1], high=samples[high - 1], confidence=confidence)
+        bounds = intervals.quantile_interval(self.samples_ms, quantile)
+        return Interval(*bounds) if bounds else None
 
     def quantile_ms(self, quantile: float) -> float | None:
         """A quantile by linear interpolation, or None when the samples are too few for an interval around it."""
-        samples = self.samples_ms
-        if order_statistic_ranks(len(samples), quantile) is None:
+        if order_statistic_ranks(len(self.samples_ms), quantile) is None:
             return None
-        position = quantile * (len(samples) - 1)
-        below = math.floor(position)
-        above = min(below + 1, len(samples) - 1)
-        return samples[below] + (position - below) * (samples[above] - samples[below])
+        return intervals.quantile(self.samples_ms, quantile)
 
     @property
     def p90_ms(self) -> float | None:
@@ -768,8 +715,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     @property
     def mad_ms(self) -> float:
         """Median absolute deviation from the median."""
-        median = self.median_ms
-        return _median(abs(sample - median) for sample in self.samples_ms)
+        return intervals.median_absolute_deviation(self.samples_ms)
 
     @property
     def ms_per_image(self) -> float:
@@ -782,9 +728,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
         found: list[str] = []
         figure, interval = self.figure_ms, self.interval_ms
         if interval is None:
-            median = self.method.statistic is Statistic.MEDIAN
-            count = len(self.samples_ms if median else self.samples_ns)
-            found.append(f"only {count} {'run' if median else 'round'}{'s' * (count != 1)}: no interval")
+            found.append(self._why_no_interval)
         elif interval.high - interval.low > 0.05 * figure:
             name = "median" if self.method.statistic is Statistic.MEDIAN else "mean"
             found.append(f"{name} uncertain by {100 * (interval.high - interval.low) / figure:.0f} %")
@@ -794,7 +738,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
         drift = max((_drift(samples) for samples in rounds), key=abs, default=0.0)
         if abs(drift) > 0.05:
             found.append(f"not steady: second half of the runs {100 * drift:+.0f} %")
-        middles = [_median(samples) for samples in rounds] if len(rounds) > 1 else [1.0]
+        middles = [median(samples) for samples in rounds] if len(rounds) > 1 else [1.0]
         if (apart := max(middles) / min(middles) - 1) > 0.05:
             what = "processes" if self.method.processes > 1 else "rounds"
             found.append(f"{what} differ: the slowest's median is {100 * apart:.0f} % above the quickest's")
@@ -805,6 +749,15 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
                 "each run was called over the cable, and the device idled in between: slower than back to back"
             )
         return found + gpu_warnings(self.gpu)
+
+    @property
+    def _why_no_interval(self) -> str:
+        if self.method.statistic is Statistic.MEDIAN:
+            count = len(self.samples_ms)
+            return f"only {count} run{'s' * (count != 1)}: no interval"
+        if (count := len(self.samples_ns)) == 1:
+            return "only 1 round: no interval"
+        return f"{count} rounds that differ too much for an interval"
 
 
 def cell_name(model: str, shape: Shape) -> str:
@@ -961,16 +914,13 @@ class Share(Record, frozen=True):
     high: float
 
 
-@functools.lru_cache(maxsize=1024)
 def share(right: int, images: int) -> Share:
-    """What share of the images was right, with Wilson's interval (1927), which holds near 0 and 1 too.
+    """What share of the images was right, with Wilson's interval.
 
     It speaks of other images drawn as these were, and says nothing of images of another kind.
     """
-    from statsmodels.stats.proportion import proportion_confint  # slow to import
-
-    ends: Any = proportion_confint(right, images, alpha=0.05, method="wilson")
-    return Share(value=right / images, low=float(ends[0]), high=float(ends[1]))
+    low, high, _ = intervals.wilson_interval(right, images)
+    return Share(value=right / images, low=low, high=high)
 
 
 class Probe(Record, frozen=True):

@@ -1,6 +1,5 @@
 """Studies: the rows of a published table become files, take turns with their references, and are kept as they end."""
 
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from fastvit_bench.records import Artifact, Device, Machine, Method, ModelSpec, 
 from fastvit_bench.report import store
 from fastvit_bench.report import studies as written
 from fastvit_bench.sides import Entry, Missing, Pair
+from fastvit_bench.stats.intervals import median
 from fastvit_bench.studies import SCHEMA, Contestant, Match, Study, StudyResult, StudyRow
 from fastvit_bench.sweep import Step
 from fastvit_bench.turns import Contest, Notify
@@ -211,7 +211,7 @@ def measured_rate(results: Path, device: str) -> float | None:
         for line in written.lines(result)
         if line.artifact and line.figure
     ]
-    return statistics.median(rates) if rates else sweep.measured_rate(results, device)
+    return median(rates) if rates else sweep.measured_rate(results, device)
 
 
 def outline(planned: Planned, macs_per_s: float | None) -> str:

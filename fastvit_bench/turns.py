@@ -7,7 +7,6 @@ import itertools
 import math
 import random
 import re
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from fastvit_bench.measure import machine as machines
 from fastvit_bench.records import Artifact, Device, GpuState, Machine, Measurement, TimingJob, gpu_warnings
 from fastvit_bench.report import judge
 from fastvit_bench.sides import BaseSide, Entry, Missing, Pair, differences
+from fastvit_bench.stats.intervals import median
 from fastvit_bench.verdicts import (
     SCHEMA,
     Block,
@@ -370,11 +370,11 @@ def _slowing(block: Block) -> float:
     if not third:
         return 0.0
     ends = [
-        math.log(statistics.median(side[-1 - at]) / statistics.median(side[at]))
+        math.log(median(side[-1 - at]) / median(side[at]))
         for side in (block.base_ns, block.head_ns)
         for at in range(third)
     ]
-    return math.expm1(statistics.median(ends))
+    return math.expm1(median(ends))
 
 
 def regimes(blocks: Sequence[Block]) -> str | None:
@@ -382,10 +382,10 @@ def regimes(blocks: Sequence[Block]) -> str | None:
     times = [block.base_ms for block in blocks]
     for at in range(2, len(times) - 1):
         before, after = times[:at], times[at:]
-        if min(after) > max(before) and statistics.median(after) > (1 + SLOWED) * statistics.median(before):
+        if min(after) > max(before) and median(after) > (1 + SLOWED) * median(before):
             return (
-                f"{statistics.median(before):.4g} ms in the first {at} blocks (burst), "
-                f"{statistics.median(after):.4g} ms in the {len(after)} after them (sustained)"
+                f"{median(before):.4g} ms in the first {at} blocks (burst), "
+                f"{median(after):.4g} ms in the {len(after)} after them (sustained)"
             )
     return None
 
@@ -448,7 +448,7 @@ def results(contest: Contest, verdicts: Mapping[str, Verdict]) -> tuple[CellResu
         else:
             verdict = verdicts[name]
         counted = cell.counted
-        base_ms = statistics.median(block.base_ms for block in counted) if counted else None
+        base_ms = median(block.base_ms for block in counted) if counted else None
         factors = [block.reference for block in counted if block.reference is not None]
         found.append(
             CellResult(
@@ -459,7 +459,7 @@ def results(contest: Contest, verdicts: Mapping[str, Verdict]) -> tuple[CellResu
                 blocks=tuple(cell.blocks),
                 base_ms=base_ms,
                 head_ms=base_ms * verdict.ratio if base_ms is not None and verdict.ratio is not None else None,
-                speed_factor=statistics.median(factors) if factors else None,
+                speed_factor=median(factors) if factors else None,
                 failed=cell.failed.stage if cell.failed else None,
             )
         )

@@ -22,6 +22,7 @@ from fastvit_bench.records import (
     Stage,
     Window,
 )
+from fastvit_bench.stats.intervals import median as _median
 
 SCHEMA = 1  # of a written comparison
 
@@ -249,9 +250,3 @@ class Comparison(Record, frozen=True, tag="comparison", tag_field="document"):
         if self.outcome is Outcome.NO_BASELINE and self.plan.no_baseline is NoBaseline.PASS:
             return ExitCode.DONE
         return EXIT_CODES[self.outcome]
-
-
-def _median(values: "list[float] | tuple[int, ...] | list[int]") -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return float(ordered[middle]) if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

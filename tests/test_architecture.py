@@ -56,6 +56,7 @@ HEAVY = {
     "safetensors",
     "timm",
     "PIL",
+    "scipy",
 } | {
     "tensorrt",
     "tensorrt_rtx",

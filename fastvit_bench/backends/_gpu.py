@@ -16,6 +16,7 @@ from fastvit_bench.cuda.monitor import Monitor
 from fastvit_bench.cuda.timing import EventSession, EventTimer, Mode
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Card, Device, GpuState
+from fastvit_bench.stats.intervals import median
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,8 +184,4 @@ class BufferedSession(GpuSession):
 
 def medians(passes: list[Mapping[str, float]]) -> dict[str, int]:
     """Layer -> the median of its milliseconds over passes, in nanoseconds, in the order of the first pass."""
-    import statistics
-
-    return {
-        name: round(1e6 * statistics.median(times[name] for times in passes if name in times)) for name in passes[0]
-    }
+    return {name: round(1e6 * median(times[name] for times in passes if name in times)) for name in passes[0]}

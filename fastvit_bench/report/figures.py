@@ -14,6 +14,7 @@ from fastvit_bench.report.ratios import Key, Ratio
 from fastvit_bench.report.rows import Row, size_of
 from fastvit_bench.report.sheet import latency, legend, plain
 from fastvit_bench.report.verdict import words
+from fastvit_bench.stats.intervals import wilson_interval
 from fastvit_bench.verdicts import Comparison, Outcome
 
 MOST_LINES = 16  # models in one chart; colour and shape together tell that many apart
@@ -239,12 +240,9 @@ def _point(frontier: Frontier, place: Place, measured: Mapping[int, str]) -> Spe
 
 
 def wilson(accuracy: Counted) -> tuple[float, float]:
-    """The 95 % interval of an accuracy in percent (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
-    z, n = 1.959964, accuracy.images
-    p = accuracy.correct / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return max(0.0, 100 * (middle - half)), min(100.0, 100 * (middle + half))
+    """The 95 % interval of an accuracy in percent."""
+    low, high, _ = wilson_interval(accuracy.correct, accuracy.images)
+    return 100 * low, 100 * high
 
 
 # --- latency and ratio against resolution -----------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import functools
 import io
 import itertools
 import math
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,12 +19,12 @@ from fastvit_bench.records import Artifact, Engine, Head, Machine, Measurement, 
 from fastvit_bench.report.rows import Row, key, measured_row, size_of
 from fastvit_bench.report.sheet import NONE, Column, Detail, Document, form, legend, model_name, plain, significant
 from fastvit_bench.report.store import RunFile
+from fastvit_bench.stats.intervals import CONFIDENCE, median, normal_quantile
 
 FEWEST = 5  # points of a series that is searched for changes
 SHORTEST = 2  # points between two changes: a single one that stands out is an outlier
 MIN_CHANGE = 0.02  # share below which a change is not reported
 NEAREST = 200  # points on either side of a change, at most, that its size is estimated from
-CONFIDENCE = 0.95
 
 # --- series -----------------------------------------------------------------------------------------------------------
 
@@ -101,7 +100,7 @@ class Series:
         """Between changes: first point, the one behind the last, and the median of the figures in ms."""
         ends = [0, *(change.at for change in self.changes), len(self.points)]
         figures = [point.figure_ms for point in self.points]
-        return [(start, end, statistics.median(figures[start:end])) for start, end in itertools.pairwise(ends)]
+        return [(start, end, median(figures[start:end])) for start, end in itertools.pairwise(ends)]
 
     @functools.cached_property
     def noise(self) -> float | None:
@@ -210,7 +209,7 @@ def _is_change(found: Shift, min_change: float) -> bool:
 
 
 def _changes(points: Sequence[Point], figures: Sequence[float], shifts: dict[int, Shift]) -> tuple[Change, ...]:
-    levels = [statistics.median(figures[a:b]) for a, b in itertools.pairwise([0, *shifts, len(figures)])]
+    levels = [median(figures[a:b]) for a, b in itertools.pairwise([0, *shifts, len(figures)])]
     return tuple(
         Change(middle, before, after, found, also_changed(points[middle - 1], points[middle]))
         for (middle, found), (before, after) in zip(shifts.items(), itertools.pairwise(levels), strict=True)
@@ -254,7 +253,7 @@ def _scatter(logs: Sequence[float]) -> float:
 
     Their median absolute value is 0.6745 standard deviations of a normal difference, which has twice the variance.
     """
-    return statistics.median(abs(b - a) for a, b in itertools.pairwise(logs)) / (0.6745 * math.sqrt(2))
+    return median(abs(b - a) for a, b in itertools.pairwise(logs)) / (0.6745 * math.sqrt(2))
 
 
 def shift(before: Sequence[float], after: Sequence[float]) -> Shift:
@@ -284,7 +283,7 @@ def _rank(few: int, many: int) -> tuple[int, float]:
     """
     if few * many > 400:
         spread = math.sqrt(few * many * (few + many + 1) / 12)
-        return math.floor(few * many / 2 - 1.96 * spread), CONFIDENCE
+        return math.floor(few * many / 2 - normal_quantile(0.5 + CONFIDENCE / 2) * spread), CONFIDENCE
     counts = [1] + [0] * (few * many)
     for i in range(1, few + 1):
         for u in range(few * many, many + i - 1, -1):  # times 1 - x^(many + i)
@@ -550,14 +549,14 @@ def _points(series: Series) -> list[dict[str, object]]:
     """`_POINT` of every point; the four of a change only where one is first seen, as ratios."""
     changes = {change.at: change.shift for change in series.changes}
     found: list[dict[str, object]] = []
-    for level, (start, end, median) in enumerate(series.levels, 1):
+    for level, (start, end, middle_ms) in enumerate(series.levels, 1):
         for at in range(start, end):
             point, shifted = series.points[at], changes.get(at)
             interval = point.cell.interval_ms
             values = (
                 *(point.run.id, point.cell.finished, point.run.commit, point.run.dirty, point.figure_ms),
                 *((interval.low, interval.high) if interval else (None, None)),
-                *(level, median),
+                *(level, middle_ms),
                 *((shifted.ratio, shifted.low, shifted.high, shifted.confidence) if shifted else (None,) * 4),
             )
             found.append(dict(zip(_POINT, values, strict=True)))

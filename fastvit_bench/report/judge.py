@@ -16,7 +16,14 @@ from dataclasses import dataclass
 import msgspec
 
 from fastvit_bench.errors import UsageError
-from fastvit_bench.records import Interval, Measurement, order_statistic_ranks
+from fastvit_bench.records import Interval, Measurement
+from fastvit_bench.stats.intervals import median as _median
+from fastvit_bench.stats.intervals import (
+    median_absolute_deviation,
+    median_interval,
+    normal_quantile,
+    order_statistic_ranks,
+)
 from fastvit_bench.verdicts import Block, Calibration, CellCalibration, Outcome, Plan, Verdict
 
 POOLED = ""  # the key of the verdict on all cells together, among the names of cells
@@ -287,27 +294,6 @@ def interval(logs: Sequence[float]) -> tuple[float, float] | None:
     return median_interval(logs, _NOMINAL)
 
 
-def median_interval(values: Sequence[float], confidence: float) -> tuple[float, float] | None:
-    """Ends of a confidence interval of the median; None where the values are too few.
-
-    Interpolated between the two pairs of order statistics whose coverages, exact for any distribution, enclose the
-    confidence (Hettmansperger & Sheather 1986). Six values can only give 96.9 % or 78.1 % without interpolating, and
-    unlike the averages of pairs of Hodges & Lehmann (1963) it stays right where the ratios are skewed.
-    """
-    ordered, count = sorted(values), len(values)
-    below = list(itertools.accumulate(math.comb(count, k) / 2**count for k in range(count + 1)))  # P(K <= k)
-    coverages = [1 - 2 * below[rank - 1] for rank in range(1, count // 2 + 1)]  # of the rank-th from either end
-    rank = sum(coverage >= confidence for coverage in coverages)
-    if not rank or rank == len(coverages):
-        return None
-    outer, inner = coverages[rank - 1], coverages[rank]
-    way = (outer - confidence) / (outer - inner)
-    inwards = (count - rank) * way / (rank + (count - 2 * rank) * way)
-    low = (1 - inwards) * ordered[rank - 1] + inwards * ordered[rank]
-    high = (1 - inwards) * ordered[count - rank] + inwards * ordered[count - rank - 1]
-    return low, high
-
-
 # --- what forbids a verdict ---
 
 
@@ -344,7 +330,8 @@ def against_stored(
     the reference workload was itself unsteady by more than the margin, and where the base's interval is so wide that
     its other end would give another outcome. `references` are the workload's times beside each block.
     """
-    if verdict.ratio is None:
+    ratio = verdict.ratio
+    if ratio is None:
         return verdict
     known = [block.reference for block in blocks if block.reference is not None]
     if known and not factors[0] <= (factor := _median(known)) <= factors[1]:
@@ -367,12 +354,8 @@ def against_stored(
     if verdict.interval is not None:
         ends = Interval(low=verdict.interval.low * low, high=verdict.interval.high * high, confidence=0.95)
         verdict = msgspec.structs.replace(verdict, interval=ends)
-    limit = 1 + verdict.margin
-    holds = {
-        Outcome.REGRESSED: verdict.ratio * low > limit,
-        Outcome.PASS: verdict.ratio * high <= limit,
-        Outcome.IMPROVED: verdict.ratio * high < 1,
-    }
+    limit, least, most = 1 + verdict.margin, ratio * low, ratio * high
+    holds = {Outcome.REGRESSED: least > limit, Outcome.PASS: most <= limit, Outcome.IMPROVED: most < 1}
     if holds.get(verdict.outcome, True):
         return verdict
     return _left_open(
@@ -408,9 +391,8 @@ def scatter(logs: Sequence[float]) -> float | None:
     """
     if (count := len(logs)) < FEWEST:
         return None
-    median = _median(logs)
     factor = {6: 1.200, 7: 1.140, 8: 1.129, 9: 1.107}.get(count, count / (count - 0.8))
-    return 1.4826 * factor * _median([abs(value - median) for value in logs])
+    return 1.4826 * factor * median_absolute_deviation(logs)
 
 
 def detectable(logs: Sequence[float], margin: float, plan: Plan, members: int) -> float | None:
@@ -425,7 +407,7 @@ def detectable(logs: Sequence[float], margin: float, plan: Plan, members: int) -
     deviation, share = scatter(logs), _share_caught(step(plan.looks, plan.alpha, plan.beta, members))
     if deviation is None or share is None:
         return None
-    return (1 + margin) * math.exp(_normal_quantile(share) * deviation) - 1
+    return (1 + margin) * math.exp(normal_quantile(share) * deviation) - 1
 
 
 def floor(logs: Sequence[float], plan: Plan) -> float | None:
@@ -433,7 +415,7 @@ def floor(logs: Sequence[float], plan: Plan) -> float | None:
     deviation, share = scatter(logs), _share_passing(boundaries(plan.looks, plan.alpha, plan.beta))
     if deviation is None or share is None:
         return None
-    return math.exp(_normal_quantile(1 - share) * deviation) - 1
+    return math.exp(normal_quantile(1 - share) * deviation) - 1
 
 
 @functools.cache
@@ -456,12 +438,6 @@ def _where(condition: Callable[[float], bool], fails: float, holds: float) -> fl
         middle = (fails + holds) / 2
         fails, holds = (fails, middle) if condition(middle) else (middle, holds)
     return holds
-
-
-def _normal_quantile(share: float) -> float:
-    import statistics  # here, because `--help` would wait for it
-
-    return statistics.NormalDist().inv_cdf(share)
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
@@ -608,8 +584,3 @@ def block_order(plan: Plan, cell: str, number: int) -> str:
     A generator seeded by a text takes its SHA-512, which unlike `hash` is the same in every process.
     """
     return order(plan.turns.turns, random.Random(f"{plan.seed}/{cell}/{number}"))
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered, middle = sorted(values), len(values) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

@@ -1,7 +1,6 @@
 """Rows as text: what a person reads of measurements, laid out in columns, whatever the format."""
 
 import itertools
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
@@ -31,6 +30,7 @@ from fastvit_bench.records import (
 from fastvit_bench.report import published
 from fastvit_bench.report.published import Figure, Published
 from fastvit_bench.report.rows import REFERENCE_SIZE, Row, planned_share, size_of, sizes_of
+from fastvit_bench.stats.intervals import median
 
 NONE = "–"  # not measured, as opposed to nothing to measure
 RANDOM = "random weights"
@@ -593,12 +593,12 @@ def first(values: Sequence[int]) -> float | None:
 
 def later(values: Sequence[int]) -> float | None:
     """Milliseconds: the median of all but the first."""
-    return statistics.median(values[1:]) / 1e6 if values[1:] else None
+    return median(values[1:]) / 1e6 if values[1:] else None
 
 
 # heading -> milliseconds, of what comes before the runs that are measured
 STARTING: dict[str, Callable[[Measurement], float | None]] = {
-    "compile": lambda cell: statistics.median(cell.compile_ns) / 1e6 if cell.compile_ns else None,
+    "compile": lambda cell: median(cell.compile_ns) / 1e6 if cell.compile_ns else None,
     "first load": lambda cell: first(cell.load_ns),
     "later loads": lambda cell: later(cell.load_ns),
     "first run": lambda cell: first(cell.cold_ns),

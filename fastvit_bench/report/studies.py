@@ -3,7 +3,6 @@
 import csv as _csv
 import io
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from fastvit_bench.report import claims, judge, published
 from fastvit_bench.report.published import Place, Printed
 from fastvit_bench.report.rows import size_of
 from fastvit_bench.report.sheet import NONE, latency, plain, significant
+from fastvit_bench.stats import intervals
 from fastvit_bench.studies import SCHEMA, Contestant, StudyResult, StudyRow
 from fastvit_bench.verdicts import CellResult
 
@@ -180,7 +180,7 @@ def _median(values: Sequence[float]) -> Figure | None:
         return None
     ends = judge.interval([math.log(value) for value in values])
     interval = Interval(low=math.exp(ends[0]), high=math.exp(ends[1]), confidence=0.95) if ends else None
-    return Figure(statistics.median(values), interval)
+    return Figure(intervals.median(values), interval)
 
 
 def _divided(line: Line, base: Line, cell: CellResult | None) -> Line:

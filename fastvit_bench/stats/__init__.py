@@ -1,1 +1,1 @@
-"""Pure functions on numbers: intervals, tests, frontiers."""
+"""Statistics: pure functions on numbers, which know nothing of records."""

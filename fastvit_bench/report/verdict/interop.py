@@ -14,6 +14,7 @@ import msgspec
 from fastvit_bench.errors import StoreError
 from fastvit_bench.report.sheet import plain
 from fastvit_bench.report.verdict.words import POOLED, change, conditions, margin, sentence, span, title, worst_first
+from fastvit_bench.stats.intervals import mean, median, quantile
 from fastvit_bench.verdicts import SCHEMA, CellResult, Comparison, NoBaseline, Outcome, Verdict
 
 
@@ -364,20 +365,20 @@ def _blocks_ms(cell: CellResult) -> dict[str, list[float]]:
 def _stats(data: Sequence[float], iterations: int) -> dict[str, object]:
     """Of seconds, as pytest-benchmark names them; quartiles are interpolated, fences are Tukey's (1.5 × IQR)."""
     ordered = sorted(data)
-    q1, middle, q3 = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else ordered * 3
+    q1, q3 = quantile(ordered, 0.25), quantile(ordered, 0.75)
     spread = q3 - q1
-    mean = statistics.fmean(ordered)
+    average = mean(ordered)
     deviation = statistics.stdev(ordered) if len(ordered) > 1 else 0.0
-    far = _outside(ordered, mean - deviation, mean + deviation)
+    far = _outside(ordered, average - deviation, average + deviation)
     fenced = [value for value in ordered if q1 - 1.5 * spread <= value <= q3 + 1.5 * spread] or ordered
     beyond = len(ordered) - len(fenced)
     return {
         "min": ordered[0],
         "max": ordered[-1],
-        "mean": mean,
+        "mean": average,
         "stddev": deviation,
         "rounds": len(ordered),
-        "median": middle,
+        "median": median(ordered),
         "iqr": spread,
         "q1": q1,
         "q3": q3,
@@ -386,7 +387,7 @@ def _stats(data: Sequence[float], iterations: int) -> dict[str, object]:
         "outliers": f"{far};{beyond}",
         "ld15iqr": fenced[0],
         "hd15iqr": fenced[-1],
-        "ops": 1 / mean,
+        "ops": 1 / average,
         "total": math.fsum(ordered),
         "data": list(data),
         "iterations": iterations,
