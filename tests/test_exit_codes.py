@@ -82,3 +82,75 @@ def test_a_reader_that_had_enough_is_no_error(zoo: Path) -> None:
             [sys.executable, "-m", "fastvit_bench.cli", "models"], stdout=pipe, stderr=subprocess.PIPE, check=False
         )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+# --- what a command needs is looked for first -------------------------------------------------------------------------
+
+WITHOUT = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name in {lacking!r} else find(name, *more)
+import fastvit_bench.cli as cli
+cli.main()
+"""
+
+STUDY = """
+[study.peers]
+title = "with a peer"
+rows = [
+    {label = "ours", model = "m00", res = 32},
+    {label = "theirs", model = "timm:resnet18", res = 32},
+]
+"""
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Everything in it but the locks of devices."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+
+
+def without(*lacking: str, words: str) -> "subprocess.CompletedProcess[str]":
+    """The program where packages are not installed."""
+    program = WITHOUT.format(lacking=lacking)
+    return subprocess.run([sys.executable, "-c", program, *words.split()], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "words", "remedy"),
+    [
+        ("timm", "latency --model timm:resnet18 --res 32", "pip install 'fastvit-bench[zoo]'"),
+        ("timm", "export --target onnx --model timm:resnet18", "pip install 'fastvit-bench[zoo]'"),
+        ("timm", "compare m00 timm:resnet18", "pip install 'fastvit-bench[zoo]'"),
+        ("timm", "gate --baseline base --model timm:resnet18", "pip install 'fastvit-bench[zoo]'"),
+        ("timm", "study peers --blocks 1", "pip install 'fastvit-bench[zoo]'"),
+        ("sklearn", "export --target coreml --compress palette6", "pip install 'fastvit-bench[compress]'"),
+        ("altair", "study peers -o a.svg", "pip install 'altair'"),
+        ("vl_convert", "report", "pip install 'vl-convert-python'"),
+        ("tensorrt_rtx tensorrt_rtx_bindings", "export --target tensorrt-rtx", "pip install"),
+    ],
+)
+def test_what_is_missing_is_one_sentence_before_anything_is_done(
+    lacking: str, words: str, remedy: str, zoo: Path
+) -> None:
+    with (zoo / "benchmark.toml").open("a") as file:
+        file.write(STUDY)
+    before = files_of(zoo)
+    done = without(*lacking.split(), words=words)
+    assert (done.returncode, done.stdout) == (ExitCode.UNAVAILABLE, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert remedy in line
+    assert files_of(zoo) == before
+
+
+def test_layers_whose_times_are_not_told_are_refused_before_anything_is_timed(zoo: Path) -> None:
+    planted = (
+        "from fastvit_bench.backends import onnxruntime\n"
+        "type(onnxruntime.BACKEND).unprofiled = lambda self, device: 'No times of layers; leave --profile out.'\n"
+        "import fastvit_bench.cli as cli\ncli.main()"
+    )
+    before = files_of(zoo)
+    words = [sys.executable, "-c", planted, "latency", "--profile", "-m", "m00", "--res", "32"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (ExitCode.USAGE, "error: No times of layers; leave --profile out.\n")
+    assert files_of(zoo) == before
