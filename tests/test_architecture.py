@@ -27,6 +27,7 @@ FLOORS = {
     "config": 1,
     "network": 1,
     "backends": 1,
+    "render": 0,
     "report": 1,
     "measure": 2,
     "build": 3,

@@ -1,7 +1,7 @@
 """What a person sees: tables on standard output; progress, and errors with their exit codes, on standard error."""
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from fastvit_bench.records import Request
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fastvit_bench.render.table import Column
     from fastvit_bench.sweep import Step
 
 
@@ -51,6 +52,14 @@ def stdout() -> "Console":
 def notifier(console: "Console") -> Callable[[str], None]:
     """What the lower floors tell of slow work is shown through it."""
     return lambda what: console.print(f"{what} …", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_columns(columns: "Sequence[Column]") -> None:
+    """A table without anything around it."""
+    from fastvit_bench.render import terminal
+
+    out = stdout()
+    out.print(terminal.styled(terminal.layout(columns, out.width)))
 
 
 def plural(count: int, what: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastvit_bench.records import Interval, Measurement, Statistic
+from fastvit_bench.records import Interval, Measurement, Share, Statistic, share
 
 if TYPE_CHECKING:  # takes longer to import than `--help` may
     import numpy as np
@@ -41,6 +41,11 @@ class Counted:
     def percent(self) -> float:
         """0 to 100."""
         return 100 * self.correct / self.images
+
+    @property
+    def share(self) -> Share:
+        """With Wilson's 95 % interval."""
+        return share(self.correct, self.images)
 
 
 @dataclass(frozen=True)
