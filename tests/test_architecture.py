@@ -28,6 +28,7 @@ FLOORS = {
     "config": 1,
     "network": 1,
     "backends": 1,
+    "render": 0,
     "report": 1,
     "store": 1,
     "measure": 2,

@@ -6,7 +6,7 @@ import io
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from fastvit_bench.records import Request
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fastvit_bench.render.table import Column
     from fastvit_bench.sweep import Step
 
 
@@ -162,6 +163,14 @@ def tell_unknown_commit() -> None:
 
     if refusal := revisions.head().refusal:
         typer.echo(f"warning: the commit is not recorded: {refusal}.", err=True)
+
+
+def print_columns(columns: "Sequence[Column]") -> None:
+    """A table without anything around it."""
+    from fastvit_bench.render import terminal
+
+    out = stdout()
+    out.print(terminal.styled(terminal.layout(columns, out.width)))
 
 
 def plural(count: int, what: str) -> str:

@@ -251,7 +251,8 @@ def calibrate(
                 pairs, plan, machine, repeat=repeat, timeout_s=settings.sweep.timeout_s, notify=advance
             )
         path = calibration.save(found, Path(settings.paths.results) / chosen.name)
-    _screen.stdout().print(calibration.table(found))
+    out = _screen.stdout()
+    out.print(calibration.rich(found, out.width))
     typer.echo(calibration.sentence(found))
     typer.echo(f"written: {path}", err=True)
 

@@ -60,7 +60,7 @@ def fuse(
 
     console = _screen.stderr()
     report = build.fuse_file(checkpoint, output)
-    console.print(listing.fusing(report))
+    console.print(listing.fusing(report, console.width))
     typer.echo(output)
 
 
@@ -238,9 +238,9 @@ def models(config_file: ConfigOption = None) -> None:
     from fastvit_bench.report import listing
 
     settings = _values.load(config_file)
-    _screen.stdout().print(
-        listing.models([build.describe(spec, Path(settings.paths.models)) for spec in settings.models.values()])
-    )
+    facts = [build.describe(spec, Path(settings.paths.models)) for spec in settings.models.values()]
+    out = _screen.stdout()
+    out.print(listing.models(facts, out.width))
 
 
 def devices(config_file: ConfigOption = None) -> None:

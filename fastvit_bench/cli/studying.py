@@ -140,15 +140,17 @@ def study(
 
 
 def _list(settings: "Config") -> None:
-    from rich import box
-    from rich.table import Table
+    from fastvit_bench.render.table import Column
 
-    table = Table(box=box.SIMPLE)
-    for title in ("study", "what", "networks", "published in"):
-        table.add_column(title)
-    for each in settings.studies.values():
-        table.add_row(each.name, each.title, str(len({row.label for row in each.rows})), ", ".join(each.tables))
-    _screen.stdout().print(table)
+    studies = list(settings.studies.values())
+    _screen.print_columns(
+        [
+            Column("study", [each.name for each in studies]),
+            Column("what", [each.title for each in studies], wraps=True),
+            Column("networks", [str(len({row.label for row in each.rows})) for each in studies], "right"),
+            Column("published in", [", ".join(each.tables) for each in studies], wraps=True),
+        ]
+    )
 
 
 def _only(chosen: "Study", patterns: list[str]) -> "Study":
@@ -173,16 +175,18 @@ def _stored(path: Path, name: str) -> "StudyResult":
 
 
 def _show_plan(planned: "Planned") -> None:
-    from rich import box
-    from rich.table import Table
+    from fastvit_bench.render.table import Column
 
-    table = Table(box=box.SIMPLE)
-    for title in ("row", "network", "px", "divided by", "file"):
-        table.add_column(title)
-    for match in planned.left:
-        each = match.row
-        table.add_row(each.row.label, each.row.model, each.shape.size, match.reference.name, planned.state(each))
-    _screen.stdout().print(table)
+    rows = [match.row for match in planned.left]
+    _screen.print_columns(
+        [
+            Column("row", [each.row.label for each in rows]),
+            Column("network", [each.row.model for each in rows]),
+            Column("px", [each.shape.size for each in rows], "right"),
+            Column("divided by", [match.reference.name for match in planned.left]),
+            Column("file", [planned.state(each) for each in rows], wraps=True),
+        ]
+    )
 
 
 def _measure(planned: "Planned", settings: "Config", path: Path) -> "StudyResult":
@@ -257,7 +261,8 @@ def claims(
     measured = [figure for result in stored for figure in studies.measured(result, result.id)]
     found = claiming.judged(chosen, measured, device)
     if format_ is SeriesFormat.RICH:
-        _screen.stdout().print(claims_table.details(found) if details else claims_table.rich(found))
+        out = _screen.stdout()
+        out.print(claims_table.details(found) if details else claims_table.rich(found, out.width))
     else:
         write = claims_table.markdown_details if details else claims_table.FORMATS[format_.value]
         sys.stdout.write(write(found))

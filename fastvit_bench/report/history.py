@@ -16,8 +16,9 @@ import msgspec
 
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Artifact, Engine, Head, Machine, Measurement, Run, Weights
+from fastvit_bench.render.table import Column
 from fastvit_bench.report.rows import Row, key, measured_row, size_of
-from fastvit_bench.report.sheet import NONE, Column, Detail, Document, form, legend, model_name, plain, significant
+from fastvit_bench.report.sheet import NONE, Detail, Document, form, legend, model_name, plain, significant
 from fastvit_bench.report.store import RunFile
 from fastvit_bench.stats.intervals import CONFIDENCE, median, normal_quantile
 
@@ -454,7 +455,7 @@ def _also_table(lines: Sequence[tuple[Series, Change]]) -> Detail:
         [
             Column("from run", [run for run, _ in found]),
             Column("series", [str(count) for count in found.values()], "right"),
-            Column("also changed", ["; ".join(also) or "nothing that is recorded" for _, also in found]),
+            Column("also changed", ["; ".join(also) or "nothing that is recorded" for _, also in found], wraps=True),
         ],
         1,
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastvit_bench.records import Interval, Measurement, Statistic
+from fastvit_bench.records import Interval, Measurement, Share, Statistic, share
 from fastvit_bench.stats.intervals import normal_quantile
 
 if TYPE_CHECKING:  # takes longer to import than `--help` may
@@ -42,6 +42,11 @@ class Counted:
     def percent(self) -> float:
         """0 to 100."""
         return 100 * self.correct / self.images
+
+    @property
+    def share(self) -> Share:
+        """With Wilson's 95 % interval."""
+        return share(self.correct, self.images)
 
 
 @dataclass(frozen=True)

@@ -44,14 +44,14 @@ def against(rows: Sequence[Row], model: str) -> dict[Key, Ratio]:
     references: dict[bytes, list[Row]] = {}
     for row in rows:
         if row.model == model:
-            references.setdefault(_alike(row), []).append(row)
+            references.setdefault(alike(row), []).append(row)
     found: dict[Key, Ratio] = {}
     others = False
     for row in rows:
         for cell in row.measured:
             bases = [
                 (row.weights == each.weights, base.finished, at, base)
-                for at, each in enumerate(references.get(_alike(row), ()))
+                for at, each in enumerate(references.get(alike(row), ()))
                 if isinstance(base := each.cells.get(cell.shape), Measurement)
             ]
             if row.model == model:
@@ -83,7 +83,8 @@ def ratio(cell: Measurement, base: Measurement) -> Ratio:
     return Ratio(value, Interval(low=above.low / below.high, high=above.high / below.low, confidence=0.95))
 
 
-def _alike(row: Row) -> bytes:
+def alike(row: Row) -> bytes:
+    """Equal for rows whose figures may be divided by one another."""
     device = (row.device.name, row.device.backend, row.device.options)
     way = (row.method, row.window, row.pacing, row.clock, row.toolkit)
     network = (row.head, row.fused, row.form)

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fastvit_bench.records import Artifact, Fuse, Measurement, Peak, Traffic
+from fastvit_bench.render.table import Column
 from fastvit_bench.report import peaks
 from fastvit_bench.report.rows import Row, size_of
 from fastvit_bench.report.sheet import (
     NONE,
-    Column,
     Detail,
     Document,
+    derived,
+    figure_text,
     form,
-    latency,
     legend,
     model_name,
     plain,
@@ -179,7 +180,7 @@ def _roofs(roofs: Sequence[Peak], names: Mapping[int, str]) -> Detail:
     several = len(roofs) > 1
     which = [
         *([Column("roof", [names[id(peak)].rstrip(": ") for peak in roofs])] if several else []),
-        Column("setting", [settings(peak) for peak in roofs]),
+        Column("setting", [settings(peak) for peak in roofs], wraps=True),
     ]
     marks = ["*" * bool(peak.warnings) for peak in roofs]
     return Detail(
@@ -229,13 +230,14 @@ def _scaled(value: float | None, unit: float) -> str:
     return NONE if value is None else significant(value / unit, 3)
 
 
-def _percent(share: float | None) -> str:
-    return NONE if share is None else f"{significant(100 * share, 3)} %"
+def _share_of(point: Point, most: float | None) -> str:
+    """What the figure reaches of a rate, with the digits that its interval supports."""
+    return NONE if not most else f"{derived(point.cell, lambda ms: 100 * point.macs / (ms / 1e3) / most)} %"
 
 
 # heading -> text of a point, and side of the column
 _FIGURES: dict[str, tuple[Callable[[Point], str], Any]] = {
-    "ms": (lambda each: latency(each.cell.figure_ms, each.cell.interval_ms).partition(" ")[0], "right"),
+    "ms": (lambda each: figure_text(each.cell, each.row.doubts(each.cell)), "right"),
     "params M": (lambda each: _scaled(each.params, 1e6), "right"),
     "GMACs": (lambda each: _scaled(each.macs, 1e9), "right"),
     "weights MB": (lambda each: _scaled(each.traffic and each.traffic.weight_bytes, 1e6), "right"),
@@ -243,12 +245,12 @@ _FIGURES: dict[str, tuple[Callable[[Point], str], Any]] = {
         lambda each: _scaled(each.traffic and each.traffic.read_bytes + each.traffic.written_bytes, 1e6),
         "right",
     ),
-    "GMAC/s": (lambda each: _scaled(each.macs_per_s, 1e9), "right"),
-    "of the peak": (lambda each: _percent(each.share), "right"),
+    "GMAC/s": (lambda each: derived(each.cell, lambda ms: each.macs / ms / 1e6), "right"),
+    "of the peak": (lambda each: _share_of(each, each.peak.macs_per_s if each.peak else None), "right"),
     "FLOP/byte": (lambda each: _scaled(each.intensity, 1), "right"),
     "bound by": (lambda each: each.bound or NONE, "left"),
     "attainable GMAC/s": (lambda each: _scaled(each.attainable, 1e9), "right"),
-    "of attainable": (lambda each: _percent(each.reached), "right"),
+    "of attainable": (lambda each: _share_of(each, each.attainable), "right"),
 }
 
 

@@ -62,6 +62,7 @@ class Row:
     clock: str | None  # likewise
     toolkit: str  # that built the engine, with its version and system; empty where the file itself ran
     published_as: str | None  # the name the configuration gives
+    own_size: int | None  # pixels that the model is evaluated at, by the configuration
     cells: dict[Shape | None, Measurement | Failure] = field(default_factory=dict[Shape | None, Measurement | Failure])
     accuracies: dict[Shape | None, Accuracy] | None = None  # of the very files that were timed; None: not asked for
 
@@ -73,8 +74,11 @@ class Row:
     @property
     def warnings(self) -> dict[Shape | None, list[str]]:
         """Reasons to distrust each measurement, by its size: its own, and what the next smaller size's plan tells."""
-        fallen = falls(self)
-        return {cell.shape: [*cell.warnings, *fallen.get(cell.shape, ())] for cell in self.measured}
+        return {cell.shape: self.doubts(cell) for cell in self.measured}
+
+    def doubts(self, cell: Measurement) -> list[str]:
+        """Reasons to distrust one of the row's measurements."""
+        return [*cell.warnings, *falls(self).get(cell.shape, ())]
 
     @property
     def reference(self) -> Artifact | None:
@@ -289,6 +293,7 @@ def measured_row(found: Measurement, run: Run) -> Row:
         clock=found.clock,
         toolkit=_toolkit(found.engine),
         published_as=spec.published if spec else None,
+        own_size=spec.resolution if spec else None,
     )
 
 
@@ -315,6 +320,7 @@ def _failed_row(failure: Failure, run: Run) -> Row:
         clock=None,
         toolkit="",
         published_as=spec.published,
+        own_size=spec.resolution,
     )
 
 

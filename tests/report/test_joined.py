@@ -155,7 +155,7 @@ def test_programs_read_frontier_and_ratio_beside_the_latency() -> None:
 def test_people_read_them_in_tables_that_name_basis_and_method() -> None:
     found = rows(*three(), one("twin", ms=9.0))
     text = table.markdown(found, join(found, reference="fastvit_t8", pareto=True))
-    assert "by published top-1, which was not measured here" in text
+    assert "by published top-1 without distillation, which was not measured here" in text
     assert "**Ratio to fastvit_t8: below 1 is quicker, 95 % interval in brackets**" in text
     assert "order statistics of a median" in text
 

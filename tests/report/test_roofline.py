@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from fastvit_bench.errors import StoreError, UsageError
-from fastvit_bench.records import PROBES, Measurement, Peak, ProbeTime, Shape
-from fastvit_bench.report import peaks, roofline, roofline_plot, rows, table
+from fastvit_bench.records import PROBES, Interval, Measurement, Peak, ProbeTime, Shape
+from fastvit_bench.report import peaks, roofline, roofline_plot, rows, sheet, table
 from fastvit_bench.report.roofline import Point
 from fastvit_bench.report.store import RunFile
 
@@ -66,7 +66,9 @@ def test_share_of_the_peak_is_macs_over_latency_over_peak(name: str, macs: int, 
     assert point.share == pytest.approx(by_hand, rel=1e-4)
     (line,) = csv.DictReader(io.StringIO(roofline.csv([point], [builders.peak()])))
     assert float(line["share_of_peak"]) == pytest.approx(by_hand, rel=1e-4)
-    assert f"| {100 * by_hand:.1f} % |" in text([point])
+    low, high = (100 * macs / (end / 1e3) / 200e9 for end in (cell.interval_ms.high, cell.interval_ms.low))
+    digits = sheet.latency(100 * by_hand, Interval(low=low, high=high, confidence=0.95)).partition(" ")[0]
+    assert f"| {digits} % |" in text([point])
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_markdown_has_a_row_per_cell_worst_first() -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_terminal_shows_every_figure_worst_first(width: int) -> None:
     shown = terminal(STORED, width)
-    lines = [line.split() for line in shown.splitlines() if re.match(r" \w+ +\S+ +\S+ +\S+", line)]
+    lines = [line.split() for line in shown.splitlines() if re.match(r"\w+ +\S+ +\S+ +\S+", line)]
     assert [line[0] for line in lines if line[0] in ORDER] == ORDER[:-1]
     for figure in ("10.00", "11.18", "+11.8 %", "[+11.0, +12.6]", "5 %", "regressed", "6.0 %", "all cells together"):
         assert figure in shown
