@@ -236,6 +236,7 @@ def _obituary(code: int, said: Sequence[str]) -> str:
 
 def main() -> None:
     """The worker's end: jobs from standard input, replies to standard output, everything else to standard error."""
+    backends.bound_openmp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # toolkits print: that must not end up among the replies
@@ -309,13 +310,16 @@ def time_artifact(job: TimingJob) -> Measurement:
     shape = job.artifact.shape
     proofs: list[Parity] = []
     watch = machine.Watch()
+
+    def check(session: Session) -> None:
+        proofs.append(build.check(session, path, job.artifact, f"{backend.name} on {_where(job.machine)}"))
+        watch.begin_timing()
+
     reading = latency.read(
         lambda: backend.open(path, job.device),
         lambda session: parity.images(shape, session.images)[0],
         job.method,
-        lambda session: proofs.append(
-            build.check(session, path, job.artifact, f"{backend.name} on {_where(job.machine)}")
-        ),
+        check,
     )
     state = watch.state()
     layers: tuple[LayerTime, ...] = ()
@@ -378,7 +382,7 @@ _kept = contextlib.ExitStack()
 
 
 def _open(job: OpenJob) -> Opened:
-    from fastvit_bench.measure import latency, machine, parity
+    from fastvit_bench.measure import latency, parity
 
     backend, path = backends.get(job.device.backend), Path(job.path)
     session = _kept.enter_context(backend.open(path, job.device))
@@ -393,7 +397,7 @@ def _open(job: OpenJob) -> Opened:
         parity=proof,
         run_ns=run_ns,
         python=platform.python_version(),
-        packages=machine.versions(),
+        packages=backends.figure_versions(job.device),
     )
 
 

@@ -9,7 +9,7 @@ import typer
 
 from fastvit_bench import backends, config
 from fastvit_bench.cli import _screen, _values
-from fastvit_bench.cli._options import BatchOption, ConfigOption, DeviceOption, ThreadsOption
+from fastvit_bench.cli._options import BatchOption, ConfigOption, DeviceOption, MachineOption, ThreadsOption
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Device, Fuse, ModelSpec, Shape, cell_name
 
@@ -64,6 +64,7 @@ def compare(
     seed: OrderSeedOption = 0,
     report: ReportOption = None,
     report_format: ReportFormatOption = "markdown,json,svg",
+    machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Time two exports, models, fuse levels, thread counts or Python environments in turns, and say which is quicker.
@@ -75,7 +76,8 @@ def compare(
 
     settings = _values.load(config_file)
     formats = _formats(report, report_format)
-    chosen, machine = sweep.preflight(_values.as_asked(settings.device(device), batch=batch))
+    asked = _values.as_asked(settings.device(device), batch=batch)
+    chosen, machine = sweep.preflight(asked, name=settings.machine_name(machine_name))
     console = _screen.stderr()
     shapes = config.shapes(res, settings.sweep.grid, chosen.batch) if res else []
     commands = [sides.elsewhere(python) if python else () for python in (base_python, head_python)]
@@ -121,6 +123,7 @@ def gate(
     seed: OrderSeedOption = 0,
     report: ReportOption = None,
     report_format: ReportFormatOption = "markdown,junit,json,svg",
+    machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Compare this tree with a baseline for CI: exit code 0 passed, 1 regression, 3 inconclusive, 4 not comparable.
@@ -137,7 +140,8 @@ def gate(
         raise UsageError("Say what to compare with: --baseline DIR or RUN.jsonl, or --baseline-rev REVISION.")
     settings = _values.load(config_file)
     formats = _formats(report, report_format)
-    chosen, machine = sweep.preflight(_values.as_asked(settings.device(device), running={"threads": threads}))
+    asked = _values.as_asked(settings.device(device), running={"threads": threads})
+    chosen, machine = sweep.preflight(asked, name=settings.machine_name(machine_name))
     specs, shapes = _gated(settings, model, res, chosen.batch)
     console = _screen.stderr()
     notify = _screen.notifier(console)
@@ -188,7 +192,7 @@ def gate(
             str(baseline_rev or baseline),
             str(head or "this tree"),
             console,
-            calibration.doubts(kept, plan),
+            [*sides.host_hints(bases, machine), *calibration.doubts(kept, plan, machine)],
         )
     _conclude(comparison, settings, "gate", report, formats)
     raise typer.Exit(comparison.exit_code)
@@ -203,6 +207,7 @@ def calibrate(
     max_regression: MaxRegressionOption = None,
     max_time: MaxTimeOption = None,
     seed: OrderSeedOption = 0,
+    machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Compare each cell with itself: this machine's noise, false alarms, and the slowdowns that a gate can see here.
@@ -213,7 +218,8 @@ def calibrate(
     from fastvit_bench.report import calibration
 
     settings = _values.load(config_file)
-    chosen, machine = sweep.preflight(_values.as_asked(settings.device(device), running={"threads": threads}))
+    asked = _values.as_asked(settings.device(device), running={"threads": threads})
+    chosen, machine = sweep.preflight(asked, name=settings.machine_name(machine_name))
     specs, shapes = _gated(settings, model, res, chosen.batch)
     console = _screen.stderr()
     plan = _plan(settings, max_regression, None, max_time, seed)

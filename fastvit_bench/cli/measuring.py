@@ -18,6 +18,7 @@ from fastvit_bench.cli._options import (
     Format,
     FormatOption,
     FuseLevelOption,
+    MachineOption,
     ModelsOption,
     PictureOption,
     PrecisionOption,
@@ -94,6 +95,7 @@ def latency(
     fuse: FuseLevelOption = None,
     seed: WeightSeedOption = None,
     resume: ResumeOption = None,
+    machine_name: MachineOption = None,
     format_: FormatOption = Format.RICH,
     config_file: ConfigOption = None,
 ) -> None:
@@ -134,11 +136,13 @@ def latency(
     running = {"graph": graph, "transfers": transfers, "sync": sync, "cuda_binding": cuda_binding, "threads": threads}
     chosen = _values.as_asked(chosen, protocol, precision, batch, running)
     method = _method(settings, protocol, runs, warmup, backends.get(chosen.backend).settling(chosen))
-    chosen, machine = sweep.preflight(chosen, "rename" if allow_device_mismatch else "refuse")
+    name = settings.machine_name(machine_name)
+    chosen, machine = sweep.preflight(chosen, "rename" if allow_device_mismatch else "refuse", name)
     if resume is not None:
         path = _run_of(chosen.name, store.find(results, resume))
         with store.lock(results, chosen.name):
             request, steps = sweep.resume(path, models, machine)
+            _values.tell_host(machine, store.read(path).runs[0].machine)
             failed = _sweep(request, steps, machine, path, device)
     else:
         grid = settings.sweep.grid
@@ -226,6 +230,7 @@ def accuracy(
     fuse: FuseLevelOption = None,
     seed: WeightSeedOption = None,
     resume: ResumeOption = None,
+    machine_name: MachineOption = None,
     format_: FormatOption = Format.RICH,
     config_file: ConfigOption = None,
 ) -> None:
@@ -261,7 +266,7 @@ def accuracy(
         raise UsageError("Name the folder with the images: --data DIR.")
     chosen = _values.as_asked(settings.device(device), precision=precision, batch=batch)
     backends.require(chosen.backend)
-    place = evaluation.preflight(chosen)
+    place = evaluation.preflight(chosen, settings.machine_name(machine_name))
     if place.lacking:
         why = place.lacking.partition(";")[0]
         typer.echo(f"device '{chosen.name}' is not here ({why}); what proves its files takes its place", err=True)
@@ -269,6 +274,7 @@ def accuracy(
         path = _run_of(chosen.name, store.find(results, resume))
         with store.lock(results, chosen.name):
             request, steps, found, earlier = evaluation.resume(path, models, place.machine)
+            _values.tell_host(place.machine, store.read(path).runs[0].machine)
             failed = _count(request, steps, found, place, path, earlier)
     else:
         assert data is not None
@@ -377,6 +383,7 @@ def roofline(
         SeriesFormat, typer.Option("--format", "-f", help="How roofs and figures are written.")
     ] = SeriesFormat.RICH,
     output: PictureOption = None,
+    machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Hold measured latencies against what the device can do at best: GMAC/s, share of the peak, and what bounds them.
@@ -403,7 +410,8 @@ def roofline(
     if run and not rows:
         raise UsageError(f"Nothing was measured on '{device}' in {_screen.plural(len(files), 'run')}; name its runs.")
     console = _screen.stderr()
-    held = ceilings.of_rows(rows, chosen, results / device, again=again, notify=_screen.notifier(console))
+    notify, name = _screen.notifier(console), settings.machine_name(machine_name)
+    held = ceilings.of_rows(rows, chosen, results / device, again=again, notify=notify, name=name)
     counted = ceilings.traffic((cell for row in rows for cell in row.measured), Path(settings.paths.models))
     points = rooflines.collect(rows, held, counted)
     if output is not None:
