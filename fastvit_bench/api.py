@@ -65,7 +65,7 @@ def measure(
     before it are kept in the run file.
     """
     settings = config.load(configuration, backends=backends.implemented())
-    chosen, machine = sweep.preflight(settings.device(device))
+    chosen, machine = sweep.preflight(settings.device(device), name=settings.machine_name())
     specs = [_spec(settings, model, checkpoint)] if checkpoint else settings.select([model])
     grid = settings.sweep.grid
     request = Request(
@@ -115,7 +115,7 @@ def compare(
     `margin` is the share by which head may be slower. Raises `NotComparableError` where nothing fits together.
     """
     settings = config.load(configuration, backends=backends.implemented())
-    chosen, machine = sweep.preflight(settings.device(device))
+    chosen, machine = sweep.preflight(settings.device(device), name=settings.machine_name())
     shapes = config.shapes(_sizes(res), settings.sweep.grid, chosen.batch) if res is not None else []
     commands = [sides.elsewhere(python) if python else () for python in (base_python, head_python)]
     plan = Plan(margin=margin, pooled_margin=margin / 2, max_time_s=max_time_s, seed=seed, turns=turns.TURNS)

@@ -8,7 +8,7 @@ is a property and never stored.
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -395,28 +395,102 @@ SETTINGS = {
 class Machine(Record, frozen=True):
     """The machine a figure was made on: collected, never typed in. None where a report does not tell."""
 
-    host: str  # a digest of the host name: enough to tell machines apart, too little to name one; empty if unknown
+    host: str  # a digest of the host name, which a container has of its own; empty if unknown
     processor: str
-    cores: int | None  # logical processors this process may use
+    cores: int | None  # logical processors this process may run on
     memory_mib: int | None
     os: str
     python: str | None
-    packages: dict[str, str]
+    packages: dict[str, str]  # those that decide the figure, by what runs it
     accelerator: str | None = None
     driver: str | None = None
+    quota: float | None = None  # processors whose time the process may use; None: that of all
+    name: str = ""  # that a person gave the machine
 
-    def differences(self, other: "Machine") -> list[str]:
-        """``field: ours against theirs`` for every fact that forbids putting two figures side by side."""
-        found: list[str] = []
-        for field in ("host", "processor", "cores", "os", "python", "accelerator", "driver"):
-            ours, theirs = getattr(self, field), getattr(other, field)
-            if ours != theirs:
-                found.append(f"{field}: {theirs} then, {ours} now")
-        for name in sorted(self.packages.keys() | other.packages.keys()):
-            ours, theirs = self.packages.get(name), other.packages.get(name)
-            if ours != theirs:
-                found.append(f"{name}: {theirs} then, {ours} now")
+    @property
+    def processors(self) -> str:
+        """How many processors the process has: ``4 cores``, or ``0.5 of 2 processors``; empty if unknown."""
+        what = "core" if self.quota is None else "processor"
+        return f"{self._count} {what}{'s' * ((self.cores or 0) > 1)}" if self.cores else ""
+
+    @property
+    def _count(self) -> str:
+        return f"{self.cores}" if self.quota is None else f"{self.quota:.3g} of {self.cores}"
+
+    @property
+    def hardware(self) -> tuple[object, ...]:
+        """What two machines share that are one, whatever they are called; memory only roughly."""
+        return self.processor, self.cores, self.quota, self.memory_step, self.accelerator
+
+    @property
+    def memory_step(self) -> int | None:
+        """Memory in steps of a factor of 1.4: kernels keep some for themselves, and not always as much."""
+        return round(2 * math.log2(self.memory_mib)) if self.memory_mib else None
+
+    def is_same_as(self, other: "Machine") -> bool:
+        """Whether both are one machine: by the names that a person gave them, and by their hardware."""
+        return self._apart(other) == []
+
+    def differences(self, other: "Machine", packages: Iterable[str] | None = None) -> list[str]:
+        """``what: theirs then, ours now`` for every fact that forbids putting two figures side by side.
+
+        `packages` are those that count; without them all that either has. The host name is none of the facts: a
+        container on the same machine has another one. A machine that has packages besides those that count is of a
+        time when one list served every backend: what that list did not hold is not known of it.
+        """
+        found = self._apart(other) + _system_differences(other.os, self.os)
+        found += _unequal("Python", other.python, self.python) + _unequal("driver", other.driver, self.driver)
+        counted = self.packages.keys() | other.packages.keys() if packages is None else set(packages)
+        for name in sorted(counted):
+            sides = [(machine.packages.get(name), machine.packages.keys() <= counted) for machine in (other, self)]
+            if all(version or complete for version, complete in sides):
+                found += _unequal(name, sides[0][0], sides[1][0])
         return found
+
+    def _apart(self, other: "Machine") -> list[str]:
+        """What makes another machine of the `other`."""
+        found = _unequal("machine", other.name, self.name) if self.name and other.name else []
+        found += _unequal("processor", other.processor, self.processor)
+        found += _unequal("processors", other._count, self._count)
+        sizes = other.memory_mib, self.memory_mib
+        if sizes[0] and sizes[1] and max(sizes[0], sizes[1]) > MEMORY_RATIO * min(sizes[0], sizes[1]):
+            found += _unequal("memory", f"{sizes[0] / 1024:.1f} GiB", f"{sizes[1] / 1024:.1f} GiB")
+        return found + _unequal("accelerator", other.accelerator, self.accelerator)
+
+    def hint(self, other: "Machine") -> str | None:
+        """What to know where only hardware says that both are one machine: their host names differ. None: nothing."""
+        if self.host == other.host or not (self.host and other.host) or (self.name and self.name == other.name):
+            return None
+        return (
+            f"host name: {other.host} then, {self.host} now (as digests); taken for one machine, because their "
+            f"hardware is alike. Name your machines with --machine NAME to be certain."
+        )
+
+
+MEMORY_RATIO = 1.1  # by which two readings of one machine's memory may differ, as kernels keep some for themselves
+
+
+def _unequal(what: str, then: str | None, now: str | None) -> list[str]:
+    return [] if then == now else [f"{what}: {then or 'none'} then, {now or 'none'} now"]
+
+
+def _system_differences(then: str, now: str) -> list[str]:
+    """Of two systems as `Machine.os` has them: a kernel's release, or all of it where more is another."""
+    parts = then.split(" "), now.split(" ")
+    if all(len(words) == 3 for words in parts) and (parts[0][0], parts[0][2]) == (parts[1][0], parts[1][2]):
+        return _unequal("kernel", parts[0][1], parts[1][1])
+    return _unequal("operating system", then, now)
+
+
+def by_name(machines: Iterable[Machine]) -> dict[tuple[object, ...], str]:
+    """Hardware -> the name that machines of that kind have, where a person gave them exactly one.
+
+    With it, figures from before a machine had its name stand with those from after.
+    """
+    names: dict[tuple[object, ...], set[str]] = {}
+    for machine in machines:
+        names.setdefault(machine.hardware, set()).add(machine.name)
+    return {hardware: max(given) for hardware, given in names.items() if len(given - {""}) == 1}
 
 
 class MachineState(Record, frozen=True):
@@ -427,6 +501,7 @@ class MachineState(Record, frozen=True):
     clock_mhz_before: float | None = None
     clock_mhz_after: float | None = None
     steal_percent: float | None = None  # processor time taken by the hypervisor meanwhile
+    quota_periods: int | None = None  # in which the CPU quota was used up while it was timed; None: there is none
 
 
 class GpuState(Record, frozen=True):
@@ -744,6 +819,8 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
             found.append(f"{what} differ: the slowest's median is {100 * apart:.0f} % above the quickest's")
         if (self.state.steal_percent or 0) > 2:
             found.append(f"the hypervisor took {self.state.steal_percent:.0f} % of the processor")
+        if periods := self.state.quota_periods:
+            found.append(f"the CPU quota stopped it {periods}x")
         if self.pacing is Pacing.REMOTE_CALL:
             found.append(
                 "each run was called over the cable, and the device idled in between: slower than back to back"

@@ -472,7 +472,7 @@ def stored(path: Path, device: Device, machine: Machine) -> list[BaseSide]:
     if not measured:
         raise NotComparableError(f"{path} holds no finished figure, so there is nothing to compare with.")
     for each in measured:
-        apart = machine.differences(each.machine)
+        apart = machine.differences(each.machine, backends.figure_packages(device))
         if each.device.name != device.name:
             apart.insert(0, f"device: {each.device.name} then, {device.name} now")
         if apart:
@@ -482,6 +482,12 @@ def stored(path: Path, device: Device, machine: Machine) -> list[BaseSide]:
             )
     lacking = [cell.label for cell in file.runs[0].cells if cell.label not in found]
     return [*found.values(), *(Missing(name, "the stored run ended before it") for name in lacking)]
+
+
+def host_hints(bases: Iterable[BaseSide], machine: Machine) -> list[str]:
+    """What to know where stored figures bear another host name than this machine; one sentence for each."""
+    hints = [machine.hint(base.machine) for base in bases if isinstance(base, Measurement)]
+    return [f"Stored baseline: {hint}" for hint in dict.fromkeys(hints) if hint]
 
 
 @dataclass(frozen=True)

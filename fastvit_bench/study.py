@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 import fastvit_bench
-from fastvit_bench import catalogue, config, revisions, sides, sweep, turns
+from fastvit_bench import backends, catalogue, config, revisions, sides, sweep, turns
 from fastvit_bench.errors import FastViTBenchError, NotComparableError, UnavailableError, UsageError
 from fastvit_bench.records import Artifact, Device, Machine, Method, ModelSpec, Request, Shape
 from fastvit_bench.report import store
@@ -135,7 +135,7 @@ def plan(
 
 def resumed(result: StudyResult, settings: config.Config, machine: Machine) -> Planned:
     """A study that was interrupted, to go on. Raises `NotComparableError` where the machine is not what it was."""
-    if apart := machine.differences(result.machine):
+    if apart := machine.differences(result.machine, backends.figure_packages(result.device)):
         raise NotComparableError(
             f"Study {result.id} was begun under other conditions ({'; '.join(apart)}); begin a new one instead."
         )

@@ -111,7 +111,7 @@ def reopen(path: Path, models: Path, machine: Machine) -> tuple[store.RunFile, l
     """A run that is to be continued, and all of its steps; raises `NotComparableError` as `resume` does."""
     file = store.reopen(path)
     first = file.runs[0]
-    changes = machine.differences(first.machine)
+    changes = machine.differences(first.machine, backends.figure_packages(first.request.device))
     if changes:
         raise NotComparableError(
             f"Run {first.id} cannot go on, because this is not the machine it began on ({'; '.join(changes)}). "
@@ -401,16 +401,18 @@ def _record(path: Path, result: Measurement | Failure) -> Measurement | Failure:
     return result
 
 
-def this_machine() -> Machine:
-    """The machine at hand, whatever devices it has."""
-    return machines.collect(None)
+def this_machine(name: str = "") -> Machine:
+    """The machine at hand, whatever devices it has; `name` is what a person calls it."""
+    return machines.collect(name=name)
 
 
-def preflight(device: Device, mismatch: Literal["refuse", "rename"] = "refuse") -> tuple[Device, Machine]:
+def preflight(
+    device: Device, mismatch: Literal["refuse", "rename"] = "refuse", name: str = ""
+) -> tuple[Device, Machine]:
     """The device with its options filled in, and this machine; raises `UnavailableError` unless files can run on it.
 
     Nothing is built for that. Hardware that is not what the profile means is refused (`MismatchError`), or gives the
-    device its own name.
+    device its own name. `name` is what a person calls the machine.
     """
     backend = backends.get(device.backend)
     device = msgspec.structs.replace(device, options=backend.options(device))
@@ -419,7 +421,7 @@ def preflight(device: Device, mismatch: Literal["refuse", "rename"] = "refuse") 
     if absent:
         raise UnavailableError(f"Device '{device.name}' cannot run here: {absent}.")
     try:
-        machine = machines.collect(backend.identify(device))
+        machine = machines.collect(backend.identify(device), device, name)
         machines.check(device, machine)
     except MismatchError:
         if mismatch == "refuse":
@@ -428,10 +430,10 @@ def preflight(device: Device, mismatch: Literal["refuse", "rename"] = "refuse") 
         if "compute_capability" in device.options:
             anything = msgspec.structs.replace(anything, options={**device.options, "compute_capability": ""})
         hardware = backend.identify(anything)
-        machine = machines.collect(hardware)
+        machine = machines.collect(hardware, anything, name)
         options = dict(anything.options)
         if hardware and hardware.compute_capability:
             options["compute_capability"] = hardware.compute_capability
-        name = re.sub(r"[^a-z0-9]+", "-", (machine.accelerator or machine.processor).lower()).strip("-")
-        device = msgspec.structs.replace(anything, name=name, options=options)
+        label = re.sub(r"[^a-z0-9]+", "-", (machine.accelerator or machine.processor).lower()).strip("-")
+        device = msgspec.structs.replace(anything, name=label, options=options)
     return device, machine

@@ -334,7 +334,8 @@ class Contest:
             order="B",
             base_ns=(tuple(itertools.chain(*base.samples_ns)),),
             head_ns=(tuple(itertools.chain(*reply.samples_ns)),),
-            readings=readings,
+            # of the timed runs alone, as the process that made them counted; loading may use the quota up too
+            readings=msgspec.structs.replace(readings, quota_periods=reply.state.quota_periods),
             reference=here / there if there and here else None,
         )
         return msgspec.structs.replace(block, disturbed=tuple(disturbances(block)))
@@ -359,6 +360,8 @@ def disturbances(block: Block) -> list[str]:
         found.append(f"the hypervisor took {readings.steal_percent:.0f} % of the processors")
     if readings.throttled:
         found.append("the processor slowed down by heat")
+    if periods := readings.quota_periods:
+        found.append(f"the CPU quota stopped it {periods}x")
     if (slower := _slowing(block)) > SLOWED:
         found.append(f"both sides became {100 * slower:.0f} % slower within the block")
     return found + gpu_warnings(readings.gpu)
@@ -548,4 +551,4 @@ def calibrated(
             if cell.failed is not None:
                 raise UnavailableError(f"{name} cannot be timed: {cell.failed.reason}")
         repetitions.append({name: cell.counted for name, cell in contest.cells.items()})
-    return judge.calibrate(repetitions, plan)
+    return msgspec.structs.replace(judge.calibrate(repetitions, plan), machine=machine)

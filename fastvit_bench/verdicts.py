@@ -115,6 +115,7 @@ class Readings(Record, frozen=True):
     temperature_c: float | None = None  # of the processor, where the system tells
     throttled: int | None = None  # how often the processor says it slowed itself down, during the block
     gpu: tuple[GpuState, ...] = ()
+    quota_periods: int | None = None  # in which the CPU quota was used up, during the block; None: there is none
 
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -193,6 +194,7 @@ class Calibration(Record, frozen=True):
     inconclusive: int  # of the others, with any that was left open
     cells: tuple[CellCalibration, ...]
     pooled: CellCalibration | None  # None for a single cell
+    machine: Machine | None = None  # None of calibrations from before it was kept
 
 
 class CellResult(Record, frozen=True):

@@ -302,6 +302,7 @@ def _obituary(code: int, said: Sequence[str]) -> str:
 def main() -> None:
     """The worker's end: jobs from standard input, replies to standard output, everything else to standard error."""
     _end_with_parent()
+    backends.bound_openmp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     for stream in (sys.stdout, sys.stderr):  # toolkits print signs that an ASCII or Latin-1 console lacks
         if isinstance(stream, io.TextIOWrapper):
@@ -463,13 +464,16 @@ def time_artifact(job: TimingJob) -> Measurement:
     proofs: list[Parity] = []
     before = () if job.machine.accelerator else reference.time_ns()
     watch = machine.Watch()
+
+    def check(session: Session) -> None:
+        proofs.append(build.check(session, path, job.artifact, f"{backend.name} on {_where(job.machine)}"))
+        watch.begin_timing()
+
     reading = latency.read(
         lambda: backend.open(path, job.device),
         lambda session: parity.images(shape, session.images)[0],
         job.method,
-        lambda session: proofs.append(
-            build.check(session, path, job.artifact, f"{backend.name} on {_where(job.machine)}")
-        ),
+        check,
     )
     state = watch.state()
     layers: tuple[LayerTime, ...] = ()
@@ -536,7 +540,7 @@ _kept = contextlib.ExitStack()
 
 
 def _open(job: OpenJob) -> Opened:
-    from fastvit_bench.measure import latency, machine, parity
+    from fastvit_bench.measure import latency, parity
 
     backend, path = backends.get(job.device.backend), Path(job.path)
     session = _kept.enter_context(backend.open(path, job.device))
@@ -549,7 +553,7 @@ def _open(job: OpenJob) -> Opened:
         pacing=session.pacing,
         parity=proof,
         python=platform.python_version(),
-        packages=machine.versions(),
+        packages=backends.figure_versions(job.device),
     )
 
 

@@ -49,6 +49,7 @@ from fastvit_bench.records import (
     Unreadable,
     Weights,
     artifact_key,
+    by_name,
 )
 from fastvit_bench.stats.intervals import order_statistic_ranks
 
@@ -487,6 +488,80 @@ def test_a_job_knows_the_key_of_its_artifact() -> None:
 def test_machines_differ_in_what_forbids_a_comparison_only() -> None:
     ours = builders.machine()
     assert ours.differences(ours) == []
-    assert ours.differences(builders.machine(memory_mib=1)) == []
+    assert ours.differences(builders.machine(memory_mib=16000)) == []  # the kernel keeps some of it
     theirs = builders.machine(cores=8, packages={"onnxruntime": "1.22.0", "torch": "2.9.0"})
-    assert ours.differences(theirs) == ["cores: 8 then, 4 now", "onnxruntime: 1.22.0 then, 1.23.0 now"]
+    assert ours.differences(theirs) == ["processors: 8 then, 4 now", "onnxruntime: 1.22.0 then, 1.23.0 now"]
+
+
+def test_a_new_host_name_is_the_same_machine_and_told() -> None:
+    ours, container = builders.machine(), builders.machine(host="c0ffee00")
+    assert ours.differences(container) == []
+    assert ours.is_same_as(container)
+    hint = ours.hint(container)
+    assert hint is not None
+    assert hint.startswith("host name: c0ffee00 then, 0f1e2d3c now")
+    assert ours.hint(ours) is None
+    assert ours.hint(builders.machine(host="")) is None  # of an imported figure nothing is known
+
+
+def test_the_name_that_a_person_gives_decides_which_machine_it_is() -> None:
+    ours, theirs = builders.machine(name="lab-1"), builders.machine(name="lab-2", host="x")
+    assert ours.differences(theirs) == ["machine: lab-2 then, lab-1 now"]
+    assert ours.differences(builders.machine(name="lab-1", host="x")) == []
+    assert ours.hint(builders.machine(name="lab-1", host="x")) is None  # named: nothing to doubt
+    assert ours.differences(builders.machine(host="x")) == []  # without a name hardware decides
+    assert ours.hint(builders.machine(host="x"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"os": "Linux 6.2 x86_64"}, "kernel: 6.2 then, 6.1 now"),
+        ({"os": "Darwin 24.0 arm64"}, "operating system: Darwin 24.0 arm64 then, Linux 6.1 x86_64 now"),
+        ({"quota": 0.5}, "processors: 0.5 of 4 then, 4 now"),
+        ({"memory_mib": 8192}, "memory: 8.0 GiB then, 16.0 GiB now"),
+        ({"processor": "Another"}, "processor: Another then, Example Processor 9000 @ 2.50GHz now"),
+        ({"accelerator": "RTX 4090"}, "accelerator: RTX 4090 then, none now"),
+        ({"driver": "550"}, "driver: 550 then, none now"),
+        ({"python": "3.12.0"}, "Python: 3.12.0 then, 3.11.9 now"),
+    ],
+)
+def test_what_makes_another_machine_is_said_in_words(changes: dict[str, Any], told: str) -> None:
+    assert builders.machine().differences(builders.machine(**changes)) == [told]
+
+
+def test_only_packages_that_count_are_compared() -> None:
+    """A run of when one list served every backend is compared by what it held of those that count now."""
+    before = builders.machine(packages={"onnxruntime": "1.23.0", "numpy": "2.0", "torch": "2.9.0", "coremltools": "9"})
+    now = builders.machine(packages={"onnxruntime": "1.23.0", "numpy": "2.0", "nvidia-cudnn-cu12": "9.1"})
+    counted = ("onnxruntime", "onnxruntime-gpu", "nvidia-cudnn-cu12", "numpy")
+    assert now.differences(before, counted) == []
+    assert before.differences(now, counted) == []
+    another = msgspec.structs.replace(now, packages={"onnxruntime-gpu": "1.23.0", "numpy": "2.0"})
+    assert another.differences(now, counted) == [
+        "nvidia-cudnn-cu12: 9.1 then, none now",
+        "onnxruntime: 1.23.0 then, none now",
+        "onnxruntime-gpu: none then, 1.23.0 now",
+    ]
+    assert another.differences(before, counted) == ["onnxruntime: 1.23.0 then, none now"]
+
+
+@given(memory=st.integers(256, 1 << 22), share=st.floats(0.92, 1.0))
+def test_a_little_memory_more_or_less_is_the_same_machine(memory: int, share: float) -> None:
+    ours, theirs = builders.machine(memory_mib=memory), builders.machine(memory_mib=max(1, round(memory * share)))
+    assert ours.is_same_as(theirs)
+    assert theirs.is_same_as(ours)
+
+
+def test_processors_are_said_with_their_quota() -> None:
+    assert builders.machine().processors == "4 cores"
+    assert builders.machine(cores=1).processors == "1 core"
+    assert builders.machine(cores=2, quota=0.5).processors == "0.5 of 2 processors"
+    assert builders.machine(cores=None).processors == ""
+
+
+def test_machines_of_one_kind_have_one_name_where_only_one_was_given() -> None:
+    plain, named, other = builders.machine(), builders.machine(name="lab-1"), builders.machine(name="lab-2")
+    assert by_name([plain, named]) == {plain.hardware: "lab-1"}
+    assert by_name([plain, named, other]) == {}
+    assert by_name([plain]) == {}

@@ -196,7 +196,7 @@ def test_another_machine_is_refused_with_each_key_and_both_values(tmp_path: Path
     with pytest.raises(NotComparableError) as error:
         sides.stored(path, CPU, machines.collect())
     assert "processor: Example 9000 then" in str(error.value)
-    assert "cores: 96 then" in str(error.value)
+    assert "processors: 96 then" in str(error.value)
 
 
 def test_a_clock_reading_is_no_reason_to_refuse(tmp_path: Path) -> None:

@@ -468,6 +468,7 @@ class EngineBackend(ABC):
     product: str  # what the toolkit calls itself
     precisions = ("fp16", "fp32")
     packages = _onnx.PACKAGES
+    proof_packages = _onnx.RUNTIMES
     shaping: tuple[str, ...] = ("io", "dynamic")
     flags: tuple[str, ...] = ("io", "dynamic")
     adopts = False
@@ -490,6 +491,10 @@ class EngineBackend(ABC):
     def settling(self, device: Device) -> Mapping[str, float]:
         """As every GPU is warmed up."""
         return _gpu.SETTLING
+
+    def runtime_packages(self, device: Device) -> tuple[str, ...]:
+        """The toolkit's own, which bears its name, and the binding's."""
+        return (self.name, *_gpu.binding_packages(device))
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
         """Those that shape the file, the builder's settings (`RANGES`), and a GPU's options.

@@ -35,6 +35,12 @@ CHOICES: dict[str, tuple[str, ...]] = {"sync": ("spin", "block"), "cuda_binding"
 NAMES = frozenset({"gpu", "compute_capability", "graph", "transfers", *CHOICES})  # of the options read here
 
 
+def binding_packages(device: Device) -> tuple[str, ...]:
+    """The distribution of the binding that makes CUDA's calls for `device`; none for a name that is no binding's."""
+    found = binding.BINDINGS.get(str(device.options.get("cuda_binding", binding.DEFAULT)))
+    return (found.distribution,) if found else ()
+
+
 def only_known(device: Device, known: Collection[str]) -> None:
     """Raise `UsageError` for an option of `device` that its backend does not have."""
     unknown = device.options.keys() - set(known)

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 OPSET = 20  # the first with GELU as an operator of its own
 PACKAGES = ("torch", "onnx", "onnxscript")  # distributions whose versions shape the file
+RUNTIMES = (  # distributions that bring the module onnxruntime; of several, the last one installed lies on top
+    *("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn"),
+    *("onnxruntime-rocm", "onnxruntime-migraphx", "ort-nightly", "ort-nightly-gpu"),
+)
 PRECISIONS = ("fp32", "fp16")
 
 LARGEST_HALF = 65504.0

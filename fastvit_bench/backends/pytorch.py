@@ -53,6 +53,7 @@ class PyTorch:
     suffix = ".pt2"
     precisions = ("fp16", "fp32")
     packages = ("torch",)
+    proof_packages = ("torch",)
     shaping = ()
     flags = ()
     adopts = False
@@ -79,6 +80,10 @@ class PyTorch:
     def settling(self, device: Device) -> Mapping[str, float]:
         """As every GPU is warmed up."""
         return _gpu.SETTLING
+
+    def runtime_packages(self, device: Device) -> tuple[str, ...]:
+        """torch, which pins CUDA's libraries, and where it compiles, what writes its kernels."""
+        return ("torch", "triton") if device.options.get("compile", "none") != "none" else ("torch",)
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
         """A GPU's options without a binding, ``channels_last`` (by default in fp16) and ``compile`` (`_MODES`)."""

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import typer
 
 from fastvit_bench import backends, config, files
 from fastvit_bench.errors import StoreError, UsageError
-from fastvit_bench.records import SETTINGS, Device, ModelSpec, Protocol, Setting
+from fastvit_bench.records import SETTINGS, Device, Machine, ModelSpec, Protocol, Setting
 
 if TYPE_CHECKING:
     from fastvit_bench.config import Config
@@ -98,3 +99,9 @@ def runs(run: Sequence[str], results: Path) -> list[Path]:
     from fastvit_bench.report import store
 
     return list(dict.fromkeys(path for ref in run for path in store.find(results, ref))) or store.all_runs(results)
+
+
+def tell_host(machine: Machine, before: Machine) -> None:
+    """Say on standard error that what is continued was begun under another host name, where that is so."""
+    if hint := machine.hint(before):
+        typer.echo(hint, err=True)

@@ -9,7 +9,7 @@ import typer
 
 from fastvit_bench import backends, catalogue, config
 from fastvit_bench.cli import _screen, _values
-from fastvit_bench.cli._options import BatchOption, ConfigOption, DeviceOption, ThreadsOption
+from fastvit_bench.cli._options import BatchOption, ConfigOption, DeviceOption, MachineOption, ThreadsOption
 from fastvit_bench.errors import ExitCode, StoreError, UsageError
 from fastvit_bench.records import Device, Fuse, ModelSpec, Shape, cell_name
 from fastvit_bench.verdicts import NoBaseline
@@ -67,6 +67,7 @@ def compare(
     report_format: Annotated[
         str | None, typer.Option("--report-format", help=f"{_KNOWN_FORMATS} [default: {COMPARE_FORMATS}]")
     ] = None,
+    machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Time two exports, models, fuse levels, thread counts or Python environments in turns, and say which is quicker.
@@ -77,7 +78,8 @@ def compare(
     from fastvit_bench.verdicts import Kind, Outcome
 
     settings = _values.load(config_file)
-    chosen, machine = sweep.preflight(_values.as_asked(settings.device(device), batch=batch))
+    asked = _values.as_asked(settings.device(device), batch=batch)
+    chosen, machine = sweep.preflight(asked, name=settings.machine_name(machine_name))
     formats = _formats(report, report_format, COMPARE_FORMATS)
     _values.require_folders(settings, chosen.name, report)
     console = _screen.stderr()
@@ -132,6 +134,7 @@ def gate(
         NoBaseline,
         typer.Option("--no-baseline", help="What a model is that the base does not have at all: fail (4) or pass."),
     ] = NoBaseline.FAIL,
+    machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Compare this tree with a baseline for CI: exit code 0 passed, 1 regression, 3 inconclusive, 4 not comparable.
@@ -148,7 +151,8 @@ def gate(
     if (baseline is None) == (baseline_rev is None):
         raise UsageError("Say what to compare with: --baseline DIR or RUN.jsonl, or --baseline-rev REVISION.")
     settings = _values.load(config_file)
-    chosen, machine = sweep.preflight(_values.as_asked(settings.device(device), running={"threads": threads}))
+    asked = _values.as_asked(settings.device(device), running={"threads": threads})
+    chosen, machine = sweep.preflight(asked, name=settings.machine_name(machine_name))
     specs, shapes = _gated(settings, model, res, chosen.batch)
     formats = _formats(report, report_format, GATE_FORMATS)
     _values.require_folders(settings, chosen.name, report)
@@ -203,7 +207,7 @@ def gate(
             str(baseline_rev or baseline),
             str(head or "this tree"),
             console,
-            [*alike, *calibration.doubts(kept, plan)],
+            [*alike, *sides.host_hints(bases, machine), *calibration.doubts(kept, plan, machine)],
         )
     _conclude(comparison, settings, "gate", report, formats)
     raise typer.Exit(comparison.exit_code)
@@ -218,6 +222,7 @@ def calibrate(
     max_regression: MaxRegressionOption = None,
     max_time: MaxTimeOption = None,
     seed: OrderSeedOption = 0,
+    machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Compare each cell with itself: this machine's noise, false alarms, and the slowdowns that a gate can see here.
@@ -228,7 +233,8 @@ def calibrate(
     from fastvit_bench.report import calibration
 
     settings = _values.load(config_file)
-    chosen, machine = sweep.preflight(_values.as_asked(settings.device(device), running={"threads": threads}))
+    asked = _values.as_asked(settings.device(device), running={"threads": threads})
+    chosen, machine = sweep.preflight(asked, name=settings.machine_name(machine_name))
     specs, shapes = _gated(settings, model, res, chosen.batch)
     console = _screen.stderr()
     plan = _plan(settings, max_regression, None, max_time, seed)

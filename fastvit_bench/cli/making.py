@@ -248,9 +248,9 @@ def devices(config_file: ConfigOption = None) -> None:
     from fastvit_bench.measure import machine
     from fastvit_bench.report import listing
 
-    here = machine.processor()
-    rows = [(device, _lacking(device, here)) for device in _values.load(config_file).devices.values()]
-    about = f"{here}, {backends.available_cores()} cores, {machine.system()}"
+    here = machine.collect()
+    rows = [(device, _lacking(device, here.processor)) for device in _values.load(config_file).devices.values()]
+    about = f"{here.processor}, {here.processors}, {here.os}"
     typer.echo(listing.devices(rows, about, shutil.get_terminal_size().columns))
 
 

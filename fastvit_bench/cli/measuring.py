@@ -18,6 +18,7 @@ from fastvit_bench.cli._options import (
     Format,
     FormatOption,
     FuseLevelOption,
+    MachineOption,
     ModelsOption,
     PictureOption,
     PrecisionOption,
@@ -103,6 +104,7 @@ def latency(
     fuse: FuseLevelOption = None,
     seed: WeightSeedOption = None,
     resume: ResumeOption = None,
+    machine_name: MachineOption = None,
     format_: FormatOption = Format.RICH,
     config_file: ConfigOption = None,
 ) -> None:
@@ -143,7 +145,8 @@ def latency(
     running = {"graph": graph, "transfers": transfers, "sync": sync, "cuda_binding": cuda_binding, "threads": threads}
     chosen = _values.as_asked(chosen, protocol, precision, batch, running)
     wait_s = None if any_speed else config.seconds(wait, zero=True)
-    chosen, machine = sweep.preflight(chosen, "rename" if allow_device_mismatch else "refuse")
+    name = settings.machine_name(machine_name)
+    chosen, machine = sweep.preflight(chosen, "rename" if allow_device_mismatch else "refuse", name)
     method = _method(
         settings,
         protocol,
@@ -159,6 +162,7 @@ def latency(
         path = _run_of(chosen.name, store.find(results, resume))
         with store.lock(results, chosen.name):
             request, steps = sweep.resume(path, models, machine)
+            _values.tell_host(machine, store.read(path).runs[0].machine)
             failed = _sweep(request, steps, machine, path, device, wait_s)
     else:
         grid = settings.sweep.grid
@@ -247,6 +251,7 @@ def accuracy(
     fuse: FuseLevelOption = None,
     seed: WeightSeedOption = None,
     resume: ResumeOption = None,
+    machine_name: MachineOption = None,
     format_: FormatOption = Format.RICH,
     config_file: ConfigOption = None,
 ) -> None:
@@ -282,7 +287,7 @@ def accuracy(
         raise UsageError("Name the folder with the images: --data DIR.")
     chosen = _values.as_asked(settings.device(device), precision=precision, batch=batch)
     backends.require(chosen.backend, chosen)
-    place = evaluation.preflight(chosen)
+    place = evaluation.preflight(chosen, settings.machine_name(machine_name))
     _values.require_folders(settings, place.device.name)
     if place.lacking:
         why = place.lacking.partition(";")[0]
@@ -291,6 +296,7 @@ def accuracy(
         path = _run_of(chosen.name, store.find(results, resume))
         with store.lock(results, chosen.name):
             request, steps, found, earlier = evaluation.resume(path, models, place.machine)
+            _values.tell_host(place.machine, store.read(path).runs[0].machine)
             failed = _count(request, steps, found, place, path, earlier)
     else:
         assert data is not None
@@ -400,6 +406,7 @@ def roofline(
         SeriesFormat, typer.Option("--format", "-f", help="How roofs and figures are written.")
     ] = SeriesFormat.RICH,
     output: PictureOption = None,
+    machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Hold measured latencies against what the device can do at best: GMAC/s, share of the peak, and what bounds them.
@@ -427,7 +434,8 @@ def roofline(
         raise UsageError(f"Nothing was measured on '{device}' in {_screen.plural(len(files), 'run')}; name its runs.")
     _values.require_folders(settings, device)
     console = _screen.stderr()
-    held = ceilings.of_rows(rows, chosen, results / device, again=again, notify=_screen.notifier(console))
+    notify, name = _screen.notifier(console), settings.machine_name(machine_name)
+    held = ceilings.of_rows(rows, chosen, results / device, again=again, notify=notify, name=name)
     counted = ceilings.traffic((cell for row in rows for cell in row.measured), Path(settings.paths.models))
     points = rooflines.collect(rows, held, counted)
     if output is not None:

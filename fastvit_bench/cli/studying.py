@@ -14,6 +14,7 @@ from fastvit_bench.cli._options import (
     BatchOption,
     ConfigOption,
     DeviceOption,
+    MachineOption,
     PictureOption,
     SeriesFormat,
     ThreadsOption,
@@ -70,6 +71,7 @@ def study(
         SeriesFormat, typer.Option("--format", "-f", help="How the table is written.")
     ] = SeriesFormat.RICH,
     output: PictureOption = None,
+    machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Reproduce a table of the paper here: its networks in turns, beside the published figures, claim by claim.
@@ -102,12 +104,13 @@ def study(
         settings.select([each])  # which refuses what is no model
     chosen = studying.joined(chosen, more)
     asked = _values.as_asked(settings.device(device), batch=batch, running={"threads": threads})
+    called = settings.machine_name(machine_name)
     try:
-        target, machine = sweep.preflight(asked)
+        target, machine = sweep.preflight(asked, name=called)
     except UnavailableError as error:
         if not dry_run:
             raise
-        target, machine = asked, sweep.this_machine()
+        target, machine = asked, sweep.this_machine(called)
         typer.echo(f"only planned: {error}", err=True)
     if resume:
         found = studies.lying([results / target.name], name)

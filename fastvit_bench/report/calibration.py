@@ -8,6 +8,7 @@ import msgspec
 
 from fastvit_bench import files
 from fastvit_bench.errors import StoreError
+from fastvit_bench.records import Machine
 from fastvit_bench.render import terminal
 from fastvit_bench.render.table import Column
 from fastvit_bench.report.sheet import plain
@@ -41,10 +42,13 @@ def load(folder: Path) -> Calibration | None:
         raise StoreError(f"{path} cannot be read ({error}); remove it, or calibrate again.") from None
 
 
-def doubts(folder: Path, plan: Plan) -> list[str]:
-    """Cells whose margin is below the noise that the last calibration found: one sentence each."""
+def doubts(folder: Path, plan: Plan, machine: Machine) -> list[str]:
+    """Cells whose margin is below the noise that the last calibration found on `machine`: one sentence each.
+
+    What another machine's calibration found says nothing here.
+    """
     known = load(folder)
-    if known is None:
+    if known is None or (known.machine is not None and not known.machine.is_same_as(machine)):
         return []
     margins = [(cell, plan.margin) for cell in known.cells]
     margins += [(known.pooled, plan.pooled_margin)] if known.pooled else []

@@ -9,13 +9,14 @@ import functools
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
+from fastvit_bench import backends
 from fastvit_bench.errors import UsageError
-from fastvit_bench.records import Artifact, Engine, Head, Machine, Measurement, Run, Weights
+from fastvit_bench.records import Artifact, Engine, Head, Machine, Measurement, Run, Weights, by_name
 from fastvit_bench.render.table import Column
 from fastvit_bench.report.rows import Row, key, measured_row, size_of
 from fastvit_bench.report.sheet import NONE, Detail, Document, form, legend, model_name, plain, significant
@@ -113,17 +114,19 @@ def collect(files: Iterable[RunFile]) -> list[Series]:
     """The measurements of some run files as series, in the order in which each was first measured.
 
     Two figures are of one series if they would share a row of a table were it not for what may explain a change:
-    versions of packages, driver, toolkit and system, the memory, and which weights of an origin they are. A measurement
-    that several files hold counts once.
+    versions of packages, driver, toolkit and system, the host name, and which weights of an origin they are. A
+    measurement that several files hold counts once.
     """
     found: dict[bytes, dict[tuple[str, str], Point]] = {}
+    files = list(files)
+    names = by_name(measurement.machine for file in files for measurement in file.measurements)
     for file in files:
         run = file.runs[0]
         for line in file.lines:
             if isinstance(line, Run):
                 run = line
             elif isinstance(line, Measurement):
-                found.setdefault(_series_key(line), {})[run.id, line.finished] = Point(run, line)
+                found.setdefault(_series_key(line, names), {})[run.id, line.finished] = Point(run, line)
     ordered = (sorted(points.values(), key=lambda point: point.cell.finished) for points in found.values())
     return [Series(tuple(points)) for points in sorted(ordered, key=lambda points: points[0].cell.finished)]
 
@@ -159,8 +162,11 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(plain(name) for name in sorted(names, key=lambda name: (len(name), name)))
 
 
-def _series_key(found: Measurement) -> bytes:
-    """Equal for measurements of one series: the key of their row with what may explain a change left blank."""
+def _series_key(found: Measurement, names: Mapping[tuple[object, ...], str]) -> bytes:
+    """Equal for measurements of one series: the key of their row with what may explain a change left blank.
+
+    `names` are those of machines by their hardware.
+    """
     made = found.artifact
     if isinstance(made, Artifact):
         made = msgspec.structs.replace(made, weights=Weights(origin=made.weights.origin))
@@ -168,15 +174,18 @@ def _series_key(found: Measurement) -> bytes:
         found,
         artifact=made,
         device=msgspec.structs.replace(found.device, match=None),  # the hardware itself is in the machine
-        machine=_lasting(found.machine),
+        machine=_lasting(found.machine, names),
         engine=msgspec.structs.replace(found.engine, version="", platform="") if found.engine else None,
     )
     return key(blank) + msgspec.json.encode(found.shape)
 
 
-def _lasting(machine: Machine) -> Machine:
-    """What of a machine two comparable figures share: host, processor, cores and accelerator."""
-    return msgspec.structs.replace(machine, memory_mib=None, os="", python=None, packages={}, driver=None)
+def _lasting(machine: Machine, names: Mapping[tuple[object, ...], str]) -> Machine:
+    """What of a machine two comparable figures share: its name, processors, accelerator, and roughly its memory."""
+    name = machine.name or names.get(machine.hardware, "")
+    return msgspec.structs.replace(
+        machine, name=name, memory_mib=machine.memory_step, os="", python=None, packages={}, driver=None
+    )
 
 
 # --- changes ----------------------------------------------------------------------------------------------------------
@@ -307,8 +316,11 @@ def also_changed(before: Point, after: Point) -> tuple[str, ...]:
         )
         if was != is_
     ]
-    found += now.machine.differences(then.machine)
-    known = {**then.machine.packages, **now.machine.packages}
+    names = backends.figure_packages(now.device)
+    if then.machine.host != now.machine.host:
+        found.append(f"host name: {then.machine.host or NONE} then, {now.machine.host or NONE} now")
+    found += now.machine.differences(then.machine, names)
+    known = {**then.machine.packages, **now.machine.packages} if names is None else dict.fromkeys(names)
     pair = (then.artifact, now.artifact)
     if isinstance(pair[0], Artifact) and isinstance(pair[1], Artifact):
         old, new = pair[0], pair[1]
@@ -534,11 +546,20 @@ _FLAT: dict[str, Callable[[Series], object]] = {
     "window": lambda each: each.row.window,
     "clock": lambda each: each.row.clock,
     "statistic": lambda each: each.row.method.statistic,
-    "host": lambda each: each.row.machine.host,
+    "host": lambda each: _shared(each, lambda machine: machine.host),
+    "machine": lambda each: _shared(each, lambda machine: machine.name),
     "processor": lambda each: each.row.machine.processor,
     "cores": lambda each: each.row.machine.cores,
+    "quota": lambda each: each.row.machine.quota,
     "accelerator": lambda each: each.row.machine.accelerator,
 }
+
+
+def _shared(series: Series, read: Callable[[Machine], str]) -> str | None:
+    """What all points of a series have in common, else None."""
+    values = {read(point.cell.machine) for point in series.points}
+    return values.pop() or None if len(values) == 1 else None
+
 
 _POINT = (
     *("run", "finished", "commit", "dirty", "figure_ms", "low_ms", "high_ms"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fastvit_bench import backends
 from fastvit_bench.records import Artifact, Fuse, Measurement, Peak, Traffic
 from fastvit_bench.render.table import Column
 from fastvit_bench.report import peaks
@@ -165,12 +166,17 @@ def settings(peak: Peak) -> str:
     return plain(", ".join([device.backend, device.precision, *options]))
 
 
+def _packages(peak: Peak) -> str:
+    packages = backends.narrowed(peak.machine, peak.device).packages
+    return ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
+
+
 def _about(peak: Peak) -> str:
     facts = [
         f"{settings(peak)}; best of medians of {peak.method.runs} runs in up to {len(peak.memory.best_ns)} processes",
         f"{peak.window} window",
-        peak.machine.accelerator or peak.machine.processor,
-        ", ".join(f"{name} {version}" for name, version in sorted(peak.machine.packages.items())),
+        peak.machine.accelerator or f"{peak.machine.processor}, {peak.machine.processors}",
+        _packages(peak),
         peak.finished[:10],
     ]
     return plain("; ".join(fact for fact in facts if fact))
@@ -273,7 +279,8 @@ def _gaps(points: Sequence[Point], marks: Mapping[int, str]) -> list[str]:
         )
     changed: dict[str, list[Point]] = {}
     for point in points:
-        if point.peak and (apart := point.peak.machine.differences(point.row.machine)):
+        counted = backends.figure_packages(point.row.device)
+        if point.peak and (apart := point.peak.machine.differences(point.row.machine, counted)):
             changed.setdefault("; ".join(apart), []).append(point)
     notes += [
         plain(f"Below a peak of other versions ('then' is the figure's, 'now' the peak's: {what}): {labels(those)}.")
@@ -349,7 +356,8 @@ _FLAT: dict[str, Callable[[Point], object]] = {
     "peak_macs_per_s": lambda each: each.peak.macs_per_s if each.peak else None,
     "peak_bytes_per_s": lambda each: each.peak.bytes_per_s if each.peak else None,
     "peak_finished": lambda each: each.peak.finished if each.peak else None,
-    "host": lambda each: each.row.machine.host,
+    "host": lambda each: each.cell.machine.host,
+    "machine": lambda each: each.cell.machine.name or None,
     "processor": lambda each: each.row.machine.processor,
     "accelerator": lambda each: each.row.machine.accelerator,
     "finished": lambda each: each.cell.finished,

@@ -431,8 +431,9 @@ def _conditions(rows: Sequence[Row]) -> str:
     machine = row.machine
     days = sorted({cell.finished[:10] for each in rows for cell in each.cells.values()})
     hardware = [
+        f"machine {machine.name}" if machine.name else "",
         machine.processor,
-        f"{machine.cores} cores" if machine.cores else "",
+        machine.processors,
         f"{machine.memory_mib / 1024:.0f} GiB" if machine.memory_mib else "",
     ]
     facts = [

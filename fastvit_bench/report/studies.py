@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from fastvit_bench import files
+from fastvit_bench import backends, files
 from fastvit_bench.errors import StoreError
 from fastvit_bench.records import Artifact, Interval
 from fastvit_bench.render import terminal
@@ -335,13 +335,16 @@ def notes(result: StudyResult) -> list[str]:
     """What must be said below the table."""
     device, machine = result.device, result.machine
     options = ", ".join(f"{name} {value}" for name, value in sorted(device.options.items()))
-    shaping = {name for cell in result.cells if cell.head for name in cell.head.artifact.toolchain} | {device.backend}
-    packages = ", ".join(f"{name} {version}" for name, version in sorted(machine.packages.items()) if name in shaping)
+    versions = {
+        name: version for cell in result.cells if cell.head for name, version in cell.head.artifact.toolchain.items()
+    }
+    versions = {**versions, **backends.narrowed(machine, device).packages}
+    packages = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if name != "fastvit-bench")
     measured, planned = len([cell for cell in result.cells if cell.verdict.ratio is not None]), len(result.matches)
     said = [
         f"Here: {device.name} ({device.backend}, {device.precision}, batch {device.batch}; {options}) on "
         f"{machine.processor or machine.host}"
-        f"{f' and {machine.accelerator}' if machine.accelerator else ''}, {machine.cores} cores; {packages}; "
+        f"{f' and {machine.accelerator}' if machine.accelerator else ''}, {machine.processors}; {packages}; "
         f"{result.finished[:10]}.",
         f"Ratio: to the first line of the group, both sides in turns: the median over {result.blocks} blocks of fresh "
         f"processes, {result.turns.turns} turns of up to {result.turns.runs} runs each, with its 95 % interval. "

@@ -7,17 +7,19 @@ from fastvit_bench.errors import UnavailableError
 from fastvit_bench.measure import machine
 from fastvit_bench.records import Device
 
+CPU = Device(name="cpu", backend="onnxruntime")
+
 
 def test_the_machine_is_described_without_naming_it() -> None:
     import platform
 
-    here = machine.collect()
+    here = machine.collect(device=CPU)
     assert here.processor
     assert here.cores >= 1
     assert here.memory_mib > 0
     assert here.packages["onnxruntime"]
     assert platform.node() not in msgspec.json.encode(here).decode()
-    assert here == machine.collect()
+    assert here == machine.collect(device=CPU)
 
 
 def test_a_device_is_checked_against_the_hardware() -> None:
@@ -29,11 +31,11 @@ def test_a_device_is_checked_against_the_hardware() -> None:
 
 
 def test_differences_name_both_values() -> None:
-    here = machine.collect()
+    here = machine.collect(device=CPU)
     there = msgspec.structs.replace(here, cores=here.cores + 1, packages={**here.packages, "onnxruntime": "1.0"})
     found = here.differences(there)
     assert found == [
-        f"cores: {here.cores + 1} then, {here.cores} now",
+        f"processors: {here.cores + 1} then, {here.cores} now",
         f"onnxruntime: 1.0 then, {here.packages['onnxruntime']} now",
     ]
     assert here.differences(here) == []

@@ -81,7 +81,8 @@ def test_sizes_of_one_setting_share_a_row_sorted_by_pixels() -> None:
     [
         sized(256, device=builders.device(name="gpu")),
         sized(256, device=builders.device(options={"threads": 1})),
-        sized(256, machine=builders.machine(host="another")),
+        sized(256, machine=builders.machine(name="another")),
+        sized(256, machine=builders.machine(quota=0.5)),
         sized(256, machine=builders.machine(packages={"onnxruntime": "1.22.0"})),
         sized(256, model="mine"),
         sized(256, weights=builders.RANDOM),
@@ -1166,7 +1167,7 @@ def test_json_holds_every_figure_of_every_cell() -> None:
         "warnings": [],
     }
     assert record["latency"]["384"]["failed"] == {"stage": "timing", "reason": "the worker was killed"}
-    assert record["machine"] == msgspec.to_builtins(builders.machine())
+    assert record["machine"] == msgspec.to_builtins(builders.machine(packages={"onnxruntime": "1.23.0"}))
     assert record["published"]["released_top1"]["value"] == 76.2
     assert record["published"]["released_top1"]["status"] == "sourced"
 

@@ -44,6 +44,7 @@ class CoreML:
     suffix = ".mlpackage"
     precisions = ("fp16", "fp32")
     packages = ("torch", "coremltools", "numpy")
+    proof_packages = ("coremltools", "numpy", "torch")
     shaping = ("input", "attention", "compress")
     engines = None
     flags = (*shaping, "classifier", "multifunction")
@@ -79,6 +80,10 @@ class CoreML:
     def settling(self, device: Device) -> Mapping[str, float]:
         """By runs alone."""
         return {}
+
+    def runtime_packages(self, device: Device) -> tuple[str, ...]:
+        """coremltools, which makes the calls on this Mac; a connected device is called by Xcode's tools."""
+        return ("coremltools",)
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
         """The options of `CHOICES` and `TEXTS`; images one by one are taken as images, batches as tensors."""

@@ -166,8 +166,8 @@ def junit(comparison: Comparison) -> bytes:
     suite = Xml.SubElement(root, "testsuite", {"name": _xml(title(comparison)), "time": seconds, **counts})
     suite.set("skipped", str(elements.count("skipped")))
     suite.set("timestamp", _timestamp(comparison.started))
-    if comparison.machine.host:
-        suite.set("hostname", _xml(comparison.machine.host))
+    if name := comparison.machine.name or comparison.machine.host:
+        suite.set("hostname", _xml(name))
     properties = Xml.SubElement(suite, "properties")
     for name, value in _properties(comparison).items():
         Xml.SubElement(properties, "property", name=_xml(name), value=_xml(value))
@@ -308,13 +308,13 @@ def pytest_benchmark(comparison: Comparison) -> bytes:
     return _json(
         {
             "machine_info": {
-                "node": machine.host,
+                "node": machine.name or machine.host,
                 "processor": machine.processor,
                 "machine": machine.os,
                 "python_version": machine.python or "",
                 "system": machine.os.partition(" ")[0],
                 "release": machine.os,
-                "cpu": {"brand_raw": machine.processor, "count": machine.cores},
+                "cpu": {"brand_raw": machine.processor, "count": machine.cores, "quota": machine.quota},
                 "accelerator": machine.accelerator,
                 "driver": machine.driver,
                 "packages": machine.packages,

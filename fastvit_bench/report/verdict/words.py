@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+from fastvit_bench import backends
 from fastvit_bench.records import Interval, Machine
 from fastvit_bench.report.sheet import NONE, plain
 from fastvit_bench.verdicts import EXIT_CODES, CellResult, Comparison, Kind, Outcome, Verdict
@@ -154,6 +155,7 @@ def conditions(comparison: Comparison) -> dict[str, str]:
     device, plan, turns = comparison.device, comparison.plan, comparison.plan.turns
     options = [f"{name} {value}" for name, value in sorted(device.options.items()) if value not in ("", -1)]
     sides = [side for cell in comparison.cells for side in (cell.base, cell.head) if side]
+    packages = backends.narrowed(comparison.machine, device).packages
     found = {
         "base": shown(comparison.base),
         "head": shown(comparison.head),
@@ -165,7 +167,7 @@ def conditions(comparison: Comparison) -> dict[str, str]:
             f"{cell.name} {cell.speed_factor:.3f}" for cell in comparison.cells if cell.speed_factor is not None
         ),
         "machine": machine(comparison.machine),
-        "packages": ", ".join(f"{name} {version}" for name, version in sorted(comparison.machine.packages.items())),
+        "packages": ", ".join(f"{name} {version}" for name, version in sorted(packages.items())),
         "tool": f"fastvit-bench {comparison.tool}"
         + (f", commit {comparison.commit}" if comparison.commit else "")
         + (" with changes" if comparison.dirty else ""),
@@ -185,12 +187,12 @@ def machine(of: Machine) -> str:
     """A machine in one line."""
     facts = [
         of.processor,
-        f"{of.cores} cores" if of.cores else "",
+        of.processors,
         f"{of.memory_mib / 1024:.0f} GiB" if of.memory_mib else "",
         of.accelerator or "",
         f"driver {of.driver}" if of.driver else "",
         of.os,
         f"Python {of.python}" if of.python else "",
-        f"host {of.host}" if of.host else "",
+        f"machine {of.name}" if of.name else f"host name {of.host}" if of.host else "",
     ]
     return plain(", ".join(fact for fact in facts if fact))
