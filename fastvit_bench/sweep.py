@@ -332,11 +332,12 @@ def outline(request: Request, steps: Sequence[Step], macs_per_s: float | None) -
     runs = f"{method.warmup} + {method.runs}"
     if method.rounds > 1:
         runs = f"{method.rounds} x ({runs})"
+    spread = ""
     if method.processes > 1:
-        runs += f" in {method.processes} processes,"
+        spread = f" in {method.processes} processes"
     return (
         f"{request.device.name}: {cells} · {ready} exported already · {len(steps) - ready} to export · "
-        f"{runs} runs each · about {duration(seconds(steps, request, macs_per_s))}"
+        f"{runs} runs each{spread} · about {duration(seconds(steps, request, macs_per_s))}"
     )
 
 

@@ -5,7 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -88,6 +88,7 @@ def rich(judged: Sequence[Judged], width: int) -> "Group":
     for section, found in _by_section(judged):
         styles = [_STYLES[each.verdict] for each in found]
         numbers = zip(*(_numbers(each) for each in found), strict=True)
+        titles: tuple[tuple[str, Literal["left", "right"]], ...]
         titles = (("printed", "right"), ("its tables", "right"), ("off by", "right"), ("verdict", "left"))
         told = [plain(" ".join([each.claim.text, f"({each.claim.id})", *_told(each, ran)])) for each in found]
         columns = [

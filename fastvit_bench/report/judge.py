@@ -475,15 +475,15 @@ def _advice(verdict: Verdict, plan: Plan) -> str:
 
 
 def _change(verdict: Verdict) -> str:
-    """``+2.1 % [+1.2, +3.0], slower``: signed as in every table, below zero where head is quicker."""
+    """``slower, +2.1 % [+1.2, +3.0]``: signed as in every table, below zero where head is quicker."""
     ratio = verdict.ratio or 1.0
     word = "slower" if ratio >= 1 else "quicker"
     if verdict.interval is None:
-        return f"{_signed(ratio)}, {word}"
+        return f"{word}, {_signed(ratio)}"
     low, high = verdict.interval.low, verdict.interval.high
     digits = 1 if 100 * (high - low) >= 0.2 else 2
     ends = (f"{round(100 * (end - 1), digits) + 0.0:+.{digits}f}" for end in (low, high))
-    return f"{_signed(ratio, digits)} [{', '.join(ends)}], {word}"
+    return f"{word}, {_signed(ratio, digits)} [{', '.join(ends)}]"
 
 
 def _signed(ratio: float, digits: int = 1) -> str:

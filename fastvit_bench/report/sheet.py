@@ -196,7 +196,11 @@ class Document:
 
 # statistic -> heading, and what the figures are; figures of two statistics never share a column
 _STATISTICS: dict[Statistic, tuple[str, str]] = {
-    Statistic.MEDIAN: ("median", "Latency in ms per batch, 95 % interval of the median in brackets."),
+    Statistic.MEDIAN: (
+        "median",
+        "Latency in ms per batch, 95 % interval in brackets: of the median, or, of runs in several processes, of the "
+        "figure of another such run.",
+    ),
     Statistic.TRIMMED_MEAN: (
         "ModelBench: mean of trimmed rounds",
         "ModelBench latency in ms per batch, 95 % interval of the mean in brackets (Student's t over the rounds).",
@@ -464,7 +468,9 @@ def _how(method: Method, *, cold: bool) -> str:
             f"left out"
         )
     rounds = f"{method.rounds} x {method.runs}" if method.rounds > 1 else str(method.runs)
-    if method.duration_ms:
+    if method.processes > 1:
+        rounds += f" runs in {method.processes} processes"
+    elif method.duration_ms:
         rounds = f"at least {rounds} runs and {_span(method.duration_ms)} of them"
     else:
         rounds += " runs"

@@ -187,7 +187,9 @@ def _deployed(group: Group) -> tuple[Group, Shape | None]:
     if any(own(row, shape) for row in rows):
         rows = [row for row in rows if own(row, shape) or row.own_size is None]
     less = {Fuse.NONE: " (unfused)", Fuse.FUSED: " (not folded)"}
-    named = (f"{name}{less.get(row.fused, '')}" for name, row in zip(names(rows), rows, strict=True))
+    named = (
+        f"{name}{less.get(row.fused, '') if row.fused else ''}" for name, row in zip(names(rows), rows, strict=True)
+    )
     return replace(group, rows=tuple(rows), names=tuple(named)), shape
 
 

@@ -33,7 +33,7 @@ def sentence(comparison: Comparison) -> str:
     for cell in worst_first(comparison):
         groups.setdefault(cell.verdict.outcome, []).append(cell)
     outcome, pooled = comparison.outcome, comparison.pooled
-    together = f"; {POOLED}, head by {_what(pooled)}" if pooled and pooled.ratio is not None else ""
+    together = f"; {POOLED}, head is {_what(pooled)}" if pooled and pooled.ratio is not None else ""
     if outcome in groups:
         lead = _lead(outcome, groups.pop(outcome), len(comparison.cells))
         others = enumerate(groups.items())
@@ -75,13 +75,13 @@ def _told(verdict: Verdict) -> str:
     """With figures where there are any, else the reason."""
     if verdict.ratio is None:
         return reason(verdict).rstrip(".") or "there are no two figures"
-    return f"head by {_what(verdict)} (margin {margin(verdict)})"
+    return f"head is {_what(verdict)} (margin {margin(verdict)})"
 
 
 def _what(verdict: Verdict) -> str:
-    """``+11.8 % [+10.9, +12.6], slower``: signed as in the table."""
+    """``slower, +11.8 % [+10.9, +12.6]``: signed as in the table."""
     word = "slower" if (verdict.ratio or 1.0) >= 1 else "quicker"
-    return f"{' '.join(part for part in (change(verdict), span(verdict.interval)) if part)}, {word}"
+    return " ".join(part for part in (f"{word},", change(verdict), span(verdict.interval)) if part)
 
 
 # --- figures and names as text ----------------------------------------------------------------------------------------
