@@ -189,8 +189,23 @@ def test_a_stored_run_is_a_weaker_baseline(gate: Path) -> None:
     text = run.read_text()
     run.write_text(text.replace('"cores":', '"cores":1'))  # as if it had been measured on another machine
     said = refused("gate", "--baseline", str(run), expect=4)
-    assert "cores: 1" in said
+    assert "processors: 1" in said
     assert "then" in said
+    run.write_text(text.replace('"name":""', '"name":"lab-2"'))
+    assert "machine: lab-2 then, lab-1 now" in refused("gate", "--baseline", str(run), "--machine", "lab-1", expect=4)
+
+
+@pytest.mark.slow
+def test_a_new_host_name_is_told_and_is_no_other_machine(gate: Path) -> None:
+    call("latency", "-m", "m00", "--res", "32", "--runs", "20")
+    (run,) = (gate / "results" / "cpu").glob("*.jsonl")
+    host = store.read(run).runs[0].machine.host
+    run.write_text(run.read_text().replace(f'"host":"{host}"', '"host":"c0ffee00"'))  # as of another container
+    words = ("gate", "--baseline", str(run), "--max-regression", "90%", "--report", "out", "--report-format", "json")
+    call(*words)
+    found = verdict.read(gate / "out" / "gate.json")
+    assert any(f"host name: c0ffee00 then, {host} now" in warning for warning in found.warnings)
+    assert found.exit_code == 0
 
 
 @pytest.mark.slow

@@ -192,3 +192,25 @@ def test_what_is_no_share_is_refused(text: str) -> None:
     for zero in (False, True):
         with pytest.raises(UsageError, match="is no share"):
             config.share(text, zero=zero)
+
+
+# --- the machine's name -----------------------------------------------------------------------------------------------
+
+
+def test_a_machine_is_called_as_the_option_the_environment_or_the_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(config.MACHINE_VARIABLE, raising=False)
+    assert read(tmp_path, MINIMAL).machine_name() == ""
+    found = read(tmp_path, MINIMAL + '[machine]\nname = "lab-1"\n')
+    assert found.machine_name() == "lab-1"
+    monkeypatch.setenv(config.MACHINE_VARIABLE, "lab-2")
+    assert found.machine_name() == "lab-2"
+    assert found.machine_name(" lab-3 ") == "lab-3"
+    assert found.machine_name("") == ""  # told to have none
+
+
+@pytest.mark.parametrize("name", ["a\nb", "x" * 65, "\x1b[31m"])
+def test_a_name_that_no_table_could_show_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="one line of at most 64 characters"):
+        read(tmp_path, MINIMAL).machine_name(name)

@@ -100,6 +100,8 @@ def test_latency_per_image_is_the_batch_s_divided() -> None:
         ({"samples_ns": ((1_000_000,) * 50 + (1_200_000,) * 50,)}, r"second half of the runs \+20 %"),
         ({"state": MachineState(steal_percent=12.0)}, "hypervisor took 12 %"),
         ({"state": MachineState(steal_percent=2.0)}, None),
+        ({"state": MachineState(quota_periods=3)}, "the CPU quota stopped it 3x"),
+        ({"state": MachineState(quota_periods=0)}, None),
         ({"state": MachineState()}, None),
         ({"pacing": Pacing.REMOTE_CALL}, "over the cable"),
         (

@@ -270,6 +270,7 @@ def test_on_a_gpu_the_other_side_is_no_disturbance(
     ("changes", "said"),
     [
         ({"throttled": 3}, "heat"),
+        ({"quota_periods": 12}, "CPU quota stopped it 12x"),
         ({"steal_percent": 9.0}, "hypervisor"),
         ({"others_percent": 60.0}, "other processes"),
         ({"gpu": (builders.gpu_state(throttle=("heat (hardware)",)),)}, "GPU"),

@@ -338,7 +338,8 @@ def notes(result: StudyResult) -> list[str]:
     versions = {
         name: version for cell in result.cells if cell.head for name, version in cell.head.artifact.toolchain.items()
     }
-    versions = {**versions, **backends.narrowed(machine, device).packages}
+    running = backends.narrowed(machine, device).packages  # turns are not put in proportion to the reference workload
+    versions |= {name: version for name, version in running.items() if name not in backends.REFERENCE_PACKAGES}
     packages = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if name != "fastvit-bench")
     measured, planned = len([cell for cell in result.cells if cell.verdict.ratio is not None]), len(result.matches)
     said = [

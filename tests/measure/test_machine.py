@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from fastvit_bench import backends, cgroups
 from fastvit_bench.errors import UnavailableError
 from fastvit_bench.measure import machine
 from fastvit_bench.records import Device
@@ -44,3 +45,38 @@ def test_differences_name_both_values() -> None:
 def test_the_watch_reads_before_and_after() -> None:
     state = machine.Watch().state()
     assert state.steal_percent is None or 0 <= state.steal_percent <= 100
+
+
+def test_periods_of_the_quota_count_from_the_first_timed_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading uses the quota up too, and is not timed."""
+    count = {"group": 5}
+    monkeypatch.setattr(cgroups, "throttled", lambda: dict(count))
+    watch = machine.Watch()
+    count["group"] = 50  # while the file is loaded
+    watch.begin_timing()
+    count["group"] = 53
+    watch.begin_timing()  # of another session
+    assert watch.state().quota_periods == 3
+    between = machine.Between(0.0)
+    count["group"] = 60
+    assert between.readings(0.0).quota_periods == 7
+
+
+def test_without_a_quota_no_periods_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "throttled", dict)
+    assert machine.Watch().state().quota_periods is None
+    assert machine.Between(0.0).readings(0.0).quota_periods is None
+
+
+@pytest.mark.parametrize(
+    ("quota", "recorded", "told"),
+    [(0.5, 0.5, "0.5 of 2 processors"), (None, None, "2 cores"), (2.0, None, "2 cores"), (1.25, 1.25, "1.25 of 2")],
+)
+def test_the_quota_is_part_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, recorded: float | None, told: str
+) -> None:
+    monkeypatch.setattr(backends, "processors", lambda: 2)
+    monkeypatch.setattr(cgroups, "quota", lambda: quota)
+    here = machine.collect(name="lab-1")
+    assert (here.cores, here.quota, here.name) == (2, recorded, "lab-1")
+    assert here.processors.startswith(told)
