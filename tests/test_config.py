@@ -71,7 +71,11 @@ def test_a_checkpoint_is_found_from_the_file_that_names_it(tmp_path: Path) -> No
         (("[download]", "[method]\nruns = 0\n[download]"), 13, ["runs = 0", "above 0"]),
         (("[download]", "[method]\nwarmup = -1\n[download]"), 13, ["warmup", "negative"]),
         (("[download]", "[method]\nruns = true\n[download]"), 13, ["runs", "int", "bool"]),
-        (("[download]", "[method]\ntrim = 5\n[download]"), 13, ["unknown key 'trim'", "Known: rounds, runs, warmup"]),
+        (
+            ("[download]", "[method]\ntrim = 5\n[download]"),
+            13,
+            ["unknown key 'trim'", "Known: processes, rounds, runs, warmup"],
+        ),
         (("[model.small]", "[model.small]\ncrop = 1.5"), 3, ["crop", "share"]),
         (('backend = "onnxruntime"', 'backend = "onnxruntime"\nbatch = 0'), 7, ["batch = 0"]),
         (('backend = "onnxruntime"', 'backend = "onnxruntime"\nprecision = "fp8"'), 7, ["fp8", "fp16", "fp32"]),

@@ -43,6 +43,7 @@ from fastvit_bench.records import (
     Setting,
     Shape,
     Share,
+    SpeedCheck,
     TimingCache,
     TimingJob,
     Unit,
@@ -152,7 +153,7 @@ def test_modelbench_follows_from_the_samples_alone(rounds: list[list[int]]) -> N
     assert found.ms_per_image == found.figure_ms
     assert min(middle) * (1 - 1e-12) <= found.figure_ms <= max(middle) * (1 + 1e-12)
     interval = found.interval_ms
-    half = 2.0930 * middle.std(ddof=1) / math.sqrt(20)
+    half = scipy.stats.t.ppf(0.975, 19) * middle.std(ddof=1) / math.sqrt(20)
     if interval is None:
         assert middle.mean() - half <= 1e-6 * middle.mean()  # it would reach zero
         return
@@ -333,6 +334,7 @@ ONE_OF_EACH: list[Record] = [
     builders.tally(),
     builders.accuracy(),
     Share(value=0.5, low=0.25, high=0.75),
+    SpeedCheck(before_ns=(2_400_000, 2_500_000), after_ns=(2_450_000,)),
     EvaluationJob(
         artifact=builders.artifact(),
         export=EXPORT_JOB,

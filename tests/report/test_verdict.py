@@ -120,12 +120,12 @@ def text_of(inline: Any) -> str:
 @pytest.mark.parametrize(
     ("comparison", "said"),
     [
-        (ONE, "fastvit_t8 256 b1 passes: head is 0.4 % slower [-0.4, 1.2] (margin 5 %)."),
+        (ONE, "fastvit_t8 256 b1 passes: head is slower, +0.4 % [-0.4, +1.2] (margin 5 %)."),
         (EMPTY, "Nothing was compared, because there is no cell."),
         (GONE, "gone cannot be compared: It is incomparable."),
         (
             mixed(),
-            "2 of 6 cells regressed, slowest most: head is 20.0 % slower [19.2, 20.8] (margin 5 %); 1 other cell "
+            "2 of 6 cells regressed, slowest most: head is slower, +20.0 % [+19.2, +20.8] (margin 5 %); 1 other cell "
             "cannot be compared, 1 is inconclusive, 1 passes, 1 improved.",
         ),
         (
@@ -133,7 +133,7 @@ def text_of(inline: Any) -> str:
                 builders.cell_result("fastvit_t8 256 b1", Outcome.REGRESSED, 1.118),
                 *(builders.cell_result(str(at)) for at in range(5)),
             ),
-            "fastvit_t8 256 b1 regressed: head is 11.8 % slower [11.0, 12.6] (margin 5 %); 5 other cells pass.",
+            "fastvit_t8 256 b1 regressed: head is slower, +11.8 % [+11.0, +12.6] (margin 5 %); 5 other cells pass.",
         ),
         (
             builders.comparison(
@@ -141,7 +141,7 @@ def text_of(inline: Any) -> str:
                 builders.cell_result("b", Outcome.IMPROVED, 0.8),
                 pooled=builders.verdict(Outcome.IMPROVED, 0.85),
             ),
-            "Both cells improved, b most: head is 20.0 % quicker [19.2, 20.8] (margin 5 %).",
+            "Both cells improved, b most: head is quicker, -20.0 % [-20.8, -19.2] (margin 5 %).",
         ),
         (
             builders.comparison(
@@ -149,7 +149,7 @@ def text_of(inline: Any) -> str:
                 builders.cell_result("b"),
                 pooled=builders.verdict(Outcome.REGRESSED, 1.04, margin=0.025),
             ),
-            "2 cells regressed when taken together: head is 4.0 % slower [3.2, 4.8] (margin 2.5 %); alone, all pass.",
+            "2 cells regressed when taken together: head is slower, +4.0 % [+3.2, +4.8] (margin 2.5 %); alone, all pass.",
         ),
         (
             builders.comparison(
@@ -157,8 +157,8 @@ def text_of(inline: Any) -> str:
                 builders.cell_result("b"),
                 pooled=builders.verdict(Outcome.INCONCLUSIVE, 1.03, margin=0.025),
             ),
-            "a regressed: head is 10.0 % slower [9.2, 10.8] (margin 5 %); 1 other cell passes; all cells together, "
-            "head is 3.0 % slower [2.2, 3.8].",
+            "a regressed: head is slower, +10.0 % [+9.2, +10.8] (margin 5 %); 1 other cell passes; all cells together, "
+            "head is slower, +3.0 % [+2.2, +3.8].",
         ),
     ],
 )
