@@ -74,7 +74,7 @@ def test_a_checkpoint_is_found_from_the_file_that_names_it(tmp_path: Path) -> No
         (
             ("[download]", "[method]\ntrim = 5\n[download]"),
             13,
-            ["unknown key 'trim'", "Known: processes, rounds, runs, warmup"],
+            ["unknown key 'trim'", "Known: processes"],
         ),
         (("[model.small]", "[model.small]\ncrop = 1.5"), 3, ["crop", "share"]),
         (('backend = "onnxruntime"', 'backend = "onnxruntime"\nbatch = 0'), 7, ["batch = 0"]),

@@ -70,7 +70,7 @@ def _unforeseen(error: Exception) -> str:
 # --- the standard streams ---------------------------------------------------------------------------------------------
 
 # where an encoding lacks them, characters become these; a lost minus sign would be a wrong figure
-_PLAIN = str.maketrans({"−": "-", "–": "-", "—": "-", "×": "x", "·": "|", "…": "~", "†": "+", "→": ">"})
+_PLAIN = str.maketrans({"−": "-", "─": "-", "–": "-", "—": "-", "×": "x", "·": "|", "…": "~", "†": "+", "→": ">"})
 
 
 def _in_plain(error: UnicodeError) -> tuple[str, int]:

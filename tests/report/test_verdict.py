@@ -149,7 +149,8 @@ def text_of(inline: Any) -> str:
                 builders.cell_result("b"),
                 pooled=builders.verdict(Outcome.REGRESSED, 1.04, margin=0.025),
             ),
-            "2 cells regressed when taken together: head is slower, +4.0 % [+3.2, +4.8] (margin 2.5 %); alone, all pass.",
+            "2 cells regressed when taken together: head is slower, +4.0 % [+3.2, +4.8] (margin 2.5 %); alone, "
+            "all pass.",
         ),
         (
             builders.comparison(
