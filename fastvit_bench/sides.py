@@ -266,6 +266,8 @@ def by_name(base: Sequence[BaseSide], head: Sequence[Entry | Missing], wanted: S
         if there is None and not isinstance(here, Missing) and here.artifact.model not in known:
             reason = f"the baseline has no model '{here.artifact.model}' yet, so there is nothing to compare with"
             there = Missing(name, reason, outcome=Outcome.NO_BASELINE)
+        if isinstance(here, Missing) and isinstance(there, Missing) and there.outcome is Outcome.NO_BASELINE:
+            there = here  # a file that this tree could not make is no first gate that may pass
         found.append(Pair(name, there or Missing(name, "the baseline lacks it"), here))
     if not found:
         raise NotComparableError("There are no cells to compare; name models and sizes in [gate] of benchmark.toml.")
