@@ -447,13 +447,14 @@ def test_a_head_that_is_timed_by_another_method_is_not_comparable() -> None:
 # --- with a real process ----------------------------------------------------------------------------------------------
 
 
-def test_real_processes_take_turns(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("idle", ["running", turns.TURNS.idle])
+def test_real_processes_take_turns(exported: Path, monkeypatch: pytest.MonkeyPatch, idle: Any) -> None:
     monkeypatch.undo()
     job = export_job(exported)
     artifact = build.cached(job)
     assert artifact is not None
     both = [Entry(label, artifact, Path(job.path), job.device) for label in ("base", "head")]
-    plan = Plan(turns=Turns(turns=4, runs=5, pause_ms=5))
+    plan = Plan(turns=Turns(turns=4, runs=5, pause_ms=5, idle=idle))
     (found,) = [Pair("t8", both[0], both[1])]
     measured = turns.Contest([found], plan, machines.collect(), timeout_s=60)
     block = measured.measure("t8")

@@ -76,4 +76,5 @@ def _read(results: Path) -> dict[str, Speeds]:
 
 def _key(machine: Machine) -> str:
     """The hardware and the library that the reference workload runs on."""
-    return f"{machine.processor} | {machine.cores} processors | numpy {machine.packages.get('numpy', '?')}"
+    quota = f" | quota {machine.quota:g}" if machine.quota else ""
+    return f"{machine.processor} | {machine.cores} processors{quota} | numpy {machine.packages.get('numpy', '?')}"
