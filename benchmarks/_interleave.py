@@ -11,7 +11,6 @@ only ratios are summed up. A block's value is the median of its runs, which a si
 
 import gc
 import random
-import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +32,8 @@ from fastvit_bench.records import (
     Record,
     Shape,
     Weights,
-    order_statistic_ranks,
 )
+from fastvit_bench.stats import intervals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -185,7 +184,7 @@ def timed(session: Any, batch: "NDArray[np.float32]", runs: int) -> Side:
 
     def block() -> float:
         (samples,) = latency.measure(ours, method).samples_ns
-        return statistics.median(samples) / 1e6
+        return intervals.median(samples) / 1e6
 
     return block
 
@@ -206,7 +205,7 @@ def command(words: Sequence[str], folder: Path, runs: int = 1) -> Side:
                 check=True,
             )
             samples.append(time.perf_counter() - start)
-        return statistics.median(samples) * 1e3
+        return intervals.median(samples) * 1e3
 
     return block
 
@@ -261,12 +260,8 @@ def time_files(
 
 def median_interval(values: Sequence[float]) -> Interval | None:
     """Distribution-free interval of the median with at least 95 % confidence; None of fewer than six values."""
-    ranks = order_statistic_ranks(len(values), 0.5, CONFIDENCE)
-    if ranks is None:
-        return None
-    low, high, confidence = ranks
-    ordered = sorted(values)
-    return Interval(low=ordered[low - 1], high=ordered[high - 1], confidence=confidence)
+    bounds = intervals.quantile_interval(values, 0.5, CONFIDENCE)
+    return Interval(*bounds) if bounds else None
 
 
 def compare(blocks: Blocks, side: str, base: str) -> Ratio:
@@ -276,9 +271,9 @@ def compare(blocks: Blocks, side: str, base: str) -> Ratio:
         what=blocks.what,
         side=side,
         base=base,
-        side_ms=statistics.median(blocks.values_ms[side]),
-        base_ms=statistics.median(blocks.values_ms[base]),
-        ratio=statistics.median(ratios),
+        side_ms=intervals.median(blocks.values_ms[side]),
+        base_ms=intervals.median(blocks.values_ms[base]),
+        ratio=intervals.median(ratios),
         interval=median_interval(ratios),
         blocks=len(ratios),
     )

@@ -185,7 +185,7 @@ def heading(found: Report) -> str:
     machine, state = found.machine, found.state
     versions = ", ".join(f"{name} {version}" for name, version in machine.packages.items() if name != "coremltools")
     facts = [
-        f"{machine.processor}, {machine.cores} cores, {machine.memory_mib / 1024:.0f} GiB",
+        f"{machine.processor}, {machine.processors}, {machine.memory_mib / 1024:.0f} GiB",
         found.date[:10],
         f"{machine.os}, Python {machine.python}, {versions}",
         ", ".join(f"{name} {value}" for name, value in found.settings.items()),

@@ -33,6 +33,7 @@ EXIT_CODES = {
     ExitCode.PROOF_FAILED: "a proof failed: a file does not compute what the network computes, or has a wrong hash",
     ExitCode.UNAVAILABLE: "a device, toolkit, host or server is not available",
     ExitCode.CELLS_FAILED: "some cells of a sweep failed; the others are kept",
+    ExitCode.UNFORESEEN: "an error nobody foresaw, a fault of this program; the traceback is in the file that is named",
     ExitCode.INTERRUPTED: "interrupted; a sweep goes on with `--resume`",
 }
 

@@ -355,8 +355,7 @@ def compared(plain: "NDArray[np.bool_]", distilled: "NDArray[np.bool_]") -> str:
     McNemar's exact test (1947): where only one is right, is it either as often? The interval is Clopper and Pearson's
     of that share, given how many such images there are, as points of all images.
     """
-    from statsmodels.stats.contingency_tables import mcnemar
-    from statsmodels.stats.proportion import proportion_confint
+    from scipy.stats import binomtest
 
     gained, lost = int((distilled & ~plain).sum()), int((plain & ~distilled).sum())
     alone, count = gained + lost, len(plain)
@@ -364,15 +363,15 @@ def compared(plain: "NDArray[np.bool_]", distilled: "NDArray[np.bool_]") -> str:
     told += f"on {lost} where the plain one is right"
     if not alone:
         return f"{told}: no difference at all."
-    result: Any = mcnemar([[0, lost], [gained, 0]], exact=True)
-    ends: Any = proportion_confint(gained, alone, method="beta")
-    low, high = ((2 * float(end) - 1) * alone / count * 100 for end in ends)
+    test = binomtest(gained, alone)
+    ends = test.proportion_ci(method="exact")
+    low, high = ((2 * float(end) - 1) * alone / count * 100 for end in (ends.low, ends.high))
     points = 100 * (gained - lost) / count
     verdict = "no difference is shown"
-    if result.pvalue < 0.05:
+    if test.pvalue < 0.05:
         verdict = f"the {'distilled' if gained > lost else 'plain'} one is better on such images"
     return (
-        f"{told}: {points:+.1f} points [{low:+.1f}, {high:+.1f}], McNemar's exact p = {result.pvalue:.2g}; {verdict}. "
+        f"{told}: {points:+.1f} points [{low:+.1f}, {high:+.1f}], McNemar's exact p = {test.pvalue:.2g}; {verdict}. "
         "It speaks of these two trained networks, not of distillation: one training of each was made."
     )
 

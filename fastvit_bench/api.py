@@ -65,7 +65,7 @@ def measure(
     before it are kept in the run file.
     """
     settings = config.load(configuration, backends=backends.implemented())
-    chosen, machine = sweep.preflight(settings.device(device))
+    chosen, machine = sweep.preflight(settings.device(device), name=settings.machine_name())
     specs = [_spec(settings, model, checkpoint)] if checkpoint else settings.select([model])
     grid = settings.sweep.grid
     request = Request(
@@ -75,7 +75,11 @@ def measure(
             config.shapes(_sizes(res) or f"{min(grid)}..{max(grid)}", grid, chosen.batch, config.stride(specs))
         ),
         fused=fuse,
-        method=msgspec.structs.replace(settings.method, **backends.get(chosen.backend).settling(chosen)),
+        method=msgspec.structs.replace(
+            settings.method,
+            **backends.get(chosen.backend).settling(chosen),
+            processes=settings.method.processes if machine.accelerator is None else 1,
+        ),
         seed=seed,
         timeout_s=settings.sweep.timeout_s,
     )
@@ -111,10 +115,10 @@ def compare(
     `margin` is the share by which head may be slower. Raises `NotComparableError` where nothing fits together.
     """
     settings = config.load(configuration, backends=backends.implemented())
-    chosen, machine = sweep.preflight(settings.device(device))
+    chosen, machine = sweep.preflight(settings.device(device), name=settings.machine_name())
     shapes = config.shapes(_sizes(res), settings.sweep.grid, chosen.batch) if res is not None else []
     commands = [sides.elsewhere(python) if python else () for python in (base_python, head_python)]
-    plan = Plan(margin=margin, pooled_margin=margin / 2, max_time_s=max_time_s, seed=seed)
+    plan = Plan(margin=margin, pooled_margin=margin / 2, max_time_s=max_time_s, seed=seed, turns=turns.TURNS)
     with store.lock(Path(settings.paths.results), chosen.name):
         pairs = sides.both(base, head, (base, head), settings, chosen, shapes, commands)
         started = datetime.now(UTC)

@@ -93,6 +93,7 @@ def job(
     shaping = {name: str(options[name]) for name in backend.shaping if options[name] != ""}
     if labels:
         shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
+    catalogue.require(spec.variant)
     toolchain = {"fastvit-bench": _own_version(), **backends.toolchain(backend)}
     if catalogue.find(spec.variant).family == "zoo":
         toolchain |= backends.versions(("timm",))
@@ -165,6 +166,8 @@ def build(asked: ExportJob) -> Artifact:
             f"{path} exists and was not written by fastvit-bench: no {sidecar(path).name} lies beside it. "
             f"Remove it, or name another place with -o."
         )
+    if (refused := files.refusal(path.parent)) is not None:
+        raise UsageError(f"{path} cannot be written: {refused}.")
     source = _source(asked, backend)
     asked = source.asked
     draft = path.with_name(f".{path.name}.{os.getpid()}{backend.suffix}")

@@ -4,7 +4,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal
 
-from fastvit_bench.errors import UsageError
+from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.peers import BY_ARCH
 from fastvit_bench.variants import STRIDE, VARIANTS
 
@@ -75,6 +75,16 @@ def find(name: str) -> Entry:
 def known(name: str) -> bool:
     """Whether `find` would find it."""
     return name == ONNX or name in _MADE_HERE or (name.startswith(TIMM) and len(name) > len(TIMM))
+
+
+def require(name: str) -> None:
+    """Raise `UnavailableError` where a network is written by a package that is not installed. Imports none."""
+    import importlib.util
+
+    if find(name).family == "zoo" and importlib.util.find_spec("timm") is None:
+        raise UnavailableError(
+            f"timm, which writes the network {name}, is not installed; pip install 'fastvit-bench[zoo]'."
+        )
 
 
 def macs(name: str, pixels: int) -> float:

@@ -69,9 +69,11 @@ def of_rows(
     again: bool = False,
     notify: Callable[[str], None] = lambda what: None,
     measured: Measure | None = None,
+    name: str = "",
 ) -> tuple[Peak, ...]:
     """The peaks that rows of a device stand below; without rows, the one of its profile.
 
+    `name` is what a person calls this machine.
     Measured, or with `again` measured anew, are those of rows that were made on this machine; of others, what is kept
     counts. Raises `UnavailableError` where the device is not here and nothing is kept of it, `NotComparableError` where
     no row has a peak, and as `gather` does.
@@ -79,12 +81,12 @@ def of_rows(
     held = peaks.load(folder)
     known = any(peaks.nearest(held, row.device, row.machine) for row in rows)
     try:
-        device, machine = _here(profile)
+        device, machine = _here(profile, name)
     except UnavailableError:
         if again or not known:
             raise
         return held
-    here = [row.device for row in rows if peaks.hardware(row.machine) == peaks.hardware(machine)]
+    here = [row.device for row in rows if row.machine.is_same_as(machine)]
     here = [each for each in here if each.backend == device.backend] if rows else [device]
     if not here and not known:
         machines_seen = sorted({row.machine.accelerator or row.machine.processor for row in rows})
@@ -95,7 +97,7 @@ def of_rows(
     return gather(here, machine, folder, again=again, notify=notify, measured=measured)
 
 
-def _here(profile: Device) -> tuple[Device, Machine]:
+def _here(profile: Device, name: str) -> tuple[Device, Machine]:
     """The device with its options filled in, and this machine; `UnavailableError` where it cannot run here."""
     backend = backends.get(profile.backend)
     lacking = backend.missing()
@@ -104,7 +106,7 @@ def _here(profile: Device) -> tuple[Device, Machine]:
         lacking = backend.absent(profile)
     if lacking is not None:
         raise UnavailableError(f"Device '{profile.name}' cannot run here, so its peak cannot be measured: {lacking}.")
-    return sweep.preflight(profile)
+    return sweep.preflight(profile, name=name)
 
 
 def gather(

@@ -1,6 +1,7 @@
 """The front desk: ``benchmark.toml`` and the words of the command line become typed settings."""
 
 import fnmatch
+import os
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,11 +12,13 @@ import msgspec
 
 from fastvit_bench import catalogue, resources
 from fastvit_bench.errors import ConfigError, UsageError
-from fastvit_bench.records import Device, Method, ModelSpec, Record, Shape
+from fastvit_bench.records import PROCESSES, Device, Method, ModelSpec, Record, Shape
 from fastvit_bench.studies import Study
 from fastvit_bench.variants import STRIDE, check_size
 
 FILE_NAME = "benchmark.toml"
+MACHINE_VARIABLE = "FASTVIT_BENCH_MACHINE"  # of the environment, in which CI names its machines
+LONGEST_NAME = 64  # characters
 
 
 class Sweep(Record, frozen=True):
@@ -37,6 +40,12 @@ class Gate(Record, frozen=True):
     alpha: float = 0.01  # chance, at most, that an unchanged tree is called regressed
     beta: float = 0.05  # chance, at most, that a regressed cell is called passed
     stored_extra: str = "10%"  # added to both margins where the baseline is a figure of another day
+
+
+class MachineSettings(Record, frozen=True):
+    """``[machine]``: what a person calls the machine that all this runs on."""
+
+    name: str = ""  # empty: machines are told apart by their hardware
 
 
 class Download(Record, frozen=True):
@@ -64,6 +73,17 @@ class Config(Record, frozen=True):
     download: Download
     paths: Paths
     studies: dict[str, Study] = msgspec.field(default_factory=dict[str, Study])
+    machine: MachineSettings = MachineSettings()
+
+    def machine_name(self, given: str | None = None) -> str:
+        """What this machine is called: as `given`, else by the environment, else by ``[machine]``; empty: nothing.
+
+        Raises `UsageError` for a name that no table could show.
+        """
+        name = (os.environ.get(MACHINE_VARIABLE) or self.machine.name if given is None else given).strip()
+        if not name.isprintable() or len(name) > LONGEST_NAME:
+            raise UsageError(f"A machine's name is one line of at most {LONGEST_NAME} characters; shorten {name!r}.")
+        return name
 
     def device(self, name: str) -> Device:
         """The device profile of that name; `UsageError` lists the known ones."""
@@ -180,11 +200,11 @@ def share(text: str, *, zero: bool = False) -> float:
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
-def seconds(text: str) -> float:
-    """A length of time: ``90``, ``90s``, ``20m`` or ``1.5h``. Raises `UsageError` for anything else."""
+def seconds(text: str, *, zero: bool = False) -> float:
+    """A length of time: ``90``, ``90s``, ``20m`` or ``1.5h``; 0 if `zero` says so. Raises `UsageError` else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip(), re.ASCII)
     value = float(match[1]) * _SECONDS[match[2]] if match else 0.0
-    if value <= 0:
+    if value < 0 or not match or (value == 0 and not zero):
         raise UsageError(f"'{text}' is no length of time; write 90s, 20m or 1.5h.")
     return value
 
@@ -208,6 +228,7 @@ _TABLES: dict[str, type[Record]] = {
     "method": Method,
     "sweep": Sweep,
     "gate": Gate,
+    "machine": MachineSettings,
     "download": Download,
     "paths": Paths,
     "study": Study,
@@ -216,7 +237,7 @@ _TABLES: dict[str, type[Record]] = {
 
 # fields of a record that its table does not hold: the name stands in the heading, and a protocol or the kind of device
 # decides the others
-_NOT_HERE = {"method": ("statistic", "trim", "loading", "warmup_ms", "steady", "duration_ms")}
+_NOT_HERE = {"machine": (), "method": ("statistic", "trim", "loading", "warmup_ms", "steady", "duration_ms")}
 
 
 class _Reader:
@@ -236,11 +257,12 @@ class _Reader:
             path=str(self.path),
             models=models,
             devices=devices,
-            method=self.table(Method, "method", None, document.get("method", {})),
+            method=self.table(Method, "method", None, self.spread(document.get("method", {}))),
             sweep=self.table(Sweep, "sweep", None, document.get("sweep", {})),
             gate=self.table(Gate, "gate", None, document.get("gate", {})),
             download=self.table(Download, "download", None, document.get("download", {})),
             paths=self.table(Paths, "paths", None, document.get("paths", {})),
+            machine=self.table(MachineSettings, "machine", None, document.get("machine", {})),
             studies={name: self.table(Study, "study", name, table) for name, table in self.named(document, "study")},
         )
         for name, spec in models.items():
@@ -255,7 +277,7 @@ class _Reader:
             self.one_of(device.backend, backends, f"device.{name}", "backend")
             self.one_of(device.precision, ("fp32", "fp16"), f"device.{name}", "precision")
             self.positive(f"device.{name}", batch=device.batch)
-        self.positive("method", runs=config.method.runs, rounds=config.method.rounds)
+        self.positive("method", runs=config.method.runs, rounds=config.method.rounds, processes=config.method.processes)
         if config.method.warmup < 0:
             raise self.error(f"warmup = {config.method.warmup} is negative", "method", "warmup")
         for pattern in config.sweep.models:
@@ -275,6 +297,10 @@ class _Reader:
         for study in config.studies.values():
             self.study(study, models)
         return config
+
+    def spread(self, table: Any) -> Any:
+        """[method] with the number of processes where it does not say so: records of older runs mean one."""
+        return {"processes": PROCESSES, **table} if isinstance(table, dict) else table
 
     def study(self, study: Study, models: Mapping[str, ModelSpec]) -> None:
         section, named = f"study.{study.name}", set[tuple[str, str, int | None, str]]()

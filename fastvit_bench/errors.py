@@ -13,7 +13,8 @@
         └── DownloadError ......... 6   a transfer that did not finish
 
 Exit codes without a class of their own: 0 done, 1 regression, 3 inconclusive, 7 some cells failed (the others
-are kept), 130 interrupted. A message says what is wrong, where, and what to do next, in one or two sentences.
+are kept), 70 an error that nobody foresaw, 130 interrupted. A message says what is wrong, where, and what to do next,
+in one or two sentences.
 """
 
 from enum import IntEnum
@@ -30,6 +31,7 @@ class ExitCode(IntEnum):
     PROOF_FAILED = 5
     UNAVAILABLE = 6
     CELLS_FAILED = 7
+    UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h: a fault of this program; never 1, which means regression
     INTERRUPTED = 130
 
 

@@ -48,12 +48,18 @@ class Place:
         return self.lacking is None
 
 
-def preflight(device: Device) -> Place:
-    """The device if it can run here, else what proves its files; raises `UnavailableError` for the wrong hardware."""
-    lacking = backends.get(device.backend).absent(device)
+def preflight(device: Device, name: str = "") -> Place:
+    """The device if it can run here, else what proves its files; raises `UnavailableError` for the wrong hardware.
+
+    `name` is what a person calls the machine.
+    """
+    backend = backends.get(device.backend)
+    lacking = backend.absent(device)
     if lacking is not None:
-        return Place(device, machines.collect(), lacking)
-    device, machine = sweep.preflight(device)
+        machine = machines.collect(name=name)
+        packages = backends.installed(backend.proof_packages)
+        return Place(device, msgspec.structs.replace(machine, packages=packages), lacking)
+    device, machine = sweep.preflight(device, name=name)
     return Place(device, machine, None)
 
 

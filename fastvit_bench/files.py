@@ -67,5 +67,19 @@ def write(path: Path, data: bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
+def refusal(folder: Path) -> str | None:
+    """Why nothing can be written into a folder, or could be once it is made; None where it can. Changes nothing.
+
+    Work that takes minutes asks before it begins. What the disk says in the end is still the last word.
+    """
+    try:
+        nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+        if not nearest.is_dir():
+            return f"{nearest} is no folder"
+        return None if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} is read-only"
+    except OSError as error:  # such as a name that is too long, or a folder that may not be looked into
+        return error.strerror or str(error)
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,6 +1,5 @@
 """Probes as files of a toolkit, and their times: what a worker does to learn what a device can do at best."""
 
-import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ import msgspec
 
 from fastvit_bench import backends
 from fastvit_bench.records import ExportJob, Fuse, Head, ProbeJob, ProbeTimingJob, Weights
+from fastvit_bench.stats.intervals import median
 
 if TYPE_CHECKING:
     from fastvit_bench.backends import Batch, Session
@@ -60,7 +60,7 @@ def read(job: ProbeTimingJob) -> "Reading":
 
 def best_ns(reading: "Reading") -> int:
     """The lowest of the medians of the rounds: what the device keeps up for a set of runs when nothing disturbs it."""
-    return round(min(statistics.median(samples) for samples in reading.samples_ns))
+    return round(min(median(samples) for samples in reading.samples_ns))
 
 
 def _images(job: ProbeTimingJob, session: "Session") -> "Batch":

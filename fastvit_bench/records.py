@@ -10,9 +10,12 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
+
+from fastvit_bench.stats import intervals
+from fastvit_bench.stats.intervals import median, order_statistic_ranks, trimmed_mean
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0..1, that the published weights expect
 
@@ -346,6 +349,10 @@ class Method(Record, frozen=True):
     warmup_ms: int = 0  # the least time that warming up took, by the clock that timed the runs
     steady: float = 0.0  # warming up went on until the medians of 20 runs and of the 20 before differed by less
     duration_ms: int = 0  # timed runs went on for at least this long, so that there may be more than `runs`
+    processes: int = 1  # fresh ones over which warm-up and timed runs are spread; each is a round of the samples
+
+
+PROCESSES = 4  # of a processor's figures: what two processes differ by must show within one figure
 
 
 class Protocol(StrEnum):
@@ -388,28 +395,102 @@ SETTINGS = {
 class Machine(Record, frozen=True):
     """The machine a figure was made on: collected, never typed in. None where a report does not tell."""
 
-    host: str  # a digest of the host name: enough to tell machines apart, too little to name one; empty if unknown
+    host: str  # a digest of the host name, which a container has of its own; empty if unknown
     processor: str
-    cores: int | None  # logical processors this process may use
+    cores: int | None  # logical processors this process may run on
     memory_mib: int | None
     os: str
     python: str | None
-    packages: dict[str, str]
+    packages: dict[str, str]  # those that decide the figure, by what runs it
     accelerator: str | None = None
     driver: str | None = None
+    quota: float | None = None  # processors whose time the process may use; None: that of all
+    name: str = ""  # that a person gave the machine
 
-    def differences(self, other: "Machine") -> list[str]:
-        """``field: ours against theirs`` for every fact that forbids putting two figures side by side."""
-        found: list[str] = []
-        for field in ("host", "processor", "cores", "os", "python", "accelerator", "driver"):
-            ours, theirs = getattr(self, field), getattr(other, field)
-            if ours != theirs:
-                found.append(f"{field}: {theirs} then, {ours} now")
-        for name in sorted(self.packages.keys() | other.packages.keys()):
-            ours, theirs = self.packages.get(name), other.packages.get(name)
-            if ours != theirs:
-                found.append(f"{name}: {theirs} then, {ours} now")
+    @property
+    def processors(self) -> str:
+        """How many processors the process has: ``4 cores``, or ``0.5 of 2 processors``; empty if unknown."""
+        what = "core" if self.quota is None else "processor"
+        return f"{self._count} {what}{'s' * ((self.cores or 0) > 1)}" if self.cores else ""
+
+    @property
+    def _count(self) -> str:
+        return f"{self.cores}" if self.quota is None else f"{self.quota:.3g} of {self.cores}"
+
+    @property
+    def hardware(self) -> tuple[object, ...]:
+        """What two machines share that are one, whatever they are called; memory only roughly."""
+        return self.processor, self.cores, self.quota, self.memory_step, self.accelerator
+
+    @property
+    def memory_step(self) -> int | None:
+        """Memory in steps of a factor of 1.4: kernels keep some for themselves, and not always as much."""
+        return round(2 * math.log2(self.memory_mib)) if self.memory_mib else None
+
+    def is_same_as(self, other: "Machine") -> bool:
+        """Whether both are one machine: by the names that a person gave them, and by their hardware."""
+        return self._apart(other) == []
+
+    def differences(self, other: "Machine", packages: Iterable[str] | None = None) -> list[str]:
+        """``what: theirs then, ours now`` for every fact that forbids putting two figures side by side.
+
+        `packages` are those that count; without them all that either has. The host name is none of the facts: a
+        container on the same machine has another one. A machine that has packages besides those that count is of a
+        time when one list served every backend: what that list did not hold is not known of it.
+        """
+        found = self._apart(other) + _system_differences(other.os, self.os)
+        found += _unequal("Python", other.python, self.python) + _unequal("driver", other.driver, self.driver)
+        counted = self.packages.keys() | other.packages.keys() if packages is None else set(packages)
+        for name in sorted(counted):
+            sides = [(machine.packages.get(name), machine.packages.keys() <= counted) for machine in (other, self)]
+            if all(version or complete for version, complete in sides):
+                found += _unequal(name, sides[0][0], sides[1][0])
         return found
+
+    def _apart(self, other: "Machine") -> list[str]:
+        """What makes another machine of the `other`."""
+        found = _unequal("machine", other.name, self.name) if self.name and other.name else []
+        found += _unequal("processor", other.processor, self.processor)
+        found += _unequal("processors", other._count, self._count)
+        sizes = other.memory_mib, self.memory_mib
+        if sizes[0] and sizes[1] and max(sizes[0], sizes[1]) > MEMORY_RATIO * min(sizes[0], sizes[1]):
+            found += _unequal("memory", f"{sizes[0] / 1024:.1f} GiB", f"{sizes[1] / 1024:.1f} GiB")
+        return found + _unequal("accelerator", other.accelerator, self.accelerator)
+
+    def hint(self, other: "Machine") -> str | None:
+        """What to know where only hardware says that both are one machine: their host names differ. None: nothing."""
+        if self.host == other.host or not (self.host and other.host) or (self.name and self.name == other.name):
+            return None
+        return (
+            f"host name: {other.host} then, {self.host} now (as digests); taken for one machine, because their "
+            f"hardware is alike. Name your machines with --machine NAME to be certain."
+        )
+
+
+MEMORY_RATIO = 1.1  # by which two readings of one machine's memory may differ, as kernels keep some for themselves
+
+
+def _unequal(what: str, then: str | None, now: str | None) -> list[str]:
+    return [] if then == now else [f"{what}: {then or 'none'} then, {now or 'none'} now"]
+
+
+def _system_differences(then: str, now: str) -> list[str]:
+    """Of two systems as `Machine.os` has them: a kernel's release, or all of it where more is another."""
+    parts = then.split(" "), now.split(" ")
+    if all(len(words) == 3 for words in parts) and (parts[0][0], parts[0][2]) == (parts[1][0], parts[1][2]):
+        return _unequal("kernel", parts[0][1], parts[1][1])
+    return _unequal("operating system", then, now)
+
+
+def by_name(machines: Iterable[Machine]) -> dict[tuple[object, ...], str]:
+    """Hardware -> the name that machines of that kind have, where a person gave them exactly one.
+
+    With it, figures from before a machine had its name stand with those from after.
+    """
+    names: dict[tuple[object, ...], set[str]] = {}
+    for machine in machines:
+        names.setdefault(machine.hardware, set()).add(machine.name)
+    return {hardware: max(given) for hardware, given in names.items() if len(given - {""}) == 1}
 
 
 class MachineState(Record, frozen=True):
@@ -420,6 +501,7 @@ class MachineState(Record, frozen=True):
     clock_mhz_before: float | None = None
     clock_mhz_after: float | None = None
     steal_percent: float | None = None  # processor time taken by the hypervisor meanwhile
+    quota_periods: int | None = None  # in which the CPU quota was used up while it was timed; None: there is none
 
 
 class GpuState(Record, frozen=True):
@@ -498,39 +580,6 @@ class Interval(Record, frozen=True):
     confidence: float  # reached, at least what was asked for
 
 
-@functools.lru_cache(maxsize=64)
-def order_statistic_ranks(count: int, quantile: float, confidence: float = 0.95) -> tuple[int, int, float] | None:
-    """Ranks (1-based, inclusive) of the samples that enclose a quantile, and the coverage they reach.
-
-    The number of samples below the quantile is Binomial(count, quantile), whatever the distribution, so the coverage
-    of ranks (l, u) is P(l <= K < u) (David & Nagaraja, Order Statistics, 3rd ed., section 7.1). Starting from the
-    middle the narrowest pair with equal tails is taken; 100 samples and the median give ranks 40 and 61 (96.5 %).
-    None when no pair of samples reaches the confidence, as for a median of fewer than six samples.
-    """
-    tail = (1 - confidence) / 2
-    # in logarithms, because the binomial coefficient of 1100 samples is more than a float can hold
-    logarithms = (
-        math.lgamma(count + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(count - k + 1)
-        + k * math.log(quantile)
-        + (count - k) * math.log1p(-quantile)
-        for k in range(count + 1)
-    )
-    cumulative = list(itertools.accumulate(map(math.exp, logarithms)))  # P(K <= k)
-    low = max((rank for rank in range(1, count + 1) if cumulative[rank - 1] <= tail), default=None)
-    high = min((rank for rank in range(1, count + 1) if 1 - cumulative[rank - 1] <= tail), default=None)
-    if low is None or high is None or low >= high:
-        return None
-    return low, high, cumulative[high - 1] - cumulative[low - 1]
-
-
-def _median(values: Iterable[float]) -> float:
-    import statistics  # here, because `--help` would wait for decimals and fractions
-
-    return statistics.median(values)
-
-
 class Unit(StrEnum):
     """Where a toolkit plans to run an operation."""
 
@@ -600,23 +649,25 @@ class Placement(Record, frozen=True, dict=True):
         return sum(a != b for a, b in itertools.pairwise(units))
 
 
-def trimmed_mean(samples: Iterable[float], trim: int) -> float:
-    """The mean without the `trim` lowest and the `trim` highest samples; at least one sample must be left."""
-    kept = sorted(samples)
-    kept = kept[trim : len(kept) - trim]
-    if not kept:
-        raise ValueError(f"trimming {trim} samples at either end leaves none")
-    return math.fsum(kept) / len(kept)
-
-
 def _drift(samples: Samples) -> float:
     """By how much the second half of a round is slower than the first."""
     half = len(samples) // 2
-    return _median(samples[half:]) / _median(samples[:half]) - 1
+    return median(samples[half:]) / median(samples[:half]) - 1
 
 
-# Student's t, two-sided 95 %, by degrees of freedom: of the mean over the 20 rounds of ModelBench
-_STUDENT_T = {19: 2.0930}
+SLOW = 0.95  # share of a machine's best speed below which a figure is flagged
+
+
+class SpeedCheck(Record, frozen=True):
+    """How long the reference workload took around one process's timed runs, in nanoseconds."""
+
+    before_ns: Samples
+    after_ns: Samples
+
+    @property
+    def median_ns(self) -> float:
+        """The quicker of the two medians: a machine that is slow for seconds is slow in both."""
+        return min(median(self.before_ns), median(self.after_ns))
 
 
 class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict=True):
@@ -640,7 +691,10 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     engine: Engine | None = None  # what ran in place of the artifact's file
     gpu: tuple[GpuState, ...] = ()  # looks between the timed runs
     layers: tuple[LayerTime, ...] = ()  # of a pass of its own, where it was asked for
-    reference_ns: tuple[int, ...] = ()  # of `measure.reference`, timed afterwards; of processors only
+    reference_ns: tuple[int, ...] = ()  # of `measure.reference`, timed afterwards; of processors, in older runs
+    speed_checks: tuple[SpeedCheck, ...] = ()  # one per process, of processors only
+    best_reference_ns: Annotated[int, msgspec.Meta(gt=0)] | None = None  # of this machine, as far as known by then
+    remeasured: int = 0  # earlier tries that were dropped because the machine ran slowly
 
     @property
     def shape(self) -> Shape | None:
@@ -657,7 +711,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
         """Milliseconds per batch by the method's statistic: what tables show."""
         if self.method.statistic is Statistic.MEDIAN:
             return self.median_ms
-        return math.fsum(self.round_means_ms) / len(self.round_means_ms)
+        return intervals.mean(self.round_means_ms)
 
     @functools.cached_property
     def samples_ms(self) -> list[float]:
@@ -667,43 +721,61 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     @functools.cached_property
     def median_ms(self) -> float:
         """Milliseconds per batch."""
-        return _median(self.samples_ms)
+        return median(self.samples_ms)
 
     @functools.cached_property
     def interval_ms(self) -> Interval | None:
-        """95 % confidence interval of `figure_ms`, or None where the samples give none.
+        """95 % confidence interval of `figure_ms`, or None where the samples give none."""
+        return self.figure_interval_ms(intervals.CONFIDENCE)
 
-        Of a median without assuming a distribution, from six samples on. Of ModelBench's mean over 20 rounds by
-        Student's t on the rounds' means, which takes the rounds as independent and near normal.
+    def figure_interval_ms(self, confidence: float) -> Interval | None:
+        """Confidence interval of `figure_ms`, or None where the samples give none.
+
+        Of a median without assuming a distribution, from six samples on for 95 %. Of runs spread over processes, it
+        holds the figure of another such run, not only the median of these. Of a mean over rounds by Student's t
+        on the rounds' means, from two rounds on; it takes the rounds as independent and near normal. Rounds that differ
+        so much that the interval would reach zero give none, because no network takes no time.
         """
+        if self.method.statistic is Statistic.MEDIAN and self.method.processes > 1:
+            return self._another_run_ms(confidence)
         if self.method.statistic is Statistic.MEDIAN:
-            return self.quantile_interval_ms(0.5)
-        quantile = _STUDENT_T.get(len(self.round_means_ms) - 1)
-        if quantile is None:
-            return None
-        import statistics
+            bounds = intervals.quantile_interval(self.samples_ms, 0.5, confidence)
+        else:
+            bounds = intervals.mean_interval(self.round_means_ms, confidence)
+        return Interval(*bounds) if bounds and bounds.low > 0 else None
 
-        half = quantile * statistics.stdev(self.round_means_ms) / math.sqrt(len(self.round_means_ms))
-        return Interval(low=self.figure_ms - half, high=self.figure_ms + half, confidence=0.95)
+    def _another_run_ms(self, confidence: float) -> Interval | None:
+        """Interval of the figure that another such run would give, from what the processes' medians differ by."""
+        within = intervals.quantile_interval(self.samples_ms, 0.5, confidence)
+        factor = intervals.another_figure([median(samples) for samples in self.samples_ns], confidence)
+        if within is None or factor is None:
+            return None
+        low, high = self.figure_ms / factor, self.figure_ms * factor
+        return Interval(low=min(low, within.low), high=max(high, within.high), confidence=confidence)
+
+    @property
+    def reference_median_ns(self) -> float | None:
+        """Of the reference workload while this was measured; None where it was not timed."""
+        if self.speed_checks:
+            return median(check.median_ns for check in self.speed_checks)
+        return median(self.reference_ns) if self.reference_ns else None
+
+    @property
+    def speed(self) -> float | None:
+        """At what share of the machine's best known speed this was measured; None where that is not known."""
+        now = self.reference_median_ns
+        return None if now is None or self.best_reference_ns is None else min(1.0, self.best_reference_ns / now)
 
     def quantile_interval_ms(self, quantile: float) -> Interval | None:
         """Distribution-free 95 % interval of a quantile, or None when the samples are too few to enclose it."""
-        samples = self.samples_ms
-        ranks = order_statistic_ranks(len(samples), quantile)
-        if ranks is None:
-            return None
-        low, high, confidence = ranks
-        return Interval(low=samples[low - 1], high=samples[high - 1], confidence=confidence)
+        bounds = intervals.quantile_interval(self.samples_ms, quantile)
+        return Interval(*bounds) if bounds else None
 
     def quantile_ms(self, quantile: float) -> float | None:
         """A quantile by linear interpolation, or None when the samples are too few for an interval around it."""
-        samples = self.samples_ms
-        if order_statistic_ranks(len(samples), quantile) is None:
+        if order_statistic_ranks(len(self.samples_ms), quantile) is None:
             return None
-        position = quantile * (len(samples) - 1)
-        below = math.floor(position)
-        above = min(below + 1, len(samples) - 1)
-        return samples[below] + (position - below) * (samples[above] - samples[below])
+        return intervals.quantile(self.samples_ms, quantile)
 
     @property
     def p90_ms(self) -> float | None:
@@ -718,8 +790,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     @property
     def mad_ms(self) -> float:
         """Median absolute deviation from the median."""
-        median = self.median_ms
-        return _median(abs(sample - median) for sample in self.samples_ms)
+        return intervals.median_absolute_deviation(self.samples_ms)
 
     @property
     def ms_per_image(self) -> float:
@@ -732,26 +803,40 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
         found: list[str] = []
         figure, interval = self.figure_ms, self.interval_ms
         if interval is None:
-            median = self.method.statistic is Statistic.MEDIAN
-            count = len(self.samples_ms if median else self.samples_ns)
-            found.append(f"only {count} {'run' if median else 'round'}{'s' * (count != 1)}: no interval")
+            found.append(self._why_no_interval)
         elif interval.high - interval.low > 0.05 * figure:
             name = "median" if self.method.statistic is Statistic.MEDIAN else "mean"
             found.append(f"{name} uncertain by {100 * (interval.high - interval.low) / figure:.0f} %")
+        if self.speed is not None and self.speed < SLOW:
+            found.append(f"the machine ran at {self.speed:.2f} of its best")
         rounds = [samples for samples in self.samples_ns if len(samples) >= 20]  # the others are too short to tell
-        drift = max((_drift(samples) for samples in rounds), key=abs, default=0.0)
+        # of runs spread over processes the interval holds what they differ by, and a process's share is too short
+        alone = rounds if self.method.processes == 1 else []
+        drift = max((_drift(samples) for samples in alone), key=abs, default=0.0)
         if abs(drift) > 0.05:
             found.append(f"not steady: second half of the runs {100 * drift:+.0f} %")
-        middles = [_median(samples) for samples in rounds] if len(rounds) > 1 else [1.0]
+        middles = [median(samples) for samples in rounds] if len(rounds) > 1 else [1.0]
         if (apart := max(middles) / min(middles) - 1) > 0.05:
-            found.append(f"rounds differ: the slowest's median is {100 * apart:.0f} % above the quickest's")
+            what = "processes" if self.method.processes > 1 else "rounds"
+            found.append(f"{what} differ: the slowest's median is {100 * apart:.0f} % above the quickest's")
         if (self.state.steal_percent or 0) > 2:
             found.append(f"the hypervisor took {self.state.steal_percent:.0f} % of the processor")
+        if periods := self.state.quota_periods:
+            found.append(f"the CPU quota stopped it {periods}x")
         if self.pacing is Pacing.REMOTE_CALL:
             found.append(
                 "each run was called over the cable, and the device idled in between: slower than back to back"
             )
         return found + gpu_warnings(self.gpu)
+
+    @property
+    def _why_no_interval(self) -> str:
+        if self.method.statistic is Statistic.MEDIAN:
+            count = len(self.samples_ms)
+            return f"only {count} run{'s' * (count != 1)}: no interval"
+        if (count := len(self.samples_ns)) == 1:
+            return "only 1 round: no interval"
+        return f"{count} rounds that differ too much for an interval"
 
 
 def cell_name(model: str, shape: Shape) -> str:
@@ -908,16 +993,13 @@ class Share(Record, frozen=True):
     high: float
 
 
-@functools.lru_cache(maxsize=1024)
 def share(right: int, images: int) -> Share:
-    """What share of the images was right, with Wilson's interval (1927), which holds near 0 and 1 too.
+    """What share of the images was right, with Wilson's interval.
 
     It speaks of other images drawn as these were, and says nothing of images of another kind.
     """
-    from statsmodels.stats.proportion import proportion_confint  # slow to import
-
-    ends: Any = proportion_confint(right, images, alpha=0.05, method="wilson")
-    return Share(value=right / images, low=float(ends[0]), high=float(ends[1]))
+    low, high, _ = intervals.wilson_interval(right, images)
+    return Share(value=right / images, low=low, high=high)
 
 
 class Probe(Record, frozen=True):

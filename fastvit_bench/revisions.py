@@ -1,6 +1,8 @@
-"""What another revision of the repository exports: a temporary worktree, that revision's own code and environment."""
+"""Git: what the tree at hand is, and what another revision exports, from a temporary worktree of it."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from fastvit_bench.errors import UnavailableError, UsageError
+from fastvit_bench.errors import FastViTBenchError, UnavailableError, UsageError
 
 PACKAGE = "fastvit_bench"
 
@@ -25,9 +27,42 @@ class Revision:
 
     name: str  # as a person called it
     commit: str
-    folder: Path
+    root: Path  # of the repository at hand
+    tree: Path  # its counterpart: the worktree
+    folder: Path  # counterpart of the working directory, or the worktree where the revision lacks it
     python: str  # interpreter of its environment
-    environment: dict[str, str]  # variables that make the interpreter use the revision's own code
+    environment: dict[str, str]  # variables that decide which fastvit-bench the interpreter uses
+
+    def counterpart(self, path: Path) -> Path:
+        """Where a path of the repository lies in the worktree; a path outside of the repository is itself."""
+        whole = path.resolve()
+        return self.tree / whole.relative_to(self.root) if whole.is_relative_to(self.root) else whole
+
+    def origin(self, path: Path) -> Path:
+        """Where a path of the worktree lies in the repository at hand: the way back from `counterpart`."""
+        return self.root / path.relative_to(self.tree) if path.is_relative_to(self.tree) else path
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the tree in the working directory is; without a commit outside of a repository and where git refuses."""
+
+    commit: str | None = None
+    dirty: bool = False
+    refusal: str = ""  # why git does not tell, where there is a repository
+
+
+def head() -> Head:
+    """The commit of the working directory, and whether files that git knows were changed since."""
+    git = shutil.which("git")
+    if git is None:
+        return Head(refusal="git is not on the PATH" if _marker() else "")
+    try:
+        commit = _git(git, "rev-parse", "--verify", "HEAD", wrong="The commit at hand cannot be read").strip()
+        changes = _git(git, "status", "--porcelain", "--untracked-files=no", wrong="Changes cannot be listed")
+    except FastViTBenchError as error:
+        return Head(refusal=str(error).rstrip(".") if _marker() else "")
+    return Head(commit, bool(changes.strip()))
 
 
 @contextmanager
@@ -36,43 +71,53 @@ def checked_out(
 ) -> Generator[Revision]:
     """A revision in a worktree that is gone afterwards; a new environment is kept in the folder `environments`.
 
-    Its code is its own where the repository is that of fastvit-bench; elsewhere the installed fastvit-bench reads its
-    configuration and checkpoints. Its environment is this one where both revisions ask for the same packages, else a
-    new one with what it asks for. Raises `UsageError` outside of a repository and for an unknown revision,
-    `UnavailableError` where git or the packages are not to be had.
+    Where the repository is that of fastvit-bench, its code is its own; its environment is this one where both revisions
+    ask for the same packages, else a new one with what it asks for. In any other repository the installed fastvit-bench
+    of this interpreter reads the revision's configuration and checkpoints, whatever packages that repository asks for.
+
+    Raises `UsageError` outside of a repository and for an unknown revision, `UnavailableError` where git refuses or the
+    packages are not to be had.
     """
     git = shutil.which("git")
     if git is None:
         raise UnavailableError("--baseline-rev needs git, which is not on the PATH; install it, or use --baseline DIR.")
-    root = Path(_git(git, "rev-parse", "--show-toplevel", wrong="This folder is in no git repository").strip())
-    commit = _git(
-        git, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}",
-        wrong=f"There is no revision '{name}' here; fetch it first (in CI, check out with the whole history)",
-    ).strip()  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="fastvit-bench-") as temporary:
-        folder = Path(temporary) / "tree"
+    root = Path(_git(git, "rev-parse", "--show-toplevel", wrong="The repository cannot be read").strip()).resolve()
+    commit = _commit(git, name)
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="fastvit-bench-")
+    except OSError as error:
+        raise UnavailableError(f"There is no place for {name} to be checked out: {_reason(error)}.") from error
+    with temporary:
+        tree = Path(temporary.name).resolve() / "tree"
         notify(f"checking out {name} ({commit[:8]})")
-        _git(git, "worktree", "add", "--detach", "--quiet", str(folder), commit, wrong=f"{name} cannot be checked out")
+        _git(git, "worktree", "add", "--detach", "--quiet", str(tree), commit, wrong=f"{name} cannot be checked out")
         try:
-            here = folder / Path.cwd().resolve().relative_to(root.resolve())
-            python = _interpreter(root, folder, environments, notify)
-            variables = {"PYTHONPATH": str(folder)} if (folder / PACKAGE / "__init__.py").is_file() else {}
-            yield Revision(name, commit, here if here.is_dir() else folder, python, variables)
+            folder = tree / Path.cwd().resolve().relative_to(root)
+            variables = {
+                "PYTHONPATH": os.pathsep.join(_search_path()),
+                "PYTHONSAFEPATH": "1",  # modules in the worktree must not take the place of packages
+                "PYTHONIOENCODING": "utf-8",
+            }
+            python = sys.executable
+            if (tree / PACKAGE / "__init__.py").is_file():
+                variables["PYTHONPATH"] = str(tree)
+                python = _interpreter(root, tree, environments.absolute(), notify)
+            yield Revision(name, commit, root, tree, folder if folder.is_dir() else tree, python, variables)
         finally:
-            subprocess.run([git, "worktree", "remove", "--force", str(folder)], capture_output=True, check=False)
+            subprocess.run([git, "worktree", "remove", "--force", str(tree)], capture_output=True, check=False)
 
 
 def export(revision: Revision, words: Sequence[str], timeout_s: float) -> None:
     """Run the revision's own ``fastvit-bench export`` in its worktree; `UnavailableError` says how it ended."""
-    told = [revision.python, "-m", f"{PACKAGE}.cli", "export", *words]
+    command = [revision.python, "-m", f"{PACKAGE}.cli", "export", *words]
     environment = {**os.environ, **revision.environment, "NO_COLOR": "1"}
     try:
         done = subprocess.run(
-            told,
+            command,
             cwd=revision.folder,
             env=environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             check=False,
             timeout=timeout_s,
@@ -80,8 +125,8 @@ def export(revision: Revision, words: Sequence[str], timeout_s: float) -> None:
     except subprocess.TimeoutExpired:
         raise UnavailableError(f"The export of {revision.name} took longer than {timeout_s:g} s.") from None
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-        raise UnavailableError(f"{revision.name} ({revision.commit[:8]}) cannot be exported: {said.rstrip('.')}.")
+        message = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
+        raise UnavailableError(f"{revision.name} ({revision.commit[:8]}) cannot be exported: {message.rstrip('.')}.")
 
 
 def requirements(folder: Path) -> str:
@@ -104,31 +149,104 @@ def requirements(folder: Path) -> str:
     )
 
 
-def _interpreter(root: Path, folder: Path, environments: Path, notify: Callable[[str], None]) -> str:
-    asked = requirements(folder)
-    if asked == requirements(root):
+def _interpreter(root: Path, tree: Path, environments: Path, notify: Callable[[str], None]) -> str:
+    """The Python of a revision of this tool; its path is absolute, because it runs in another working directory."""
+    wanted = requirements(tree)
+    if wanted == requirements(root):
         return sys.executable
-    home = environments / sha256(f"{sys.version} {asked}".encode()).hexdigest()[:12]
+    home = environments / sha256(f"{sys.version} {wanted}".encode()).hexdigest()[:12]
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     ready = home / ".ready"  # an installation that was interrupted lacks it
-    if not ready.is_file():
-        notify("installing what that revision asks for, once")
+    if ready.is_file():
+        return str(python)
+    notify("installing what that revision asks for, once")
+    listed = tree / "requirements.txt"
+    what = ["-r", str(listed)] if listed.is_file() else [str(tree)]
+    try:
         venv.create(home, with_pip=True, clear=True)
-        listed = folder / "requirements.txt"
-        what = ["-r", str(listed)] if listed.is_file() else [str(folder)]
         done = subprocess.run(
-            [str(python), "-m", "pip", "install", "--quiet", *what], capture_output=True, text=True, check=False
+            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
         if done.returncode:
-            said = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-            raise UnavailableError(f"The packages of that revision cannot be installed: {said.rstrip('.')}.")
+            message = (done.stderr.strip() or "pip said nothing").splitlines()[-1]
+            raise UnavailableError(f"The packages of that revision cannot be installed: {message.rstrip('.')}.")
         ready.touch()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UnavailableError(f"The environment {home} of that revision cannot be made: {_reason(error)}.") from error
     return str(python)
 
 
+def _search_path() -> list[str]:
+    """PYTHONPATH with absolute folders, for a process with another working directory."""
+    return [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+
+
+# --- git --------------------------------------------------------------------------------------------------------------
+
+
+def _commit(git: str, name: str) -> str:
+    """The commit that a person calls `name`."""
+    done = _run(git, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    if done.returncode == 0:
+        return done.stdout.strip()
+    if done.stderr.strip():  # it is quiet about names it does not know
+        raise _refusal(done.stderr, f"The revision '{name}' cannot be read")
+    if _run(git, "rev-parse", "--is-shallow-repository").stdout.strip() == "true":
+        raise UsageError(
+            f"There is no revision '{name}' in this clone, which is shallow; fetch its history with "
+            f"git fetch --unshallow (in CI, check out with fetch-depth: 0)."
+        )
+    raise UsageError(f"There is no revision '{name}' here; fetch it first (in CI, check out with the whole history).")
+
+
+def _run(git: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    # in English, because its reasons are told apart by their words; and no lock that would disturb another git
+    environment = {**os.environ, "LC_ALL": "C", "LANGUAGE": "", "GIT_OPTIONAL_LOCKS": "0"}
+    return subprocess.run([git, *words], capture_output=True, text=True, errors="replace", check=False, env=environment)
+
+
 def _git(git: str, *words: str, wrong: str) -> str:
-    done = subprocess.run([git, *words], capture_output=True, text=True, check=False)
+    """What git answers; `wrong` begins the message where it does not."""
+    done = _run(git, *words)
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise UsageError(f"{wrong}{': ' + said[-1].rstrip('.') if said else ''}.")
+        raise _refusal(done.stderr, wrong)
     return done.stdout
+
+
+def _refusal(stderr: str, wrong: str) -> FastViTBenchError:
+    """An error with git's own reason, and the remedy where it is known."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    reason = next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[-1] if lines else "")
+    reason = reason.removeprefix("fatal: ").removeprefix("error: ").rstrip(".") or "it gives no reason"
+    if "dubious ownership" in stderr or "unsafe repository" in stderr:
+        named = re.search(r"'([^'\n]+)'", stderr)
+        place = shlex.quote(named[1] if named else str(_marker() or Path.cwd()))
+        return UnavailableError(
+            f"git refuses to read a repository of another user ({reason}); run "
+            f"git config --global --add safe.directory {place} if you trust it, and try again."
+        )
+    if "not a git repository" in stderr:
+        marker = _marker()
+        if marker is None:
+            return UsageError(
+                "This folder is in no git repository; run it where the revision is known, or use --baseline DIR."
+            )
+        return UnavailableError(
+            f"git does not accept {marker} as a repository ({reason}); it may be damaged: clone anew, or use "
+            f"--baseline DIR."
+        )
+    return UnavailableError(f"{wrong}; git says: {reason}.")
+
+
+def _marker() -> Path | None:
+    """The ``.git`` of the working directory or of the nearest folder above it that has one."""
+    here = Path.cwd()
+    return next((folder / ".git" for folder in (here, *here.parents) if (folder / ".git").exists()), None)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).rstrip(".")

@@ -5,13 +5,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 import fastvit_bench
-from fastvit_bench import backends, build, config, files, revisions, sweep
+from fastvit_bench import backends, build, catalogue, config, files, resources, revisions, sweep
 from fastvit_bench.errors import (
     ChecksumError,
     ConfigError,
@@ -36,6 +36,7 @@ from fastvit_bench.records import (
     cell_name,
 )
 from fastvit_bench.report import store
+from fastvit_bench.verdicts import NoBaseline, Outcome
 from fastvit_bench.worker import Trouble, Worker
 
 Command = tuple[str, ...]
@@ -59,6 +60,7 @@ class Missing:
     name: str  # of the cell
     reason: str
     stage: Stage | None = None  # where it broke down
+    outcome: Outcome = Outcome.INCOMPARABLE  # what is concluded of its cell
 
 
 BaseSide = Entry | Measurement | Missing
@@ -248,20 +250,35 @@ def name_of(artifact: Artifact) -> str:
     return cell_name(artifact.model, artifact.shape)
 
 
-def by_name(base: Sequence[BaseSide], head: Sequence[Entry | Missing]) -> list[Pair]:
+def by_name(base: Sequence[BaseSide], head: Sequence[Entry | Missing], wanted: Sequence[str] = ()) -> list[Pair]:
     """Cells of the gate: sides of one name are compared, and a name that one side lacks is a cell without a figure.
 
+    So is a name of `wanted` that both lack. Where the base has nothing at all of a model, there is no baseline.
     Raises `NotComparableError` where one side has two artifacts of a name, or nothing is to be compared.
     """
     ours, theirs = _named(head, "this tree"), _named(base, "the baseline")
+    known = {_model(side) for side in base}
     found: list[Pair] = []
-    for name in dict.fromkeys([*ours, *theirs]):
+    for name in dict.fromkeys([*wanted, *ours, *theirs]):
         here = ours.get(name, Missing(name, "this tree lacks it"))
         assert not isinstance(here, Measurement)
-        found.append(Pair(name, theirs.get(name, Missing(name, "the baseline lacks it")), here))
+        there = theirs.get(name)
+        if there is None and not isinstance(here, Missing) and here.artifact.model not in known:
+            reason = f"the baseline has no model '{here.artifact.model}' yet, so there is nothing to compare with"
+            there = Missing(name, reason, outcome=Outcome.NO_BASELINE)
+        if isinstance(here, Missing) and isinstance(there, Missing) and there.outcome is Outcome.NO_BASELINE:
+            there = here  # a file that this tree could not make is no first gate that may pass
+        found.append(Pair(name, there or Missing(name, "the baseline lacks it"), here))
     if not found:
         raise NotComparableError("There are no cells to compare; name models and sizes in [gate] of benchmark.toml.")
     return found
+
+
+def _model(side: BaseSide) -> str:
+    """Of which model a side is; a missing one names its cell, which begins with it."""
+    if isinstance(side, Missing):
+        return side.name.rsplit(" ", 2)[0]
+    return side.artifact.model
 
 
 def by_shape(base: Sequence[Entry], head: Sequence[Entry]) -> list[Pair]:
@@ -320,6 +337,18 @@ def cell_of(side: Entry | Measurement) -> str:
     return name_of(side.artifact)
 
 
+def same_content(pairs: Iterable[Pair]) -> list[str]:
+    """Say which cells have one file on both sides, run in the same way: their true ratio is 1."""
+    return [
+        f"{pair.name}: both sides are the same file (SHA-256 {(pair.head.artifact.sha256 or '')[:8]}...), run alike."
+        for pair in pairs
+        if isinstance(pair.base, Entry)
+        and isinstance(pair.head, Entry)
+        and pair.base.artifact.sha256 == pair.head.artifact.sha256
+        and (pair.base.device, pair.base.command) == (pair.head.device, pair.head.command)
+    ]
+
+
 def anything_goes(base: BaseSide, head: Entry) -> list[str]:
     """Nothing forbids `compare` to compare: what differs is what is asked about."""
     return []
@@ -354,7 +383,8 @@ def exported_by(
 ) -> Generator[list[Entry | Missing]]:
     """What a revision exports of the cells, by its own code and configuration; the files are gone afterwards.
 
-    A model that the revision does not have, or cannot export, is a missing cell. Raises what `revisions` does.
+    A model that the revision cannot export is a missing cell, one that it does not have is a cell without a baseline.
+    Raises what `revisions` does.
     """
     backend, kept = backends.get(device.backend), Path(settings.paths.models)
     found: list[Entry | Missing] = []
@@ -362,25 +392,28 @@ def exported_by(
         revisions.checked_out(name, kept / ".environments", notify) as revision,
         tempfile.TemporaryDirectory(prefix="fastvit-bench-") as temporary,
     ):
-        theirs = revision.folder / config.FILE_NAME
-        try:
-            then = config.load(theirs if theirs.is_file() else None, backends=backends.implemented())
-        except ConfigError as error:
-            raise UsageError(f"In {name}, {error}") from None
+        configuration = _configuration(revision, settings)
+        old = _configured(configuration, name) if configuration.is_file() else {}
         for spec in specs:
             cells = [cell_name(spec.name, shape) for shape in shapes]
-            old = then.models.get(spec.name)
-            if old is None:
-                found += [Missing(cell, f"{name} has no model '{spec.name}'") for cell in cells]
+            if not configuration.is_file():
+                reason = f"{name} has no {configuration.name} yet, so there is nothing to compare with"
+                found += [Missing(cell, reason, outcome=Outcome.NO_BASELINE) for cell in cells]
+                continue
+            if spec.name not in old:
+                reason = f"{name} has no model '{spec.name}' yet, so there is nothing to compare with"
+                found += [Missing(cell, reason, outcome=Outcome.NO_BASELINE) for cell in cells]
                 continue
             place = Path(temporary) / spec.name
             words = ["--target", backend.target, "--model", spec.name, "--batch", str(device.batch)]
             words += ["--res", ",".join(shape.size for shape in shapes), "--precision", device.precision]
             words += ["--output", str(place / "")]
-            if old.checkpoint is not None:  # files that git does not hold lie here, at the same place
-                own = Path(old.checkpoint)
-                here = Path.cwd() / own.relative_to(theirs.parent) if own.is_relative_to(theirs.parent) else own
-                words += ["--checkpoint", str(own if own.is_file() else here)]
+            if configuration != revision.folder / config.FILE_NAME:
+                words += ["--config", str(configuration)]
+            checkpoint = old[spec.name].checkpoint
+            if checkpoint is not None:  # files that git does not hold lie in the repository at hand, at the same place
+                own = Path(checkpoint)
+                words += ["--checkpoint", str(own if own.is_file() else revision.origin(own))]
             notify(f"exporting {spec.name} by {name} ({revision.commit[:8]})")
             try:
                 revisions.export(revision, words, settings.sweep.timeout_s)
@@ -389,6 +422,38 @@ def exported_by(
                 continue
             found += lying(place, device, f"{name} ({revision.commit[:8]})")
         yield found
+
+
+def _configuration(revision: revisions.Revision, settings: config.Config) -> Path:
+    """The configuration file that a revision is exported by: the counterpart of the one in use.
+
+    Where the one in use is packaged with this tool, the revision may have one of its own.
+    """
+    own = revision.folder / config.FILE_NAME
+    packaged = Path(settings.path).resolve() == resources.find(config.FILE_NAME).resolve()
+    return own if packaged and own.is_file() else revision.counterpart(Path(settings.path))
+
+
+def _configured(path: Path, name: str) -> dict[str, ModelSpec]:
+    """The models of a revision's configuration; raises `UsageError` for one that cannot be read."""
+    try:
+        return config.load(path, backends=backends.implemented()).models
+    except ConfigError as error:
+        raise UsageError(f"In {name}, {error}") from None
+
+
+def advised(pairs: Sequence[Pair], policy: NoBaseline) -> list[Pair]:
+    """The cells of a gate, of which those without a baseline say what becomes of them by its policy."""
+    advice = {
+        NoBaseline.FAIL: "--no-baseline pass lets the first gate pass",
+        NoBaseline.PASS: "it passes by --no-baseline pass",
+    }
+    return [
+        replace(pair, base=replace(pair.base, reason=f"{pair.base.reason}; {advice[policy]}"))
+        if isinstance(pair.base, Missing) and pair.base.outcome is Outcome.NO_BASELINE
+        else pair
+        for pair in pairs
+    ]
 
 
 def stored(path: Path, device: Device, machine: Machine) -> list[BaseSide]:
@@ -409,7 +474,7 @@ def stored(path: Path, device: Device, machine: Machine) -> list[BaseSide]:
     if not measured:
         raise NotComparableError(f"{path} holds no finished figure, so there is nothing to compare with.")
     for each in measured:
-        apart = machine.differences(each.machine)
+        apart = machine.differences(each.machine, backends.figure_packages(device))
         if each.device.name != device.name:
             apart.insert(0, f"device: {each.device.name} then, {device.name} now")
         if apart:
@@ -419,6 +484,12 @@ def stored(path: Path, device: Device, machine: Machine) -> list[BaseSide]:
             )
     lacking = [cell.label for cell in file.runs[0].cells if cell.label not in found]
     return [*found.values(), *(Missing(name, "the stored run ended before it") for name in lacking)]
+
+
+def host_hints(bases: Iterable[BaseSide], machine: Machine) -> list[str]:
+    """What to know where stored figures bear another host name than this machine; one sentence for each."""
+    hints = [machine.hint(base.machine) for base in bases if isinstance(base, Measurement)]
+    return [f"Stored baseline: {hint}" for hint in dict.fromkeys(hints) if hint]
 
 
 @dataclass(frozen=True)
@@ -450,6 +521,8 @@ def ask(text: str, label: str, settings: config.Config, device: Device) -> Asked
     except ValueError:
         raise UsageError(f"'{text}': fuse must be {', '.join(Fuse)} and seed a whole number.") from None
     specs = settings.select([told.name])
+    for spec in specs:
+        catalogue.require(spec.variant)
     if "checkpoint" in told.settings:
         specs = [msgspec.structs.replace(spec, checkpoint=told.settings["checkpoint"], sha256=None) for spec in specs]
     precisions = backends.get(device.backend).precisions

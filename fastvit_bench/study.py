@@ -1,6 +1,5 @@
 """Studies: the rows of a published table become files, take turns with their references, and are kept as they end."""
 
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,17 +8,18 @@ from pathlib import Path
 import msgspec
 
 import fastvit_bench
-from fastvit_bench import catalogue, config, sides, sweep, turns
-from fastvit_bench.errors import FastViTBenchError, NotComparableError, UsageError
+from fastvit_bench import backends, catalogue, config, revisions, sides, sweep, turns
+from fastvit_bench.errors import FastViTBenchError, NotComparableError, UnavailableError, UsageError
 from fastvit_bench.records import Artifact, Device, Machine, Method, ModelSpec, Request, Shape
 from fastvit_bench.report import store
 from fastvit_bench.report import studies as written
 from fastvit_bench.sides import Entry, Missing, Pair
+from fastvit_bench.stats.intervals import median
 from fastvit_bench.studies import SCHEMA, Contestant, Match, Study, StudyResult, StudyRow
 from fastvit_bench.sweep import Step
 from fastvit_bench.turns import Contest, Notify
 from fastvit_bench.variants import check_size
-from fastvit_bench.verdicts import CellResult, Outcome, Plan, Turns
+from fastvit_bench.verdicts import CellResult, Outcome, Plan
 from fastvit_bench.worker import Worker
 
 BLOCKS = 6  # the fewest whose smallest and largest ratio enclose the median with 95 %
@@ -113,7 +113,7 @@ def plan(
 ) -> Planned:
     """Lay out a study; nothing is exported or written. Raises what `matches` does."""
     now = datetime.now(UTC)
-    commit, dirty = sweep.repository()
+    tree = revisions.head()
     result = StudyResult(
         schema=SCHEMA,
         id=store.new_id(now),
@@ -121,11 +121,11 @@ def plan(
         started=now.isoformat(timespec="seconds"),
         finished=now.isoformat(timespec="seconds"),
         tool=fastvit_bench.__version__,
-        commit=commit,
-        dirty=dirty,
+        commit=tree.commit,
+        dirty=tree.dirty,
         device=device,
         machine=machine,
-        turns=Turns(),
+        turns=turns.TURNS,
         blocks=blocks,
         seed=seed,
         matches=matches(study, device, sizes),
@@ -135,7 +135,7 @@ def plan(
 
 def resumed(result: StudyResult, settings: config.Config, machine: Machine) -> Planned:
     """A study that was interrupted, to go on. Raises `NotComparableError` where the machine is not what it was."""
-    if apart := machine.differences(result.machine):
+    if apart := machine.differences(result.machine, backends.figure_packages(result.device)):
         raise NotComparableError(
             f"Study {result.id} was begun under other conditions ({'; '.join(apart)}); begin a new one instead."
         )
@@ -165,6 +165,8 @@ def _step(each: Contestant, result: StudyResult, settings: config.Config) -> Ste
             timeout_s=settings.sweep.timeout_s,
         )
         (step,) = sweep.plan(request, Path(settings.paths.models))
+    except UnavailableError:  # a package that is not installed: no row that needs it could be made
+        raise
     except FastViTBenchError as error:
         return Missing(each.name, str(error), "export")
     return step
@@ -209,7 +211,7 @@ def measured_rate(results: Path, device: str) -> float | None:
         for line in written.lines(result)
         if line.artifact and line.figure
     ]
-    return statistics.median(rates) if rates else sweep.measured_rate(results, device)
+    return median(rates) if rates else sweep.measured_rate(results, device)
 
 
 def outline(planned: Planned, macs_per_s: float | None) -> str:

@@ -3,10 +3,8 @@
 `plan` is pure but for reading what lies in the models folder; `run` does the work and yields results as they come.
 """
 
-import os
 import re
-import shutil
-import subprocess
+import statistics
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,12 +14,13 @@ from typing import Literal
 import msgspec
 
 import fastvit_bench
-from fastvit_bench import backends, build, catalogue, elsewhere
+from fastvit_bench import backends, build, catalogue, elsewhere, revisions
 from fastvit_bench.elsewhere import Found
 from fastvit_bench.errors import MismatchError, NotComparableError, StoreError, UnavailableError, UsageError
 from fastvit_bench.measure import machine as machines
 from fastvit_bench.records import (
     SCHEMA,
+    SLOW,
     Artifact,
     Cell,
     Device,
@@ -37,7 +36,8 @@ from fastvit_bench.records import (
     TimingJob,
 )
 from fastvit_bench.report import store
-from fastvit_bench.worker import Equipped, Trouble, Worker
+from fastvit_bench.store import speeds
+from fastvit_bench.worker import Equipped, ReferenceJob, ReferenceTimed, Trouble, Worker, timed
 
 # A first guess of how many multiply-accumulates per second one core does, for the estimate before anything has been
 # measured here. It decides nothing.
@@ -111,7 +111,7 @@ def reopen(path: Path, models: Path, machine: Machine) -> tuple[store.RunFile, l
     """A run that is to be continued, and all of its steps; raises `NotComparableError` as `resume` does."""
     file = store.reopen(path)
     first = file.runs[0]
-    changes = machine.differences(first.machine)
+    changes = machine.differences(first.machine, backends.figure_packages(first.request.device))
     if changes:
         raise NotComparableError(
             f"Run {first.id} cannot go on, because this is not the machine it began on ({'; '.join(changes)}). "
@@ -145,11 +145,16 @@ def run(
     path: Path,
     notify: Callable[[Step, str], None] = lambda step, what: None,
     command: Sequence[str] | None = None,
+    wait_s: float | None = None,
 ) -> Generator[Measurement | Failure]:
     """Export and measure each step, write its line to the run file, then yield it.
 
-    `notify` is told what begins; `command` starts the workers instead of this package's own.
+    `notify` is told what begins; `command` starts the workers instead of this package's own. A figure that was made
+    while the machine ran slowly is measured again once it is quick again, for which `wait_s` seconds may be waited in
+    all; None takes figures of any speed.
     """
+    results = path.parent.parent
+    patience = _Patience(wait_s)
     options = {} if command is None else {"command": command}
     with Worker(**options) as exporter:
         for step in steps:
@@ -166,9 +171,58 @@ def run(
                 machine=machine,
                 profile=request.profile,
             )
-            with Worker(**options) as timer:
-                reply = timer.ask(job, request.timeout_s)
+            reply = _with_best(timed(job, request.timeout_s, lambda: Worker(**options))[0], results)
+            while isinstance(reply, Measurement) and _is_slow(reply):
+                notify(step, "waiting for the machine's usual speed for")
+                if not patience.until_quick(reply, request.timeout_s, options):
+                    break
+                notify(step, "timing")
+                again = _with_best(timed(job, request.timeout_s, lambda: Worker(**options))[0], results)
+                if not isinstance(again, Measurement):
+                    break  # the figure at hand is worth more than the failure
+                again = msgspec.structs.replace(again, remeasured=reply.remeasured + 1)
+                reply = max(reply, again, key=lambda measurement: measurement.speed or 0.0)
+                reply = msgspec.structs.replace(reply, remeasured=again.remeasured)
             yield _record(path, reply if isinstance(reply, Measurement) else failure(step, reply))
+
+
+def _is_slow(measurement: Measurement) -> bool:
+    return measurement.speed is not None and measurement.speed < SLOW
+
+
+def _with_best(reply: Measurement | Trouble, results: Path) -> Measurement | Trouble:
+    """A measurement with the machine's best speed as known by now, to which its own reference times belong."""
+    if not isinstance(reply, Measurement) or not reply.speed_checks:
+        return reply
+    times = [round(check.median_ns) for check in reply.speed_checks]
+    return msgspec.structs.replace(reply, best_reference_ns=speeds.add(results, reply.machine, times).best_ns)
+
+
+POLL_S = 3.0  # between two looks whether the machine is quick again
+AGAIN = 3  # times that one cell is measured again at most
+
+
+class _Patience:
+    """The seconds that a sweep may still wait for its machine."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._left_s = seconds
+
+    def until_quick(self, slow: Measurement, timeout_s: float, options: Mapping[str, Sequence[str]]) -> bool:
+        """Wait until the reference workload is as quick as it should be; False where the seconds are used up first."""
+        if self._left_s is None or slow.best_reference_ns is None or slow.remeasured >= AGAIN:
+            return False
+        while self._left_s > 0:
+            since = machines.now_s()
+            machines.rest(min(POLL_S, self._left_s))
+            with Worker(**options) as worker:
+                reply = worker.ask(ReferenceJob(), timeout_s)
+            self._left_s -= machines.now_s() - since
+            if not isinstance(reply, ReferenceTimed):
+                return False
+            if slow.best_reference_ns / statistics.median(reply.samples_ns) >= SLOW:
+                return True
+        return False
 
 
 def ready(
@@ -264,7 +318,7 @@ def seconds(steps: Sequence[Step], request: Request, macs_per_s: float | None) -
     rate = macs_per_s or GUESSED_MACS_PER_CORE_S * int(threads)
     method = request.method
     runs = (method.warmup + method.runs) * method.rounds
-    loading = 0.7 + (0.3 * (method.rounds - 1) if method.loading == "per-round" else 0.0)
+    loading = 0.7 * method.processes + (0.3 * (method.rounds - 1) if method.loading == "per-round" else 0.0)
     timing = sum(step.macs * runs / rate + loading for step in steps)
     exporting = sum(GUESSED_EXPORT_S + 20 * step.macs / rate for step in steps if step.cached is None)
     return timing + exporting
@@ -278,9 +332,12 @@ def outline(request: Request, steps: Sequence[Step], macs_per_s: float | None) -
     runs = f"{method.warmup} + {method.runs}"
     if method.rounds > 1:
         runs = f"{method.rounds} x ({runs})"
+    spread = ""
+    if method.processes > 1:
+        spread = f" in {method.processes} processes"
     return (
         f"{request.device.name}: {cells} · {ready} exported already · {len(steps) - ready} to export · "
-        f"{runs} runs each · about {duration(seconds(steps, request, macs_per_s))}"
+        f"{runs} runs each{spread} · about {duration(seconds(steps, request, macs_per_s))}"
     )
 
 
@@ -314,14 +371,14 @@ def _cells(steps: Sequence[Step]) -> tuple[Cell, ...]:
 
 
 def _header(identity: str, started: datetime, request: Request, cells: tuple[Cell, ...], machine: Machine) -> Run:
-    commit, dirty = repository()
+    tree = revisions.head()
     return Run(
         schema=SCHEMA,
         id=identity,
         started=started.isoformat(timespec="seconds"),
         tool=fastvit_bench.__version__,
-        commit=commit,
-        dirty=dirty,
+        commit=tree.commit,
+        dirty=tree.dirty,
         request=request,
         cells=cells,
         machine=machine,
@@ -345,40 +402,27 @@ def _record(path: Path, result: Measurement | Failure) -> Measurement | Failure:
     return result
 
 
-def repository() -> tuple[str | None, bool]:
-    """Commit of the repository in the working directory, and whether it has changes; None outside of one."""
-    git = shutil.which("git")
-    if git is None:
-        return None, False
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    asked = [
-        subprocess.run([git, *words], capture_output=True, text=True, check=False, env=environment)
-        for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-    ]
-    if any(answer.returncode for answer in asked):
-        return None, False
-    return asked[0].stdout.strip(), bool(asked[1].stdout.strip())
+def this_machine(name: str = "") -> Machine:
+    """The machine at hand, whatever devices it has; `name` is what a person calls it."""
+    return machines.collect(name=name)
 
 
-def this_machine() -> Machine:
-    """The machine at hand, whatever devices it has."""
-    return machines.collect(None)
-
-
-def preflight(device: Device, mismatch: Literal["refuse", "rename"] = "refuse") -> tuple[Device, Machine]:
+def preflight(
+    device: Device, mismatch: Literal["refuse", "rename"] = "refuse", name: str = ""
+) -> tuple[Device, Machine]:
     """The device with its options filled in, and this machine; raises `UnavailableError` unless files can run on it.
 
     Nothing is built for that. Hardware that is not what the profile means is refused (`MismatchError`), or gives the
-    device its own name.
+    device its own name. `name` is what a person calls the machine.
     """
     backend = backends.get(device.backend)
-    backends.require(device.backend)
     device = msgspec.structs.replace(device, options=backend.options(device))
+    backends.require(device.backend, device)
     absent = backend.absent(device)
     if absent:
         raise UnavailableError(f"Device '{device.name}' cannot run here: {absent}.")
     try:
-        machine = machines.collect(backend.identify(device))
+        machine = machines.collect(backend.identify(device), device, name)
         machines.check(device, machine)
     except MismatchError:
         if mismatch == "refuse":
@@ -387,10 +431,10 @@ def preflight(device: Device, mismatch: Literal["refuse", "rename"] = "refuse") 
         if "compute_capability" in device.options:
             anything = msgspec.structs.replace(anything, options={**device.options, "compute_capability": ""})
         hardware = backend.identify(anything)
-        machine = machines.collect(hardware)
+        machine = machines.collect(hardware, anything, name)
         options = dict(anything.options)
         if hardware and hardware.compute_capability:
             options["compute_capability"] = hardware.compute_capability
-        name = re.sub(r"[^a-z0-9]+", "-", (machine.accelerator or machine.processor).lower()).strip("-")
-        device = msgspec.structs.replace(anything, name=name, options=options)
+        label = re.sub(r"[^a-z0-9]+", "-", (machine.accelerator or machine.processor).lower()).strip("-")
+        device = msgspec.structs.replace(anything, name=label, options=options)
     return device, machine

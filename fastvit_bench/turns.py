@@ -7,7 +7,6 @@ import itertools
 import math
 import random
 import re
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,12 +14,13 @@ from datetime import UTC, datetime
 import msgspec
 
 import fastvit_bench
-from fastvit_bench import backends, sweep
+from fastvit_bench import backends, revisions
 from fastvit_bench.errors import UnavailableError
 from fastvit_bench.measure import machine as machines
 from fastvit_bench.records import Artifact, Device, GpuState, Machine, Measurement, TimingJob, gpu_warnings
 from fastvit_bench.report import judge
 from fastvit_bench.sides import BaseSide, Entry, Missing, Pair, differences
+from fastvit_bench.stats.intervals import median
 from fastvit_bench.verdicts import (
     SCHEMA,
     Block,
@@ -31,9 +31,10 @@ from fastvit_bench.verdicts import (
     Outcome,
     Plan,
     Side,
+    Turns,
     Verdict,
 )
-from fastvit_bench.worker import Opened, OpenJob, Trouble, Turned, TurnJob, Worker
+from fastvit_bench.worker import Opened, OpenJob, Trouble, Turned, TurnJob, WarmedUp, WarmUpJob, Worker, can_stop, timed
 
 # A block counts as disturbed where other processes used more than this share of one processor while it ran, or the
 # hypervisor took more than this share of all. A quiet Linux machine shows 1 to 3 and 0.
@@ -42,6 +43,17 @@ STEAL_PERCENT = 2.0
 SLOWED = 0.05  # by which both sides ran slower at the end of a block than at its beginning
 REPEATS = 2  # times that a disturbed block is measured again
 NEVER_QUIET = 4  # so many blocks disturbed one after the other show that waiting does not help
+
+# How sides take turns on this system: a process that is halted needs no pause for its threads to come to rest.
+TURNS = Turns(idle="stopped", pause_ms=0) if can_stop else Turns()
+
+# By what the reference workload may differ between two days, on a machine of which no speeds are known.
+FACTORS = (0.8, 1.25)
+
+
+class _OutOfReachError(Exception):
+    """The time allowed does not suffice for the fewest blocks; the message says so."""
+
 
 # --- what is measured -------------------------------------------------------------------------------------------------
 
@@ -54,6 +66,7 @@ class _Progress:
     base: Side | None = None
     head: Side | None = None
     runs: int = 0  # in a turn; set by the first block and the same ever after
+    references: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])  # of blocks against a stored base
     failed: Missing | None = None
 
     @property
@@ -77,11 +90,15 @@ class Contest:
         same: Callable[[BaseSide, Entry], list[str]] = differences,
         notify: Notify = lambda cell, block, look: None,
         start: Callable[[Entry], Worker] | None = None,
+        factors: tuple[float, float] | None = None,
     ) -> None:
         """`same` names what forbids comparing two sides, for the kind of comparison at hand.
 
-        `start` gives the process of a side instead of one with this package's worker.
+        `start` gives the process of a side instead of one with this package's worker. `factors` are the least and the
+        largest by which this machine's speed is known to change, for figures of another day.
         """
+        self._factors = factors or FACTORS
+        self._checked = False  # whether the plan can be reached
         self._start = start or _worker
         self.plan, self.machine = plan, machine
         self._pairs = {pair.name: pair for pair in pairs}
@@ -94,6 +111,35 @@ class Contest:
 
     def run(self) -> dict[str, Verdict]:
         """Measure and judge; verdicts by cell, and under `judge.POOLED` that of all together."""
+        try:
+            verdicts = self._judged()
+        except _OutOfReachError as error:
+            verdicts = {name: self._open_verdict(str(error)) for name in self._blocks()}
+        for name, cell in self.cells.items():
+            if cell.failed is None and not cell.counted and verdicts[name].outcome is Outcome.INCOMPARABLE:
+                verdicts[name] = self._open_verdict("Time ran out before its first block; allow more time.")
+        short = [name for name, cell in self.cells.items() if cell.failed is None and not cell.counted]
+        if short and judge.POOLED in verdicts:
+            verdicts[judge.POOLED] = self._open_verdict("Time ran out before every cell had a block; allow more time.")
+        return {name: self._doubted(name, verdict) for name, verdict in verdicts.items()}
+
+    def base_of(self, name: str) -> BaseSide:
+        """The base of a cell."""
+        return self._pairs[name].base
+
+    def _open_verdict(self, reason: str) -> Verdict:
+        return Verdict(outcome=Outcome.INCONCLUSIVE, margin=self.plan.margin, reason=reason)
+
+    def _doubted(self, name: str, verdict: Verdict) -> Verdict:
+        """A cell's verdict, left open where its figures contradict one another or a stored base does not bear it."""
+        if name not in self._pairs:
+            return verdict
+        counted, base = self.cells[name].counted, self._pairs[name].base
+        if isinstance(base, Measurement) and counted:
+            verdict = judge.against_stored(verdict, base, counted, self._factors, self.cells[name].references)
+        return judge.without_contradiction(verdict, counted)
+
+    def _judged(self) -> dict[str, Verdict]:
         begun = machines.now_s()
         settled: dict[str, Verdict] = {}
         slowest: dict[str, float] = {}
@@ -145,27 +191,78 @@ class Contest:
         assert not isinstance(pair.base, Missing)
         if isinstance(pair.base, Measurement):
             return self._against_stored(pair, cell)
+        since = machines.now_s()
         with self._start(pair.base) as base, self._start(pair.head) as head:
+            loaded = [(pair.base, base), (pair.head, head)]
+            jobs = [
+                OpenJob(artifact=entry.artifact, path=str(entry.path), device=entry.device, machine=self.machine)
+                for entry, _ in loaded
+            ]
+            for (_, worker), job in zip(loaded, jobs, strict=True):  # both load at once: nothing is timed yet
+                worker.send(job)
             opened: list[Opened] = []
-            for entry, worker in ((pair.base, base), (pair.head, head)):
-                job = OpenJob(
-                    artifact=entry.artifact,
-                    path=str(entry.path),
-                    device=entry.device,
-                    machine=self.machine,
-                    turns=self.plan.turns,
-                )
-                reply = worker.ask(job, self._timeout_s)
+            for (entry, worker), job in zip(loaded, jobs, strict=True):
+                reply = worker.receive(job, self._timeout_s)
                 if not isinstance(reply, Opened):
                     return _broken(pair.name, entry, reply)
                 opened.append(reply)
-            problem = self._introduced(pair, cell, opened)
+            stops = self._stops(pair.head)
+            for _, worker in loaded if stops else ():
+                worker.stop()
+            runs_ns: list[int] = []
+            for entry, worker in loaded:
+                warm = self._alone(worker, stops, WarmUpJob(turns=self.plan.turns))
+                if not isinstance(warm, WarmedUp):
+                    return _broken(pair.name, entry, warm)
+                runs_ns.append(warm.run_ns)
+            problem = self._introduced(pair, cell, opened, max(runs_ns))
             if problem:
                 return problem
+            self._check_reach(name, machines.now_s() - since, runs_ns)
             return self._turns(pair, cell, base, head)
 
-    def _introduced(self, pair: Pair, cell: _Progress, opened: Sequence[Opened]) -> Missing | None:
-        """Note what the sides turned out to be; returns why their times must not be compared, if so."""
+    def _stops(self, entry: Entry) -> bool:
+        """Whether a side is halted while the other runs: where both compute on the processor."""
+        return self.plan.turns.idle == "stopped" and not backends.get(entry.device.backend).settling(entry.device)
+
+    def _alone(self, worker: Worker, stops: bool, job: WarmUpJob | TurnJob) -> object:
+        """Ask a side while the other is halted."""
+        if stops:
+            worker.go_on()
+        reply = worker.ask(job, self._timeout_s)
+        if stops:
+            worker.stop()
+        return reply
+
+    def _check_reach(self, name: str, loading_s: float, runs_ns: Sequence[int]) -> None:
+        """Raise `_OutOfReachError` before the first block where the fewest blocks of all cells take too long."""
+        if self._checked:
+            return
+        self._checked = True
+        turns, runs = self.plan.turns, self.cells[name].runs
+        calls_s = turns.turns * (turns.settle + runs) * sum(runs_ns) / 1e9
+        fixed_s = loading_s + 2 * turns.turns * turns.pause_ms / 1e3
+        alive = [other for other, cell in self.cells.items() if cell.failed is None]
+        blocks = self.plan.looks[0]
+        needed_s = blocks * sum(fixed_s + calls_s * min(1.0, self._work(other) / self._work(name)) for other in alive)
+        if needed_s > self.plan.max_time_s:
+            cells = f"{len(alive)} cells" if len(alive) > 1 else "one cell"
+            raise _OutOfReachError(
+                f"Nothing was measured: {blocks} blocks of {cells}, the fewest that can decide, take about "
+                f"{needed_s:.0f} s here, and the time allowed is {self.plan.max_time_s:g} s; allow more."
+            )
+
+    def _work(self, name: str) -> int:
+        """Multiply-accumulates of a cell's base."""
+        base = self._pairs[name].base
+        assert isinstance(base, Entry)
+        return max(1, base.artifact.macs)
+
+    def _introduced(self, pair: Pair, cell: _Progress, opened: Sequence[Opened], slower: int) -> Missing | None:
+        """Note what the sides turned out to be; returns why their times must not be compared, if so.
+
+        `slower` is the nanoseconds of a run of the slower side.
+        """
         assert isinstance(pair.base, Entry)
         assert isinstance(pair.head, Entry)
         base, head = (
@@ -177,7 +274,6 @@ class Contest:
                 return Missing(pair.name, f"not comparable: {what}: {there} there, {here} here")
         if cell.base is None:
             cell.base, cell.head = base, head
-            slower = max(found.run_ns for found in opened)
             turns = self.plan.turns
             cell.runs = max(1, min(turns.runs, 1_000_000 * turns.turn_ms // max(1, slower)))
         return None
@@ -192,11 +288,12 @@ class Contest:
         assert isinstance(pair.base, Entry)
         assert isinstance(pair.head, Entry)
         gpu = bool(backends.get(pair.head.device.backend).settling(pair.head.device))
+        stops = self._stops(pair.head)
         for letter in order:
             if not gpu:  # where nothing spins on the processor, a pause would only let the clocks drop
                 machines.rest(plan.pause_ms / 1e3)
             worker, entry = (base, pair.base) if letter == "A" else (head, pair.head)
-            reply = worker.ask(TurnJob(runs=cell.runs, untimed=plan.settle), self._timeout_s)
+            reply = self._alone(worker, stops, TurnJob(runs=cell.runs, untimed=plan.settle))
             if not isinstance(reply, Turned):
                 return _broken(pair.name, entry, reply)
             taken[letter].append(reply.samples_ns)
@@ -219,10 +316,9 @@ class Contest:
             method=base.method,
             machine=self.machine,
         )
-        with self._start(entry) as worker:
-            watch = machines.Between(0.0)
-            reply = worker.ask(job, self._timeout_s)
-            readings = watch.readings(worker.busy_s())
+        watch = machines.Between(0.0)
+        reply, busy_s = timed(job, self._timeout_s, start=lambda: self._start(entry))
+        readings = watch.readings(busy_s)
         if not isinstance(reply, Measurement):
             return _broken(pair.name, entry, reply)
         for what in ("window", "clock", "pacing", "method"):
@@ -231,13 +327,15 @@ class Contest:
                 return Missing(pair.name, f"not comparable: {what}: {there} there, {here} here")
         if cell.head is None:
             cell.base, cell.head = _side_of(base, "stored"), _side_of(reply, entry.label)
-        there, here = (median_ns(found.reference_ns) for found in (base, reply))
+        there, here = base.reference_median_ns, reply.reference_median_ns
+        cell.references.append(tuple(ns for check in reply.speed_checks for ns in (*check.before_ns, *check.after_ns)))
         block = Block(
             number=len(cell.blocks) + 1,
             order="B",
             base_ns=(tuple(itertools.chain(*base.samples_ns)),),
             head_ns=(tuple(itertools.chain(*reply.samples_ns)),),
-            readings=readings,
+            # of the timed runs alone, as the process that made them counted; loading may use the quota up too
+            readings=msgspec.structs.replace(readings, quota_periods=reply.state.quota_periods),
             reference=here / there if there and here else None,
         )
         return msgspec.structs.replace(block, disturbed=tuple(disturbances(block)))
@@ -253,11 +351,6 @@ def _without_counterpart(look: GpuState) -> GpuState:
     )
 
 
-def median_ns(samples: Sequence[int]) -> float | None:
-    """Of samples that may be none."""
-    return statistics.median(samples) if samples else None
-
-
 def disturbances(block: Block) -> list[str]:
     """What went on beside a block that may have moved its figures."""
     readings, found = block.readings, list[str]()
@@ -267,6 +360,8 @@ def disturbances(block: Block) -> list[str]:
         found.append(f"the hypervisor took {readings.steal_percent:.0f} % of the processors")
     if readings.throttled:
         found.append("the processor slowed down by heat")
+    if periods := readings.quota_periods:
+        found.append(f"the CPU quota stopped it {periods}x")
     if (slower := _slowing(block)) > SLOWED:
         found.append(f"both sides became {100 * slower:.0f} % slower within the block")
     return found + gpu_warnings(readings.gpu)
@@ -278,11 +373,11 @@ def _slowing(block: Block) -> float:
     if not third:
         return 0.0
     ends = [
-        math.log(statistics.median(side[-1 - at]) / statistics.median(side[at]))
+        math.log(median(side[-1 - at]) / median(side[at]))
         for side in (block.base_ns, block.head_ns)
         for at in range(third)
     ]
-    return math.expm1(statistics.median(ends))
+    return math.expm1(median(ends))
 
 
 def regimes(blocks: Sequence[Block]) -> str | None:
@@ -290,10 +385,10 @@ def regimes(blocks: Sequence[Block]) -> str | None:
     times = [block.base_ms for block in blocks]
     for at in range(2, len(times) - 1):
         before, after = times[:at], times[at:]
-        if min(after) > max(before) and statistics.median(after) > (1 + SLOWED) * statistics.median(before):
+        if min(after) > max(before) and median(after) > (1 + SLOWED) * median(before):
             return (
-                f"{statistics.median(before):.4g} ms in the first {at} blocks (burst), "
-                f"{statistics.median(after):.4g} ms in the {len(after)} after them (sustained)"
+                f"{median(before):.4g} ms in the first {at} blocks (burst), "
+                f"{median(after):.4g} ms in the {len(after)} after them (sustained)"
             )
     return None
 
@@ -352,10 +447,12 @@ def results(contest: Contest, verdicts: Mapping[str, Verdict]) -> tuple[CellResu
     found: list[CellResult] = []
     for name, cell in contest.cells.items():
         if cell.failed is not None:
-            verdict = Verdict(outcome=Outcome.INCOMPARABLE, margin=contest.plan.margin, reason=cell.failed.reason)
+            verdict = Verdict(outcome=cell.failed.outcome, margin=contest.plan.margin, reason=cell.failed.reason)
         else:
             verdict = verdicts[name]
         counted = cell.counted
+        base_ms = median(block.base_ms for block in counted) if counted else None
+        factors = [block.reference for block in counted if block.reference is not None]
         found.append(
             CellResult(
                 name=name,
@@ -363,8 +460,9 @@ def results(contest: Contest, verdicts: Mapping[str, Verdict]) -> tuple[CellResu
                 base=cell.base,
                 head=cell.head,
                 blocks=tuple(cell.blocks),
-                base_ms=statistics.median(block.base_ms for block in counted) if counted else None,
-                head_ms=statistics.median(block.head_ms for block in counted) if counted else None,
+                base_ms=base_ms,
+                head_ms=base_ms * verdict.ratio if base_ms is not None and verdict.ratio is not None else None,
+                speed_factor=median(factors) if factors else None,
                 failed=cell.failed.stage if cell.failed else None,
             )
         )
@@ -383,8 +481,10 @@ def told(
     warnings: Sequence[str] = (),
 ) -> Comparison:
     """Everything about a contest that has ended."""
-    commit, dirty = sweep.repository()
+    tree = revisions.head()
     cells, found = results(contest, verdicts), list(warnings)
+    if tree.refusal:
+        found.append(f"The commit is not recorded: {tree.refusal}.")
     for name, verdict in ((cell.name, cell.verdict) for cell in cells):
         if (regime := regimes(contest.cells[name].counted)) is not None:
             found.append(f"{name}: {regime}; each ratio is of both sides in the same regime.")
@@ -394,6 +494,10 @@ def told(
                 f"{100 * verdict.floor:.2g} %."
             )
     blocks = [block for cell in contest.cells.values() for block in cell.blocks]
+    for cell in cells:
+        stored = contest.base_of(cell.name)
+        if isinstance(stored, Measurement):
+            found += [f"{cell.name}: the stored figure has a warning of its own: {text}." for text in stored.warnings]
     if kind is Kind.STORED and any(block.reference is None for block in blocks):
         found.append(
             "The stored run or this device has no reference workload, so a machine that is slower or quicker today "
@@ -416,8 +520,8 @@ def told(
         started=started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         tool=fastvit_bench.__version__,
-        commit=commit,
-        dirty=dirty,
+        commit=tree.commit,
+        dirty=tree.dirty,
         device=device,
         machine=contest.machine,
         base=base,
@@ -447,4 +551,4 @@ def calibrated(
             if cell.failed is not None:
                 raise UnavailableError(f"{name} cannot be timed: {cell.failed.reason}")
         repetitions.append({name: cell.counted for name, cell in contest.cells.items()})
-    return judge.calibrate(repetitions, plan)
+    return msgspec.structs.replace(judge.calibrate(repetitions, plan), machine=machine)

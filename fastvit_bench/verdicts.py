@@ -6,7 +6,7 @@ and kept here as it was concluded, with the plan it was concluded by, so that a 
 
 import math
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -22,6 +22,7 @@ from fastvit_bench.records import (
     Stage,
     Window,
 )
+from fastvit_bench.stats.intervals import median as _median
 
 SCHEMA = 1  # of a written comparison
 
@@ -37,16 +38,25 @@ class Outcome(StrEnum):
     REGRESSED = "regressed"  # slower by more than the margin
     INCONCLUSIVE = "inconclusive"  # the blocks do not tell
     INCOMPARABLE = "incomparable"  # there are no two figures that may be compared
+    NO_BASELINE = "no-baseline"  # the base does not have this model at all, so there is nothing to compare with
 
 
-# the worst first
+# the worst first; of a cell without a baseline, where `Plan.no_baseline` does not let it pass
 EXIT_CODES = {
     Outcome.REGRESSED: ExitCode.REGRESSION,
     Outcome.INCOMPARABLE: ExitCode.NOT_COMPARABLE,
+    Outcome.NO_BASELINE: ExitCode.NOT_COMPARABLE,
     Outcome.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
     Outcome.PASS: ExitCode.DONE,
     Outcome.IMPROVED: ExitCode.DONE,
 }
+
+
+class NoBaseline(StrEnum):
+    """What a gate makes of a model that its base does not have."""
+
+    FAIL = "fail"  # exit code 4: nothing to compare is no pass
+    PASS = "pass"  # for the first gate of a new model
 
 
 class Kind(StrEnum):
@@ -64,6 +74,7 @@ class Turns(Record, frozen=True):
     turn_ms: int = 250  # a turn has fewer runs, at least one, where it would take longer than this
     settle: int = 1  # untimed runs at the beginning of a turn
     pause_ms: int = 60  # before each turn: threads of the side that has just run spin for some 50 ms
+    idle: Literal["running", "stopped"] = "running"  # what a side's process is meanwhile; stopped, nothing spins
     steady: float = 0.02  # warming up goes on until the medians of two sets of 20 runs (or of a turn) differ by less
 
 
@@ -78,6 +89,7 @@ class Plan(Record, frozen=True):
     max_time_s: float = 1200
     seed: int = 0  # of the order of turns and cells
     turns: Turns = Turns()
+    no_baseline: NoBaseline = NoBaseline.FAIL
 
 
 class Side(Record, frozen=True):
@@ -103,6 +115,7 @@ class Readings(Record, frozen=True):
     temperature_c: float | None = None  # of the processor, where the system tells
     throttled: int | None = None  # how often the processor says it slowed itself down, during the block
     gpu: tuple[GpuState, ...] = ()
+    quota_periods: int | None = None  # in which the CPU quota was used up, during the block; None: there is none
 
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -181,6 +194,7 @@ class Calibration(Record, frozen=True):
     inconclusive: int  # of the others, with any that was left open
     cells: tuple[CellCalibration, ...]
     pooled: CellCalibration | None  # None for a single cell
+    machine: Machine | None = None  # None of calibrations from before it was kept
 
 
 class CellResult(Record, frozen=True):
@@ -192,7 +206,8 @@ class CellResult(Record, frozen=True):
     head: Side | None = None
     blocks: tuple[Block, ...] = ()
     base_ms: float | None = None  # median over the blocks that counted
-    head_ms: float | None = None
+    head_ms: float | None = None  # base_ms times the verdict's ratio, so that figures and change are one estimate
+    speed_factor: float | None = None  # of a stored base: the reference workload here over there
     failed: Stage | None = None  # where a side broke down
 
 
@@ -219,20 +234,21 @@ class Comparison(Record, frozen=True, tag="comparison", tag_field="document"):
     def outcome(self) -> Outcome:
         """The worst of all verdicts; incomparable without any cell.
 
-        Regressed comes before incomparable: both are red, and the first is what was asked.
+        Regressed comes before incomparable: both are red, and the first is what was asked. A cell without a baseline
+        that may pass hides no other that did not.
         """
         found = [cell.verdict.outcome for cell in self.cells] + ([self.pooled.outcome] if self.pooled else [])
-        return next((outcome for outcome in EXIT_CODES if outcome in found and self.cells), Outcome.INCOMPARABLE)
+        order = list(EXIT_CODES)
+        if self.plan.no_baseline is NoBaseline.PASS:
+            order.remove(Outcome.NO_BASELINE)
+            order.insert(order.index(Outcome.PASS), Outcome.NO_BASELINE)
+        return next((outcome for outcome in order if outcome in found and self.cells), Outcome.INCOMPARABLE)
 
     @property
     def exit_code(self) -> ExitCode:
         """What the command line ends with; a side that computes something else comes before any verdict."""
         if any(cell.failed == "parity" for cell in self.cells):
             return ExitCode.PROOF_FAILED
+        if self.outcome is Outcome.NO_BASELINE and self.plan.no_baseline is NoBaseline.PASS:
+            return ExitCode.DONE
         return EXIT_CODES[self.outcome]
-
-
-def _median(values: "list[float] | tuple[int, ...] | list[int]") -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return float(ordered[middle]) if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

@@ -7,6 +7,8 @@ cannot disturb the sweep that resumes.
 """
 
 import contextlib
+import ctypes
+import io
 import os
 import platform
 import queue
@@ -15,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import UTC, datetime
@@ -38,12 +40,14 @@ from fastvit_bench.records import (
     LayerTime,
     Machine,
     Measurement,
+    Method,
     Pacing,
     Parity,
     ProbeJob,
     ProbeTimingJob,
     Record,
     Samples,
+    SpeedCheck,
     Stage,
     Tally,
     TimingJob,
@@ -53,12 +57,17 @@ from fastvit_bench.verdicts import Turns
 
 
 class OpenJob(Record, frozen=True, tag="open", tag_field="job"):
-    """Load an artifact, see that it computes what it should, warm it up, and keep it for the turns to come."""
+    """Load an artifact, see that it computes what it should, and keep it for the turns to come."""
 
     artifact: Artifact
     path: str  # of the exported file
     device: Device
     machine: Machine
+
+
+class WarmUpJob(Record, frozen=True, tag="warm-up", tag_field="job"):
+    """Warm up what was opened, until it is steady."""
+
     turns: Turns
 
 
@@ -69,19 +78,45 @@ class TurnJob(Record, frozen=True, tag="turn", tag_field="job"):
     untimed: int  # in front
 
 
-Job = ExportJob | EngineJob | TimingJob | EvaluationJob | ProbeJob | ProbeTimingJob | OpenJob | TurnJob
+class ReferenceJob(Record, frozen=True, tag="reference", tag_field="job"):
+    """Time the reference workload."""
+
+
+Job = (
+    ExportJob
+    | EngineJob
+    | TimingJob
+    | EvaluationJob
+    | ProbeJob
+    | ProbeTimingJob
+    | OpenJob
+    | WarmUpJob
+    | TurnJob
+    | ReferenceJob
+)
 
 
 class Opened(Record, frozen=True, tag="opened", tag_field="kind"):
-    """A side that is ready to take turns."""
+    """A side that is loaded and right."""
 
     window: Window
     clock: str
     pacing: Pacing
     parity: Parity
-    run_ns: int  # of a run, once warm
     python: str  # versions of the process it runs in
     packages: dict[str, str]
+
+
+class WarmedUp(Record, frozen=True, tag="warmed-up", tag_field="kind"):
+    """A side that is ready to take turns."""
+
+    run_ns: int  # of a run, once warm
+
+
+class ReferenceTimed(Record, frozen=True, tag="reference-timed", tag_field="kind"):
+    """The reference workload's times."""
+
+    samples_ns: Samples
 
 
 class Turned(Record, frozen=True, tag="turned", tag_field="kind"):
@@ -117,7 +152,9 @@ class Trouble(Record, frozen=True, tag="trouble", tag_field="kind"):
     log: str = ""  # the end of what a process that died had said
 
 
-Reply = Artifact | Equipped | Measurement | Written | Probed | Opened | Turned | Tally | Trouble
+Reply = (
+    Artifact | Equipped | Measurement | Written | Probed | Opened | WarmedUp | Turned | ReferenceTimed | Tally | Trouble
+)
 
 LOG_LINES = 20
 
@@ -145,21 +182,31 @@ class Worker:
 
     def ask(self, job: Job, timeout_s: float) -> Reply:
         """Do a job in the worker; never raises for what happens there, but answers with `Trouble`."""
-        return self._exchange(msgspec.json.encode(job) + b"\n", _stage(job), timeout_s)
+        self.send(job)
+        return self.receive(job, timeout_s)
+
+    def send(self, job: Job) -> None:
+        """Hand a job over, to a process that is started for it if need be; `receive` waits for what comes of it."""
+        self._write(msgspec.json.encode(job) + b"\n")
+
+    def receive(self, job: Job, timeout_s: float) -> Reply:
+        """Wait for the answer to the job that was sent; never raises for what happens there, but answers `Trouble`."""
+        return self._read(_stage(job), timeout_s)
 
     def evaluate(self, job: EvaluationJob, timeout_s: float) -> "Generator[Tally | Trouble]":
         """The tallies of all pictures as they come, each within that time; ends early with what went wrong."""
-        sent, seen = msgspec.json.encode(job) + b"\n", job.first
+        self.send(job)
+        seen = job.first
         while seen < len(job.pictures):
-            reply = self._exchange(sent, _stage(job), timeout_s)
+            reply = self.receive(job, timeout_s)
             assert isinstance(reply, Tally | Trouble)
             yield reply
             if isinstance(reply, Trouble):
                 return
-            sent, seen = b"", seen + reply.pictures
+            seen += reply.pictures
 
-    def _exchange(self, sent: bytes, stage: Stage, timeout_s: float) -> Reply:
-        """Send a line, or nothing where a job goes on, and wait for one."""
+    def _write(self, line: bytes) -> None:
+        """Send a line; a process that is gone by then is noticed by who reads."""
         process = self._process
         if process is None:
             self._stderr.seek(0)  # what the one before it said is not this one's
@@ -168,13 +215,17 @@ class Worker:
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
             )
         assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(line)
+            process.stdin.flush()
+
+    def _read(self, stage: Stage, timeout_s: float) -> Reply:
+        """Wait for a line."""
+        process = self._process
+        assert process is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(sent)
-            process.stdin.flush()
             line = self._reader.submit(process.stdout.readline).result(timeout_s)
-        except BrokenPipeError:
-            line = b""
         except FutureTimeout:
             self._kill()
             return Trouble(stage=stage, reason=f"took longer than {timeout_s:g} s and was stopped")
@@ -185,6 +236,18 @@ class Worker:
         self._stderr.seek(0)
         said = self._stderr.read().decode(errors="replace").strip().splitlines()[-LOG_LINES:]
         return Trouble(stage=stage, reason=_obituary(code, said), log="\n".join(said))
+
+    def stop(self) -> None:
+        """Halt the process, threads that spin included, until `go_on`; only where `can_stop`."""
+        self._signal("SIGSTOP")
+
+    def go_on(self) -> None:
+        """Let a halted process run again."""
+        self._signal("SIGCONT")
+
+    def _signal(self, name: str) -> None:
+        if self._process is not None:
+            self._process.send_signal(getattr(signal, name))
 
     def busy_s(self) -> float:
         """Processor time that the process has used since it was started; 0 where there is none."""
@@ -215,7 +278,9 @@ _STAGES: dict[type[Job], Stage] = {
     ProbeJob: "export",
     ProbeTimingJob: "timing",
     OpenJob: "timing",
+    WarmUpJob: "timing",
     TurnJob: "timing",
+    ReferenceJob: "timing",
     EvaluationJob: "accuracy",
 }
 
@@ -236,7 +301,12 @@ def _obituary(code: int, said: Sequence[str]) -> str:
 
 def main() -> None:
     """The worker's end: jobs from standard input, replies to standard output, everything else to standard error."""
+    _end_with_parent()
+    backends.bound_openmp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    for stream in (sys.stdout, sys.stderr):  # toolkits print signs that an ASCII or Latin-1 console lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # toolkits print: that must not end up among the replies
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -245,6 +315,21 @@ def main() -> None:
         job = msgspec.json.decode(jobs.get(), type=Job)
         for reply in answers(job) if isinstance(job, EvaluationJob) else [answer(job)]:
             replies.write(msgspec.json.encode(reply) + b"\n")
+
+
+# A process may be halted only where the system ends it with its parent: halted, it would not notice by itself.
+can_stop = sys.platform == "linux"
+
+_PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent ends
+
+
+def _end_with_parent() -> None:
+    """Have Linux kill this process when its parent ends, whatever it is doing then, spinning or halted."""
+    if can_stop:
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != parent:  # it ended in between
+            os._exit(0)
 
 
 def _listen(jobs: "queue.SimpleQueue[bytes]") -> None:
@@ -256,7 +341,9 @@ def _listen(jobs: "queue.SimpleQueue[bytes]") -> None:
     os._exit(0)
 
 
-def answer(job: ExportJob | EngineJob | TimingJob | ProbeJob | ProbeTimingJob | OpenJob | TurnJob) -> Reply:
+def answer(
+    job: ExportJob | EngineJob | TimingJob | ProbeJob | ProbeTimingJob | OpenJob | WarmUpJob | TurnJob | ReferenceJob,
+) -> Reply:
     """Do a job in this process."""
     try:
         match job:
@@ -274,8 +361,14 @@ def answer(job: ExportJob | EngineJob | TimingJob | ProbeJob | ProbeTimingJob | 
                 return Probed(best_ns=probing.best_ns(reading), window=reading.window, clock=reading.clock)
             case OpenJob():
                 return _open(job)
+            case WarmUpJob():
+                return _warm_up(job)
             case TurnJob():
                 return _turn(job)
+            case ReferenceJob():
+                from fastvit_bench.measure import reference
+
+                return ReferenceTimed(samples_ns=reference.time_ns())
     except Exception as error:  # whatever a toolkit raises costs this cell only
         return _trouble(_stage(job), error)
 
@@ -301,27 +394,96 @@ def _trouble(stage: Stage, error: Exception) -> Trouble:
     return Trouble(stage=stage, reason=f"{memory}{type(error).__name__}: {text[:300]}")
 
 
+def timed(
+    job: TimingJob, timeout_s: float, start: Callable[[], Worker] = Worker
+) -> tuple[Measurement | Trouble, float]:
+    """Measure an artifact in fresh processes, as many as the method asks for; the first that fails ends it.
+
+    Returns what came of it and the processor time in seconds that the processes used.
+
+    Warm-up and timed runs are spread over the processes evenly, so that their sums stay those of the method.
+    """
+    method = job.method
+    parts: list[Measurement] = []
+    busy_s = 0.0
+    for number in range(method.processes):
+        share = msgspec.structs.replace(
+            method,
+            processes=1,
+            warmup=_share(method.warmup, method.processes, number),
+            runs=_share(method.runs, method.processes, number),
+        )
+        last = number == method.processes - 1
+        part = msgspec.structs.replace(job, method=share, profile=job.profile and last)
+        with start() as worker:
+            reply = worker.ask(part, timeout_s)
+            busy_s += worker.busy_s()
+        if not isinstance(reply, Measurement):
+            assert isinstance(reply, Trouble)
+            return reply, busy_s
+        parts.append(reply)
+    return _merged(parts, method), busy_s
+
+
+def _share(total: int, parts: int, number: int) -> int:
+    """How many of `total` runs fall to one of so many parts; at least one of any."""
+    share = total // parts + (number < total % parts)
+    return max(share, 1) if total else 0
+
+
+def _merged(parts: Sequence[Measurement], method: Method) -> Measurement:
+    """One measurement of several processes' samples, each a round; the state spans all of them."""
+    first, last = parts[0], parts[-1]
+    if len(parts) == 1:
+        return last
+    steal = [part.state.steal_percent for part in parts if part.state.steal_percent is not None]
+    state = msgspec.structs.replace(
+        last.state,
+        load_before=first.state.load_before,
+        clock_mhz_before=first.state.clock_mhz_before,
+        steal_percent=max(steal, default=None),
+    )
+    return msgspec.structs.replace(
+        last,
+        method=method,
+        samples_ns=tuple(samples for part in parts for samples in part.samples_ns),
+        load_ns=tuple(ns for part in parts for ns in part.load_ns),
+        gpu=tuple(sample for part in parts for sample in part.gpu),
+        speed_checks=tuple(check for part in parts for check in part.speed_checks),
+        parity=max((part.parity for part in parts if part.parity), key=lambda proof: proof.spent, default=None),
+        state=state,
+    )
+
+
 def time_artifact(job: TimingJob) -> Measurement:
-    """Load an artifact, see that it computes what it should where it is, and measure it."""
+    """Load an artifact, see that it computes what it should where it is, and measure it in this process."""
     from fastvit_bench.measure import latency, machine, parity, reference
 
     backend, path = backends.get(job.device.backend), Path(job.path)
     shape = job.artifact.shape
     proofs: list[Parity] = []
+    before = () if job.machine.accelerator else reference.time_ns()
     watch = machine.Watch()
+
+    def check(session: Session) -> None:
+        proofs.append(build.check(session, path, job.artifact, f"{backend.name} on {_where(job.machine)}"))
+        watch.begin_timing()
+
     reading = latency.read(
         lambda: backend.open(path, job.device),
         lambda session: parity.images(shape, session.images)[0],
         job.method,
-        lambda session: proofs.append(
-            build.check(session, path, job.artifact, f"{backend.name} on {_where(job.machine)}")
-        ),
+        check,
     )
     state = watch.state()
     layers: tuple[LayerTime, ...] = ()
     if job.profile:
         batch = parity.images(shape, reading.images)[0]
         layers = backend.profile(path, job.device, batch, job.method.runs)
+    checks: tuple[SpeedCheck, ...] = ()
+    if before and reading.clock == latency.CLOCK:
+        machine.rest(reference.RESTED_S)
+        checks = (SpeedCheck(before_ns=before, after_ns=reference.time_ns()),)
     return Measurement(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         device=job.device,
@@ -339,7 +501,7 @@ def time_artifact(job: TimingJob) -> Measurement:
         engine=reading.engine,
         gpu=reading.gpu,
         layers=layers,
-        reference_ns=() if job.machine.accelerator or reading.clock != latency.CLOCK else reference.time_ns(),
+        speed_checks=checks,
     )
 
 
@@ -378,23 +540,28 @@ _kept = contextlib.ExitStack()
 
 
 def _open(job: OpenJob) -> Opened:
-    from fastvit_bench.measure import latency, machine, parity
+    from fastvit_bench.measure import latency, parity
 
     backend, path = backends.get(job.device.backend), Path(job.path)
     session = _kept.enter_context(backend.open(path, job.device))
     proof = build.check(session, path, job.artifact, f"{backend.name} on {_where(job.machine)}")
     session.feed(parity.images(job.artifact.shape, session.images)[0])
-    run_ns = latency.settle(session, 1_000_000 * job.turns.turn_ms, job.turns.steady)
     _held[:] = [session]
     return Opened(
         window=session.window,
         clock=session.clock or latency.CLOCK,
         pacing=session.pacing,
         parity=proof,
-        run_ns=run_ns,
         python=platform.python_version(),
-        packages=machine.versions(),
+        packages=backends.figure_versions(job.device),
     )
+
+
+def _warm_up(job: WarmUpJob) -> WarmedUp:
+    from fastvit_bench.measure import latency
+
+    (session,) = _held
+    return WarmedUp(run_ns=latency.settle(session, 1_000_000 * job.turns.turn_ms, job.turns.steady))
 
 
 def _turn(job: TurnJob) -> Turned:

@@ -319,7 +319,7 @@ def test_the_file_that_is_timed_is_counted_and_kept(place: Path) -> None:
     assert told["top1_share"]["low"] < found.top1 / 198 == told["top1_share"]["value"] < told["top1_share"]["high"]
     assert [each.name for each in found.unreadable] == ["c3/007.jpg", "c7/000.jpg"]
     assert found.preprocessing.shorter_side == 71
-    assert found.machine == machines.collect()
+    assert found.machine == machines.collect(device=found.device)
     assert "top-1" in done.stderr
     assert "2 unreadable" in done.stderr
     assert "exporting" not in done.stderr
@@ -489,8 +489,9 @@ def test_what_was_counted_before_a_worker_died_counts(place: Path, body: str, re
 
 def test_resume_refuses_other_images_another_machine_and_runs_that_time(place: Path) -> None:
     call("accuracy", "--data", "set", "--limit", "20")
-    path, here = results(), machines.collect()
+    path = results()
     (line,) = store.read(path).accuracies
+    here = line.machine
     other = msgspec.structs.replace(here, packages={**here.packages, "onnxruntime": "1.0"})
     with pytest.raises(NotComparableError, match=r"onnxruntime: .* then, 1.0 now"):
         evaluation.resume(path, Path("models"), other)

@@ -222,7 +222,7 @@ def test_a_peak_is_measured_once_and_again_when_asked(tmp_path: Path) -> None:
 
 
 def test_a_peak_of_other_versions_is_measured_anew_and_both_are_kept(tmp_path: Path) -> None:
-    here = machine.collect()
+    here = machine.collect(device=cpu())
     old = msgspec.structs.replace(here, packages={**here.packages, "onnxruntime": "1.0"})
     peaks.save([builders.peak(device=cpu(), machine=old)], tmp_path)
     found = ceilings.of_rows(rows_of(here, old), cpu(), tmp_path, measured=Measuring())

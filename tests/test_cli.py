@@ -51,12 +51,10 @@ def test_a_sweep_leaves_a_run_that_every_format_can_show(measured: str) -> None:
     assert len(document) == 2
 
 
-def test_a_random_network_never_has_a_top_1(measured: str) -> None:
+def test_a_random_network_has_no_top_1_but_the_authors(measured: str) -> None:
     for row in csv.DictReader(io.StringIO(call("table", "-f", "csv").stdout)):
-        assert not any(value for name, value in row.items() if "top1" in name), row
-    assert (
-        "76.2" not in call("table").stdout + call("table", "-f", "markdown").stdout + call("table", "-f", "json").stdout
-    )
+        stated = {name: value for name, value in row.items() if "top1" in name and value}
+        assert all(name.startswith("published") for name in stated), stated
 
 
 @pytest.mark.slow

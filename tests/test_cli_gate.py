@@ -189,8 +189,23 @@ def test_a_stored_run_is_a_weaker_baseline(gate: Path) -> None:
     text = run.read_text()
     run.write_text(text.replace('"cores":', '"cores":1'))  # as if it had been measured on another machine
     said = refused("gate", "--baseline", str(run), expect=4)
-    assert "cores: 1" in said
+    assert "processors: 1" in said
     assert "then" in said
+    run.write_text(text.replace('"name":""', '"name":"lab-2"'))
+    assert "machine: lab-2 then, lab-1 now" in refused("gate", "--baseline", str(run), "--machine", "lab-1", expect=4)
+
+
+@pytest.mark.slow
+def test_a_new_host_name_is_told_and_is_no_other_machine(gate: Path) -> None:
+    call("latency", "-m", "m00", "--res", "32", "--runs", "20")
+    (run,) = (gate / "results" / "cpu").glob("*.jsonl")
+    host = store.read(run).runs[0].machine.host
+    run.write_text(run.read_text().replace(f'"host":"{host}"', '"host":"c0ffee00"'))  # as of another container
+    words = ("gate", "--baseline", str(run), "--max-regression", "90%", "--report", "out", "--report-format", "json")
+    call(*words)
+    found = verdict.read(gate / "out" / "gate.json")
+    assert any(f"host name: c0ffee00 then, {host} now" in warning for warning in found.warnings)
+    assert found.exit_code == 0
 
 
 @pytest.mark.slow
@@ -199,8 +214,11 @@ def test_a_revision_is_exported_by_its_own_code(zoo: Path) -> None:
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     (zoo / "benchmark.toml").write_text((zoo / "benchmark.toml").read_text() + SMALL)
     (zoo / ".gitignore").write_text("models/\nresults/\n")
+    (zoo / "requirements.txt").write_text("no-such-package==1\n")
     for words in (["init", "--quiet"], ["add", "-A"], ["commit", "--quiet", "-m", "base"]):
         subprocess.run([*git, *words], check=True, cwd=zoo)
+    # packages of the user's own: they are none of this tool's, so nothing is installed for the base
+    (zoo / "requirements.txt").write_text("no-such-package==2\n")
     done = call("gate", "--baseline-rev", "HEAD", "--report", "out", "--report-format", "json")
     assert "exporting m00 by HEAD" in done.stderr
     found = verdict.read(zoo / "out" / "gate.json")
@@ -215,7 +233,7 @@ def test_a_revision_is_exported_by_its_own_code(zoo: Path) -> None:
         (zoo / "benchmark.toml").read_text().replace("[gate]", '[model.new]\nvariant = "fastvit_t8"\n[gate]')
     )
     done = call("gate", "--baseline-rev", "HEAD", "-m", "new", "--max-time", "1s", expect=4)
-    assert "HEAD has no model 'new'" in done.stdout
+    assert "HEAD has no model 'new' yet" in done.stdout
 
 
 @pytest.mark.slow
@@ -269,3 +287,156 @@ def test_the_same_from_python(gate: Path) -> None:
     found = api.compare(str(path), "m00", margin=0.6)
     assert found.outcome is Outcome.PASS
     assert not list((gate / "results" / "cpu").glob("compare-*"))
+
+
+# --- what a gate leaves, whatever refuses it --------------------------------------------------------------------------
+
+# the program with something planted in front of it
+PLANTED = "import fastvit_bench.cli as cli\n{}\ncli.main()"
+NO_MATPLOTLIB = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "matplotlib" else find(name, *more)
+"""
+BROKEN_DRAWING = """
+from fastvit_bench.report import verdict
+def broken(comparison):
+    raise RuntimeError("a fault of the drawing library")
+verdict.FORMATS["svg"] = verdict.FORMATS["svg"]._replace(writer=broken)
+"""
+NEW_MODEL = ("gate", "--baseline", "base", "-m", "m01")  # a verdict for which nothing is timed
+GITHUB = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": "summary.md", "GITHUB_OUTPUT": "output"}
+
+
+def planted(
+    fault: str, *words: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE
+) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **GITHUB}
+    return subprocess.run(
+        [sys.executable, "-c", PLANTED.format(fault), *words],
+        stdout=stdout,
+        stderr=stderr,
+        text=True,
+        check=False,
+        env=environment,
+    )
+
+
+def kept_for_github(folder: Path, verdict_: str = "no-baseline") -> None:
+    assert "m01 32 b1" in (folder / "summary.md").read_text()
+    assert f"verdict={verdict_}" in (folder / "output").read_text()
+
+
+def test_a_model_that_the_base_does_not_have_ends_by_the_policy(baseline: Path, gate: Path) -> None:
+    done = planted("", *NEW_MODEL)
+    assert done.returncode == 4
+    assert "m01 32 b1 has no baseline yet: the baseline has no model 'm01' yet" in done.stdout
+    assert "--no-baseline pass lets the first gate pass" in done.stdout
+    kept_for_github(gate)
+    done = planted("", *NEW_MODEL, "--no-baseline", "pass", "--report", "out")
+    assert done.returncode == 0, done.stderr
+    assert "it passes by --no-baseline pass" in done.stdout
+    assert "no baseline yet" in (gate / "out" / "gate.md").read_text()
+    assert (gate / "output").read_text().count("verdict=no-baseline") == 2
+
+
+def test_cells_that_both_sides_lack_are_never_green(baseline: Path, gate: Path) -> None:
+    """Nothing is timed here: what both folders hold is another size."""
+    done = call("gate", "--baseline", "base", "--head", "base", "--res", "64,96", "--no-baseline", "pass", expect=4)
+    assert "m00 64 b1" in done.stdout
+    assert "m00 96 b1" in done.stdout
+
+
+@pytest.mark.parametrize("fault", [BROKEN_DRAWING, "import shutil; shutil.copytree('base', 'out/gate.svg')"])
+def test_a_report_that_cannot_be_written_is_a_warning_beside_the_verdict(
+    fault: str, baseline: Path, gate: Path
+) -> None:
+    done = planted(fault + "\nimport fastvit_bench.files as f\nf.put = lambda a, b: a.replace(b)", *NEW_MODEL,
+                   "--report", "out")  # fmt: skip
+    assert done.returncode == 4
+    (warning,) = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: No svg in out: ")
+    assert {"gate.md", "gate.json", "gate.junit.xml"} <= set(files(gate / "out"))
+    assert "no baseline yet" in done.stdout
+    kept_for_github(gate)
+
+
+def test_what_draws_is_looked_for_before_anything_is_measured(baseline: Path, gate: Path) -> None:
+    done = planted(NO_MATPLOTLIB, *NEW_MODEL, "--report", "out", "--report-format", "junit,svg")
+    assert done.returncode == 6
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'matplotlib'" in done.stderr
+    assert not (gate / "out").exists()
+    # of the default formats it is left out, and said to be
+    done = planted(NO_MATPLOTLIB, *NEW_MODEL, "--report", "out")
+    assert done.returncode == 4
+    assert done.stderr.startswith("warning: svg is left out of the reports: ")
+    assert files(gate / "out") == ["gate.json", "gate.junit.xml", "gate.md"]
+    kept_for_github(gate)
+
+
+@pytest.mark.parametrize(("refusing", "both"), [("closed", True), pytest.param("full", False, marks=pytest.mark.slow)])
+def test_a_standard_output_that_takes_nothing_changes_no_verdict_and_loses_no_file(
+    refusing: str, both: bool, baseline: Path, gate: Path
+) -> None:
+    if refusing == "closed":
+        reading, stream = os.pipe()
+        os.close(reading)
+    elif Path("/dev/full").exists():
+        stream = os.open("/dev/full", os.O_WRONLY)
+    else:
+        pytest.skip("this system has no /dev/full")
+    try:
+        for policy, code in (("fail", 4), ("pass", 0)):
+            words = (*NEW_MODEL, "--report", "out", "--no-baseline", policy)
+            done = planted("", *words, stdout=stream, stderr=stream if both else subprocess.PIPE)
+            assert done.returncode == code, done.stderr
+    finally:
+        os.close(stream)
+    assert files(gate / "out") == ["gate.json", "gate.junit.xml", "gate.md", "gate.svg"]
+    assert len(list((gate / "results" / "cpu").glob("gate-*.json"))) == 2
+    kept_for_github(gate)
+
+
+@pytest.mark.parametrize(("folder", "what"), [("results", "results"), ("models", "exported files"), ("out", "reports")])
+def test_a_folder_that_takes_nothing_is_told_before_anything_is_measured(
+    folder: str, what: str, baseline: Path, gate: Path
+) -> None:
+    """Whoever runs the tests may write everywhere, so the system's answer is planted."""
+    place = gate / folder
+    place.mkdir(exist_ok=True)
+    fault = (
+        f"import os; can = os.access; os.access = lambda path, mode: can(path, mode) and str(path) != {str(place)!r}"
+    )
+    done = planted(fault, *NEW_MODEL, "--report", "out")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert f"for {what} cannot be written" in line
+    assert not (gate / "summary.md").exists()
+
+
+@pytest.mark.slow
+def test_a_base_of_before_the_gate_was_added_has_no_baseline(zoo: Path) -> None:
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    (zoo / ".gitignore").write_text("models/\nresults/\n")
+    written = (zoo / "benchmark.toml").read_text() + SMALL
+    (zoo / "benchmark.toml").unlink()
+    for words in (["init", "--quiet"], ["add", "-A"], ["commit", "--quiet", "-m", "base"]):
+        subprocess.run([*git, *words], check=True, cwd=zoo)
+    (zoo / "ci").mkdir()
+    (zoo / "ci" / "gate.toml").write_text(written)
+    for place in ("benchmark.toml", "ci/gate.toml"):  # the counterpart of the configuration in use, wherever it lies
+        (zoo / place).write_text(written)
+        done = call("gate", "--baseline-rev", "HEAD", "--config", place, expect=4)
+        assert f"HEAD has no {Path(place).name} yet, so there is nothing to compare with" in done.stdout
+        assert "exporting" not in done.stderr
+        call("gate", "--baseline-rev", "HEAD", "--config", place, "--no-baseline", "pass")
+
+
+@pytest.mark.parametrize("format_", ["svg", "png"])
+def test_commands_that_draw_look_for_what_draws_first(format_: str, zoo: Path) -> None:
+    for words in (["roofline"], ["history"]):
+        done = planted(NO_MATPLOTLIB, *words, "-o", f"a.{format_}")
+        assert (done.returncode, done.stderr.count("\n")) == (6, 1)
+        assert "pip install 'matplotlib'" in done.stderr

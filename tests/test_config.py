@@ -71,7 +71,11 @@ def test_a_checkpoint_is_found_from_the_file_that_names_it(tmp_path: Path) -> No
         (("[download]", "[method]\nruns = 0\n[download]"), 13, ["runs = 0", "above 0"]),
         (("[download]", "[method]\nwarmup = -1\n[download]"), 13, ["warmup", "negative"]),
         (("[download]", "[method]\nruns = true\n[download]"), 13, ["runs", "int", "bool"]),
-        (("[download]", "[method]\ntrim = 5\n[download]"), 13, ["unknown key 'trim'", "Known: rounds, runs, warmup"]),
+        (
+            ("[download]", "[method]\ntrim = 5\n[download]"),
+            13,
+            ["unknown key 'trim'", "Known: processes"],
+        ),
         (("[model.small]", "[model.small]\ncrop = 1.5"), 3, ["crop", "share"]),
         (('backend = "onnxruntime"', 'backend = "onnxruntime"\nbatch = 0'), 7, ["batch = 0"]),
         (('backend = "onnxruntime"', 'backend = "onnxruntime"\nprecision = "fp8"'), 7, ["fp8", "fp16", "fp32"]),
@@ -192,3 +196,25 @@ def test_what_is_no_share_is_refused(text: str) -> None:
     for zero in (False, True):
         with pytest.raises(UsageError, match="is no share"):
             config.share(text, zero=zero)
+
+
+# --- the machine's name -----------------------------------------------------------------------------------------------
+
+
+def test_a_machine_is_called_as_the_option_the_environment_or_the_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(config.MACHINE_VARIABLE, raising=False)
+    assert read(tmp_path, MINIMAL).machine_name() == ""
+    found = read(tmp_path, MINIMAL + '[machine]\nname = "lab-1"\n')
+    assert found.machine_name() == "lab-1"
+    monkeypatch.setenv(config.MACHINE_VARIABLE, "lab-2")
+    assert found.machine_name() == "lab-2"
+    assert found.machine_name(" lab-3 ") == "lab-3"
+    assert found.machine_name("") == ""  # told to have none
+
+
+@pytest.mark.parametrize("name", ["a\nb", "x" * 65, "\x1b[31m"])
+def test_a_name_that_no_table_could_show_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="one line of at most 64 characters"):
+        read(tmp_path, MINIMAL).machine_name(name)

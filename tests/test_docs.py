@@ -155,8 +155,8 @@ def test_the_readmes_table_is_what_the_command_prints(tmp_path: Path) -> None:
     assert stated[:2] == ours[:2]
     assert len(stated) == len(VARIANTS) + 2
     for line, other in zip(ours[2:], stated[2:], strict=True):
-        assert (line[0], line[-2:]) == (other[0], other[-2:])
-        assert all(re.fullmatch(r"\d[\d.]*(\\\*)? \[\d[\d.]*, \d[\d.]*\]", cell) for cell in other[3:-2])
+        assert (line[0], line[-3:]) == (other[0], other[-3:])
+        assert all(re.fullmatch(r"\d[\d.]*(\\\*)? \[\d[\d.]*, \d[\d.]*\]", cell) for cell in other[3:-3])
         assert len(other) == len(line)
 
 

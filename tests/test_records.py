@@ -1,13 +1,12 @@
-import itertools
 import math
 import re
-from fractions import Fraction
 from typing import Any
 
 import builders
 import msgspec
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,87 +43,16 @@ from fastvit_bench.records import (
     Setting,
     Shape,
     Share,
-    Statistic,
+    SpeedCheck,
     TimingCache,
     TimingJob,
     Unit,
     Unreadable,
     Weights,
     artifact_key,
-    order_statistic_ranks,
-    trimmed_mean,
+    by_name,
 )
-
-# --- confidence intervals ---------------------------------------------------------------------------------------------
-
-
-def exact_cumulative(count: int, quantile: Fraction) -> list[Fraction]:
-    """P(K < rank) of K ~ Binomial(count, quantile) for rank 0 to count + 1, in whole numbers."""
-    mass = (math.comb(count, k) * quantile**k * (1 - quantile) ** (count - k) for k in range(count + 1))
-    return [Fraction(0), *itertools.accumulate(mass)]
-
-
-@pytest.mark.parametrize(
-    ("count", "quantile", "low", "high", "percent"),
-    [(100, 0.5, 40, 61, 96.5), (100, 0.9, 84, 96, 95.6), (6, 0.5, 1, 6, 96.9)],
-)
-def test_known_pairs_of_ranks(count: int, quantile: float, low: int, high: int, percent: float) -> None:
-    ranks = order_statistic_ranks(count, quantile)
-    assert ranks is not None
-    assert ranks[:2] == (low, high)
-    assert 100 * ranks[2] == pytest.approx(percent, abs=0.05)
-
-
-@pytest.mark.parametrize(("quantile", "fewest"), [(0.5, 6), (0.9, 36), (0.99, 368)])
-def test_too_few_samples_give_no_interval(quantile: float, fewest: int) -> None:
-    assert order_statistic_ranks(fewest - 1, quantile) is None
-    assert order_statistic_ranks(fewest, quantile) is not None
-    assert order_statistic_ranks(1, quantile) is None
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    count=st.integers(1, 150), percent=st.sampled_from([10, 25, 50, 75, 90]), confidence=st.sampled_from([90, 95, 99])
-)
-def test_ranks_are_the_narrowest_with_equal_tails(count: int, percent: int, confidence: int) -> None:
-    quantile, tail = Fraction(percent, 100), Fraction(100 - confidence, 200)
-    ranks = order_statistic_ranks(count, percent / 100, confidence / 100)
-    # P(K < low) and P(K >= high) must each stay within the tail; one rank further inside neither would
-    below = exact_cumulative(count, quantile)
-    lows = [rank for rank in range(1, count + 1) if below[rank] <= tail]
-    highs = [rank for rank in range(1, count + 1) if 1 - below[rank] <= tail]
-    if not lows or not highs:
-        assert ranks is None
-        return
-    assert ranks is not None
-    low, high, coverage = ranks
-    assert (low, high) == (lows[-1], highs[0])
-    assert coverage == pytest.approx(float(below[high] - below[low]), abs=1e-9)
-    assert coverage >= confidence / 100
-
-
-@pytest.mark.parametrize(("count", "quantile"), [(20, 0.5), (100, 0.5), (100, 0.9), (400, 0.99)])
-def test_the_interval_covers_the_true_quantile_as_often_as_it_says(count: int, quantile: float) -> None:
-    """On a skewed distribution whose quantiles are known: the exponential, -ln(1 - q)."""
-    ranks = order_statistic_ranks(count, quantile)
-    assert ranks is not None
-    low, high, coverage = ranks
-    draws = np.sort(np.random.default_rng(7).exponential(size=(20_000, count)), axis=1)
-    truth = -math.log(1 - quantile)
-    covered = np.mean((draws[:, low - 1] <= truth) & (truth <= draws[:, high - 1]))
-    assert covered == pytest.approx(coverage, abs=4 * math.sqrt(coverage * (1 - coverage) / 20_000))
-
-
-@pytest.mark.parametrize("count", [1_100, 5_000])
-def test_many_samples_are_no_problem(count: int) -> None:
-    ranks = order_statistic_ranks(count, 0.5)
-    assert ranks is not None
-    low, high, coverage = ranks
-    half = 1.96 * math.sqrt(count) / 2  # normal approximation
-    assert low == pytest.approx(count / 2 - half, abs=2)
-    assert high == pytest.approx(count / 2 + half, abs=2)
-    assert 0.95 <= coverage < 0.96
-
+from fastvit_bench.stats.intervals import order_statistic_ranks
 
 # --- what follows from the samples ------------------------------------------------------------------------------------
 
@@ -173,6 +101,8 @@ def test_latency_per_image_is_the_batch_s_divided() -> None:
         ({"samples_ns": ((1_000_000,) * 50 + (1_200_000,) * 50,)}, r"second half of the runs \+20 %"),
         ({"state": MachineState(steal_percent=12.0)}, "hypervisor took 12 %"),
         ({"state": MachineState(steal_percent=2.0)}, None),
+        ({"state": MachineState(quota_periods=3)}, "the CPU quota stopped it 3x"),
+        ({"state": MachineState(quota_periods=0)}, None),
         ({"state": MachineState()}, None),
         ({"pacing": Pacing.REMOTE_CALL}, "over the cable"),
         (
@@ -223,8 +153,10 @@ def test_modelbench_follows_from_the_samples_alone(rounds: list[list[int]]) -> N
     assert found.ms_per_image == found.figure_ms
     assert min(middle) * (1 - 1e-12) <= found.figure_ms <= max(middle) * (1 + 1e-12)
     interval = found.interval_ms
-    assert interval is not None
-    half = 2.0930 * middle.std(ddof=1) / math.sqrt(20)
+    half = scipy.stats.t.ppf(0.975, 19) * middle.std(ddof=1) / math.sqrt(20)
+    if interval is None:
+        assert middle.mean() - half <= 1e-6 * middle.mean()  # it would reach zero
+        return
     assert interval.low == pytest.approx(middle.mean() - half, abs=1e-6 * middle.mean())
     assert interval.high == pytest.approx(middle.mean() + half, abs=1e-6 * middle.mean())
     again = msgspec.json.decode(msgspec.json.encode(found), type=Measurement)
@@ -253,16 +185,25 @@ def test_a_median_does_not_depend_on_rounds() -> None:
     assert one.interval_ms == three.interval_ms
 
 
-def test_a_mean_of_other_rounds_than_modelbench_s_has_no_interval() -> None:
-    method = Method(statistic=Statistic.TRIMMED_MEAN, trim=1, rounds=3)
-    assert builders.measurement(method=method, samples_ns=((1, 2, 3),) * 3).interval_ms is None
+@pytest.mark.parametrize("rounds", [2, 3, 19, 20, 40])
+def test_a_mean_over_any_number_of_rounds_has_its_interval(rounds: int) -> None:
+    found = builders.measurement(method=MODELBENCH, samples_ns=rounds_of_a_millisecond(rounds))
+    middle = np.array(found.round_means_ms)
+    wanted = scipy.stats.t.interval(0.95, rounds - 1, middle.mean(), scipy.stats.sem(middle))
+    assert found.interval_ms is not None
+    assert (found.interval_ms.low, found.interval_ms.high) == pytest.approx(wanted, rel=1e-9)
+    assert not [warning for warning in found.warnings if "interval" in warning]
 
 
-def test_trimming_must_leave_something() -> None:
-    assert trimmed_mean([5, 1, 3], 1) == 3
-    assert trimmed_mean([5.0], 0) == 5
-    with pytest.raises(ValueError, match="trimming 2 samples at either end leaves none"):
-        trimmed_mean([1, 2, 3, 4], 2)
+def test_a_mean_whose_interval_would_reach_zero_has_none() -> None:
+    far_apart = builders.measurement(method=MODELBENCH, samples_ns=((10**6,) * 50, (10**8,) * 50))
+    assert far_apart.interval_ms is None
+    assert "2 rounds that differ too much for an interval" in far_apart.warnings
+
+
+def rounds_of_a_millisecond(count: int) -> tuple[tuple[int, ...], ...]:
+    """So many rounds of 50 samples each, whose means differ by up to a hundredth."""
+    return tuple(builders.samples(1 + (at * 7 % 11) / 1000, 50) for at in range(count))
 
 
 # --- where operations are planned -------------------------------------------------------------------------------------
@@ -393,6 +334,7 @@ ONE_OF_EACH: list[Record] = [
     builders.tally(),
     builders.accuracy(),
     Share(value=0.5, low=0.25, high=0.75),
+    SpeedCheck(before_ns=(2_400_000, 2_500_000), after_ns=(2_450_000,)),
     EvaluationJob(
         artifact=builders.artifact(),
         export=EXPORT_JOB,
@@ -550,6 +492,80 @@ def test_a_job_knows_the_key_of_its_artifact() -> None:
 def test_machines_differ_in_what_forbids_a_comparison_only() -> None:
     ours = builders.machine()
     assert ours.differences(ours) == []
-    assert ours.differences(builders.machine(memory_mib=1)) == []
+    assert ours.differences(builders.machine(memory_mib=16000)) == []  # the kernel keeps some of it
     theirs = builders.machine(cores=8, packages={"onnxruntime": "1.22.0", "torch": "2.9.0"})
-    assert ours.differences(theirs) == ["cores: 8 then, 4 now", "onnxruntime: 1.22.0 then, 1.23.0 now"]
+    assert ours.differences(theirs) == ["processors: 8 then, 4 now", "onnxruntime: 1.22.0 then, 1.23.0 now"]
+
+
+def test_a_new_host_name_is_the_same_machine_and_told() -> None:
+    ours, container = builders.machine(), builders.machine(host="c0ffee00")
+    assert ours.differences(container) == []
+    assert ours.is_same_as(container)
+    hint = ours.hint(container)
+    assert hint is not None
+    assert hint.startswith("host name: c0ffee00 then, 0f1e2d3c now")
+    assert ours.hint(ours) is None
+    assert ours.hint(builders.machine(host="")) is None  # of an imported figure nothing is known
+
+
+def test_the_name_that_a_person_gives_decides_which_machine_it_is() -> None:
+    ours, theirs = builders.machine(name="lab-1"), builders.machine(name="lab-2", host="x")
+    assert ours.differences(theirs) == ["machine: lab-2 then, lab-1 now"]
+    assert ours.differences(builders.machine(name="lab-1", host="x")) == []
+    assert ours.hint(builders.machine(name="lab-1", host="x")) is None  # named: nothing to doubt
+    assert ours.differences(builders.machine(host="x")) == []  # without a name hardware decides
+    assert ours.hint(builders.machine(host="x"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"os": "Linux 6.2 x86_64"}, "kernel: 6.2 then, 6.1 now"),
+        ({"os": "Darwin 24.0 arm64"}, "operating system: Darwin 24.0 arm64 then, Linux 6.1 x86_64 now"),
+        ({"quota": 0.5}, "processors: 0.5 of 4 then, 4 now"),
+        ({"memory_mib": 8192}, "memory: 8.0 GiB then, 16.0 GiB now"),
+        ({"processor": "Another"}, "processor: Another then, Example Processor 9000 @ 2.50GHz now"),
+        ({"accelerator": "RTX 4090"}, "accelerator: RTX 4090 then, none now"),
+        ({"driver": "550"}, "driver: 550 then, none now"),
+        ({"python": "3.12.0"}, "Python: 3.12.0 then, 3.11.9 now"),
+    ],
+)
+def test_what_makes_another_machine_is_said_in_words(changes: dict[str, Any], told: str) -> None:
+    assert builders.machine().differences(builders.machine(**changes)) == [told]
+
+
+def test_only_packages_that_count_are_compared() -> None:
+    """A run of when one list served every backend is compared by what it held of those that count now."""
+    before = builders.machine(packages={"onnxruntime": "1.23.0", "numpy": "2.0", "torch": "2.9.0", "coremltools": "9"})
+    now = builders.machine(packages={"onnxruntime": "1.23.0", "numpy": "2.0", "nvidia-cudnn-cu12": "9.1"})
+    counted = ("onnxruntime", "onnxruntime-gpu", "nvidia-cudnn-cu12", "numpy")
+    assert now.differences(before, counted) == []
+    assert before.differences(now, counted) == []
+    another = msgspec.structs.replace(now, packages={"onnxruntime-gpu": "1.23.0", "numpy": "2.0"})
+    assert another.differences(now, counted) == [
+        "nvidia-cudnn-cu12: 9.1 then, none now",
+        "onnxruntime: 1.23.0 then, none now",
+        "onnxruntime-gpu: none then, 1.23.0 now",
+    ]
+    assert another.differences(before, counted) == ["onnxruntime: 1.23.0 then, none now"]
+
+
+@given(memory=st.integers(256, 1 << 22), share=st.floats(0.92, 1.0))
+def test_a_little_memory_more_or_less_is_the_same_machine(memory: int, share: float) -> None:
+    ours, theirs = builders.machine(memory_mib=memory), builders.machine(memory_mib=max(1, round(memory * share)))
+    assert ours.is_same_as(theirs)
+    assert theirs.is_same_as(ours)
+
+
+def test_processors_are_said_with_their_quota() -> None:
+    assert builders.machine().processors == "4 cores"
+    assert builders.machine(cores=1).processors == "1 core"
+    assert builders.machine(cores=2, quota=0.5).processors == "0.5 of 2 processors"
+    assert builders.machine(cores=None).processors == ""
+
+
+def test_machines_of_one_kind_have_one_name_where_only_one_was_given() -> None:
+    plain, named, other = builders.machine(), builders.machine(name="lab-1"), builders.machine(name="lab-2")
+    assert by_name([plain, named]) == {plain.hardware: "lab-1"}
+    assert by_name([plain, named, other]) == {}
+    assert by_name([plain]) == {}

@@ -1,7 +1,12 @@
 """Other revisions: their own code and configuration, in a worktree that is gone afterwards."""
 
+import os
+import re
+import shutil
 import subprocess
 import sys
+import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -95,7 +100,7 @@ def test_packages_that_cannot_be_installed_are_one_sentence(
     (repository / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = []\n')
     monkeypatch.setattr(revisions.venv, "create", lambda home, **options: Path(home).mkdir(parents=True))
     with (
-        pytest.raises((UnavailableError, FileNotFoundError)),
+        pytest.raises(UnavailableError, match="cannot be made"),
         revisions.checked_out("old", tmp_path / "environments"),
     ):
         pass
@@ -121,3 +126,117 @@ def test_outside_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(UsageError, match="no git repository"), revisions.checked_out("HEAD", tmp_path):
         pass
+    assert revisions.head() == revisions.Head()
+
+
+def test_an_environment_in_a_relative_folder_is_used_from_the_worktree(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The export runs in another working directory than the one that the folder is relative to."""
+    (repository / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = ["typer", "rich"]\n')
+    monkeypatch.setattr(revisions.venv, "create", bare)
+    run = subprocess.run
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda words, **options: (
+            subprocess.CompletedProcess(words, 0, "", "") if "pip" in words else run(words, **options)
+        ),
+    )
+    with revisions.checked_out("old", Path("models/.environments")) as revision:
+        assert revision.python != sys.executable
+        revisions.export(revision, ["--output", str(tmp_path / "out")], 60)
+    assert (tmp_path / "out" / "made.txt").read_text().startswith("old export")
+
+
+def bare(home: Path, **options: object) -> None:
+    """An environment without pip: tests install nothing."""
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(home)
+
+
+def test_in_another_repository_the_installed_tool_exports_whatever_packages_that_one_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "user"
+    root.mkdir()
+    git(root, "init", "--quiet")
+    for pin in ("1", "2"):
+        (root / "requirements.txt").write_text(f"no-such-package=={pin}\n")
+        (root / "torch.py").write_text("raise SystemExit('the module of the user took the place of the package')\n")
+        git(root, "add", "-A")
+        git(root, "commit", "--quiet", "-m", pin)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("PYTHONPATH", os.path.relpath(Path(revisions.__file__).parents[1]))
+    with revisions.checked_out("HEAD~1", Path("environments")) as revision:
+        assert revision.python == sys.executable
+        with pytest.raises(UnavailableError, match="There is no model 'nowhere'"):
+            revisions.export(revision, ["--target", "onnx", "--model", "nowhere"], 60)
+    assert not (root / "environments").exists()
+
+
+def test_paths_have_counterparts_in_the_worktree(repository: Path, tmp_path: Path) -> None:
+    with revisions.checked_out("old", tmp_path) as revision:
+        inside, outside = repository / "weights" / "a.pth", tmp_path / "b.pth"
+        there = revision.counterpart(inside)
+        assert there == revision.tree / "weights" / "a.pth"
+        assert revision.origin(there) == inside.resolve()
+        assert revision.counterpart(outside) == outside.resolve()
+        assert revision.origin(outside) == outside
+
+
+# --- what git refuses -------------------------------------------------------------------------------------------------
+
+
+def damaged_head(root: Path) -> None:
+    (root / ".git" / "HEAD").write_text("nonsense\n")
+
+
+def damaged_commit(root: Path) -> None:
+    commit = git(root, "rev-parse", "old")
+    stored = root / ".git" / "objects" / commit[:2] / commit[2:]
+    stored.chmod(0o644)
+    stored.write_bytes(b"damaged")
+
+
+def gone(root: Path) -> None:
+    (root / ".git" / "HEAD").unlink()
+
+
+@pytest.mark.parametrize("damage", [damaged_head, damaged_commit, gone])
+def test_a_damaged_repository_is_not_told_as_none(
+    repository: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(repository)
+    with pytest.raises(UnavailableError) as caught, revisions.checked_out("old", tmp_path):
+        pass
+    assert "no git repository" not in str(caught.value)
+    assert re.search(r"git says: |does not accept ", str(caught.value))
+
+
+def test_a_repository_of_another_user_is_told_with_the_remedy(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own switch for such tests
+    with pytest.raises(UnavailableError, match="dubious ownership") as caught, revisions.checked_out("old", tmp_path):
+        pass
+    assert f"git config --global --add safe.directory {repository}" in str(caught.value)
+    assert "dubious ownership" in revisions.head().refusal
+    assert revisions.head().commit is None
+
+
+def test_a_shallow_clone_is_told_to_fetch_its_history(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(tmp_path, "clone", "--quiet", "--depth", "1", f"file://{repository}", "shallow")
+    monkeypatch.chdir(tmp_path / "shallow")
+    refused = pytest.raises(UsageError, match=r"no revision 'HEAD~1' .*shallow.*fetch-depth: 0")
+    with refused, revisions.checked_out("HEAD~1", tmp_path):
+        pass
+
+
+def test_without_git_the_commit_is_unknown_and_said_to_be(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert revisions.head() == revisions.Head(git(repository, "rev-parse", "HEAD"), dirty=False)
+    (repository / "pyproject.toml").write_text("")
+    assert revisions.head().dirty
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert revisions.head() == revisions.Head(refusal="git is not on the PATH")

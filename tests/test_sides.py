@@ -16,6 +16,7 @@ from fastvit_bench.measure import machine as machines
 from fastvit_bench.records import Device, Fuse, Measurement, Shape
 from fastvit_bench.report import store
 from fastvit_bench.sides import Entry, Missing
+from fastvit_bench.verdicts import NoBaseline, Outcome
 
 CPU = Device(name="cpu", backend="onnxruntime", options={"threads": 2})
 
@@ -128,6 +129,38 @@ def test_the_gate_pairs_by_model_and_shape_and_misses_nothing() -> None:
     assert isinstance(pairs["fastvit_sa12 256 b1"].base, Missing)
 
 
+def test_a_cell_that_was_asked_for_and_both_sides_lack_is_a_cell() -> None:
+    pairs = {pair.name: pair for pair in sides.by_name([entry()], [entry("head")], ["fastvit_t8 64 b1"])}
+    lacking = pairs["fastvit_t8 64 b1"]
+    assert isinstance(lacking.base, Missing)
+    assert isinstance(lacking.head, Missing)
+    assert lacking.base.outcome is Outcome.INCOMPARABLE
+
+
+def test_only_a_model_that_the_base_lacks_altogether_has_no_baseline() -> None:
+    head = [entry("head"), entry("head", model="fastvit_s12")]
+    base = [entry(), Missing("fastvit_sa12 256 b1", "its export failed", "export")]
+    pairs = {pair.name: pair for pair in sides.advised(sides.by_name(base, head), NoBaseline.FAIL)}
+    new = pairs["fastvit_s12 256 b1"].base
+    assert isinstance(new, Missing)
+    assert new.outcome is Outcome.NO_BASELINE
+    assert new.reason == (
+        "the baseline has no model 'fastvit_s12' yet, so there is nothing to compare with; "
+        "--no-baseline pass lets the first gate pass"
+    )
+    failed = pairs["fastvit_sa12 256 b1"].base
+    assert isinstance(failed, Missing)
+    assert failed.outcome is Outcome.INCOMPARABLE
+    assert failed.reason == "its export failed"
+
+
+def test_a_new_model_that_this_tree_cannot_make_is_no_first_gate() -> None:
+    broken = Missing("fastvit_s12 256 b1", "it computes something else", "parity")
+    new = Missing("fastvit_s12 256 b1", "main has no model 'fastvit_s12' yet", outcome=Outcome.NO_BASELINE)
+    (pair,) = sides.advised(sides.by_name([new], [broken]), NoBaseline.PASS)
+    assert pair.base == pair.head == broken
+
+
 def test_an_empty_set_of_cells_is_nothing_to_compare() -> None:
     with pytest.raises(NotComparableError):
         sides.by_name([], [])
@@ -196,7 +229,7 @@ def test_another_machine_is_refused_with_each_key_and_both_values(tmp_path: Path
     with pytest.raises(NotComparableError) as error:
         sides.stored(path, CPU, machines.collect())
     assert "processor: Example 9000 then" in str(error.value)
-    assert "cores: 96 then" in str(error.value)
+    assert "processors: 96 then" in str(error.value)
 
 
 def test_a_clock_reading_is_no_reason_to_refuse(tmp_path: Path) -> None:

@@ -112,8 +112,11 @@ def test_a_parity_failure_is_its_own_stage(tmp_path: Path, monkeypatch: pytest.M
     assert worker.answer(export_job(tmp_path)) == Trouble(stage="parity", reason="it differs")
 
 
-def test_a_worker_without_a_parent_ends_itself(timing: TimingJob) -> None:
-    """The parent is killed while its worker is busy for a minute; the worker must not live on and disturb others."""
+@pytest.mark.parametrize(
+    "halted", [False, pytest.param(True, marks=pytest.mark.skipif(not worker.can_stop, reason=""))]
+)
+def test_a_worker_without_a_parent_ends_itself(timing: TimingJob, halted: bool) -> None:
+    """The parent is killed while its worker is busy or halted; the worker must not live on and disturb others."""
     busy = program("sys.stderr.write('busy\\n'); time.sleep(60)")
     parent = subprocess.Popen(
         [
@@ -136,6 +139,8 @@ def test_a_worker_without_a_parent_ends_itself(timing: TimingJob) -> None:
         time.sleep(0.05)
     assert children
     time.sleep(0.5)  # let it begin
+    if halted:
+        children[0].suspend()
     parent.kill()
     parent.wait()
     _gone, alive = psutil.wait_procs(children, timeout=20)

@@ -5,6 +5,7 @@ used. The toolkit itself is imported inside the methods that need it, so that as
 """
 
 import importlib
+import math
 import os
 import pkgutil
 from abc import ABC, abstractmethod
@@ -14,6 +15,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+import msgspec
+
+from fastvit_bench import cgroups
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.records import (
     Device,
@@ -22,6 +26,7 @@ from fastvit_bench.records import (
     GpuState,
     LayerTime,
     Layout,
+    Machine,
     Pacing,
     Parity,
     Placement,
@@ -151,13 +156,17 @@ class Backend(Protocol):
     suffix: str  # of its files; one backend's may end in another's, such as .trt.onnx and .onnx
     precisions: tuple[str, ...]  # the first is what `export` writes unless told otherwise
     packages: tuple[str, ...]  # distributions whose versions shape the file
+    proof_packages: tuple[str, ...]  # distributions that compute its proofs
     shaping: tuple[str, ...]  # options that shape the file; the others are about running it
     flags: tuple[str, ...]  # of `export`, those that mean something to this toolkit and not to every one
     adopts: bool  # whether it runs ONNX files of somebody else's
     engines: Engines | None  # of a toolkit that runs engines instead of the files themselves
 
-    def missing(self) -> str | None:
-        """Why files cannot be written here and the command that mends that, or None. Does not import the toolkit."""
+    def missing(self, device: Device | None = None) -> str | None:
+        """Why files cannot be written here and the command that mends that, or None. Does not import the toolkit.
+
+        With a device, also what its options need.
+        """
         ...
 
     def absent(self, device: Device) -> str | None:
@@ -177,6 +186,13 @@ class Backend(Protocol):
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
         """The device's options with every default filled in; `UsageError` for unknown ones and wrong values."""
+        ...
+
+    def runtime_packages(self, device: Device) -> tuple[str, ...]:
+        """Distributions whose versions decide what a run on `device` takes, installed or not. Its options may be few.
+
+        Only these stand beside its figures, and figures of other versions are not compared.
+        """
         ...
 
     def layout(self, options: Mapping[str, str]) -> Layout:
@@ -216,8 +232,12 @@ class Backend(Protocol):
     def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
         """How long each layer took, in the order they run: the median of so many runs made for that alone.
 
-        `UsageError` where the toolkit does not tell.
+        Asked where `unprofiled` has nothing to say.
         """
+        ...
+
+    def unprofiled(self, device: Device) -> str | None:
+        """Why the times of layers are not told of `device`, as a sentence, or None."""
         ...
 
 
@@ -227,14 +247,14 @@ def implemented() -> list[str]:
     return sorted(name.replace("_", "-") for name in modules if not name.startswith("_"))
 
 
-def missing(name: str) -> str | None:
-    """What keeps the backend `name` from writing files here and the way out, or None."""
-    return get(name).missing()
+def missing(name: str, device: Device | None = None) -> str | None:
+    """What keeps the backend `name` from writing files here, for a device, and the way out, or None."""
+    return get(name).missing(device)
 
 
-def require(name: str) -> None:
-    """Raise `UnavailableError` unless the backend `name` can write files here."""
-    lacking = missing(name)
+def require(name: str, device: Device | None = None) -> None:
+    """Raise `UnavailableError` unless the backend `name` can write files here, for a device."""
+    lacking = missing(name, device)
     if lacking:
         raise UnavailableError(f"{lacking[0].upper()}{lacking[1:]}. `fastvit-bench devices` lists what can run here.")
 
@@ -281,15 +301,69 @@ def toolchain(backend: Backend) -> dict[str, str]:
     return versions(backend.packages)
 
 
+REFERENCE_PACKAGES = ("numpy",)  # of the workload that `measure.reference` times beside every figure of a processor
+
+
+def figure_packages(device: Device) -> tuple[str, ...] | None:
+    """Distributions whose versions stand beside figures of a device; None of a backend this version does not have."""
+    if device.backend not in implemented():
+        return None
+    backend = get(device.backend)
+    shared = () if backend.settling(device) else REFERENCE_PACKAGES
+    return tuple(dict.fromkeys((*backend.runtime_packages(device), *shared)))
+
+
+def figure_versions(device: Device) -> dict[str, str]:
+    """Versions of `figure_packages` as this Python has them; those that are not installed are left out."""
+    return installed(figure_packages(device) or ())
+
+
+def narrowed(machine: Machine, device: Device) -> Machine:
+    """A machine with the packages that decide figures of a device alone: runs of before had those of every backend."""
+    names = figure_packages(device)
+    if names is None or machine.packages.keys() <= set(names):
+        return machine
+    kept = {name: version for name, version in machine.packages.items() if name in names}
+    return msgspec.structs.replace(machine, packages=kept)
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed, read without importing them."""
+    import importlib.metadata  # slow to import, and not needed to say what can run here
+
+    kept: dict[str, str] = {}
+    for package in packages:
+        try:
+            kept[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return kept
+
+
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Of installed packages, read without importing them."""
-    import importlib.metadata  # slow to import, and not needed to say what can run here
+    import importlib.metadata  # likewise
 
     return {package: importlib.metadata.version(package) for package in packages}
 
 
-def available_cores() -> int:
-    """Logical processors this process may use."""
+def processors() -> int:
+    """Logical processors this process may run on, whatever its quota."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def available_cores() -> int:
+    """Threads that can run at once: as many as the process has processors, and as its CPU quota keeps busy."""
+    quota = cgroups.quota()
+    return processors() if quota is None else max(1, min(processors(), math.ceil(quota)))
+
+
+def bound_openmp() -> None:
+    """Bound the threads of torch and of the BLAS of NumPy to `available_cores`; to be called before they are loaded.
+
+    They count processors and know no quota. What a person has set in ``OMP_NUM_THREADS`` stays.
+    """
+    if available_cores() < processors():
+        os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))

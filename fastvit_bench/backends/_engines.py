@@ -468,11 +468,12 @@ class EngineBackend(ABC):
     product: str  # what the toolkit calls itself
     precisions = ("fp16", "fp32")
     packages = _onnx.PACKAGES
+    proof_packages = _onnx.RUNTIMES
     shaping: tuple[str, ...] = ("io", "dynamic")
     flags: tuple[str, ...] = ("io", "dynamic")
     adopts = False
 
-    def missing(self) -> str | None:
+    def missing(self, device: Device | None = None) -> str | None:
         """None where ONNX Runtime is installed, which proves the files."""
         if importlib.util.find_spec("onnxruntime") is None:
             return "the package onnxruntime is not installed; run: pip install onnxruntime"
@@ -490,6 +491,10 @@ class EngineBackend(ABC):
     def settling(self, device: Device) -> Mapping[str, float]:
         """As every GPU is warmed up."""
         return _gpu.SETTLING
+
+    def runtime_packages(self, device: Device) -> tuple[str, ...]:
+        """The toolkit's own, which bears its name, and the binding's."""
+        return (self.name, *_gpu.binding_packages(device))
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
         """Those that shape the file, the builder's settings (`RANGES`), and a GPU's options.
@@ -611,6 +616,10 @@ class EngineBackend(ABC):
         """Of the engine's layers, by the toolkit's profiler; layers that were fused have one time."""
         engine, known = self._checked(path, device)
         return tuple(profiled(self.toolkit(), engine, known, device, images, runs))
+
+    def unprofiled(self, device: Device) -> str | None:
+        """None: every engine has a profiler."""
+        return None
 
     def _checked(self, path: Path, device: Device) -> tuple[Path, Engine]:
         engine, place = self.engine(path, device)

@@ -16,6 +16,7 @@ from fastvit_bench.cuda.monitor import Monitor
 from fastvit_bench.cuda.timing import EventSession, EventTimer, Mode
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Card, Device, GpuState
+from fastvit_bench.stats.intervals import median
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +33,12 @@ SETTLING = {"warmup": 20, "warmup_ms": 200, "steady": 0.01}
 GPUS = (-1, 63)  # numbers of GPUs; -1 is the first that fits the device
 CHOICES: dict[str, tuple[str, ...]] = {"sync": ("spin", "block"), "cuda_binding": tuple(binding.BINDINGS)}
 NAMES = frozenset({"gpu", "compute_capability", "graph", "transfers", *CHOICES})  # of the options read here
+
+
+def binding_packages(device: Device) -> tuple[str, ...]:
+    """The distribution of the binding that makes CUDA's calls for `device`; none for a name that is no binding's."""
+    found = binding.BINDINGS.get(str(device.options.get("cuda_binding", binding.DEFAULT)))
+    return (found.distribution,) if found else ()
 
 
 def only_known(device: Device, known: Collection[str]) -> None:
@@ -183,8 +190,4 @@ class BufferedSession(GpuSession):
 
 def medians(passes: list[Mapping[str, float]]) -> dict[str, int]:
     """Layer -> the median of its milliseconds over passes, in nanoseconds, in the order of the first pass."""
-    import statistics
-
-    return {
-        name: round(1e6 * statistics.median(times[name] for times in passes if name in times)) for name in passes[0]
-    }
+    return {name: round(1e6 * median(times[name] for times in passes if name in times)) for name in passes[0]}

@@ -9,7 +9,6 @@ import ast
 import copy
 import itertools
 import re
-import statistics
 import tempfile
 from collections.abc import Collection, Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +20,7 @@ import msgspec
 from fastvit_bench.backends import HALF_WEIGHTS, INPUT, Session, output_names
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.records import ExportJob, HalfWeights, LayerTime, Shape, Window
+from fastvit_bench.stats.intervals import median
 from fastvit_bench.variants import STRIDE, check_size
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 OPSET = 20  # the first with GELU as an operator of its own
 PACKAGES = ("torch", "onnx", "onnxscript")  # distributions whose versions shape the file
+RUNTIMES = (  # distributions that bring the module onnxruntime; of several, the last one installed lies on top
+    *("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn"),
+    *("onnxruntime-rocm", "onnxruntime-migraphx", "ort-nightly", "ort-nightly-gpu"),
+)
 PRECISIONS = ("fp32", "fp16")
 
 LARGEST_HALF = 65504.0
@@ -622,7 +626,7 @@ def profiled(path: Path, threads: int, images: "Batch", runs: int) -> tuple[Laye
             node = event.args["node_index"], event.name.removesuffix(_KERNEL), event.args["op_name"]
             times.setdefault(node, []).append(event.dur)
     return tuple(
-        LayerTime(name=name, kind=kind, block=block_of(name), median_ns=round(1e3 * statistics.median(found[-runs:])))
+        LayerTime(name=name, kind=kind, block=block_of(name), median_ns=round(1e3 * median(found[-runs:])))
         for (_, name, kind), found in times.items()
     )
 

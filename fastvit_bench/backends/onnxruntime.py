@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PROVIDERS = ("cpu", "cuda")  # option provider: what runs the operators
 _CUDA = "CUDAExecutionProvider"
 _INSTALL = "run: pip uninstall onnxruntime, then: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_CUDA_LIBRARIES = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-cublas-cu12", "nvidia-cublas")  # its kernels
 _OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory")  # in its messages, which have no numbers for it
 
 
@@ -36,12 +37,13 @@ class OnnxRuntime:
     suffix = ".onnx"
     precisions = _onnx.PRECISIONS
     packages = _onnx.PACKAGES
+    proof_packages = _onnx.RUNTIMES
     shaping = ()
     flags = ()
     adopts = True
     engines = None
 
-    def missing(self) -> str | None:
+    def missing(self, device: Device | None = None) -> str | None:
         """None where the package is installed."""
         if importlib.util.find_spec("onnxruntime") is None:
             return "the package onnxruntime is not installed; run: pip install onnxruntime"
@@ -64,6 +66,12 @@ class OnnxRuntime:
     def settling(self, device: Device) -> Mapping[str, float]:
         """As every GPU is warmed up; the processor by runs alone."""
         return _gpu.SETTLING if _on_gpu(device) else {}
+
+    def runtime_packages(self, device: Device) -> tuple[str, ...]:
+        """Whatever brings ONNX Runtime; of a GPU also CUDA's libraries that come as packages, and the binding."""
+        if not _on_gpu(device):
+            return _onnx.RUNTIMES
+        return (*_onnx.RUNTIMES, *_CUDA_LIBRARIES, *_gpu.binding_packages(device))
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
         """``provider``, and a GPU's options for cuda; for the processor ``threads`` of one operator, by default all.
@@ -115,9 +123,17 @@ class OnnxRuntime:
 
     def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
         """Of the nodes that ONNX Runtime makes of the file's, on the processor; of a GPU its trace times the host."""
-        if _on_gpu(device):
-            raise UsageError("ONNX Runtime tells times of layers on the processor only; leave --profile out.")
+        if refusal := self.unprofiled(device):
+            raise UsageError(refusal)
         return _onnx.profiled(path, _threads(device), images, runs)
+
+    def unprofiled(self, device: Device) -> str | None:
+        """None for the processor."""
+        return (
+            "ONNX Runtime tells times of layers on the processor only; leave --profile out."
+            if _on_gpu(device)
+            else None
+        )
 
     def open(self, path: Path, device: Device) -> AbstractContextManager[Session]:
         """A session on the device's provider and no other, with all graph optimisations."""

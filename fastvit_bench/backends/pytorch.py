@@ -53,12 +53,13 @@ class PyTorch:
     suffix = ".pt2"
     precisions = ("fp16", "fp32")
     packages = ("torch",)
+    proof_packages = ("torch",)
     shaping = ()
     flags = ()
     adopts = False
     engines = None
 
-    def missing(self) -> str | None:
+    def missing(self, device: Device | None = None) -> str | None:
         """None where the package is installed."""
         if importlib.util.find_spec("torch") is None:
             return "the package torch is not installed; run: pip install torch"
@@ -79,6 +80,10 @@ class PyTorch:
     def settling(self, device: Device) -> Mapping[str, float]:
         """As every GPU is warmed up."""
         return _gpu.SETTLING
+
+    def runtime_packages(self, device: Device) -> tuple[str, ...]:
+        """torch, which pins CUDA's libraries, and where it compiles, what writes its kernels."""
+        return ("torch", "triton") if device.options.get("compile", "none") != "none" else ("torch",)
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
         """A GPU's options without a binding, ``channels_last`` (by default in fp16) and ``compile`` (`_MODES`)."""
@@ -148,8 +153,12 @@ class PyTorch:
             return {}
 
     def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
-        """Not told: PyTorch's profiler knows kernels, and not which layer of a graph they are of."""
-        raise UsageError("PyTorch does not tell how long a layer took; leave --profile out.")
+        """Not told."""
+        raise UsageError(self.unprofiled(device))
+
+    def unprofiled(self, device: Device) -> str:
+        """PyTorch's profiler knows kernels, and not which layer of a graph they are of."""
+        return "PyTorch does not tell how long a layer took; leave --profile out."
 
     @contextmanager
     def open(self, path: Path, device: Device) -> Generator[Session]:

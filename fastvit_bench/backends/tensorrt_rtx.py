@@ -30,9 +30,9 @@ class TensorRTRTX(_engines.EngineBackend):
     shaping = ("io", "dynamic", "compute_capability")
     flags = shaping
 
-    def missing(self) -> str | None:
+    def missing(self, device: Device | None = None) -> str | None:
         """None where the package is installed."""
-        return _uninstalled() or super().missing()
+        return _uninstalled() or super().missing(device)
 
     def absent(self, device: Device) -> str | None:
         """The driver is asked, and the packages that run engines are looked for."""

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 import fastvit_bench
+from fastvit_bench import backends
 from fastvit_bench.cli import comparing, importing, making, measuring, reporting, studying
-from fastvit_bench.cli._screen import Commands
+from fastvit_bench.cli._screen import Commands, prepare_streams
 
 # in the order that --help lists them
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -60,6 +61,7 @@ def version_or_command(
     # GNU OpenMP lets torch's threads spin at every barrier: on a busy two-core machine an export then takes 20 times as
     # long. A short spin costs nothing on a quiet one. Read when torch is loaded, and inherited by the workers.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    backends.bound_openmp()
     if version:
         typer.echo(f"fastvit-bench {fastvit_bench.__version__}")
         raise typer.Exit
@@ -67,4 +69,5 @@ def version_or_command(
 
 def main() -> None:
     """Entry point of the console script."""
+    prepare_streams()
     app()

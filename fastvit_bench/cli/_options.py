@@ -50,6 +50,14 @@ ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Thr
 # without a default of their own, so that --resume can tell what was given
 FuseLevelOption = Annotated[Fuse | None, typer.Option("--fuse", help="none, fused or folded. [default: folded]")]
 WeightSeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of random weights. [default: 0]")]
+MachineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--machine",
+        help="Your name for this machine; figures of other names are not compared. "
+        "[default: $FASTVIT_BENCH_MACHINE, else of [machine], else machines of like hardware are one]",
+    ),
+]
 ResumeOption = Annotated[
     str | None, typer.Option("--resume", help="Continue a run: its id, a prefix of it, its file, or 'last'.")
 ]

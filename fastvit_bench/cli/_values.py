@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import typer
 
-from fastvit_bench import backends, config
-from fastvit_bench.errors import UsageError
-from fastvit_bench.records import SETTINGS, Device, ModelSpec, Protocol, Setting
+from fastvit_bench import backends, config, files
+from fastvit_bench.errors import StoreError, UsageError
+from fastvit_bench.records import SETTINGS, Device, Machine, ModelSpec, Protocol, Setting
 
 if TYPE_CHECKING:
     from fastvit_bench.config import Config
@@ -50,6 +51,16 @@ def as_asked(
     return msgspec.structs.replace(device, options=backend.options(device))
 
 
+def require_folders(settings: "Config", device: str, report: Path | None = None) -> None:
+    """Raise `StoreError` where what is exported, measured or reported could not be kept, before any of it is done."""
+    folders = {"results": Path(settings.paths.results) / device, "exported files": Path(settings.paths.models)}
+    if report is not None:
+        folders["reports"] = report
+    for what, folder in folders.items():
+        if (refused := files.refusal(folder)) is not None:
+            raise StoreError(f"The folder {folder} for {what} cannot be written: {refused}.")
+
+
 def refuse_besides_resume(given: Mapping[str, Any]) -> None:
     """Raise `UsageError` for options that were given besides --resume."""
     set_too = [name for name, value in given.items() if value is not None and value != []]
@@ -73,9 +84,9 @@ def one_model(settings: "Config", model: str | None, checkpoint: Path | None) ->
             raise UsageError(f"'{model}' may mean several models here; give one name.")
         spec = settings.select([model])[0]
     elif checkpoint is not None:
-        from fastvit_bench.network import checkpoint as files
+        from fastvit_bench.network import checkpoint as checkpoints
 
-        found = files.load(checkpoint)
+        found = checkpoints.load(checkpoint)
         named = settings.models.get(found.variant)
         spec = named or ModelSpec(name=found.variant, variant=found.variant)
     else:
@@ -88,3 +99,9 @@ def runs(run: Sequence[str], results: Path) -> list[Path]:
     from fastvit_bench.report import store
 
     return list(dict.fromkeys(path for ref in run for path in store.find(results, ref))) or store.all_runs(results)
+
+
+def tell_host(machine: Machine, before: Machine) -> None:
+    """Say on standard error that what is continued was begun under another host name, where that is so."""
+    if hint := machine.hint(before):
+        typer.echo(hint, err=True)

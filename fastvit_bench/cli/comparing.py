@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastvit_bench import backends, config
+from fastvit_bench import backends, catalogue, config
 from fastvit_bench.cli import _screen, _values
-from fastvit_bench.cli._options import BatchOption, ConfigOption, DeviceOption, ThreadsOption
-from fastvit_bench.errors import UsageError
+from fastvit_bench.cli._options import BatchOption, ConfigOption, DeviceOption, MachineOption, ThreadsOption
+from fastvit_bench.errors import ExitCode, StoreError, UsageError
 from fastvit_bench.records import Device, Fuse, ModelSpec, Shape, cell_name
+from fastvit_bench.verdicts import NoBaseline
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,10 +34,10 @@ OrderSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the
 ReportOption = Annotated[
     Path | None, typer.Option("--report", help="Folder for the outputs of --report-format. [default: none]")
 ]
-ReportFormatOption = Annotated[
-    str,
-    typer.Option("--report-format", help="Of: markdown, junit, json, bmf, gha, pytest-benchmark, svg, png; by commas."),
-]
+_KNOWN_FORMATS = "Of: markdown, junit, json, bmf, gha, pytest-benchmark, svg, png; by commas."
+# written where --report-format does not say
+COMPARE_FORMATS = "markdown,json,svg"
+GATE_FORMATS = "markdown,junit,json,svg"
 
 
 def compare(
@@ -63,7 +64,10 @@ def compare(
     max_time: MaxTimeOption = None,
     seed: OrderSeedOption = 0,
     report: ReportOption = None,
-    report_format: ReportFormatOption = "markdown,json,svg",
+    report_format: Annotated[
+        str | None, typer.Option("--report-format", help=f"{_KNOWN_FORMATS} [default: {COMPARE_FORMATS}]")
+    ] = None,
+    machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Time two exports, models, fuse levels, thread counts or Python environments in turns, and say which is quicker.
@@ -74,11 +78,14 @@ def compare(
     from fastvit_bench.verdicts import Kind, Outcome
 
     settings = _values.load(config_file)
-    formats = _formats(report, report_format)
-    chosen, machine = sweep.preflight(_values.as_asked(settings.device(device), batch=batch))
+    asked = _values.as_asked(settings.device(device), batch=batch)
+    chosen, machine = sweep.preflight(asked, name=settings.machine_name(machine_name))
+    formats = _formats(report, report_format, COMPARE_FORMATS)
+    _values.require_folders(settings, chosen.name, report)
     console = _screen.stderr()
     shapes = config.shapes(res, settings.sweep.grid, chosen.batch) if res else []
     commands = [sides.elsewhere(python) if python else () for python in (base_python, head_python)]
+    plan = _plan(settings, max_regression, None, max_time, seed)
     labels = [
         f"{text} (in {python})" if python else text for text, python in ((base, base_python), (head, head_python))
     ]
@@ -87,12 +94,12 @@ def compare(
         pairs = sides.both(
             base, head, (labels[0], labels[1]), settings, chosen, shapes, commands, _screen.notifier(console)
         )
-        plan = _plan(settings, max_regression, None, max_time, seed)
         contest = turns.Contest(pairs, plan, machine, timeout_s=settings.sweep.timeout_s, same=sides.anything_goes)
-        comparison = _contested(contest, Kind.PAIRED, chosen, labels[0], labels[1], console)
+        alike = _told_alike(sides.same_content(pairs))
+        comparison = _contested(contest, Kind.PAIRED, chosen, labels[0], labels[1], console, alike)
     _conclude(comparison, settings, "compare", report, formats)
-    if max_regression is not None or comparison.outcome is Outcome.INCOMPARABLE:
-        raise typer.Exit(comparison.exit_code)
+    judged = max_regression is not None or comparison.outcome is Outcome.INCOMPARABLE
+    raise typer.Exit(comparison.exit_code if judged else ExitCode.DONE)
 
 
 def gate(
@@ -120,7 +127,14 @@ def gate(
     max_time: MaxTimeOption = None,
     seed: OrderSeedOption = 0,
     report: ReportOption = None,
-    report_format: ReportFormatOption = "markdown,junit,json,svg",
+    report_format: Annotated[
+        str | None, typer.Option("--report-format", help=f"{_KNOWN_FORMATS} [default: {GATE_FORMATS}]")
+    ] = None,
+    no_baseline: Annotated[
+        NoBaseline,
+        typer.Option("--no-baseline", help="What a model is that the base does not have at all: fail (4) or pass."),
+    ] = NoBaseline.FAIL,
+    machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Compare this tree with a baseline for CI: exit code 0 passed, 1 regression, 3 inconclusive, 4 not comparable.
@@ -131,20 +145,24 @@ def gate(
 
     from fastvit_bench import sides, sweep, turns
     from fastvit_bench.report import calibration
+    from fastvit_bench.store import speeds
     from fastvit_bench.verdicts import Kind
 
     if (baseline is None) == (baseline_rev is None):
         raise UsageError("Say what to compare with: --baseline DIR or RUN.jsonl, or --baseline-rev REVISION.")
     settings = _values.load(config_file)
-    formats = _formats(report, report_format)
-    chosen, machine = sweep.preflight(_values.as_asked(settings.device(device), running={"threads": threads}))
+    asked = _values.as_asked(settings.device(device), running={"threads": threads})
+    chosen, machine = sweep.preflight(asked, name=settings.machine_name(machine_name))
     specs, shapes = _gated(settings, model, res, chosen.batch)
+    formats = _formats(report, report_format, GATE_FORMATS)
+    _values.require_folders(settings, chosen.name, report)
     console = _screen.stderr()
     notify = _screen.notifier(console)
     weak = (
         baseline is not None and baseline.is_file() and not baseline.name.endswith(backends.get(chosen.backend).suffix)
     )
-    plan = _plan(settings, max_regression, max_pooled_regression, max_time, seed)
+    plan = _plan(settings, max_regression, max_pooled_regression, max_time, seed, no_baseline)
+    kept = Path(settings.paths.results) / chosen.name
     timeout_s = settings.sweep.timeout_s
     with _locked(settings, chosen.name), ExitStack() as held:
         if baseline_rev is not None:
@@ -172,15 +190,16 @@ def gate(
             )
         for side in (bases, heads):
             sides.equip(side, timeout_s)
-        wanted = {cell_name(spec.name, shape) for spec in specs for shape in shapes}
+        wanted = [cell_name(spec.name, shape) for spec in specs for shape in shapes]
         pairs = [
             pair
-            for pair in sides.by_name(bases, heads)
+            for pair in sides.advised(sides.by_name(bases, heads, wanted), no_baseline)
             # what is left out on purpose is not missing; any other cell that a side holds is a cell
             if pair.name in wanted or not (model or res)
         ]
-        contest = turns.Contest(pairs, plan, machine, timeout_s=timeout_s)
-        kept = Path(settings.paths.results) / chosen.name
+        known = speeds.load(Path(settings.paths.results), machine).factors if weak else None
+        contest = turns.Contest(pairs, plan, machine, timeout_s=timeout_s, factors=known)
+        alike = _told_alike(sides.same_content(pairs))
         comparison = _contested(
             contest,
             Kind.STORED if weak else Kind.PAIRED,
@@ -188,7 +207,7 @@ def gate(
             str(baseline_rev or baseline),
             str(head or "this tree"),
             console,
-            calibration.doubts(kept, plan),
+            [*alike, *sides.host_hints(bases, machine), *calibration.doubts(kept, plan, machine)],
         )
     _conclude(comparison, settings, "gate", report, formats)
     raise typer.Exit(comparison.exit_code)
@@ -203,6 +222,7 @@ def calibrate(
     max_regression: MaxRegressionOption = None,
     max_time: MaxTimeOption = None,
     seed: OrderSeedOption = 0,
+    machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Compare each cell with itself: this machine's noise, false alarms, and the slowdowns that a gate can see here.
@@ -213,10 +233,12 @@ def calibrate(
     from fastvit_bench.report import calibration
 
     settings = _values.load(config_file)
-    chosen, machine = sweep.preflight(_values.as_asked(settings.device(device), running={"threads": threads}))
+    asked = _values.as_asked(settings.device(device), running={"threads": threads})
+    chosen, machine = sweep.preflight(asked, name=settings.machine_name(machine_name))
     specs, shapes = _gated(settings, model, res, chosen.batch)
     console = _screen.stderr()
     plan = _plan(settings, max_regression, None, max_time, seed)
+    _values.require_folders(settings, chosen.name)
     with _locked(settings, chosen.name):
         same = sides.made(
             specs,
@@ -235,9 +257,17 @@ def calibrate(
                 pairs, plan, machine, repeat=repeat, timeout_s=settings.sweep.timeout_s, notify=advance
             )
         path = calibration.save(found, Path(settings.paths.results) / chosen.name)
-    _screen.stdout().print(calibration.table(found))
+    out = _screen.stdout()
+    out.print(calibration.rich(found, out.width))
     typer.echo(calibration.sentence(found))
     typer.echo(f"written: {path}", err=True)
+
+
+def _told_alike(sentences: list[str]) -> list[str]:
+    """Say at once, before anything is measured, that sides are the same; returns the sentences for the report."""
+    for sentence in sentences:
+        typer.echo(sentence, err=True)
+    return sentences
 
 
 def _gated(
@@ -245,13 +275,22 @@ def _gated(
 ) -> tuple[list[ModelSpec], list[Shape]]:
     """Models and shapes of [gate], or those that the options name."""
     grid = settings.gate.grid or settings.sweep.grid
-    return settings.select(model or settings.gate.models), config.shapes(res or ",".join(map(str, grid)), grid, batch)
+    specs = settings.select(model or settings.gate.models)
+    for spec in specs:
+        catalogue.require(spec.variant)
+    return specs, config.shapes(res or ",".join(map(str, grid)), grid, batch)
 
 
 def _plan(
-    settings: "Config", max_regression: str | None, max_pooled: str | None, max_time: str | None, seed: int
+    settings: "Config",
+    max_regression: str | None,
+    max_pooled: str | None,
+    max_time: str | None,
+    seed: int,
+    no_baseline: NoBaseline = NoBaseline.FAIL,
 ) -> "Plan":
     """The plan of [gate] with what the options change; without its own, the pooled margin is half of the cells'."""
+    from fastvit_bench.turns import TURNS
     from fastvit_bench.verdicts import Plan
 
     ours = settings.gate
@@ -264,6 +303,8 @@ def _plan(
         beta=ours.beta,
         max_time_s=config.seconds(max_time or ours.max_time),
         seed=seed,
+        turns=TURNS,
+        no_baseline=no_baseline,
     )
 
 
@@ -273,11 +314,28 @@ def _locked(settings: "Config", device: str) -> Any:
     return store.lock(Path(settings.paths.results), device)
 
 
-def _formats(report: Path | None, names: str) -> list[str]:
-    """Formats that will be written, known before anything is measured."""
+def _formats(report: Path | None, names: str | None, usual: str) -> list[str]:
+    """Formats that will be written, known before anything is measured.
+
+    What was asked for by name must be possible here; of the usual ones, what is not is left out and told. To name just
+    the usual ones, as the GitHub Action does, asks for nothing more than they are.
+    """
     from fastvit_bench.report import verdict
 
-    return verdict.checked([name.strip() for name in names.split(",") if name.strip()]) if report else []
+    if report is None:
+        return []
+    formats = verdict.checked([name.strip() for name in (names or usual).split(",") if name.strip()])
+    if set(formats) != set(usual.split(",")):
+        verdict.require(formats)
+        return formats
+    formats, left_out = verdict.possible(formats)
+    if left_out:
+        _warn(left_out)
+    return formats
+
+
+def _warn(sentence: str) -> None:
+    typer.echo(f"warning: {sentence}", err=True)
 
 
 def _contested(
@@ -300,19 +358,35 @@ def _contested(
 def _conclude(
     comparison: "Comparison", settings: "Config", command: str, report: Path | None, formats: Sequence[str]
 ) -> None:
-    """Everything that is written, before any exit code."""
+    """Everything that is written, before any exit code: what is kept first, what can fail by itself last.
+
+    What cannot be written is a warning beside the verdict: the blocks were measured, and the exit code is theirs.
+    """
     from datetime import UTC, datetime
 
     from fastvit_bench.report import store, verdict
     from fastvit_bench.report.verdict import github
 
+    kept = Path(settings.paths.results) / comparison.device.name / f"{command}-{store.new_id(datetime.now(UTC))}.json"
+    written: list[Path] = []
+    try:
+        verdict.write(comparison, "json", kept)
+        written.append(kept)
+    except StoreError as error:
+        _warn(str(error))
+    try:
+        github.tell(comparison, os.environ, str(report or kept))
+    except StoreError as error:
+        _warn(str(error))
+    if report is not None:
+        published = verdict.publish(comparison, report, formats, command)
+        written += published.written
+        for sentence in published.lost:
+            _warn(sentence)
+    for path in written:
+        typer.echo(f"written: {path}", err=True)
     out = _screen.stdout()
     out.print(verdict.rich(comparison, out.width))
     typer.echo(verdict.sentence(comparison))
-    kept = Path(settings.paths.results) / comparison.device.name / f"{command}-{store.new_id(datetime.now(UTC))}.json"
-    verdict.write(comparison, "json", kept)
-    written = [kept, *(verdict.publish(comparison, report, formats, command) if report else [])]
-    for path in written:
-        typer.echo(f"written: {path}", err=True)
-    for line in github.tell(comparison, os.environ, str(report or kept)):
+    for line in github.annotations(comparison, os.environ):
         typer.echo(line)

@@ -60,7 +60,7 @@ def fuse(
 
     console = _screen.stderr()
     report = build.fuse_file(checkpoint, output)
-    console.print(listing.fusing(report))
+    console.print(listing.fusing(report, console.width))
     typer.echo(output)
 
 
@@ -152,7 +152,6 @@ def export(
     precision = precision or backend.precisions[0]
     if precision not in backend.precisions:
         raise UsageError(f"--target {target} exports {' or '.join(backend.precisions)}, not {precision}.")
-    backends.require(backend.name)
     device = Device(
         name=target,
         backend=backend.name,
@@ -160,6 +159,7 @@ def export(
         batch=batch,
         options={name: str(given[name]) for name in backend.shaping if given[name] is not None},
     )
+    backends.require(backend.name, device)
     shapes = config.shapes(res or str(spec.resolution), settings.sweep.grid, batch)
     if multifunction and len(shapes) < 2:
         raise UsageError("--multifunction puts several sizes into one file; name them with --res, such as 256,384.")
@@ -238,9 +238,9 @@ def models(config_file: ConfigOption = None) -> None:
     from fastvit_bench.report import listing
 
     settings = _values.load(config_file)
-    _screen.stdout().print(
-        listing.models([build.describe(spec, Path(settings.paths.models)) for spec in settings.models.values()])
-    )
+    facts = [build.describe(spec, Path(settings.paths.models)) for spec in settings.models.values()]
+    out = _screen.stdout()
+    out.print(listing.models(facts, out.width))
 
 
 def devices(config_file: ConfigOption = None) -> None:
@@ -248,9 +248,9 @@ def devices(config_file: ConfigOption = None) -> None:
     from fastvit_bench.measure import machine
     from fastvit_bench.report import listing
 
-    here = machine.processor()
-    rows = [(device, _lacking(device, here)) for device in _values.load(config_file).devices.values()]
-    about = f"{here}, {backends.available_cores()} cores, {machine.system()}"
+    here = machine.collect()
+    rows = [(device, _lacking(device, here.processor)) for device in _values.load(config_file).devices.values()]
+    about = f"{here.processor}, {here.processors}, {here.os}"
     typer.echo(listing.devices(rows, about, shutil.get_terminal_size().columns))
 
 

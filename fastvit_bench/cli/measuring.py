@@ -18,6 +18,7 @@ from fastvit_bench.cli._options import (
     Format,
     FormatOption,
     FuseLevelOption,
+    MachineOption,
     ModelsOption,
     PictureOption,
     PrecisionOption,
@@ -91,13 +92,23 @@ def latency(
             "--allow-device-mismatch", help="Run on hardware the device is not meant for, labelled by its own name."
         ),
     ] = False,
+    wait: Annotated[
+        str,
+        typer.Option(
+            "--wait", help="How long to wait in all for the machine's usual speed, to measure slow figures again."
+        ),
+    ] = "60s",
+    any_speed: Annotated[
+        bool, typer.Option("--any-speed", help="Take figures at whatever speed the machine runs; they stay marked.")
+    ] = False,
     fuse: FuseLevelOption = None,
     seed: WeightSeedOption = None,
     resume: ResumeOption = None,
+    machine_name: MachineOption = None,
     format_: FormatOption = Format.RICH,
     config_file: ConfigOption = None,
 ) -> None:
-    """Time exported networks over image sizes: the median of 100 runs with its interval, one process per size.
+    """Time exported networks over image sizes: the median of 100 runs with its interval, in fresh processes.
 
     What is missing is exported and proved first. Every finished size is a line in results/DEVICE/RUN.jsonl at once, so
     a run that is interrupted goes on with --resume. Exit code 7 says that some sizes failed and the others are kept.
@@ -133,13 +144,26 @@ def latency(
         raise UsageError("--head is for random weights; a checkpoint tells its own, so leave it out.")
     running = {"graph": graph, "transfers": transfers, "sync": sync, "cuda_binding": cuda_binding, "threads": threads}
     chosen = _values.as_asked(chosen, protocol, precision, batch, running)
-    method = _method(settings, protocol, runs, warmup, backends.get(chosen.backend).settling(chosen))
-    chosen, machine = sweep.preflight(chosen, "rename" if allow_device_mismatch else "refuse")
+    wait_s = None if any_speed else config.seconds(wait, zero=True)
+    name = settings.machine_name(machine_name)
+    chosen, machine = sweep.preflight(chosen, "rename" if allow_device_mismatch else "refuse", name)
+    method = _method(
+        settings,
+        protocol,
+        runs,
+        warmup,
+        backends.get(chosen.backend).settling(chosen),
+        settings.method.processes if machine.accelerator is None else 1,
+    )
+    if profile and (untold := backends.get(chosen.backend).unprofiled(chosen)):
+        raise UsageError(untold)
+    _values.require_folders(settings, chosen.name)
     if resume is not None:
         path = _run_of(chosen.name, store.find(results, resume))
         with store.lock(results, chosen.name):
             request, steps = sweep.resume(path, models, machine)
-            failed = _sweep(request, steps, machine, path, device)
+            _values.tell_host(machine, store.read(path).runs[0].machine)
+            failed = _sweep(request, steps, machine, path, device, wait_s)
     else:
         grid = settings.sweep.grid
         specs = (
@@ -163,25 +187,26 @@ def latency(
         sweep.check_checkpoints(request, steps)
         with store.lock(results, chosen.name):
             path = sweep.begin(request, steps, machine, results)
-            failed = _sweep(request, steps, machine, path, device)
+            failed = _sweep(request, steps, machine, path, device, wait_s)
     _screen.print_table([path], format_)
     typer.echo(f"results: {path}", err=True)
     if failed:
         raise typer.Exit(ExitCode.CELLS_FAILED)
 
 
-def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, device: str) -> int:
+def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, device: str, wait_s: float | None) -> int:
     """Run the steps under a progress bar; returns how many failed."""
     from fastvit_bench import sweep
     from fastvit_bench.report import table
 
     console = _screen.stderr()
+    _screen.tell_unknown_commit()
     rate = sweep.measured_rate(path.parent.parent, device)
     console.print(sweep.outline(request, steps, rate), highlight=False, soft_wrap=True)
     failed = 0
     with _screen.steps_bar(console, steps, request, rate) as advance:
         try:
-            for result in sweep.run(request, steps, machine, path, advance):
+            for result in sweep.run(request, steps, machine, path, advance, wait_s=wait_s):
                 failed += isinstance(result, Failure)
                 console.print(table.live_row(result), highlight=False, markup=False, soft_wrap=True)
         except KeyboardInterrupt:
@@ -226,6 +251,7 @@ def accuracy(
     fuse: FuseLevelOption = None,
     seed: WeightSeedOption = None,
     resume: ResumeOption = None,
+    machine_name: MachineOption = None,
     format_: FormatOption = Format.RICH,
     config_file: ConfigOption = None,
 ) -> None:
@@ -260,8 +286,9 @@ def accuracy(
     if resume is None and data is None:
         raise UsageError("Name the folder with the images: --data DIR.")
     chosen = _values.as_asked(settings.device(device), precision=precision, batch=batch)
-    backends.require(chosen.backend)
-    place = evaluation.preflight(chosen)
+    backends.require(chosen.backend, chosen)
+    place = evaluation.preflight(chosen, settings.machine_name(machine_name))
+    _values.require_folders(settings, place.device.name)
     if place.lacking:
         why = place.lacking.partition(";")[0]
         typer.echo(f"device '{chosen.name}' is not here ({why}); what proves its files takes its place", err=True)
@@ -269,6 +296,7 @@ def accuracy(
         path = _run_of(chosen.name, store.find(results, resume))
         with store.lock(results, chosen.name):
             request, steps, found, earlier = evaluation.resume(path, models, place.machine)
+            _values.tell_host(place.machine, store.read(path).runs[0].machine)
             failed = _count(request, steps, found, place, path, earlier)
     else:
         assert data is not None
@@ -326,6 +354,7 @@ def _count(
     from fastvit_bench.report import accuracies
 
     console = _screen.stderr()
+    _screen.tell_unknown_commit()
     failed = 0
     columns = (
         TextColumn("{task.description}"),
@@ -377,6 +406,7 @@ def roofline(
         SeriesFormat, typer.Option("--format", "-f", help="How roofs and figures are written.")
     ] = SeriesFormat.RICH,
     output: PictureOption = None,
+    machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Hold measured latencies against what the device can do at best: GMAC/s, share of the peak, and what bounds them.
@@ -402,8 +432,10 @@ def roofline(
     rows = [row for row in collect(files) if row.device.name == device and row.measured]
     if run and not rows:
         raise UsageError(f"Nothing was measured on '{device}' in {_screen.plural(len(files), 'run')}; name its runs.")
+    _values.require_folders(settings, device)
     console = _screen.stderr()
-    held = ceilings.of_rows(rows, chosen, results / device, again=again, notify=_screen.notifier(console))
+    notify, name = _screen.notifier(console), settings.machine_name(machine_name)
+    held = ceilings.of_rows(rows, chosen, results / device, again=again, notify=notify, name=name)
     counted = ceilings.traffic((cell for row in rows for cell in row.measured), Path(settings.paths.models))
     points = rooflines.collect(rows, held, counted)
     if output is not None:
@@ -421,9 +453,17 @@ def roofline(
 
 
 def _method(
-    settings: "Config", protocol: Protocol | None, runs: int | None, warmup: int | None, settling: Mapping[str, float]
+    settings: "Config",
+    protocol: Protocol | None,
+    runs: int | None,
+    warmup: int | None,
+    settling: Mapping[str, float],
+    processes: int,
 ) -> Method:
-    """How to measure: by [method], the options and how such devices settle, unless a protocol fixes it."""
+    """How to measure: by [method], the options and how such devices settle, unless a protocol fixes it.
+
+    Runs are spread over so many `processes` as there are runs for.
+    """
     if protocol is not None and protocol is not Protocol.MEDIAN100:
         given = [name for name, value in (("--runs", runs), ("--warmup", warmup)) if value is not None]
         if given:
@@ -436,8 +476,12 @@ def _method(
     told = {"warmup": settings.method.warmup, **settling}
     if warmup is not None:
         told["warmup"] = warmup
+    runs = runs or settings.method.runs
     return Method(
-        **msgspec.convert(told, dict[str, Any]), runs=runs or settings.method.runs, rounds=settings.method.rounds
+        **msgspec.convert(told, dict[str, Any]),
+        runs=runs,
+        rounds=settings.method.rounds,
+        processes=min(processes, runs),
     )
 
 

@@ -88,7 +88,7 @@ def report(
 ) -> None:
     """Write one page that opens from a file, offline: frontier, latencies by size, verdicts, studies and every figure.
 
-    Takes the extra 'report'. Pictures are the page's own figures, one file each.
+    Pictures are the page's own figures, one file each.
 
     \b
     fastvit-bench report -o report.html
@@ -96,9 +96,10 @@ def report(
     """
     from datetime import UTC, datetime
 
-    from fastvit_bench.report import compose, frontiers, store, studies
+    from fastvit_bench.report import compose, figures, frontiers, store, studies
     from fastvit_bench.report.rows import collect
 
+    figures.require()
     results = Path(_values.load(config_file).paths.results)
     paths = _values.runs(run or [], results)
     folders = [path.parent for path in paths] if run else sorted(path for path in results.glob("*") if path.is_dir())

@@ -14,6 +14,7 @@ from fastvit_bench.cli._options import (
     BatchOption,
     ConfigOption,
     DeviceOption,
+    MachineOption,
     PictureOption,
     SeriesFormat,
     ThreadsOption,
@@ -70,6 +71,7 @@ def study(
         SeriesFormat, typer.Option("--format", "-f", help="How the table is written.")
     ] = SeriesFormat.RICH,
     output: PictureOption = None,
+    machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Reproduce a table of the paper here: its networks in turns, beside the published figures, claim by claim.
@@ -102,12 +104,13 @@ def study(
         settings.select([each])  # which refuses what is no model
     chosen = studying.joined(chosen, more)
     asked = _values.as_asked(settings.device(device), batch=batch, running={"threads": threads})
+    called = settings.machine_name(machine_name)
     try:
-        target, machine = sweep.preflight(asked)
+        target, machine = sweep.preflight(asked, name=called)
     except UnavailableError as error:
         if not dry_run:
             raise
-        target, machine = asked, sweep.this_machine()
+        target, machine = asked, sweep.this_machine(called)
         typer.echo(f"only planned: {error}", err=True)
     if resume:
         found = studies.lying([results / target.name], name)
@@ -129,6 +132,8 @@ def study(
     if dry_run:
         _show_plan(planned)
         return
+    _values.require_folders(settings, target.name)
+    _screen.tell_unknown_commit()
     with store.lock(results, target.name):
         result = _measure(planned, settings, path)
     _show(result, format_, output)
@@ -138,15 +143,17 @@ def study(
 
 
 def _list(settings: "Config") -> None:
-    from rich import box
-    from rich.table import Table
+    from fastvit_bench.render.table import Column
 
-    table = Table(box=box.SIMPLE)
-    for title in ("study", "what", "networks", "published in"):
-        table.add_column(title)
-    for each in settings.studies.values():
-        table.add_row(each.name, each.title, str(len({row.label for row in each.rows})), ", ".join(each.tables))
-    _screen.stdout().print(table)
+    studies = list(settings.studies.values())
+    _screen.print_columns(
+        [
+            Column("study", [each.name for each in studies]),
+            Column("what", [each.title for each in studies], wraps=True),
+            Column("networks", [str(len({row.label for row in each.rows})) for each in studies], "right"),
+            Column("published in", [", ".join(each.tables) for each in studies], wraps=True),
+        ]
+    )
 
 
 def _only(chosen: "Study", patterns: list[str]) -> "Study":
@@ -171,16 +178,18 @@ def _stored(path: Path, name: str) -> "StudyResult":
 
 
 def _show_plan(planned: "Planned") -> None:
-    from rich import box
-    from rich.table import Table
+    from fastvit_bench.render.table import Column
 
-    table = Table(box=box.SIMPLE)
-    for title in ("row", "network", "px", "divided by", "file"):
-        table.add_column(title)
-    for match in planned.left:
-        each = match.row
-        table.add_row(each.row.label, each.row.model, each.shape.size, match.reference.name, planned.state(each))
-    _screen.stdout().print(table)
+    rows = [match.row for match in planned.left]
+    _screen.print_columns(
+        [
+            Column("row", [each.row.label for each in rows]),
+            Column("network", [each.row.model for each in rows]),
+            Column("px", [each.shape.size for each in rows], "right"),
+            Column("divided by", [match.reference.name for match in planned.left]),
+            Column("file", [planned.state(each) for each in rows], wraps=True),
+        ]
+    )
 
 
 def _measure(planned: "Planned", settings: "Config", path: Path) -> "StudyResult":
@@ -255,7 +264,8 @@ def claims(
     measured = [figure for result in stored for figure in studies.measured(result, result.id)]
     found = claiming.judged(chosen, measured, device)
     if format_ is SeriesFormat.RICH:
-        _screen.stdout().print(claims_table.details(found) if details else claims_table.rich(found))
+        out = _screen.stdout()
+        out.print(claims_table.details(found) if details else claims_table.rich(found, out.width))
     else:
         write = claims_table.markdown_details if details else claims_table.FORMATS[format_.value]
         sys.stdout.write(write(found))

@@ -580,6 +580,7 @@ class _Translated:
 @dataclass(frozen=True)
 class _Binding:
     module: str
+    distribution: str  # that brings the module, and whose version counts
     install: str
     adapter: Callable[[Any], Cuda]
     graphs: bool
@@ -587,10 +588,11 @@ class _Binding:
 
 BINDINGS = {
     "cuda-python": _Binding(
-        "cuda.bindings.runtime", "run: pip install cuda-python nvidia-ml-py", CudaPython, graphs=True
+        "cuda.bindings.runtime", "cuda-bindings", "run: pip install cuda-python nvidia-ml-py", CudaPython, graphs=True
     ),
     "pycuda": _Binding(
         "pycuda.driver",
+        "pycuda",
         "run: pip install 'fastvit-bench[pycuda]', which compiles it and takes the CUDA toolkit and a driver",
         PyCuda,
         graphs=False,

@@ -5,7 +5,6 @@ feed ─► warm-up × (run, wait) ─►│ clock │ run ─► wait │ clock
 """
 
 import gc
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fastvit_bench.backends import Images, Session
 from fastvit_bench.records import Engine, GpuState, Method, Pacing, Placement, Window
+from fastvit_bench.stats.intervals import median
 
 if TYPE_CHECKING:
     from fastvit_bench.backends import Batch
@@ -115,11 +115,12 @@ _Timed = Callable[[Session, int], tuple[int, ...]]
 def settle(session: Session, turn_ns: int, steady: float) -> int:
     """Warm up a session that will take turns, until it is steady; returns the nanoseconds of a run by then.
 
-    Sets of runs are compared as in every warming up, but a set takes about `turn_ns` where 20 runs would take longer.
+    Sets of runs are compared as in every warming up, but a set is a turn: ten runs, or about `turn_ns` where those
+    would take longer.
     """
     timed = _timed if session.clock is None else _told
-    first = statistics.median(timed(session, 3))
-    length = max(3, min(SET, round(turn_ns / first)))
+    first = median(timed(session, 3))
+    length = max(3, min(SET // 2, round(turn_ns / first)))
     return round(_warm_up(session, Method(warmup=length, steady=steady), timed, length))
 
 
@@ -151,7 +152,7 @@ def _warm_up(session: Session, method: Method, timed: _Timed, length: int = SET)
     runs, total, before = 0, 0, 0.0
     while runs < WARM_LIMIT_RUNS and total < WARM_LIMIT_NS:
         samples = timed(session, length)
-        runs, total, middle = runs + length, total + sum(samples), statistics.median(samples)
+        runs, total, middle = runs + length, total + sum(samples), median(samples)
         steady = not method.steady or (before > 0 and abs(middle / before - 1) < method.steady)
         before = middle
         if runs >= method.warmup and total >= 1e6 * method.warmup_ms and steady:

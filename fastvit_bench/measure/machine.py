@@ -6,20 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastvit_bench.backends import Hardware, available_cores
+from fastvit_bench import backends, cgroups
+from fastvit_bench.backends import Hardware
 from fastvit_bench.errors import MismatchError
+from fastvit_bench.measure.processor import name as processor
 from fastvit_bench.records import Device, GpuState, Machine, MachineState
 from fastvit_bench.verdicts import Readings
 
-# packages whose version changes a latency or an exported file
-PACKAGES = (
-    *("torch", "onnx", "onnxscript", "onnxruntime", "coremltools", "numpy"),
-    *("onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "triton", "cuda-bindings", "pycuda"),
-)
 
+def collect(hardware: Hardware | None = None, device: Device | None = None, name: str = "") -> Machine:
+    """Describe the machine this process runs on, and the `hardware` behind it that does the computing, if any.
 
-def collect(hardware: Hardware | None = None) -> Machine:
-    """Describe the machine this process runs on, and the `hardware` behind it that does the computing, if any."""
+    Of packages those are told that decide figures of `device`; `name` is what a person calls the machine.
+    """
     import hashlib
 
     import psutil
@@ -27,14 +26,22 @@ def collect(hardware: Hardware | None = None) -> Machine:
     return Machine(
         host=hashlib.sha256(platform.node().encode()).hexdigest()[:8],
         processor=processor(),
-        cores=available_cores(),
+        cores=backends.processors(),
         memory_mib=psutil.virtual_memory().total >> 20,
         os=system(),
         python=platform.python_version(),
-        packages=versions(),
+        packages=backends.figure_versions(device) if device else {},
         accelerator=hardware.name if hardware else None,
         driver=hardware.driver if hardware else None,
+        quota=_quota(),
+        name=name,
     )
+
+
+def _quota() -> float | None:
+    """Processors whose time the process may use, where that is less than all it may run on."""
+    quota = cgroups.quota()
+    return quota if quota is not None and quota < backends.processors() else None
 
 
 def mismatch(device: Device, hardware: str) -> str | None:
@@ -63,6 +70,12 @@ class Watch:
 
         self._psutil = psutil
         self._load, self._clock, self._times = _load(), _clock_mhz(), psutil.cpu_times()
+        self._quota_used, self._timing = cgroups.throttled(), False
+
+    def begin_timing(self) -> None:
+        """Count periods of the CPU quota from here on, because loading may use it up. Later calls change nothing."""
+        if not self._timing:
+            self._quota_used, self._timing = cgroups.throttled(), True
 
     def state(self) -> MachineState:
         """The readings at construction and now."""
@@ -77,6 +90,7 @@ class Watch:
             clock_mhz_before=self._clock,
             clock_mhz_after=_clock_mhz(),
             steal_percent=steal,
+            quota_periods=cgroups.periods_since(self._quota_used, cgroups.throttled()),
         )
 
 
@@ -99,7 +113,7 @@ class Between:
 
         self._psutil = psutil
         self._wall, self._times, self._own = now_s(), psutil.cpu_times(), own_s + _here_s()
-        self._throttled = _throttle_count()
+        self._throttled, self._quota_used = _throttle_count(), cgroups.throttled()
 
     def readings(self, own_s: float, gpu: Sequence[GpuState] = ()) -> Readings:
         """Of the time since construction."""
@@ -111,11 +125,14 @@ class Between:
         return Readings(
             load=_load(),
             others_percent=max(0.0, 100 * (spent - (own_s + _here_s() - self._own)) / wall),
-            steal_percent=None if steal is None else 100 * max(0.0, steal - before.steal) / wall / available_cores(),
+            steal_percent=None
+            if steal is None
+            else 100 * max(0.0, steal - before.steal) / wall / backends.processors(),
             clock_mhz=_clock_mhz(),
             temperature_c=_temperature_c(),
             throttled=None if throttled is None or self._throttled is None else throttled - self._throttled,
             gpu=tuple(gpu),
+            quota_periods=cgroups.periods_since(self._quota_used, cgroups.throttled()),
         )
 
 
@@ -151,25 +168,6 @@ def _temperature_c() -> float | None:
     return max((sensor.current for name in processor for sensor in told[name]), default=None)
 
 
-def processor() -> str:
-    """The processor's marketing name; `platform.processor` is empty or an architecture on most systems."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    if platform.system() == "Darwin":
-        import subprocess
-
-        asked = subprocess.run(
-            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
-        )
-        if asked.stdout.strip():
-            return asked.stdout.strip()
-    return platform.processor() or platform.machine()
-
-
 def last_level_cache_bytes() -> int:
     """Of all last-level caches together; 0 where the system does not tell."""
     caches: dict[tuple[int, str], int] = {}  # level and the processors that share it -> bytes
@@ -187,19 +185,6 @@ def last_level_cache_bytes() -> int:
 def system() -> str:
     """Operating system, its release and the architecture."""
     return f"{platform.system()} {platform.release()} {platform.machine()}"
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that change a latency or an exported file, as this Python has them."""
-    import importlib.metadata
-
-    found: dict[str, str] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _load() -> float | None:

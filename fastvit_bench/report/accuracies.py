@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fastvit_bench.records import Accuracy, Failure
+from fastvit_bench.render import terminal
+from fastvit_bench.render.table import Column
 from fastvit_bench.report import table
-from fastvit_bench.report.sheet import FAILED, NONE, Column, counted, folder_of, percent, plain
+from fastvit_bench.report.sheet import FAILED, counted, folder_of, percent, plain
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -69,23 +71,14 @@ def notes(found: Sequence[Accuracy]) -> list[str]:
 
 
 def rich(found: Sequence[Accuracy], width: int) -> "Group":
-    """For a terminal of so many columns: a table if it fits, else a list per accuracy."""
-    from rich.console import Console, Group
-    from rich.measure import Measurement as Extent
+    """For a terminal of so many columns."""
+    from rich.console import Group
     from rich.text import Text
 
     if not found:
         return Group(EMPTY)
-    told = columns(found)
-    whole, endless = table.grid(told), Console(width=100_000)
-    parts = [whole]
-    if Extent.get(endless, endless.options, whole).maximum > width:
-        titles = [column.title for column in told[1:]]
-        parts = [
-            table.grid([Column("model", titles), Column(model or NONE, [column.cells[at] for column in told[1:]])])
-            for at, model in enumerate(told[0].cells)
-        ]
-    return Group(*parts, *(Text(note, style="dim") for note in notes(found)))
+    lines = terminal.layout(columns(found), width)
+    return Group(terminal.styled(lines), Text(), *(Text(note, style="dim") for note in notes(found)))
 
 
 def markdown(found: Sequence[Accuracy]) -> str:

@@ -1,5 +1,6 @@
 """What `calibrate` found of a machine: kept beside a device's runs, tabulated, held against the margins of a gate."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,10 +8,14 @@ import msgspec
 
 from fastvit_bench import files
 from fastvit_bench.errors import StoreError
+from fastvit_bench.records import Machine
+from fastvit_bench.render import terminal
+from fastvit_bench.render.table import Column
+from fastvit_bench.report.sheet import plain
 from fastvit_bench.verdicts import Calibration, CellCalibration, Plan
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 NAME = "calibration.json"  # in the folder of a device's results; the last one counts
 
@@ -37,10 +42,13 @@ def load(folder: Path) -> Calibration | None:
         raise StoreError(f"{path} cannot be read ({error}); remove it, or calibrate again.") from None
 
 
-def doubts(folder: Path, plan: Plan) -> list[str]:
-    """Cells whose margin is below the noise that the last calibration found: one sentence each."""
+def doubts(folder: Path, plan: Plan, machine: Machine) -> list[str]:
+    """Cells whose margin is below the noise that the last calibration found on `machine`: one sentence each.
+
+    What another machine's calibration found says nothing here.
+    """
     known = load(folder)
-    if known is None:
+    if known is None or (known.machine is not None and not known.machine.is_same_as(machine)):
         return []
     margins = [(cell, plan.margin) for cell in known.cells]
     margins += [(known.pooled, plan.pooled_margin)] if known.pooled else []
@@ -52,26 +60,30 @@ def doubts(folder: Path, plan: Plan) -> list[str]:
     ]
 
 
-def table(calibration: Calibration) -> "Table":
-    """A row per cell, for a terminal."""
-    from rich.table import Table
+# heading -> text of a cell
+_COLUMNS: dict[str, Callable[[CellCalibration], str]] = {
+    "margin": lambda cell: _percent(cell.margin),
+    "blocks": lambda cell: str(cell.blocks),
+    "scatter": lambda cell: _percent(cell.scatter),
+    "noise floor": lambda cell: _percent(cell.floor),
+    "detectable": lambda cell: _percent(cell.detectable),
+    "false alarms (of redrawn)": lambda cell: f"{cell.false_alarms} ({_percent(cell.drawn_false_alarms)})",
+    "left open (of redrawn)": lambda cell: f"{cell.inconclusive} ({_percent(cell.drawn_inconclusive)})",
+}
 
-    made = Table(title=f"{calibration.repetitions} gates of each cell against itself")
-    made.add_column("cell")
-    for title in ("margin", "blocks", "scatter", "noise floor", "detectable", "false alarms", "left open"):
-        made.add_column(title, justify="right")
-    for cell in [*calibration.cells, *([calibration.pooled] if calibration.pooled else [])]:
-        made.add_row(
-            _name(cell),
-            _percent(cell.margin),
-            str(cell.blocks),
-            _percent(cell.scatter),
-            _percent(cell.floor),
-            _percent(cell.detectable),
-            f"{cell.false_alarms} ({_percent(cell.drawn_false_alarms)} of redrawn)",
-            f"{cell.inconclusive} ({_percent(cell.drawn_inconclusive)})",
-        )
-    return made
+
+def rich(calibration: Calibration, width: int) -> "Group":
+    """A row per cell, for a terminal of so many columns."""
+    from rich.console import Group
+    from rich.text import Text
+
+    cells = [*calibration.cells, *([calibration.pooled] if calibration.pooled else [])]
+    columns = [
+        Column("cell", [plain(_name(cell)) for cell in cells]),
+        *(Column(title, [text(cell) for cell in cells], "right") for title, text in _COLUMNS.items()),
+    ]
+    title = Text(f"{calibration.repetitions} gates of each cell against itself", style="bold")
+    return Group(title, terminal.styled(terminal.layout(columns, width)))
 
 
 def sentence(calibration: Calibration) -> str:

@@ -5,12 +5,14 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from fastvit_bench.render import terminal
+from fastvit_bench.render.table import Column
 from fastvit_bench.report.claims import Aside, Cell, Here, Judged, Verdict
-from fastvit_bench.report.sheet import NONE, Column, Detail, Document, plain
+from fastvit_bench.report.sheet import NONE, Detail, Document, plain
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -73,29 +75,28 @@ def _capital(text: str) -> str:
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
-def rich(judged: Sequence[Judged]) -> "Group":
-    """A table for a terminal, legible from 80 columns on; claims that do not follow stand out."""
-    from rich import box
+_STYLES = {Verdict.AGREES: "", Verdict.DIFFERS: "bold red", Verdict.UNCHECKABLE: "yellow"}
+
+
+def rich(judged: Sequence[Judged], width: int) -> "Group":
+    """A table per section for a terminal of so many columns; claims that do not follow stand out."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True, expand=True)
-    table.add_column("claim", ratio=1, overflow="fold")
-    for title in ("printed", "its tables", "off by"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
     ran = _measured(judged)
+    parts: list[Text] = []
     for section, found in _by_section(judged):
-        table.add_row(Text(section, style="bold"))
-        for each in found:
-            text = Text(each.claim.text).append(f" {each.claim.id}", style="dim")
-            for sentence in _told(each, ran):
-                text.append(f"\n{plain(sentence)}", style="dim")
-            style = {Verdict.AGREES: "", Verdict.DIFFERS: "bold red", Verdict.UNCHECKABLE: "yellow"}[each.verdict]
-            table.add_row(text, *(Text(cell, style=style) for cell in _numbers(each)))
-        table.add_section()
-    return Group(table, *(Text(note, style="dim") for note in summary(judged)))
+        styles = [_STYLES[each.verdict] for each in found]
+        numbers = zip(*(_numbers(each) for each in found), strict=True)
+        titles: tuple[tuple[str, Literal["left", "right"]], ...]
+        titles = (("printed", "right"), ("its tables", "right"), ("off by", "right"), ("verdict", "left"))
+        told = [plain(" ".join([each.claim.text, f"({each.claim.id})", *_told(each, ran)])) for each in found]
+        columns = [
+            Column("claim", told, wraps=True),
+            *(Column(title, list(c), side, styles=styles) for (title, side), c in zip(titles, numbers, strict=True)),
+        ]
+        parts += [Text(section, style="bold"), terminal.styled(terminal.layout(columns, width)), Text()]
+    return Group(*parts, *(Text(note, style="dim") for note in summary(judged)))
 
 
 def sentences(judged: Sequence[Judged]) -> list[str]:

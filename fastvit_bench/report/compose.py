@@ -1,5 +1,6 @@
 """The report: rows, comparisons and what joins them become one page, or single pictures of its figures."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -89,7 +90,8 @@ def write(text: str, path: Path) -> None:
         draft.write_text(text, encoding="utf-8")
         files.put(draft, path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a draft that could not be begun
+            draft.unlink()
         raise StoreError(f"The report {path} cannot be written: {error.strerror or error}.") from error
 
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from fastvit_bench.records import Measurement, Shape
 from fastvit_bench.report import pictures
 from fastvit_bench.report.frontiers import Basis, Frontier, Group, Place
-from fastvit_bench.report.joined import BASES, label_of, probability_text, ratio_text, some
+from fastvit_bench.report.joined import BASES, accuracy_text, label_of, probability_text, ratio_text, some
 from fastvit_bench.report.pareto import SURE, Counted
 from fastvit_bench.report.ratios import Key, Ratio
 from fastvit_bench.report.rows import Row, size_of
-from fastvit_bench.report.sheet import latency, legend, plain
+from fastvit_bench.report.sheet import NOT_COMPARED_NOTE, compared, figure_text, legend, plain
 from fastvit_bench.report.verdict import words
 from fastvit_bench.verdicts import Comparison, Outcome
 
@@ -97,15 +97,17 @@ def conditions(rows: Sequence[Row]) -> dict[int, str]:
     return {each: texts[numbers.index(mark)] for each, mark in marks.items()}
 
 
-def about(cell: Measurement, name: str, measured: str, *more: str) -> str:
+def about(row: Row, cell: Measurement, name: str, measured: str, *more: str) -> str:
     """What goes with a number: figure and interval, what else is known, how, where and when it was measured."""
+    doubts = row.doubts(cell)
     told = [
         f"{name}, {size_of(cell.shape)} px",
-        f"{latency(cell.figure_ms, cell.interval_ms)} ms",
+        f"{figure_text(cell, doubts)} ms",
         *more,
         measured,
         f"finished {cell.finished[:16].replace('T', ' ')} UTC",
-        *(f"* {plain(warning)}" for warning in cell.warnings),
+        *(f"* {plain(warning)}" for warning in doubts),
+        *([] if compared(cell) else [NOT_COMPARED_NOTE]),
     ]
     return "\n".join(told)
 
@@ -213,10 +215,10 @@ def _chosen(frontier: Frontier) -> tuple[list[Place], int]:
 def _point(frontier: Frontier, place: Place, measured: Mapping[int, str]) -> Spec:
     share, interval = place.accuracy.percent, place.cell.interval_ms
     least, most = share, share
-    told = f"{share:.1f} % top-1, published ({plain(place.source)})"
+    told = f"{accuracy_text(place.accuracy)} % top-1, published ({plain(place.source)})"
     if isinstance(place.accuracy, Counted):
-        least, most = wilson(place.accuracy)
-        told = f"{share:.1f} % top-1 [{least:.1f}, {most:.1f}], measured on {place.accuracy.images} images"
+        least, most = 100 * place.accuracy.share.low, 100 * place.accuracy.share.high
+        told = f"{accuracy_text(place.accuracy)} % top-1, measured on {place.accuracy.images} images"
     by = frontier.dominating(place)
     return {
         "ms": place.cell.figure_ms,
@@ -228,6 +230,7 @@ def _point(frontier: Frontier, place: Place, measured: Mapping[int, str]) -> Spe
         "member": place.standing.on_frontier,
         "standing": standing(place),
         "about": about(
+            place.row,
             place.cell,
             label_of(frontier, place),
             measured[id(place.row)],
@@ -236,15 +239,6 @@ def _point(frontier: Frontier, place: Place, measured: Mapping[int, str]) -> Spe
             *([f"dominated by {some(by)}"] if by else []),
         ),
     }
-
-
-def wilson(accuracy: Counted) -> tuple[float, float]:
-    """The 95 % interval of an accuracy in percent (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
-    z, n = 1.959964, accuracy.images
-    p = accuracy.correct / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return max(0.0, 100 * (middle - half)), min(100.0, 100 * (middle + half))
 
 
 # --- latency and ratio against resolution -----------------------------------------------------------------------------
@@ -256,7 +250,7 @@ def resolution(group: Group, measured: Mapping[int, str], palette: Palette) -> F
     def value(name: str, row: Row, cell: Measurement) -> tuple[float, float, float, str]:
         interval = cell.interval_ms
         ends = (interval.low, interval.high) if interval else (cell.figure_ms, cell.figure_ms)
-        return cell.figure_ms, *ends, about(cell, name, measured[id(row)])
+        return cell.figure_ms, *ends, about(row, cell, name, measured[id(row)])
 
     points, layers, caption = _lines(group, value, "latency, ms per batch", palette, at_one=None)
     if not layers:
@@ -281,7 +275,7 @@ def ratios(
         interval = ratio.interval
         ends = (interval.low, interval.high) if interval else (ratio.value, ratio.value)
         told = f"{ratio_text(ratio)} times {plain(reference)}"
-        return ratio.value, *ends, about(cell, name, measured[id(row)], told)
+        return ratio.value, *ends, about(row, cell, name, measured[id(row)], told)
 
     points, layers, caption = _lines(group, value, f"ratio to {_short(reference)}", palette, at_one=1.0)
     if not layers:

@@ -122,16 +122,15 @@ def frontiers(
         for shape in group.sizes:
             if shape is None:
                 continue
-            for basis in Basis:
-                frontier = _frontier(group, shape, basis, accuracies or {}, seed)
-                if frontier:
-                    found.append(frontier)
+            every = (frontier(group, shape, basis, accuracies or {}, seed) for basis in Basis)
+            found += [each for each in every if each]
     return found
 
 
-def _frontier(
-    group: Group, shape: Shape, basis: Basis, accuracies: Mapping[str, Counted], seed: int
+def frontier(
+    group: Group, shape: Shape, basis: Basis, accuracies: Mapping[str, Counted], seed: int = 0
 ) -> Frontier | None:
+    """The frontier of a group at a size by one kind of accuracy; None of fewer than two models."""
     entries: list[tuple[str, Row, Measurement, Counted | Stated, str]] = []
     for name, row, cell in group.at(shape):
         if basis is Basis.MEASURED:
@@ -162,7 +161,7 @@ def published_top1(row: Row, shape: Shape) -> Figure | None:
     if known is None or shape.height != shape.width:
         return None
     model = published.models().get(f"{known.name}@{size_of(shape)}")
-    return (model.released_top1 or model.top1) if model else None
+    return model.top1_undistilled if model else None
 
 
 def counted(accuracies: Iterable[Accuracy]) -> dict[str, Counted]:

@@ -9,23 +9,24 @@ import functools
 import io
 import itertools
 import math
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
+from fastvit_bench import backends
 from fastvit_bench.errors import UsageError
-from fastvit_bench.records import Artifact, Engine, Head, Machine, Measurement, Run, Weights
+from fastvit_bench.records import Artifact, Engine, Head, Machine, Measurement, Run, Weights, by_name
+from fastvit_bench.render.table import Column
 from fastvit_bench.report.rows import Row, key, measured_row, size_of
-from fastvit_bench.report.sheet import NONE, Column, Detail, Document, form, legend, model_name, plain, significant
+from fastvit_bench.report.sheet import NONE, Detail, Document, form, legend, model_name, plain, significant
 from fastvit_bench.report.store import RunFile
+from fastvit_bench.stats.intervals import CONFIDENCE, median, normal_quantile
 
 FEWEST = 5  # points of a series that is searched for changes
 SHORTEST = 2  # points between two changes: a single one that stands out is an outlier
 MIN_CHANGE = 0.02  # share below which a change is not reported
 NEAREST = 200  # points on either side of a change, at most, that its size is estimated from
-CONFIDENCE = 0.95
 
 # --- series -----------------------------------------------------------------------------------------------------------
 
@@ -101,7 +102,7 @@ class Series:
         """Between changes: first point, the one behind the last, and the median of the figures in ms."""
         ends = [0, *(change.at for change in self.changes), len(self.points)]
         figures = [point.figure_ms for point in self.points]
-        return [(start, end, statistics.median(figures[start:end])) for start, end in itertools.pairwise(ends)]
+        return [(start, end, median(figures[start:end])) for start, end in itertools.pairwise(ends)]
 
     @functools.cached_property
     def noise(self) -> float | None:
@@ -113,17 +114,19 @@ def collect(files: Iterable[RunFile]) -> list[Series]:
     """The measurements of some run files as series, in the order in which each was first measured.
 
     Two figures are of one series if they would share a row of a table were it not for what may explain a change:
-    versions of packages, driver, toolkit and system, the memory, and which weights of an origin they are. A measurement
-    that several files hold counts once.
+    versions of packages, driver, toolkit and system, the host name, and which weights of an origin they are. A
+    measurement that several files hold counts once.
     """
     found: dict[bytes, dict[tuple[str, str], Point]] = {}
+    files = list(files)
+    names = by_name(measurement.machine for file in files for measurement in file.measurements)
     for file in files:
         run = file.runs[0]
         for line in file.lines:
             if isinstance(line, Run):
                 run = line
             elif isinstance(line, Measurement):
-                found.setdefault(_series_key(line), {})[run.id, line.finished] = Point(run, line)
+                found.setdefault(_series_key(line, names), {})[run.id, line.finished] = Point(run, line)
     ordered = (sorted(points.values(), key=lambda point: point.cell.finished) for points in found.values())
     return [Series(tuple(points)) for points in sorted(ordered, key=lambda points: points[0].cell.finished)]
 
@@ -159,8 +162,11 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(plain(name) for name in sorted(names, key=lambda name: (len(name), name)))
 
 
-def _series_key(found: Measurement) -> bytes:
-    """Equal for measurements of one series: the key of their row with what may explain a change left blank."""
+def _series_key(found: Measurement, names: Mapping[tuple[object, ...], str]) -> bytes:
+    """Equal for measurements of one series: the key of their row with what may explain a change left blank.
+
+    `names` are those of machines by their hardware.
+    """
     made = found.artifact
     if isinstance(made, Artifact):
         made = msgspec.structs.replace(made, weights=Weights(origin=made.weights.origin))
@@ -168,15 +174,18 @@ def _series_key(found: Measurement) -> bytes:
         found,
         artifact=made,
         device=msgspec.structs.replace(found.device, match=None),  # the hardware itself is in the machine
-        machine=_lasting(found.machine),
+        machine=_lasting(found.machine, names),
         engine=msgspec.structs.replace(found.engine, version="", platform="") if found.engine else None,
     )
     return key(blank) + msgspec.json.encode(found.shape)
 
 
-def _lasting(machine: Machine) -> Machine:
-    """What of a machine two comparable figures share: host, processor, cores and accelerator."""
-    return msgspec.structs.replace(machine, memory_mib=None, os="", python=None, packages={}, driver=None)
+def _lasting(machine: Machine, names: Mapping[tuple[object, ...], str]) -> Machine:
+    """What of a machine two comparable figures share: its name, processors, accelerator, and roughly its memory."""
+    name = machine.name or names.get(machine.hardware, "")
+    return msgspec.structs.replace(
+        machine, name=name, memory_mib=machine.memory_step, os="", python=None, packages={}, driver=None
+    )
 
 
 # --- changes ----------------------------------------------------------------------------------------------------------
@@ -210,7 +219,7 @@ def _is_change(found: Shift, min_change: float) -> bool:
 
 
 def _changes(points: Sequence[Point], figures: Sequence[float], shifts: dict[int, Shift]) -> tuple[Change, ...]:
-    levels = [statistics.median(figures[a:b]) for a, b in itertools.pairwise([0, *shifts, len(figures)])]
+    levels = [median(figures[a:b]) for a, b in itertools.pairwise([0, *shifts, len(figures)])]
     return tuple(
         Change(middle, before, after, found, also_changed(points[middle - 1], points[middle]))
         for (middle, found), (before, after) in zip(shifts.items(), itertools.pairwise(levels), strict=True)
@@ -254,7 +263,7 @@ def _scatter(logs: Sequence[float]) -> float:
 
     Their median absolute value is 0.6745 standard deviations of a normal difference, which has twice the variance.
     """
-    return statistics.median(abs(b - a) for a, b in itertools.pairwise(logs)) / (0.6745 * math.sqrt(2))
+    return median(abs(b - a) for a, b in itertools.pairwise(logs)) / (0.6745 * math.sqrt(2))
 
 
 def shift(before: Sequence[float], after: Sequence[float]) -> Shift:
@@ -284,7 +293,7 @@ def _rank(few: int, many: int) -> tuple[int, float]:
     """
     if few * many > 400:
         spread = math.sqrt(few * many * (few + many + 1) / 12)
-        return math.floor(few * many / 2 - 1.96 * spread), CONFIDENCE
+        return math.floor(few * many / 2 - normal_quantile(0.5 + CONFIDENCE / 2) * spread), CONFIDENCE
     counts = [1] + [0] * (few * many)
     for i in range(1, few + 1):
         for u in range(few * many, many + i - 1, -1):  # times 1 - x^(many + i)
@@ -307,8 +316,11 @@ def also_changed(before: Point, after: Point) -> tuple[str, ...]:
         )
         if was != is_
     ]
-    found += now.machine.differences(then.machine)
-    known = {**then.machine.packages, **now.machine.packages}
+    names = backends.figure_packages(now.device)
+    if then.machine.host != now.machine.host:
+        found.append(f"host name: {then.machine.host or NONE} then, {now.machine.host or NONE} now")
+    found += now.machine.differences(then.machine, names)
+    known = {**then.machine.packages, **now.machine.packages} if names is None else dict.fromkeys(names)
     pair = (then.artifact, now.artifact)
     if isinstance(pair[0], Artifact) and isinstance(pair[1], Artifact):
         old, new = pair[0], pair[1]
@@ -455,7 +467,7 @@ def _also_table(lines: Sequence[tuple[Series, Change]]) -> Detail:
         [
             Column("from run", [run for run, _ in found]),
             Column("series", [str(count) for count in found.values()], "right"),
-            Column("also changed", ["; ".join(also) or "nothing that is recorded" for _, also in found]),
+            Column("also changed", ["; ".join(also) or "nothing that is recorded" for _, also in found], wraps=True),
         ],
         1,
     )
@@ -534,11 +546,20 @@ _FLAT: dict[str, Callable[[Series], object]] = {
     "window": lambda each: each.row.window,
     "clock": lambda each: each.row.clock,
     "statistic": lambda each: each.row.method.statistic,
-    "host": lambda each: each.row.machine.host,
+    "host": lambda each: _shared(each, lambda machine: machine.host),
+    "machine": lambda each: _shared(each, lambda machine: machine.name),
     "processor": lambda each: each.row.machine.processor,
     "cores": lambda each: each.row.machine.cores,
+    "quota": lambda each: each.row.machine.quota,
     "accelerator": lambda each: each.row.machine.accelerator,
 }
+
+
+def _shared(series: Series, read: Callable[[Machine], str]) -> str | None:
+    """What all points of a series have in common, else None."""
+    values = {read(point.cell.machine) for point in series.points}
+    return values.pop() or None if len(values) == 1 else None
+
 
 _POINT = (
     *("run", "finished", "commit", "dirty", "figure_ms", "low_ms", "high_ms"),
@@ -550,14 +571,14 @@ def _points(series: Series) -> list[dict[str, object]]:
     """`_POINT` of every point; the four of a change only where one is first seen, as ratios."""
     changes = {change.at: change.shift for change in series.changes}
     found: list[dict[str, object]] = []
-    for level, (start, end, median) in enumerate(series.levels, 1):
+    for level, (start, end, middle_ms) in enumerate(series.levels, 1):
         for at in range(start, end):
             point, shifted = series.points[at], changes.get(at)
             interval = point.cell.interval_ms
             values = (
                 *(point.run.id, point.cell.finished, point.run.commit, point.run.dirty, point.figure_ms),
                 *((interval.low, interval.high) if interval else (None, None)),
-                *(level, median),
+                *(level, middle_ms),
                 *((shifted.ratio, shifted.low, shifted.high, shifted.confidence) if shifted else (None,) * 4),
             )
             found.append(dict(zip(_POINT, values, strict=True)))

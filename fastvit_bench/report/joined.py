@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastvit_bench.records import Shape
+from fastvit_bench.render.table import Column
 from fastvit_bench.report.frontiers import Basis, Frontier, Place, frontiers, groups
-from fastvit_bench.report.pareto import DRAWS, Counted
+from fastvit_bench.report.pareto import DRAWS, Counted, Stated
 from fastvit_bench.report.ratios import HOW, Key, Ratio, against
 from fastvit_bench.report.rows import Row, size_of, sizes_of
-from fastvit_bench.report.sheet import NONE, Column, Detail, latency, legend, plain, significant
+from fastvit_bench.report.sheet import NONE, Detail, figure_text, latency, legend, percent, plain
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def ratio_text(ratio: Ratio) -> str:
 # basis -> what the table's heading says of it
 BASES = {
     Basis.MEASURED: "measured top-1 of the files that were timed",
-    Basis.PUBLISHED: "published top-1, which was not measured here",
+    Basis.PUBLISHED: "published top-1 without distillation, which was not measured here",
 }
 
 
@@ -117,13 +118,18 @@ def _frontier_detail(frontier: Frontier) -> Detail:
         f"{BASES[frontier.basis]}",
         [
             Column("model", [label_of(frontier, place) for place in places]),
-            Column(f"{frontier.basis} top-1 %", [f"{place.accuracy.percent:.1f}" for place in places], "right"),
-            Column("ms", [significant(place.cell.figure_ms, 3) for place in places], "right"),
+            Column(f"{frontier.basis} top-1 %", [accuracy_text(place.accuracy) for place in places], "right"),
+            Column("ms", [figure_text(place.cell, place.row.doubts(place.cell)) for place in places], "right"),
             Column("on frontier", [probability_text(place.standing.probability) for place in places], "right"),
-            Column("dominated by", [some(frontier.dominating(place)) or NONE for place in places]),
+            Column("dominated by", [some(frontier.dominating(place)) or NONE for place in places], wraps=True),
         ],
         1,
     )
+
+
+def accuracy_text(accuracy: Counted | Stated) -> str:
+    """A measured accuracy with its interval, as tables print it; a published one as it was printed."""
+    return percent(accuracy.share) if isinstance(accuracy, Counted) else f"{accuracy.percent:g}"
 
 
 def label_of(frontier: Frontier, place: Place) -> str:

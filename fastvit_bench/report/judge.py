@@ -16,7 +16,14 @@ from dataclasses import dataclass
 import msgspec
 
 from fastvit_bench.errors import UsageError
-from fastvit_bench.records import Interval
+from fastvit_bench.records import Interval, Measurement
+from fastvit_bench.stats.intervals import median as _median
+from fastvit_bench.stats.intervals import (
+    median_absolute_deviation,
+    median_interval,
+    normal_quantile,
+    order_statistic_ranks,
+)
 from fastvit_bench.verdicts import Block, Calibration, CellCalibration, Outcome, Plan, Verdict
 
 POOLED = ""  # the key of the verdict on all cells together, among the names of cells
@@ -287,25 +294,89 @@ def interval(logs: Sequence[float]) -> tuple[float, float] | None:
     return median_interval(logs, _NOMINAL)
 
 
-def median_interval(values: Sequence[float], confidence: float) -> tuple[float, float] | None:
-    """Ends of a confidence interval of the median; None where the values are too few.
+# --- what forbids a verdict ---
 
-    Interpolated between the two pairs of order statistics whose coverages, exact for any distribution, enclose the
-    confidence (Hettmansperger & Sheather 1986). Six values can only give 96.9 % or 78.1 % without interpolating, and
-    unlike the averages of pairs of Hodges & Lehmann (1963) it stays right where the ratios are skewed.
+
+def without_contradiction(verdict: Verdict, blocks: Sequence[Block]) -> Verdict:
+    """Return the verdict, left open where the sides' own medians say the opposite of the paired ratio.
+
+    The ratio is taken turn by turn; the medians of all of a side's runs are another estimate of the same. Where they
+    lie on different sides of 1, the medians' ratio beyond the interval, one of them is disturbed.
     """
-    ordered, count = sorted(values), len(values)
-    below = list(itertools.accumulate(math.comb(count, k) / 2**count for k in range(count + 1)))  # P(K <= k)
-    coverages = [1 - 2 * below[rank - 1] for rank in range(1, count // 2 + 1)]  # of the rank-th from either end
-    rank = sum(coverage >= confidence for coverage in coverages)
-    if not rank or rank == len(coverages):
-        return None
-    outer, inner = coverages[rank - 1], coverages[rank]
-    way = (outer - confidence) / (outer - inner)
-    inwards = (count - rank) * way / (rank + (count - 2 * rank) * way)
-    low = (1 - inwards) * ordered[rank - 1] + inwards * ordered[rank]
-    high = (1 - inwards) * ordered[count - rank] + inwards * ordered[count - rank - 1]
-    return low, high
+    if verdict.ratio is None or verdict.interval is None:
+        return verdict
+    factor = _median([block.reference or 1.0 for block in blocks])
+    raw = _median([block.head_ms for block in blocks]) / _median([block.base_ms for block in blocks]) / factor
+    opposite = (raw - 1) * (verdict.ratio - 1) < 0 and not verdict.interval.low <= raw <= verdict.interval.high
+    if not opposite:
+        return verdict
+    return _left_open(
+        verdict,
+        f"the medians of the two sides say {_signed(raw)} and the turns {_signed(verdict.ratio)}: something disturbed "
+        f"one of them; measure again",
+    )
+
+
+def against_stored(
+    verdict: Verdict,
+    base: Measurement,
+    blocks: Sequence[Block],
+    factors: tuple[float, float],
+    references: Sequence[Sequence[int]],
+) -> Verdict:
+    """Return the verdict on a figure of another day with that figure's own uncertainty in it.
+
+    It is left open where the two days' speeds differ by more than this machine is known to change (`factors`), where
+    the reference workload was itself unsteady by more than the margin, and where the base's interval is so wide that
+    its other end would give another outcome. `references` are the workload's times beside each block.
+    """
+    ratio = verdict.ratio
+    if ratio is None:
+        return verdict
+    known = [block.reference for block in blocks if block.reference is not None]
+    if known and not factors[0] <= (factor := _median(known)) <= factors[1]:
+        return _left_open(
+            verdict,
+            f"the reference workload takes {factor:.2f} times as long as when the base was measured, beyond the "
+            f"{factors[0]:.2f} to {factors[1]:.2f} that this machine is known for; measure the base anew",
+        )
+    stored = [ns for check in base.speed_checks for ns in (*check.before_ns, *check.after_ns)] or base.reference_ns
+    unsteady = max((_spread(times) for times in (stored, *references) if times), default=0.0)
+    if known and unsteady > verdict.margin:
+        return _left_open(
+            verdict,
+            f"the reference workload scatters by {100 * unsteady:.0f} %, more than the margin of "
+            f"{_percent(verdict.margin)}; measure the base anew, on a quiet machine",
+        )
+    if base.interval_ms is None:
+        return _left_open(verdict, "the stored figure has too few runs for an interval; measure the base anew")
+    low, high = (base.figure_ms / end for end in (base.interval_ms.high, base.interval_ms.low))
+    if verdict.interval is not None:
+        ends = Interval(low=verdict.interval.low * low, high=verdict.interval.high * high, confidence=0.95)
+        verdict = msgspec.structs.replace(verdict, interval=ends)
+    limit, least, most = 1 + verdict.margin, ratio * low, ratio * high
+    holds = {Outcome.REGRESSED: least > limit, Outcome.PASS: most <= limit, Outcome.IMPROVED: most < 1}
+    if holds.get(verdict.outcome, True):
+        return verdict
+    return _left_open(
+        verdict,
+        f"the stored figure is itself uncertain, {base.figure_ms:.4g} ms in [{base.interval_ms.low:.4g}, "
+        f"{base.interval_ms.high:.4g}], and its other end would give another outcome; measure the base anew",
+    )
+
+
+def _left_open(verdict: Verdict, why: str) -> Verdict:
+    reason = f"{_change(verdict)}, but {why}."
+    return msgspec.structs.replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=reason[:1].upper() + reason[1:])
+
+
+def _spread(times_ns: Sequence[int]) -> float:
+    """Width of the 95 % interval of the times' median, as a share of it; 0 of too few times."""
+    ranks = order_statistic_ranks(len(times_ns), 0.5)
+    if ranks is None:
+        return 0.0
+    ordered = sorted(times_ns)
+    return (ordered[ranks[1] - 1] - ordered[ranks[0] - 1]) / _median(ordered)
 
 
 # --- what could be seen -----------------------------------------------------------------------------------------------
@@ -320,9 +391,8 @@ def scatter(logs: Sequence[float]) -> float | None:
     """
     if (count := len(logs)) < FEWEST:
         return None
-    median = _median(logs)
     factor = {6: 1.200, 7: 1.140, 8: 1.129, 9: 1.107}.get(count, count / (count - 0.8))
-    return 1.4826 * factor * _median([abs(value - median) for value in logs])
+    return 1.4826 * factor * median_absolute_deviation(logs)
 
 
 def detectable(logs: Sequence[float], margin: float, plan: Plan, members: int) -> float | None:
@@ -337,7 +407,7 @@ def detectable(logs: Sequence[float], margin: float, plan: Plan, members: int) -
     deviation, share = scatter(logs), _share_caught(step(plan.looks, plan.alpha, plan.beta, members))
     if deviation is None or share is None:
         return None
-    return (1 + margin) * math.exp(_normal_quantile(share) * deviation) - 1
+    return (1 + margin) * math.exp(normal_quantile(share) * deviation) - 1
 
 
 def floor(logs: Sequence[float], plan: Plan) -> float | None:
@@ -345,7 +415,7 @@ def floor(logs: Sequence[float], plan: Plan) -> float | None:
     deviation, share = scatter(logs), _share_passing(boundaries(plan.looks, plan.alpha, plan.beta))
     if deviation is None or share is None:
         return None
-    return math.exp(_normal_quantile(1 - share) * deviation) - 1
+    return math.exp(normal_quantile(1 - share) * deviation) - 1
 
 
 @functools.cache
@@ -368,12 +438,6 @@ def _where(condition: Callable[[float], bool], fails: float, holds: float) -> fl
         middle = (fails + holds) / 2
         fails, holds = (fails, middle) if condition(middle) else (middle, holds)
     return holds
-
-
-def _normal_quantile(share: float) -> float:
-    import statistics  # here, because `--help` would wait for it
-
-    return statistics.NormalDist().inv_cdf(share)
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
@@ -411,16 +475,20 @@ def _advice(verdict: Verdict, plan: Plan) -> str:
 
 
 def _change(verdict: Verdict) -> str:
-    """``2.1 % slower [1.2, 3.0]``; in a quicker one's brackets, how much quicker."""
+    """``slower, +2.1 % [+1.2, +3.0]``: signed as in every table, below zero where head is quicker."""
     ratio = verdict.ratio or 1.0
-    sign, word = (1, "slower") if ratio >= 1 else (-1, "quicker")
-    amount = 100 * abs(ratio - 1)
+    word = "slower" if ratio >= 1 else "quicker"
     if verdict.interval is None:
-        return f"{amount:.1f} % {word}"
-    ends = sorted(100 * sign * (end - 1) for end in (verdict.interval.low, verdict.interval.high))
-    digits = 1 if ends[1] - ends[0] >= 0.2 else 2
-    low, high = (round(end, digits) + 0.0 for end in ends)  # not -0.0
-    return f"{amount:.{digits}f} % {word} [{low:.{digits}f}, {high:.{digits}f}]"
+        return f"{word}, {_signed(ratio)}"
+    low, high = verdict.interval.low, verdict.interval.high
+    digits = 1 if 100 * (high - low) >= 0.2 else 2
+    ends = (f"{round(100 * (end - 1), digits) + 0.0:+.{digits}f}" for end in (low, high))
+    return f"{word}, {_signed(ratio, digits)} [{', '.join(ends)}]"
+
+
+def _signed(ratio: float, digits: int = 1) -> str:
+    """``+2.1 %`` of a ratio of 1.021."""
+    return f"{round(100 * (ratio - 1), digits) + 0.0:+.{digits}f} %"
 
 
 def _percent(share: float) -> str:
@@ -516,8 +584,3 @@ def block_order(plan: Plan, cell: str, number: int) -> str:
     A generator seeded by a text takes its SHA-512, which unlike `hash` is the same in every process.
     """
     return order(plan.turns.turns, random.Random(f"{plan.seed}/{cell}/{number}"))
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered, middle = sorted(values), len(values) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

@@ -1,16 +1,17 @@
 """Lists for a person: the models, the devices, and what a fuse did."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastvit_bench.records import Artifact, Device, Fuse, Fusing, HalfWeights, ModelFacts, Parity
+from fastvit_bench.render import terminal
+from fastvit_bench.render.table import Column
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 
-def models(facts: Sequence[ModelFacts]) -> "Group":
+def models(facts: Sequence[ModelFacts], width: int) -> "Group":
     """One row per model: what was counted here, what was published, and the checkpoints in the models folder."""
     from fastvit_bench.report import published
 
@@ -28,10 +29,11 @@ def models(facts: Sequence[ModelFacts]) -> "Group":
                 ", ".join(fact.checkpoints) or "–",
             )
         )
-    return _grid(
+    return _listed(
         "Models",
-        ("model", "params (M)", "published", "GMACs", "published", "files"),
+        ("model", "params M", "published params M", "GMACs", "published FLOPs G", "files"),
         rows,
+        width,
         "Parameters in millions, as trained / fused / folded; GMACs of the folded network for one image.",
         "Published: the paper's tables, which print fewer parameters than its released code has.",
         "A published checkpoint: fastvit-bench download MODEL [--distilled] [--form fused]",
@@ -43,17 +45,15 @@ def devices(rows: Sequence[tuple[Device, str | None]], here: str, width: int) ->
 
     Plain text, because this is the first thing asked of a new machine, and rich takes longer to import than the answer.
     """
-    cells = [("device", "backend", "precision", "batch", "here")]
-    for device, lacking in rows:
-        note = f"no: {lacking}" if lacking else "ready"
-        cells.append((device.name, device.backend, device.precision, str(device.batch), note))
-    widths = [max(len(row[column]) for row in cells) for column in range(4)]
-    indent = sum(widths) + 2 * len(widths)
-    lines: list[str] = []
-    for *profile, note in cells:
-        head = "".join(f"{text:<{size + 2}}" for text, size in zip(profile, widths, strict=True))
-        lines += textwrap.wrap(note, max(width, indent + 24), initial_indent=head, subsequent_indent=" " * indent)
-    return "\n".join([*lines, "", f"this machine: {here}"])
+    profiles = [device for device, _ in rows]
+    columns = [
+        Column("device", [device.name for device in profiles]),
+        Column("backend", [device.backend for device in profiles]),
+        Column("precision", [device.precision for device in profiles]),
+        Column("batch", [str(device.batch) for device in profiles], "right"),
+        Column("here", [f"no: {lacking}" if lacking else "ready" for _, lacking in rows], wraps=True),
+    ]
+    return f"{terminal.plain(terminal.layout(columns, width))}\n\nthis machine: {here}"
 
 
 def proof(name: str, found: Parity) -> str:
@@ -91,33 +91,33 @@ def content(made: Artifact) -> str:
     return f"{made.size_bytes / 1e6:.2f} MB{counted}"
 
 
-def fusing(report: Fusing) -> "Group":
+def fusing(report: Fusing, width: int) -> "Group":
     """What became one convolution, what each level still holds, and how far its outputs are from the checkpoint's."""
     kinds = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in report.kinds.items())
     rows = [
         (level, f"{report.params[level]:,}", str(report.norms[level]), f"{report.differences[level]:.1e}")
         for level in Fuse
     ]
-    return _grid(
+    return _listed(
         f"{report.variant} ({report.head}, {report.form}): {kinds or 'nothing to fuse, it was fused already'}",
         ("level", "params", "BatchNorms", "difference"),
         rows,
+        width,
         "Difference: the largest over the outputs' largest magnitude, in float64 on fixed images;",
         f"of the saved file, whose weights are float32: {report.saved_difference:.1e}.",
     )
 
 
-def _grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *notes: str) -> "Group":
-    """A table between its title and its notes, neither of which is squeezed into the table's width."""
-    from rich import box
+def _listed(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]], width: int, *notes: str) -> "Group":
+    """A table between its title and its notes."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE)
-    for at, name in enumerate(columns):
-        words = at == 0 or name == "files"
-        table.add_column(name, justify="left" if words else "right", no_wrap=name != "files")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return Group(Text(title, style="bold"), table, *(Text(note, style="dim") for note in notes))
+    columns = [
+        Column(name, list(cells), "left" if at == 0 or name == "files" else "right", wraps=name == "files")
+        for at, (name, cells) in enumerate(zip(titles, zip(*rows, strict=True), strict=True))
+    ]
+    lines = terminal.layout(columns, width)
+    return Group(
+        Text(title, style="bold"), terminal.styled(lines), Text(), *(Text(note, style="dim") for note in notes)
+    )

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastvit_bench.records import Interval, Measurement, Statistic
+from fastvit_bench.records import Interval, Measurement, Share, Statistic, share
+from fastvit_bench.stats.intervals import normal_quantile
 
 if TYPE_CHECKING:  # takes longer to import than `--help` may
     import numpy as np
@@ -41,6 +42,11 @@ class Counted:
     def percent(self) -> float:
         """0 to 100."""
         return 100 * self.correct / self.images
+
+    @property
+    def share(self) -> Share:
+        """With Wilson's 95 % interval."""
+        return share(self.correct, self.images)
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,6 @@ def latency_draws(latency: Latency, count: int, rng: "np.random.Generator") -> "
     the value behind the uniform number u is the one of rank ceil(n u).
     """
     import numpy as np
-    from scipy.special import ndtri
 
     values = np.sort(np.asarray(latency.samples, dtype=float))
     n = len(values)
@@ -120,7 +125,7 @@ def latency_draws(latency: Latency, count: int, rng: "np.random.Generator") -> "
         if latency.interval is None or latency.interval.high <= latency.interval.low:
             return np.full(count, latency.figure)
         ends = np.log([latency.interval.low, latency.interval.high])
-        scale = (ends[1] - ends[0]) / (2 * ndtri(0.5 + latency.interval.confidence / 2))
+        scale = (ends[1] - ends[0]) / (2 * normal_quantile(0.5 + latency.interval.confidence / 2))
         return latency.figure * np.exp(scale * rng.standard_normal(count))
     if latency.statistic is not Statistic.MEDIAN:
         return rng.choice(values, (count, n)).mean(axis=1)

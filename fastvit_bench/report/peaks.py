@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from fastvit_bench import files
+from fastvit_bench import backends, files
 from fastvit_bench.errors import StoreError
 from fastvit_bench.records import PROBES, Device, Machine, Peak
 
@@ -29,7 +29,7 @@ def exact(held: Iterable[Peak], device: Device, machine: Machine) -> Peak | None
             for peak in held
             if peak.probes == PROBES
             and setting(peak.device) == setting(device)
-            and not peak.machine.differences(machine)
+            and not peak.machine.differences(machine, backends.figure_packages(device))
         ),
         None,
     )
@@ -37,15 +37,8 @@ def exact(held: Iterable[Peak], device: Device, machine: Machine) -> Peak | None
 
 def nearest(held: Sequence[Peak], device: Device, machine: Machine) -> Peak | None:
     """The exact peak, else the newest of that setting on that hardware, whose versions may be others; None without."""
-    fitting = [
-        peak for peak in held if setting(peak.device) == setting(device) and hardware(peak.machine) == hardware(machine)
-    ]
+    fitting = [peak for peak in held if setting(peak.device) == setting(device) and peak.machine.is_same_as(machine)]
     return exact(fitting, device, machine) or max(fitting, key=lambda peak: peak.finished, default=None)
-
-
-def hardware(machine: Machine) -> tuple[object, ...]:
-    """What makes two machines the same one, whatever is installed there."""
-    return machine.host, machine.processor, machine.cores, machine.accelerator
 
 
 def replaced(held: Sequence[Peak], found: Peak) -> tuple[Peak, ...]:
@@ -53,7 +46,8 @@ def replaced(held: Sequence[Peak], found: Peak) -> tuple[Peak, ...]:
     others = [
         peak
         for peak in held
-        if setting(peak.device) != setting(found.device) or peak.machine.differences(found.machine)
+        if setting(peak.device) != setting(found.device)
+        or peak.machine.differences(found.machine, backends.figure_packages(found.device))
     ]
     return (*others, found)
 

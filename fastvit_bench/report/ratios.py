@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import msgspec
 
 from fastvit_bench.errors import NotComparableError, UsageError
-from fastvit_bench.records import Interval, Measurement, Shape, Statistic, order_statistic_ranks
+from fastvit_bench.records import Interval, Measurement, Shape
 from fastvit_bench.report.rows import Row
 
 HOW = (
     "at least 95 %: the intervals of both figures at 97.5 % (order statistics of a median, Student's t over the rounds "
     "of a mean), divided end by opposite end"
 )
+
+BOTH = 0.975  # confidence of two intervals that hold both figures at once with 95 %
 
 Key = tuple[int, Shape | None]  # `id` of a row, and a size
 
@@ -42,14 +44,14 @@ def against(rows: Sequence[Row], model: str) -> dict[Key, Ratio]:
     references: dict[bytes, list[Row]] = {}
     for row in rows:
         if row.model == model:
-            references.setdefault(_alike(row), []).append(row)
+            references.setdefault(alike(row), []).append(row)
     found: dict[Key, Ratio] = {}
     others = False
     for row in rows:
         for cell in row.measured:
             bases = [
                 (row.weights == each.weights, base.finished, at, base)
-                for at, each in enumerate(references.get(_alike(row), ()))
+                for at, each in enumerate(references.get(alike(row), ()))
                 if isinstance(base := each.cells.get(cell.shape), Measurement)
             ]
             if row.model == model:
@@ -75,31 +77,14 @@ def ratio(cell: Measurement, base: Measurement) -> Ratio:
     value = cell.figure_ms / base.figure_ms
     if cell is base:
         return Ratio(1.0, None, of_itself=True)
-    ends = [_wide(each) for each in (cell, base)]
-    if any(each is None or each[0] <= 0 for each in ends):
+    above, below = cell.figure_interval_ms(BOTH), base.figure_interval_ms(BOTH)
+    if above is None or below is None:
         return Ratio(value, None)
-    [(low, high), (base_low, base_high)] = [each for each in ends if each]
-    return Ratio(value, Interval(low=low / base_high, high=high / base_low, confidence=0.95))
+    return Ratio(value, Interval(low=above.low / below.high, high=above.high / below.low, confidence=0.95))
 
 
-def _wide(cell: Measurement) -> tuple[float, float] | None:
-    """The 97.5 % interval of a figure, in milliseconds."""
-    if cell.method.statistic is Statistic.MEDIAN:
-        ranks = order_statistic_ranks(len(cell.samples_ms), 0.5, 0.975)
-        return (cell.samples_ms[ranks[0] - 1], cell.samples_ms[ranks[1] - 1]) if ranks else None
-    rounds = cell.round_means_ms
-    if len(rounds) < 2:
-        return None
-    import math
-    import statistics
-
-    from scipy.stats import t
-
-    half = float(t.ppf(0.9875, len(rounds) - 1)) * statistics.stdev(rounds) / math.sqrt(len(rounds))
-    return cell.figure_ms - half, cell.figure_ms + half
-
-
-def _alike(row: Row) -> bytes:
+def alike(row: Row) -> bytes:
+    """Equal for rows whose figures may be divided by one another."""
     device = (row.device.name, row.device.backend, row.device.options)
     way = (row.method, row.window, row.pacing, row.clock, row.toolkit)
     network = (row.head, row.fused, row.form)

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fastvit_bench import backends
 from fastvit_bench.records import Artifact, Fuse, Measurement, Peak, Traffic
+from fastvit_bench.render.table import Column
 from fastvit_bench.report import peaks
 from fastvit_bench.report.rows import Row, size_of
 from fastvit_bench.report.sheet import (
     NONE,
-    Column,
     Detail,
     Document,
+    derived,
+    figure_text,
     form,
-    latency,
     legend,
     model_name,
     plain,
@@ -164,12 +166,17 @@ def settings(peak: Peak) -> str:
     return plain(", ".join([device.backend, device.precision, *options]))
 
 
+def _packages(peak: Peak) -> str:
+    packages = backends.narrowed(peak.machine, peak.device).packages
+    return ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
+
+
 def _about(peak: Peak) -> str:
     facts = [
         f"{settings(peak)}; best of medians of {peak.method.runs} runs in up to {len(peak.memory.best_ns)} processes",
         f"{peak.window} window",
-        peak.machine.accelerator or peak.machine.processor,
-        ", ".join(f"{name} {version}" for name, version in sorted(peak.machine.packages.items())),
+        peak.machine.accelerator or f"{peak.machine.processor}, {peak.machine.processors}",
+        _packages(peak),
         peak.finished[:10],
     ]
     return plain("; ".join(fact for fact in facts if fact))
@@ -179,7 +186,7 @@ def _roofs(roofs: Sequence[Peak], names: Mapping[int, str]) -> Detail:
     several = len(roofs) > 1
     which = [
         *([Column("roof", [names[id(peak)].rstrip(": ") for peak in roofs])] if several else []),
-        Column("setting", [settings(peak) for peak in roofs]),
+        Column("setting", [settings(peak) for peak in roofs], wraps=True),
     ]
     marks = ["*" * bool(peak.warnings) for peak in roofs]
     return Detail(
@@ -229,13 +236,14 @@ def _scaled(value: float | None, unit: float) -> str:
     return NONE if value is None else significant(value / unit, 3)
 
 
-def _percent(share: float | None) -> str:
-    return NONE if share is None else f"{significant(100 * share, 3)} %"
+def _share_of(point: Point, most: float | None) -> str:
+    """What the figure reaches of a rate, with the digits that its interval supports."""
+    return NONE if not most else f"{derived(point.cell, lambda ms: 100 * point.macs / (ms / 1e3) / most)} %"
 
 
 # heading -> text of a point, and side of the column
 _FIGURES: dict[str, tuple[Callable[[Point], str], Any]] = {
-    "ms": (lambda each: latency(each.cell.figure_ms, each.cell.interval_ms).partition(" ")[0], "right"),
+    "ms": (lambda each: figure_text(each.cell, each.row.doubts(each.cell)), "right"),
     "params M": (lambda each: _scaled(each.params, 1e6), "right"),
     "GMACs": (lambda each: _scaled(each.macs, 1e9), "right"),
     "weights MB": (lambda each: _scaled(each.traffic and each.traffic.weight_bytes, 1e6), "right"),
@@ -243,12 +251,12 @@ _FIGURES: dict[str, tuple[Callable[[Point], str], Any]] = {
         lambda each: _scaled(each.traffic and each.traffic.read_bytes + each.traffic.written_bytes, 1e6),
         "right",
     ),
-    "GMAC/s": (lambda each: _scaled(each.macs_per_s, 1e9), "right"),
-    "of the peak": (lambda each: _percent(each.share), "right"),
+    "GMAC/s": (lambda each: derived(each.cell, lambda ms: each.macs / ms / 1e6), "right"),
+    "of the peak": (lambda each: _share_of(each, each.peak.macs_per_s if each.peak else None), "right"),
     "FLOP/byte": (lambda each: _scaled(each.intensity, 1), "right"),
     "bound by": (lambda each: each.bound or NONE, "left"),
     "attainable GMAC/s": (lambda each: _scaled(each.attainable, 1e9), "right"),
-    "of attainable": (lambda each: _percent(each.reached), "right"),
+    "of attainable": (lambda each: _share_of(each, each.attainable), "right"),
 }
 
 
@@ -271,7 +279,8 @@ def _gaps(points: Sequence[Point], marks: Mapping[int, str]) -> list[str]:
         )
     changed: dict[str, list[Point]] = {}
     for point in points:
-        if point.peak and (apart := point.peak.machine.differences(point.row.machine)):
+        counted = backends.figure_packages(point.row.device)
+        if point.peak and (apart := point.peak.machine.differences(point.row.machine, counted)):
             changed.setdefault("; ".join(apart), []).append(point)
     notes += [
         plain(f"Below a peak of other versions ('then' is the figure's, 'now' the peak's: {what}): {labels(those)}.")
@@ -347,7 +356,8 @@ _FLAT: dict[str, Callable[[Point], object]] = {
     "peak_macs_per_s": lambda each: each.peak.macs_per_s if each.peak else None,
     "peak_bytes_per_s": lambda each: each.peak.bytes_per_s if each.peak else None,
     "peak_finished": lambda each: each.peak.finished if each.peak else None,
-    "host": lambda each: each.row.machine.host,
+    "host": lambda each: each.cell.machine.host,
+    "machine": lambda each: each.cell.machine.name or None,
     "processor": lambda each: each.row.machine.processor,
     "accelerator": lambda each: each.row.machine.accelerator,
     "finished": lambda each: each.cell.finished,

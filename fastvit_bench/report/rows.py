@@ -1,5 +1,6 @@
 """Rows of a table: measurements and failures gathered by model and setting, with their cells by image size."""
 
+import functools
 import gc
 import itertools
 from collections import deque
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from fastvit_bench import backends
 from fastvit_bench.records import (
     Accuracy,
     Artifact,
@@ -62,6 +64,7 @@ class Row:
     clock: str | None  # likewise
     toolkit: str  # that built the engine, with its version and system; empty where the file itself ran
     published_as: str | None  # the name the configuration gives
+    own_size: int | None  # pixels that the model is evaluated at, by the configuration
     cells: dict[Shape | None, Measurement | Failure] = field(default_factory=dict[Shape | None, Measurement | Failure])
     accuracies: dict[Shape | None, Accuracy] | None = None  # of the very files that were timed; None: not asked for
 
@@ -73,8 +76,11 @@ class Row:
     @property
     def warnings(self) -> dict[Shape | None, list[str]]:
         """Reasons to distrust each measurement, by its size: its own, and what the next smaller size's plan tells."""
-        fallen = falls(self)
-        return {cell.shape: [*cell.warnings, *fallen.get(cell.shape, ())] for cell in self.measured}
+        return {cell.shape: self.doubts(cell) for cell in self.measured}
+
+    def doubts(self, cell: Measurement) -> list[str]:
+        """Reasons to distrust one of the row's measurements."""
+        return [*cell.warnings, *falls(self).get(cell.shape, ())]
 
     @property
     def reference(self) -> Artifact | None:
@@ -175,17 +181,29 @@ def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
             succeeded[key_of] = max(cell.finished, succeeded.get(key_of, ""))
     for run, failure, of_this_run in failures:
         cell, asked = failure.cell, run.request
-        setting = (asked.device.name, run.machine.host, cell.model, cell.fused, cell.weights, cell.shape.batch)
+        setting = (
+            asked.device.name,
+            (run.machine.name, *run.machine.hardware),
+            cell.model,
+            cell.fused,
+            cell.weights,
+            cell.shape.batch,
+        )
         if succeeded.get((setting, _way(asked.device, asked.method, shaping), cell.shape), "") > failure.finished:
             continue
         # a failure knows no window and no resolved options; the measurements of its own run do
         row = of_this_run.get(setting)
         if row is None:
-            name = msgspec.json.encode((asked.device, run.machine, setting, asked.method), order="sorted")
+            where = lasting(run.machine, asked.device)
+            name = msgspec.json.encode((asked.device, where, setting, asked.method), order="sorted")
             row = found.setdefault(name, _failed_row(failure, run))
         _take(row, cell.shape, failure)
     return [
-        replace(row, cells={shape: row.cells[shape] for shape in sorted(row.cells, key=_pixels)})
+        replace(
+            row,
+            machine=_whole_machine(row),
+            cells={shape: row.cells[shape] for shape in sorted(row.cells, key=_pixels)},
+        )
         for row in found.values()
     ]
 
@@ -212,8 +230,8 @@ def best_of(accuracies: Iterable[Accuracy]) -> dict[str, Accuracy]:
     return {found.artifact.sha256: found for found in ordered if found.artifact.sha256 is not None}
 
 
-# what a plan and a measurement both know of a row: device, host, model, fuse level, weights, batch
-_Setting = tuple[str, str, str, Fuse, Weights, int]
+# what a plan and a measurement both know of a row: device, machine, model, fuse level, weights, batch
+_Setting = tuple[str, tuple[object, ...], str, Fuse, Weights, int]
 
 # options that decide what a figure on a GPU means; a failure knows them too
 RUNNING = frozenset({"graph", "transfers", "sync", "cuda_binding", "compile", "provider"})
@@ -223,12 +241,39 @@ _Way = tuple[Statistic, tuple[tuple[str, str], ...]]
 
 
 def _setting(row: Row, fused: Fuse, weights: Weights) -> _Setting:
-    return (row.device.name, row.machine.host, row.model, fused, weights, row.batch)
+    return (row.device.name, (row.machine.name, *row.machine.hardware), row.model, fused, weights, row.batch)
 
 
 def _way(device: Device, method: Method, shaping: set[str]) -> _Way:
     options = {name: str(device.options[name]) for name in (shaping | RUNNING) & device.options.keys()}
     return method.statistic, tuple(sorted(options.items()))
+
+
+def lasting(machine: Machine, device: Device) -> Machine:
+    """What of a machine its figures share: without the host name, of which every container has one of its own."""
+    return msgspec.structs.replace(_narrowed(machine, device), host="")
+
+
+def _narrowed(machine: Machine, device: Device) -> Machine:
+    kept = _counted(device.backend, msgspec.json.encode(device))
+    if kept is None:
+        return machine
+    return msgspec.structs.replace(
+        machine, packages={name: of for name, of in machine.packages.items() if name in kept}
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _counted(backend: str, device: bytes) -> frozenset[str] | None:
+    """`backends.figure_packages` of many measurements of few devices."""
+    names = backends.figure_packages(msgspec.json.decode(device, type=Device))
+    return None if names is None else frozenset(names)
+
+
+def _whole_machine(row: Row) -> Machine:
+    """The row's machine, with the host name that all of its cells have."""
+    hosts = {cell.machine.host for cell in row.measured}
+    return row.machine if len(hosts) < 2 else msgspec.structs.replace(row.machine, host="")
 
 
 def key(found: Measurement) -> bytes:
@@ -243,7 +288,7 @@ def key(found: Measurement) -> bytes:
     engine = found.engine
     built = (engine.toolkit, engine.version, engine.platform, engine.settings) if engine else None
     way = (found.method, found.window, found.pacing, found.clock, built)
-    setting = (found.device, found.machine, _batch(found), made.precision, way)
+    setting = (found.device, lasting(found.machine, found.device), _batch(found), made.precision, way)
     return msgspec.json.encode((type(made).__name__, model, setting), order="sorted")
 
 
@@ -272,7 +317,7 @@ def measured_row(found: Measurement, run: Run) -> Row:
     spec = next((spec for spec in run.request.models if ours and spec.name == made.model), None)
     return Row(
         device=found.device,
-        machine=found.machine,
+        machine=_narrowed(found.machine, found.device),
         model=made.model,
         variant=ours.variant if ours else None,
         head=ours.head if ours else None,
@@ -289,6 +334,7 @@ def measured_row(found: Measurement, run: Run) -> Row:
         clock=found.clock,
         toolkit=_toolkit(found.engine),
         published_as=spec.published if spec else None,
+        own_size=spec.resolution if spec else None,
     )
 
 
@@ -298,7 +344,7 @@ def _failed_row(failure: Failure, run: Run) -> Row:
     spec = spec or ModelSpec(name=cell.model, variant=cell.model)
     return Row(
         device=run.request.device,
-        machine=run.machine,
+        machine=_narrowed(run.machine, run.request.device),
         model=cell.model,
         variant=spec.variant,
         head=spec.head,
@@ -315,6 +361,7 @@ def _failed_row(failure: Failure, run: Run) -> Row:
         clock=None,
         toolkit="",
         published_as=spec.published,
+        own_size=spec.resolution,
     )
 
 

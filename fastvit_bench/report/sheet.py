@@ -1,7 +1,6 @@
 """Rows as text: what a person reads of measurements, laid out in columns, whatever the format."""
 
 import itertools
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
@@ -28,14 +27,18 @@ from fastvit_bench.records import (
     Unit,
     Window,
 )
+from fastvit_bench.render.table import Column
 from fastvit_bench.report import published
 from fastvit_bench.report.published import Figure, Published
 from fastvit_bench.report.rows import REFERENCE_SIZE, Row, planned_share, size_of, sizes_of
+from fastvit_bench.stats.intervals import median
 
 NONE = "–"  # not measured, as opposed to nothing to measure
 RANDOM = "random weights"
+PUBLISHED_TOP1 = "published top-1 % (not distilled)"  # as in the paper's table of accuracy and latency
 FAILED = "failed"
 NOT_COMPARED = "†"  # behind a figure of which nobody has seen what it computed
+NOT_COMPARED_NOTE = f"{NOT_COMPARED} Not compared with the reference on that device."
 NOT_TOLD = "(not told)"  # block of a layer whose name does not say
 
 # --- numbers and names as text ----------------------------------------------------------------------------------------
@@ -56,6 +59,22 @@ def latency(figure: float, interval: Interval | None) -> str:
     middle = _rounded(figure, places, ROUND_HALF_EVEN)
     low, high = _rounded(interval.low, places, ROUND_FLOOR), _rounded(interval.high, places, ROUND_CEILING)
     return f"{middle} [{low}, {high}]"
+
+
+def figure_text(cell: Measurement, doubts: Sequence[str]) -> str:
+    """``78* [74, 88]``: a measured latency with its marks, as every table and sentence prints it."""
+    value, _, interval = latency(cell.figure_ms, cell.interval_ms).partition(" ")
+    return f"{value}{'*' * bool(doubts)}{NOT_COMPARED * (not compared(cell))} {interval}".rstrip()
+
+
+def derived(cell: Measurement, of_ms: Callable[[float], float]) -> str:
+    """What follows from a latency, such as a rate, with no more digits than the latency's interval supports."""
+    interval = cell.interval_ms
+    if interval is None or interval.low <= 0:
+        return significant(of_ms(cell.figure_ms), 3)
+    low, high = sorted((of_ms(interval.low), of_ms(interval.high)))
+    ends = Interval(low=low, high=high, confidence=interval.confidence)
+    return latency(of_ms(cell.figure_ms), ends).partition(" ")[0]
 
 
 def percent(share: Share | None) -> str:
@@ -99,9 +118,11 @@ def live_row(cell: Measurement | Failure) -> str:
         return f"{_name(where.model, where.shape)}  {FAILED} at {cell.stage}: {plain(cell.reason)}"
     line = f"{_name(cell.artifact.model, cell.shape)}  {latency(cell.figure_ms, cell.interval_ms)} ms"
     if cell.method.statistic is Statistic.MEDIAN:
-        for name, value in (("p90", cell.p90_ms), ("p99", cell.p99_ms)):
-            if value is not None:
-                line += f"  {name} {significant(value, 3)} ms"
+        if tail := quantile_of(cell, 0.9):
+            line += f"  p90 {latency(tail.value_ms, tail.interval).partition(' ')[0]} ms"
+        for title, quantile in TAILS.items():
+            if tail := quantile_of(cell, quantile):
+                line += f"  {title.removesuffix(' ms')} {latency(tail.value_ms, tail.interval)} ms"
     else:
         line += f"  ({_STATISTICS[cell.method.statistic][0]})"
     if cell.placement:
@@ -137,15 +158,6 @@ def kinds(counts: dict[str, int], most: int) -> str:
 
 
 # --- rows as columns of text ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Column:
-    """A heading and what stands below it."""
-
-    title: str
-    cells: list[str]
-    justify: Literal["left", "right"] = "left"
 
 
 @dataclass(frozen=True)
@@ -185,7 +197,11 @@ class Document:
 
 # statistic -> heading, and what the figures are; figures of two statistics never share a column
 _STATISTICS: dict[Statistic, tuple[str, str]] = {
-    Statistic.MEDIAN: ("median", "Latency in ms per batch, 95 % interval of the median in brackets."),
+    Statistic.MEDIAN: (
+        "median",
+        "Latency in ms per batch, 95 % interval in brackets: of the median, or, of runs in several processes, of the "
+        "figure of another such run.",
+    ),
     Statistic.TRIMMED_MEAN: (
         "ModelBench: mean of trimmed rounds",
         "ModelBench latency in ms per batch, 95 % interval of the mean in brackets (Student's t over the rounds).",
@@ -208,7 +224,7 @@ def document(rows: Sequence[Row]) -> Document:
     return Document(
         sheets=sheets,
         details=[
-            *(found for detail in (_per_image, _starting, _planned) if (found := detail(ordered, marks))),
+            *(found for detail in (_per_image, _tails, _starting, _planned) if (found := detail(ordered, marks))),
             *_layers(ordered, marks),
         ],
         notes=[
@@ -296,11 +312,9 @@ def _sheet(
                 latencies[size_of(shape)][at] = _failed(cell)
                 failed.setdefault(f"{cell.stage}: {plain(cell.reason)}", []).append(label)
                 continue
-            value, _, interval = latency(cell.figure_ms, cell.interval_ms).partition(" ")
             for warning in doubts[shape]:
                 warned.setdefault(plain(warning), []).append(label)
-            mark = "*" * bool(doubts[shape]) + NOT_COMPARED * (not compared(cell))
-            latencies[size_of(shape)][at] = f"{value}{mark} {interval}".rstrip()
+            latencies[size_of(shape)][at] = figure_text(cell, doubts[shape])
     return Sheet(
         title=title,
         model=[
@@ -319,7 +333,7 @@ def _sheet(
             Column("precision", [plain(row.precision) for row in rows]),
         ],
         published=[
-            Column(title, [text(row, row.published) if row.published else "" for row in rows], justify)
+            Column(title, [text(row.published) if row.published else "" for row in rows], justify)
             for title, (text, justify) in _PUBLISHED.items()
             if any(row.weights for row in rows)  # models of others were not published here
         ],
@@ -422,8 +436,9 @@ def _conditions(rows: Sequence[Row]) -> str:
     machine = row.machine
     days = sorted({cell.finished[:10] for each in rows for cell in each.cells.values()})
     hardware = [
+        f"machine {machine.name}" if machine.name else "",
         machine.processor,
-        f"{machine.cores} cores" if machine.cores else "",
+        machine.processors,
         f"{machine.memory_mib / 1024:.0f} GiB" if machine.memory_mib else "",
     ]
     facts = [
@@ -454,7 +469,9 @@ def _how(method: Method, *, cold: bool) -> str:
             f"left out"
         )
     rounds = f"{method.rounds} x {method.runs}" if method.rounds > 1 else str(method.runs)
-    if method.duration_ms:
+    if method.processes > 1:
+        rounds += f" runs in {method.processes} processes"
+    elif method.duration_ms:
         rounds = f"at least {rounds} runs and {_span(method.duration_ms)} of them"
     else:
         rounds += " runs"
@@ -484,7 +501,7 @@ def _paced(row: Row) -> str:
 def _not_compared(rows: Sequence[Row]) -> list[str]:
     """The line that the mark needs, where there is one."""
     missing = any(not compared(cell) for row in rows for cell in row.measured)
-    return [f"{NOT_COMPARED} Not compared with the reference on that device."] if missing else []
+    return [NOT_COMPARED_NOTE] if missing else []
 
 
 def _unproved(rows: Sequence[Row], marks: dict[int, str]) -> list[str]:
@@ -579,8 +596,58 @@ def _per_image(rows: Sequence[Row], marks: dict[int, str]) -> Detail | None:
         [
             *which,
             Column("batch", [str(row.batch) for row, _ in lines], "right"),
-            Column("ms/image", [significant(cell.ms_per_image, 3) for _, cell in lines], "right"),
-            Column("images/s", [significant(1e3 / cell.ms_per_image, 3) for _, cell in lines], "right"),
+            Column("ms/image", [per_image(cell) for _, cell in lines], "right"),
+            Column("images/s", [derived(cell, lambda ms, n=row.batch: 1e3 * n / ms) for row, cell in lines], "right"),
+        ],
+        len(which),
+    )
+
+
+def per_image(cell: Measurement) -> str:
+    """Milliseconds of one image of a batch, with the digits that the batch's interval supports."""
+    images = cell.shape.batch if cell.shape else 1
+    return derived(cell, lambda ms: ms / images)
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """A quantile of the samples with its 95 % interval."""
+
+    value_ms: float
+    interval: Interval
+
+
+# in names of columns -> quantile; where the samples are too few for a two-sided interval there is none
+QUANTILES = {"p99": 0.99, "p999": 0.999}
+TAILS = {"p99 ms": 0.99, "p99.9 ms": 0.999}  # the same as people's headings
+
+
+def quantile_of(cell: Measurement, quantile: float) -> Quantile | None:
+    """A quantile of all samples; None where they are too few to enclose it (of p99 368, of p99.9 3688)."""
+    value, interval = cell.quantile_ms(quantile), cell.quantile_interval_ms(quantile)
+    return None if value is None or interval is None else Quantile(value, interval)
+
+
+def tail_texts(cell: Measurement) -> dict[str, str]:
+    """Heading -> quantile with its interval; a dash where the samples do not show it."""
+    tails = {title: quantile_of(cell, quantile) for title, quantile in TAILS.items()}
+    return {title: latency(tail.value_ms, tail.interval) if tail else NONE for title, tail in tails.items()}
+
+
+def _tails(rows: Sequence[Row], marks: dict[int, str]) -> Detail | None:
+    medians = [(row, cell) for row in rows if row.method.statistic is Statistic.MEDIAN for cell in row.measured]
+    lines = [(row, cell) for row, cell in medians if quantile_of(cell, 0.99)]
+    if not lines:
+        return None
+    which = _which(lines, marks)
+    texts = [tail_texts(cell) for _, cell in lines]
+    columns = [Column(title, [each[title] for each in texts], "right") for title in TAILS]
+    return Detail(
+        "The slowest runs: 99 and 99.9 % of all runs took at most so long, 95 % interval in brackets",
+        [
+            *which,
+            Column("runs", [str(len(cell.samples_ms)) for _, cell in lines], "right"),
+            *(column for column in columns if any(cell != NONE for cell in column.cells)),
         ],
         len(which),
     )
@@ -593,12 +660,12 @@ def first(values: Sequence[int]) -> float | None:
 
 def later(values: Sequence[int]) -> float | None:
     """Milliseconds: the median of all but the first."""
-    return statistics.median(values[1:]) / 1e6 if values[1:] else None
+    return median(values[1:]) / 1e6 if values[1:] else None
 
 
 # heading -> milliseconds, of what comes before the runs that are measured
 STARTING: dict[str, Callable[[Measurement], float | None]] = {
-    "compile": lambda cell: statistics.median(cell.compile_ns) / 1e6 if cell.compile_ns else None,
+    "compile": lambda cell: median(cell.compile_ns) / 1e6 if cell.compile_ns else None,
     "first load": lambda cell: first(cell.load_ns),
     "later loads": lambda cell: later(cell.load_ns),
     "first run": lambda cell: first(cell.cold_ns),
@@ -644,7 +711,7 @@ def _planned(rows: Sequence[Row], marks: dict[int, str]) -> Detail | None:
             *(Column(title, [_shares(plan, unit) for plan in plans], "right") for unit, title in _UNITS.items()),
             Column("switches", [str(plan.switches) for plan in plans], "right"),
             Column("could run on Neural Engine", [_percent(plan.eligible) for plan in plans], "right"),
-            Column("not on Neural Engine", [plain(kinds(plan.elsewhere, 4)) or NONE for plan in plans]),
+            Column("not on Neural Engine", [plain(kinds(plan.elsewhere, 4)) or NONE for plan in plans], wraps=True),
         ],
         len(which),
     )
@@ -701,7 +768,7 @@ def _slowest_of(layers: Sequence[LayerTime], whose: str) -> Detail:
     return Detail(
         f"The slowest layers of {whose} in that pass",
         [
-            Column("layer", [_clipped(plain(layer.name)) for layer in slowest]),
+            Column("layer", [_clipped(plain(layer.name)) for layer in slowest], wraps=True),
             Column("kind", [plain(layer.kind) or NONE for layer in slowest]),
             Column("block", [plain(layer.block) or NONE for layer in slowest]),
             *_times([milliseconds([layer]) for layer in slowest], milliseconds(layers)),
@@ -739,24 +806,14 @@ def _printed(figure: Figure | None) -> str:
     return f"{figure.value:g}" if figure else ""
 
 
-def _top1(row: Row, model: Published) -> str:
-    """Plain / distilled: of the released weights, which a checkpoint of that name holds, else the paper's."""
-    if row.is_random:
-        return ""
-    pair = (model.released_top1, model.released_top1_distilled)
-    if pair == (None, None):
-        pair = (model.top1, model.top1_distilled)
-    return " / ".join(_printed(figure) or NONE for figure in pair)
-
-
 # heading -> text, and side of the column
-_PUBLISHED: dict[str, tuple[Callable[[Row, Published], str], Literal["left", "right"]]] = {
-    "published as": (lambda _, model: model.label, "left"),
-    "published params M": (lambda _, model: _printed(model.params_m), "right"),
-    "published FLOPs G": (lambda _, model: _printed(model.flops_g), "right"),
-    "published top-1 %": (_top1, "right"),
-    "published iPhone ms": (lambda _, model: _printed(model.iphone_ms), "right"),
-    "published GPU ms (batch 8)": (lambda _, model: _printed(model.gpu_ms), "right"),
+_PUBLISHED: dict[str, tuple[Callable[[Published], str], Literal["left", "right"]]] = {
+    "published as": (lambda model: model.label, "left"),
+    "published params M": (lambda model: _printed(model.params_m), "right"),
+    "published FLOPs G": (lambda model: _printed(model.flops_g), "right"),
+    PUBLISHED_TOP1: (lambda model: _printed(model.top1_undistilled), "right"),
+    "published iPhone ms": (lambda model: _printed(model.iphone_ms), "right"),
+    "published GPU ms (batch 8)": (lambda model: _printed(model.gpu_ms), "right"),
 }
 
 
@@ -768,9 +825,9 @@ def _published_notes(rows: Sequence[Row]) -> list[str]:
             "Published: FastViT paper, tables 5 and 6, at the size behind the @ (iPhone 12 Pro, Core ML, batch 1; "
             "RTX 2080 Ti, TensorRT, batch 8)."
         )
-    if any(not row.is_random for row in known):
         notes.append(
-            "Published top-1: ImageNet-1k, plain / distilled, of the released checkpoints (the paper's where none are)."
+            "Published top-1: the authors', on ImageNet-1k at that size, of the checkpoints they released without "
+            "distillation (the paper's where there is none), whatever weights were timed here."
         )
     if any(row.device.backend == "coreml" and row.method.statistic is Statistic.MEDIAN for row in known):
         notes.append("Published iPhone latencies are ModelBench's means: compare them with --protocol modelbench only.")

@@ -3,7 +3,6 @@
 import csv as _csv
 import io
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,13 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from fastvit_bench import files
+from fastvit_bench import backends, files
 from fastvit_bench.errors import StoreError
 from fastvit_bench.records import Artifact, Interval
+from fastvit_bench.render import terminal
+from fastvit_bench.render.table import Column
 from fastvit_bench.report import claims, judge, published
 from fastvit_bench.report.published import Place, Printed
 from fastvit_bench.report.rows import size_of
 from fastvit_bench.report.sheet import NONE, latency, plain, significant
+from fastvit_bench.stats import intervals
 from fastvit_bench.studies import SCHEMA, Contestant, StudyResult, StudyRow
 from fastvit_bench.verdicts import CellResult
 
@@ -180,7 +182,7 @@ def _median(values: Sequence[float]) -> Figure | None:
         return None
     ends = judge.interval([math.log(value) for value in values])
     interval = Interval(low=math.exp(ends[0]), high=math.exp(ends[1]), confidence=0.95) if ends else None
-    return Figure(statistics.median(values), interval)
+    return Figure(intervals.median(values), interval)
 
 
 def _divided(line: Line, base: Line, cell: CellResult | None) -> Line:
@@ -267,8 +269,8 @@ def measured(result: StudyResult, source: str) -> list[claims.Measured]:
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of the table for people."""
+class Field:
+    """What a column of the table for people shows of each line."""
 
     title: str
     text: Callable[[Line], str]
@@ -296,51 +298,54 @@ def ratio_text(line: Line) -> str:
     return "failed" if line.failed and line.contestant else NONE
 
 
-_GROUP = Column("group", lambda line: plain(line.group), words=True)
-_NAME = Column("network", lambda line: plain(line.row.label), words=True)
-_SIZE = Column("px", lambda line: line.size)
+_GROUP = Field("group", lambda line: plain(line.group), words=True)
+_NAME = Field("network", lambda line: plain(line.row.label), words=True)
+_SIZE = Field("px", lambda line: line.size)
+_NAMED = (_GROUP, _NAME, _SIZE)
 _HERE = (
-    Column("ms here", lambda line: latency(*line.figure) if line.figure else NONE),
-    Column("ratio here", ratio_text),
+    Field("ms here", lambda line: latency(*line.figure) if line.figure else NONE),
+    Field("ratio here", ratio_text),
 )
-_IPHONE = Column("iPhone ms (published)", _printed("iphone_ms"))
-_IPHONE_RATIO = Column("ratio (published)", _printed_ratio("iphone_ms"))
-_GPU = Column("GPU ms (published)", _printed("gpu_ms"))
-_GPU_RATIO = Column("ratio (published)", _printed_ratio("gpu_ms"))
+_IPHONE = Field("iPhone ms (published)", _printed("iphone_ms"))
+_IPHONE_RATIO = Field("iPhone ratio (published)", _printed_ratio("iphone_ms"))
+_GPU = Field("GPU ms (published)", _printed("gpu_ms"))
+_GPU_RATIO = Field("GPU ratio (published)", _printed_ratio("gpu_ms"))
 _COUNTS = (
-    Column("params M", lambda line: NONE if line.params_m is None else significant(line.params_m, 4)),
-    Column("published", _printed("params_m")),
-    Column("GMACs", lambda line: NONE if line.gmacs is None else significant(line.gmacs, 3)),
-    Column("published", _printed("gmacs")),
+    Field("params M", lambda line: NONE if line.params_m is None else significant(line.params_m, 4)),
+    Field("params M (published)", _printed("params_m")),
+    Field("GMACs", lambda line: NONE if line.gmacs is None else significant(line.gmacs, 3)),
+    Field("GMACs (published)", _printed("gmacs")),
 )
-_TOP1 = Column("top-1 (published)", _printed("top1"))
+_TOP1 = Field("top-1 (published)", _printed("top1"))
 _WHOLE = (*_HERE, _IPHONE, _IPHONE_RATIO, _GPU, _GPU_RATIO, *_COUNTS, _TOP1)
 # what a narrower terminal gets one below the other
-_PARTS = (
-    (*_HERE, replace(_IPHONE_RATIO, title="iPhone (published)"), replace(_GPU_RATIO, title="GPU (published)")),
-    (*_COUNTS, _IPHONE, _GPU, _TOP1),
-)
-WIDE = 150  # characters that one table takes
+_PARTS = ((*_HERE, _IPHONE_RATIO, _GPU_RATIO), (*_COUNTS, _IPHONE, _GPU, _TOP1))
 
 
-def _table(found: Sequence[Line], columns: Sequence[Column]) -> tuple[list[Column], list[list[str]]]:
-    """Columns that say anything, and their cells."""
-    cells = [[column.text(line) for line in found] for column in columns]
-    kept = [at for at, column in enumerate(cells) if any(text not in ("", NONE, "1") for text in column)]
-    return [columns[at] for at in kept], [[cells[at][line] for at in kept] for line in range(len(found))]
+def _table(found: Sequence[Line], fields: Sequence[Field]) -> list[Column]:
+    """The columns that say anything."""
+    columns = [
+        Column(field.title, [field.text(line) for line in found], "left" if field.words else "right")
+        for field in fields
+    ]
+    return [column for column in columns if any(text not in ("", NONE, "1") for text in column.cells)]
 
 
 def notes(result: StudyResult) -> list[str]:
     """What must be said below the table."""
     device, machine = result.device, result.machine
     options = ", ".join(f"{name} {value}" for name, value in sorted(device.options.items()))
-    shaping = {name for cell in result.cells if cell.head for name in cell.head.artifact.toolchain} | {device.backend}
-    packages = ", ".join(f"{name} {version}" for name, version in sorted(machine.packages.items()) if name in shaping)
+    versions = {
+        name: version for cell in result.cells if cell.head for name, version in cell.head.artifact.toolchain.items()
+    }
+    running = backends.narrowed(machine, device).packages  # turns are not put in proportion to the reference workload
+    versions |= {name: version for name, version in running.items() if name not in backends.REFERENCE_PACKAGES}
+    packages = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if name != "fastvit-bench")
     measured, planned = len([cell for cell in result.cells if cell.verdict.ratio is not None]), len(result.matches)
     said = [
         f"Here: {device.name} ({device.backend}, {device.precision}, batch {device.batch}; {options}) on "
         f"{machine.processor or machine.host}"
-        f"{f' and {machine.accelerator}' if machine.accelerator else ''}, {machine.cores} cores; {packages}; "
+        f"{f' and {machine.accelerator}' if machine.accelerator else ''}, {machine.processors}; {packages}; "
         f"{result.finished[:10]}.",
         f"Ratio: to the first line of the group, both sides in turns: the median over {result.blocks} blocks of fresh "
         f"processes, {result.turns.turns} turns of up to {result.turns.runs} runs each, with its 95 % interval. "
@@ -368,27 +373,19 @@ def live_row(cell: CellResult) -> str:
 
 def rich(result: StudyResult, told: Sequence[str], width: int) -> "Group":
     """For a terminal so many characters wide; `told` are sentences on the claims that the study is about."""
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     found = lines(result)
-    tables: list[Table] = []
-    for part in (_WHOLE,) if width >= WIDE else _PARTS:
-        columns, cells = _table(found, (_GROUP, _NAME, _SIZE, *part))
-        table = Table(box=box.SIMPLE)
-        for column in columns:
-            title = column.title.replace(" (", "\n(")
-            table.add_column(title, justify="left" if column.words else "right", no_wrap=not column.words)
-        for at, (line, texts) in enumerate(zip(found, cells, strict=True)):
-            if at and line.reference:
-                table.add_section()
-            table.add_row(*(Text(text) for text in texts))
-        tables.append(table)
+    named = len(_table(found, _NAMED))
+    tables = [_table(found, (*_NAMED, *_WHOLE))]
+    if not terminal.fits(tables[0], width):
+        parts = [_table(found, (*_NAMED, *part)) for part in _PARTS]
+        tables = parts if all(terminal.fits(part, width) for part in parts) else tables
+    groups = [at for at, line in enumerate(found) if at and line.reference]
     return Group(
         Text(f"{result.study.title} ({result.device.name})", style="bold"),
-        *tables,
+        *(terminal.styled(terminal.layout(columns, width, named=named, sections=groups)) for columns in tables),
         *(Text(sentence) for sentence in told),
         *(Text(note, style="dim") for note in notes(result)),
     )
@@ -396,14 +393,15 @@ def rich(result: StudyResult, told: Sequence[str], width: int) -> "Group":
 
 def markdown(result: StudyResult, told: Sequence[str]) -> str:
     """The same as Markdown."""
-    columns, cells = _table(lines(result), (_GROUP, _NAME, _SIZE, *_WHOLE))
+    columns = _table(lines(result), (*_NAMED, *_WHOLE))
     head = [
         f"## {plain(result.study.title)} ({result.device.name})",
         "",
         "| " + " | ".join(column.title for column in columns) + " |",
-        "| " + " | ".join(":--" if column.words else "--:" for column in columns) + " |",
+        "| " + " | ".join(":--" if column.justify == "left" else "--:" for column in columns) + " |",
     ]
-    body = ["| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |" for texts in cells]
+    rows = zip(*(column.cells for column in columns), strict=True)
+    body = ["| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |" for texts in rows]
     sentences = [f"- {sentence}" for sentence in told]
     return "\n".join([*head, *body, "", *sentences, *([""] if told else []), *(f"- {n}" for n in notes(result))]) + "\n"
 

@@ -2,7 +2,6 @@
 
 import io
 import re
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fastvit_bench.records import Accuracy, Failure, Foreign, Measurement, Pacing, Statistic, Unit
+from fastvit_bench.render import terminal
+from fastvit_bench.render.table import Column
 from fastvit_bench.report.joined import Joined
 from fastvit_bench.report.published import Figure, Published
 from fastvit_bench.report.rows import Row, size_of, sizes_of
@@ -17,10 +18,10 @@ from fastvit_bench.report.sheet import (
     FAILED,
     NONE,
     NOT_COMPARED,
+    QUANTILES,
     STARTING,
-    Column,
-    Detail,
     Document,
+    Quantile,
     Sheet,
     by_block,
     compared,
@@ -30,13 +31,12 @@ from fastvit_bench.report.sheet import (
     live_row,
     macs_per_image,
     milliseconds,
+    quantile_of,
 )
 
 if TYPE_CHECKING:  # both take longer to import than `--help` may
     import pandas as pd
     from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
 
 __all__ = [
     "DOCUMENTS",
@@ -61,9 +61,9 @@ EMPTY = "No measurements."
 
 
 def rich(rows: Sequence[Row], width: int, joined: Joined = Joined()) -> "Group":
-    """The rows for a terminal of so many columns; legible from 80 on.
+    """The rows for a terminal of so many columns.
 
-    One wide table if it fits, else the published figures below the measured ones, else a block of lines per row.
+    One wide table if it fits, else the published figures below the measured ones, and what does not fit as records.
     Figures of another statistic stand in a table of their own, as does what is known beside the latencies.
     """
     from rich.console import Group
@@ -79,80 +79,26 @@ def told(rows: Sequence[Row], joined: Joined = Joined()) -> Document:
 
 def on_terminal(found: Document, width: int) -> "Group":
     """A document for a terminal of so many columns."""
-    from rich.console import Console, Group
-    from rich.measure import Measurement as Extent
+    from rich.console import Group
     from rich.text import Text
-
-    endless = Console(width=100_000)
-
-    def fits(drawn: "Callable[[Sequence[Column]], Table]", columns: Sequence[Column]) -> bool:
-        """Whether a table of these columns would: to lay out thousands of rows only to know takes seconds."""
-        as_wide = drawn([replace(column, cells=_widest(column.cells)) for column in columns])
-        return Extent.get(endless, endless.options, as_wide).maximum <= width
 
     measured = [[*_folded(each.model), *each.latency, *each.setting] for each in found.sheets]
     beside = [[*columns, *each.published] for columns, each in zip(measured, found.sheets, strict=True)]
     published = _published(found.sheets)
-    if all(fits(grid, columns) for columns in beside):
-        tables, published = [grid(columns) for columns in beside], []
-    elif all(fits(grid, columns) for columns in (*measured, *([published] if published else []))):
-        tables = [grid(columns) for columns in measured]
-    else:
-        tables = [_blocks(each) for each in found.sheets]
-    parts: list[Table | Text] = [Text(found.caption)] if found.caption else []
-    for sheet, table in zip(found.sheets, tables, strict=True):
-        parts += [Text(sheet.title, style="bold"), table] if sheet.title else [table]
-    parts += [grid(published)] if published else []
-    for detail in found.details:
-        whole = fits(_detail, detail.columns)
-        parts += [Text(detail.title, style="bold"), *([_detail(detail.columns)] if whole else _narrow(detail))]
-    return Group(*parts, *(Text(note, style="dim") for note in found.notes))
-
-
-def _blocks(sheet: Sheet) -> "Table":
-    """A block per row, its sizes below each other."""
-    from rich.text import Text
-
-    table = _empty_table()
-    table.add_column("model", overflow="fold")
-    if sheet.setting:
-        table.add_column(sheet.setting[0].title, overflow="fold")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("ms", justify="right", no_wrap=True)
-    table.add_column("95 % interval", no_wrap=True)
-    for at in range(len(sheet.model[0].cells)):
-        cells = {column.title.removesuffix(" ms"): column.cells[at] for column in sheet.latency if column.cells[at]}
-        parts = [cell.partition(" ") for cell in cells.values()]
-        table.add_row(
-            _described(sheet.model, at),
-            *([_described(sheet.setting, at)] if sheet.setting else []),
-            Text("\n".join(cells)),
-            Text("\n".join(value for value, _, _ in parts), style="bold"),
-            Text("\n".join(interval for _, _, interval in parts), style="dim"),
-            end_section=True,
-        )
-    return table
-
-
-def _described(columns: Sequence[Column], at: int) -> "Text":
-    """The first column's cell, and below it the others' behind their headings."""
-    from rich.text import Text
-
-    first, *others = columns
-    text = Text(first.cells[at], style="bold")
-    for column in others:
-        text.append(f"\n{column.title} ", style="not bold dim").append(column.cells[at], style="not bold")
-    return text
-
-
-def _widest(cells: Sequence[str]) -> list[str]:
-    """The cell that is widest as it stands, and the one that is where an interval stands under its median."""
-    from rich.cells import cell_len
-
-    def width(cell: str) -> int:
-        return max(map(cell_len, cell.split("\n")))
-
-    return [max(cells, key=width), max(cells, key=lambda cell: width(cell.replace(" [", "\n[", 1)))] if cells else []
+    if all(terminal.fits(columns, width) for columns in beside):
+        measured, published = beside, []
+    elif not all(terminal.fits(columns, width) for columns in measured):
+        measured = [[each.model[0], *each.latency, *each.model[1:], *each.setting] for each in found.sheets]
+    tables = [
+        *((each.title, columns, 1) for each, columns in zip(found.sheets, measured, strict=True)),
+        *([("", published, 1)] if published else []),
+        *((detail.title, detail.columns, detail.named) for detail in found.details),
+    ]
+    parts = [Text(found.caption)] if found.caption else []
+    for title, columns, named in tables:
+        parts.append(Text(f"\n{title}" if title and parts else title, style="bold"))
+        parts.append(terminal.styled(terminal.layout(columns, width, named=named)))
+    return Group(*parts, Text(), *(Text(note, style="dim") for note in found.notes))
 
 
 def _published(sheets: Sequence[Sheet]) -> list[Column]:
@@ -162,8 +108,7 @@ def _published(sheets: Sequence[Sheet]) -> list[Column]:
     for sheet in sheets:
         columns = sheet.published or columns
         for line in zip(*(column.cells for column in sheet.published), strict=True):
-            # the same model with random weights has no accuracy: the fuller line stands for both
-            if any(line) and line.count("") <= lines.get(line[0], line).count(""):
+            if any(line):
                 lines[line[0]] = line
     if not lines:
         return []
@@ -178,62 +123,6 @@ def _folded(columns: Sequence[Column]) -> list[Column]:
     """All but the first in two lines where they can: beside an interval under its median that costs no height."""
     first, *others = columns
     return [first, *(replace(column, cells=[_FOLD.sub("\n", cell, 1) for cell in column.cells]) for column in others)]
-
-
-def grid(columns: Sequence[Column]) -> "Table":
-    """A line per row; the interval of a latency stands under its median."""
-    from rich.text import Text
-
-    table = _empty_table()
-    for column in columns:
-        longest_word = max(map(len, column.title.split()))
-        table.add_column("\n".join(textwrap.wrap(column.title, max(7, longest_word))), justify=column.justify)
-    for cells in zip(*(column.cells for column in columns), strict=True):
-        line: list[Text] = []
-        for cell in cells:
-            value, bracket, interval = cell.partition(" [")
-            line.append(Text(value, style="bold") + Text(f"\n[{interval}", style="dim") if bracket else Text(cell))
-        table.add_row(*line)
-    return table
-
-
-def _narrow(detail: Detail) -> "list[Table | Text]":
-    """A detail in fewer columns: names and pairs of shares below each other, and what is told in words in own lines."""
-    from rich.text import Text
-
-    columns = [replace(each, cells=[cell.replace(" / ", "\n/ ") for cell in each.cells]) for each in detail.columns]
-    named, numbers = columns[: detail.named], columns[detail.named :]
-    names = [[cell for cell in cells if cell != NONE] for cells in zip(*(each.cells for each in named), strict=True)]
-    first = replace(named[0], cells=[f"{model}\n{' '.join(others)}" for model, *others in names])
-    told = [each for each in numbers if each.justify == "left"]
-    lines = [
-        Text(f"{each.title}, {' '.join(name)}: {cell}")
-        for each in told
-        for name, cell in zip(names, each.cells, strict=True)
-        if cell != NONE
-    ]
-    return [_detail([first, *(each for each in numbers if each not in told)]), *lines]
-
-
-def _detail(columns: Sequence[Column]) -> "Table":
-    """A line per row and size; what does not fit is folded."""
-    from rich.text import Text
-
-    table = _empty_table()
-    for column in columns:
-        longest_word = max(map(len, column.title.split()))
-        title = "\n".join(textwrap.wrap(column.title, max(7, longest_word)))
-        table.add_column(title, justify=column.justify, overflow="fold", no_wrap=column.justify == "right")
-    for cells in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
-
-
-def _empty_table() -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True)
 
 
 # --- as text in a format of its own -----------------------------------------------------------------------------------
@@ -432,11 +321,13 @@ _FLAT: dict[str, Callable[[Row], object]] = {
     "rounds": lambda row: row.method.rounds,
     "processor": lambda row: row.machine.processor,
     "cores": lambda row: row.machine.cores,
+    "quota": lambda row: row.machine.quota,
     "accelerator": lambda row: row.machine.accelerator,
     "driver": lambda row: row.machine.driver,
     "os": lambda row: row.machine.os,
     "python": lambda row: row.machine.python,
     "host": lambda row: row.machine.host,
+    "machine": lambda row: row.machine.name or None,
     "first": lambda row: min(cell.finished for cell in row.cells.values()),
     "last": lambda row: max(cell.finished for cell in row.cells.values()),
     "published_as": lambda row: row.published.label if row.published else None,
@@ -457,6 +348,13 @@ _OPTIONAL: dict[str, Callable[[Row], object]] = {
 def _unproved(cell: Measurement) -> bool:
     return isinstance(cell.artifact, Foreign) or cell.artifact.parity is None
 
+
+# end of a column's name -> value
+_OF_QUANTILE: dict[str, Callable[[Quantile], float]] = {
+    "": lambda tail: tail.value_ms,
+    "_low": lambda tail: tail.interval.low,
+    "_high": lambda tail: tail.interval.high,
+}
 
 # and of what a row has at each size
 _SIZED: dict[str, Callable[[Measurement], object]] = {
@@ -480,6 +378,13 @@ _SIZED: dict[str, Callable[[Measurement], object]] = {
     "planned_elsewhere_{size}": lambda cell: (
         kinds(cell.placement.elsewhere, len(cell.placement.elsewhere)) if cell.placement else None
     ),
+    **{
+        f"{name}_{{size}}{end}_ms": lambda cell, quantile=quantile, of=of: (
+            of(tail) if (tail := quantile_of(cell, quantile)) else None
+        )
+        for name, quantile in QUANTILES.items()
+        for end, of in _OF_QUANTILE.items()
+    },
     "layers_{size}": lambda cell: len(cell.layers) or None,
     "layers_{size}_sum_ms": lambda cell: milliseconds(cell.layers) if cell.layers else None,
 }
@@ -584,6 +489,9 @@ def _nested_cell(cell: Measurement | Failure, warnings: list[str]) -> dict[str, 
         "finished": cell.finished,
         "warnings": warnings,
     }
+    for name, quantile in QUANTILES.items():
+        if tail := quantile_of(cell, quantile):
+            found |= {f"{name}{end}_ms": of(tail) for end, of in _OF_QUANTILE.items()}
     if not compared(cell):
         found["compared"] = False
     if _unproved(cell):
@@ -631,9 +539,6 @@ def _nested_accuracy(found: Accuracy) -> dict[str, object]:
 
 
 def _figures(row: Row) -> dict[str, Figure | None]:
-    """The published figures that may stand in the row: no accuracy beside random weights."""
+    """The published figures that stand in the row: the model's, whatever weights were timed."""
     model = row.published
-    if model is None:
-        return {}
-    names = [name for name in _FIGURES if not (row.is_random and "top1" in name)]
-    return {name: getattr(model, name) for name in names}
+    return {name: getattr(model, name) for name in _FIGURES} if model else {}

@@ -83,6 +83,16 @@ def test_describes_itself(backend: Backend) -> None:
     assert backends.of_file(Path(f"x{backend.suffix}")) is backend
 
 
+def test_times_of_layers_that_are_not_told_are_refused_in_the_same_words(backend: Backend, device: Device) -> None:
+    refusal = backend.unprofiled(device)
+    if refusal is None:
+        pytest.skip("it tells them")
+    assert refusal.endswith("leave --profile out.") or "leave --profile out," in refusal
+    with pytest.raises(UsageError) as caught:
+        backend.profile(Path("x"), device, np.zeros(SHAPE.nchw, np.float32), 1)
+    assert str(caught.value) == refusal
+
+
 def test_a_session_computes_what_the_network_computes(backend: Backend, device: Device, tmp_path: Path) -> None:
     path = export(backend, device, Tiny(), tmp_path)
     images = np.random.default_rng(0).standard_normal(SHAPE.nchw, np.float32)

@@ -465,7 +465,7 @@ def test_claims_are_chosen_by_name_and_by_study() -> None:
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_a_terminal_shows_every_claim_whole(width: int) -> None:
     console = Console(width=width, file=io.StringIO())
-    console.print(claims_table.rich(claims.judged(EVERY)))
+    console.print(claims_table.rich(claims.judged(EVERY), width))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert max(map(len, shown.splitlines())) <= width
@@ -503,7 +503,7 @@ def test_programs_get_every_number() -> None:
 def test_names_from_files_reach_no_terminal_as_commands() -> None:
     found = [one("cmt-iphone", measured(machine="a\x1b[31mb\nc"))]
     console = Console(width=100, file=io.StringIO())
-    console.print(claims_table.rich(found))
+    console.print(claims_table.rich(found, 100))
     console.print(claims_table.details(found))
     assert isinstance(console.file, io.StringIO)
     assert "\x1b" not in console.file.getvalue()

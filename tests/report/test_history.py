@@ -75,7 +75,8 @@ def test_figures_of_a_cell_are_a_series_in_the_order_they_were_measured() -> Non
     "changes",
     [
         {"machine": builders.machine(packages={"onnxruntime": "1.24.0"})},
-        {"machine": builders.machine(os="Linux 6.2 x86_64", python="3.12.1", driver="570.1", memory_mib=1)},
+        {"machine": builders.machine(os="Linux 6.2 x86_64", python="3.12.1", driver="570.1", memory_mib=16000)},
+        {"machine": builders.machine(host="x")},
         {"toolchain": {"onnx": "1.20.0"}, "sha256": "cd" * 32},
         {"weights": msgspec.structs.replace(builders.CHECKPOINT, sha256="ff" * 32)},
     ],
@@ -85,7 +86,7 @@ def test_what_may_explain_a_change_is_in_the_series_and_named(changes: dict[str,
     assert len(found.points) == 2
     said = " ".join(history.also_changed(*found.points))
     wanted = {
-        "machine": ("onnxruntime: 1.23.0 then, 1.24.0 now", "driver: None then, 570.1 now"),
+        "machine": ("onnxruntime: 1.23.0 then, 1.24.0 now", "driver: none then, 570.1 now", "host name: "),
         "toolchain": ("onnx: 1.19.0 then, 1.20.0 now", "the exported file"),
         "weights": ("weights: fastvit_t8.pth.tar@1a2b3c4d then, fastvit_t8.pth.tar@ffffffff now",),
     }
@@ -112,12 +113,19 @@ def test_what_may_explain_a_change_is_in_the_series_and_named(changes: dict[str,
         {"device": builders.device(options={"threads": 1})},
         {"device": builders.device(name="another")},
         {"engine": builders.engine()},
-        *({"machine": builders.machine(**one)} for one in ({"host": "x"}, {"processor": "x"}, {"cores": 2})),
+        *({"machine": builders.machine(**one)} for one in ({"processor": "x"}, {"cores": 2}, {"quota": 0.5})),
+        {"machine": builders.machine(memory_mib=8192)},
         {"machine": builders.machine(accelerator="NVIDIA H200")},
     ],
 )
 def test_what_makes_figures_another_cells_makes_another_series(changes: dict[str, Any]) -> None:
     assert len(history.collect([file(0, figure(0)), file(1, figure(1, **changes))])) == 2
+
+
+def test_a_series_goes_on_when_its_machine_gets_a_name_and_not_on_another() -> None:
+    first, second = builders.machine(name="lab-1"), builders.machine(name="lab-2")
+    assert len(history.collect([file(0, figure(0)), file(1, figure(1, machine=first))])) == 1
+    assert len(history.collect([file(0, figure(0, machine=first)), file(1, figure(1, machine=second))])) == 2
 
 
 def test_an_engine_of_another_version_is_in_the_series_and_named() -> None:
@@ -215,6 +223,7 @@ class _Figure:
     def __init__(self, figure_ms: float) -> None:
         self.figure_ms = figure_ms
         self.machine = builders.machine()
+        self.device = builders.device()
         self.artifact = None
         self.engine = None
 
@@ -283,7 +292,7 @@ def test_a_change_tells_what_else_changed_with_its_run() -> None:
     (change,) = found.changes
     assert change.also == (
         "commit: 0000007 then, 0000008 now",
-        "driver: None then, 570 now",
+        "driver: none then, 570 now",
         "onnxruntime: 1.23.0 then, 1.24.0 now",
     )
 
@@ -408,7 +417,7 @@ def test_a_picture_needs_a_suffix_a_folder_and_matplotlib(tmp_path: Path, monkey
     with pytest.raises(UsageError, match="no folder"):
         history_plot.check(tmp_path / "none" / "a.svg")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UnavailableError, match=r"pip install 'fastvit-bench\[report\]'"):
+    with pytest.raises(UnavailableError, match=r"pip install 'matplotlib'"):
         history_plot.check(tmp_path / "a.svg")
 
 

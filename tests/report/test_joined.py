@@ -155,7 +155,7 @@ def test_programs_read_frontier_and_ratio_beside_the_latency() -> None:
 def test_people_read_them_in_tables_that_name_basis_and_method() -> None:
     found = rows(*three(), one("twin", ms=9.0))
     text = table.markdown(found, join(found, reference="fastvit_t8", pareto=True))
-    assert "by published top-1, which was not measured here" in text
+    assert "by published top-1 without distillation, which was not measured here" in text
     assert "**Ratio to fastvit_t8: below 1 is quicker, 95 % interval in brackets**" in text
     assert "order statistics of a median" in text
 
@@ -175,3 +175,22 @@ def test_measured_accuracy_of_the_very_file_makes_a_frontier_of_its_own() -> Non
     few, many = accuracy(images=100, top1=99), accuracy(images=50_000, top1=38_100)
     unread = accuracy(artifact=artifact(sha256="00" * 32), images=0, top1=0)
     assert counted([many, few, unread]) == {"ab" * 32: Counted(38_100, 50_000)}
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 19, 20])
+def test_a_mean_has_an_interval_in_the_table_and_in_the_ratio_or_in_neither(rounds: int) -> None:
+    """As of a report in which one of 20 rounds failed."""
+    means = [1 + (at * 7 % 11) / 1000 for at in range(rounds)]
+    base, head = (
+        measurement(
+            artifact=artifact(model=model, sha256=f"{model:0>64}"),
+            method=METHODS[Protocol.MODELBENCH],
+            samples_ns=tuple(samples(ms * mean, 50) for mean in means),
+        )
+        for model, ms in (("fastvit_t8", 0.8), ("fastvit_sa12", 1.6))
+    )
+    found = ratio(head, base)
+    assert (head.interval_ms is None) is (found.interval is None) is (rounds == 1)
+    shown = table.markdown(rows(base, head), join(rows(base, head), reference="fastvit_t8"))
+    assert (" [" in shown) is (rounds > 1)
+    assert ("no interval" in shown) is (rounds == 1)

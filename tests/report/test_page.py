@@ -13,20 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import altair
+import msgspec
 import pages
 import pytest
-from builders import artifact, failure, measurement, run
+from builders import artifact, failure, measurement, request, run, shape, spec
 from commands import call, refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastvit_bench.errors import StoreError, UnavailableError
-from fastvit_bench.report import compose, figures, store, verdict
+from fastvit_bench.records import Fuse, Head, Measurement, Unit
+from fastvit_bench.report import compose, figures, sheet, store, verdict
 from fastvit_bench.report.frontiers import frontiers, groups
 from fastvit_bench.report.page import in_script
 from fastvit_bench.report.page.content import headline
 from fastvit_bench.report.pareto import Counted
+from fastvit_bench.report.ratios import ratio
 from fastvit_bench.report.rows import collect
+from fastvit_bench.report.sheet import latency
 from fastvit_bench.report.store import RunFile
 
 ROOT = Path(__file__).parents[2]
@@ -108,20 +112,114 @@ def test_json_in_a_script_is_the_same_json_without_markup(value: Any) -> None:
     assert json.loads(text) == value
 
 
+def told(*lines: Any, specs: tuple[Any, ...] = pages.SPECS, accuracies: dict[str, Counted] | None = None) -> str:
+    """The headline of some measurements, with usual spaces."""
+    rows = collect([RunFile(Path("x"), (run(request=request(models=specs)), *lines), 0)])
+    return headline(groups(rows), accuracies).replace("\N{NO-BREAK SPACE}", " ")
+
+
+UNPUBLISHED = tuple(spec(name=f"m{at}", published=None) for at in range(4))
+
+
+def timed(model: str, *ms: float, size: int = 256, **changes: Any) -> Measurement:
+    """A measurement of so many milliseconds, each as often as makes fifty runs."""
+    made = artifact(model=model, shape=shape(size), **changes)
+    return measurement(artifact=made, samples_ns=(tuple(round(1e6 * each) for each in ms) * (50 // len(ms)),))
+
+
 def test_the_headline_says_who_leads_and_at_what_cost() -> None:
-    rows = pages.few()
-    found = groups(rows)
-    told = headline(found, frontiers(found)).replace("\N{NO-BREAK SPACE}", " ")
-    assert told.startswith(
-        "Of 4 models at 256 px on cpu, 3 are on the accuracy-latency frontier, from fastvit_t8 (8.00 ms, 76.2 %) to "
-        "fastvit_ma36 (100 ms, 83.9 %), by published top-1; "
+    shown = headline(groups(pages.few())).replace("\N{NO-BREAK SPACE}", " ")
+    assert shown.startswith(
+        "Of 4 models at 256 px on cpu, 3 are on the accuracy-latency frontier, from fastvit_t8 (8.000 [7.991, 8.009] "
+        "ms, 76.2 %) to fastvit_ma36 (100.0 [99.8, 100.2] ms, 83.9 %), by published top-1; "
     )
-    assert told.endswith(" is dominated by fastvit_sa12.")
-    without = headline(found, []).replace("\N{NO-BREAK SPACE}", " ")
-    assert without == (
-        "Of 4 models at 256 px on cpu, fastvit_t8 is the quickest at 8.00 ms; fastvit_ma36 takes 12 times as long."
+    assert shown.endswith(" is dominated by fastvit_sa12.")
+    assert headline([]) == "No latency was measured in these runs."
+
+
+def test_the_headline_has_the_digits_and_marks_of_the_table() -> None:
+    """Planted: a figure of `6 [2, 7] *` was told as 6.31 ms."""
+    doubtful = timed("m0", 2.2, 2.2, 6.31, 6.4, 6.9)
+    rows = collect([RunFile(Path("x"), (run(request=request(models=UNPUBLISHED)), doubtful), 0)])
+    [in_table] = (column.cells for column in sheet.document(rows).sheets[0].latency)
+    shown = told(doubtful, specs=UNPUBLISHED)
+    assert shown.startswith(f"m0 takes {in_table[0]} ms at 256 px on cpu. ")
+    assert "*" in in_table[0]
+    for warning in doubtful.warnings:
+        assert warning in shown
+    assert "6.31 ms" not in shown
+
+
+def test_the_headline_tells_what_was_not_compared() -> None:
+    unseen = msgspec.structs.replace(timed("m0", 8.0), parity=None)
+    assert "8.000† [" in told(unseen, specs=UNPUBLISHED)
+    assert told(unseen, specs=UNPUBLISHED).endswith("† Not compared with the reference on that device.")
+
+
+def test_the_headline_is_of_the_folded_file() -> None:
+    """Planted: the quickest figure of an unfused file stood for the model."""
+    unfused, folded = timed("m0", 5.0, fused=Fuse.NONE), timed("m0", 8.0)
+    assert "8.000 [" in told(unfused, folded, specs=UNPUBLISHED)
+    assert "5.0" not in told(unfused, folded, specs=UNPUBLISHED)
+    assert told(unfused, specs=UNPUBLISHED).startswith("m0 (unfused) takes 5.000 [")
+
+
+def test_the_headline_is_at_the_models_own_size() -> None:
+    own = (spec(name="m0", published=None, resolution=384), spec(name="m1", published=None, resolution=256))
+    assert "at 384 px on" in told(timed("m0", 8.0), timed("m0", 9.0, size=384), specs=own)
+    assert "at 256 px, which is not its own size, on" in told(timed("m0", 8.0), specs=own)
+    both = told(timed("m0", 8.0), timed("m0", 9.0, size=384), timed("m1", 9.0), specs=own)
+    assert both.startswith("m1 takes 9.000 [")  # m0 was not made for that size
+
+
+def test_a_ratio_in_the_headline_has_its_interval_or_is_not_said() -> None:
+    """Planted: "takes 16 times as long" where the tool's own ratio is `16 [4, 17]`."""
+    quick, slow = timed("m0", 1.0, 1.0, 1.0, 1.4, 4.0), timed("m1", 16.0)
+    interval = ratio(slow, quick).interval
+    assert interval is not None
+    text = latency(ratio(slow, quick).value, interval)
+    assert f"m1 takes 16.00 [16.00, 16.00] ms, {text} times as long." in told(quick, slow, specs=UNPUBLISHED)
+    few = measurement(artifact=artifact(model="m0"), samples_ns=((10**6,) * 5,))
+    assert " times " not in told(few, slow, specs=UNPUBLISHED)
+    other = timed("m1", 16.0, head=Head.DENSE)  # which is another network
+    assert " times " not in told(quick, other, specs=UNPUBLISHED)
+
+
+def test_who_is_quickest_is_doubted_where_intervals_do_not_tell() -> None:
+    close = timed("m1", 8.0, 8.2, 7.9, 8.4, 7.95)
+    shown = told(timed("m0", 7.99, 8.1, 7.9, 8.3, 8.4), close, timed("m2", 20.0), specs=UNPUBLISHED)
+    assert ", which is not beyond doubt (" in shown
+    assert "doubt" not in told(timed("m0", 8.0), timed("m2", 20.0), specs=UNPUBLISHED)
+
+
+def test_the_page_s_table_has_the_marks_of_the_terminal_s() -> None:
+    """The plan's share that falls marks a figure on the terminal; on the page it did not."""
+    from builders import placement, reported
+
+    small = reported(artifact=artifact(backend="coreml"), placement=placement(*[Unit.NEURAL_ENGINE] * 9, Unit.CPU))
+    large = reported(
+        artifact=artifact(backend="coreml", shape=shape(384)), placement=placement(Unit.NEURAL_ENGINE, Unit.CPU)
     )
-    assert headline([], []) == "No latency was measured in these runs."
+    rows = collect([RunFile(Path("x"), (run(), small, large), 0)])
+    figure_cells = {cell for column in sheet.document(rows).sheets[0].latency for cell in column.cells}
+    assert any("*" in cell for cell in figure_cells)
+    data = json.loads(Outline(compose.html(rows, [], title="t", made="")).scripts[0])
+    at = [column["title"] for column in data["tables"]["figures"]["columns"]].index("latency ms [95 % interval]")
+    lines = data["tables"]["figures"]["rows"]
+    assert {line[at][0] for line in lines} == figure_cells
+    assert any("falls from 90 % at 256" in line[at][2] for line in lines)
+
+
+def test_far_quantiles_stand_on_the_page() -> None:
+    long = measurement(samples_ns=(tuple(10_000_000 + 1000 * at for at in range(400)),))
+    rows = collect([RunFile(Path("x"), (run(), long), 0)])
+    data = json.loads(Outline(compose.html(rows, [], title="t", made="")).scripts[0])
+    titles = [column["title"] for column in data["tables"]["figures"]["columns"]]
+    assert "p99 ms [95 % interval]" in titles
+    assert not [title for title in titles if "p99.9" in title]
+    cell = data["tables"]["figures"]["rows"][0][titles.index("p99 ms [95 % interval]")]
+    interval = long.quantile_interval_ms(0.99)
+    assert cell == [latency(long.quantile_ms(0.99) or 0, interval), long.quantile_ms(0.99)]
 
 
 def test_measured_accuracy_has_columns_and_a_frontier_of_its_own() -> None:
@@ -148,7 +246,7 @@ def test_measured_accuracy_has_columns_and_a_frontier_of_its_own() -> None:
     titles = [column["title"] for column in data["tables"]["figures"]["columns"]]
     assert "measured top-1 %" in titles
     assert "on frontier, measured top-1" in titles
-    assert "published top-1 %" not in titles
+    assert not [title for title in titles if title.startswith("published top-1")]
     [figure] = data["figures"]["accuracy"]
     assert "measured top-1 of the files that were timed" in figure["caption"]
     assert "measured on 1000 images" in json.dumps(figure["spec"])
@@ -177,9 +275,13 @@ def test_charts_are_limited_and_say_so() -> None:
     assert "further dominated models are in the table only." in frontier.caption
 
 
+def ends(counted: Counted) -> tuple[float, float]:
+    return 100 * counted.share.low, 100 * counted.share.high
+
+
 def test_wilson_s_interval_is_the_textbook_s() -> None:
-    assert figures.wilson(Counted(81, 263)) == pytest.approx((25.53, 36.62), abs=0.02)  # Newcombe 1998, table I
-    assert figures.wilson(Counted(0, 10))[0] == 0.0
+    assert ends(Counted(81, 263)) == pytest.approx((25.53, 36.62), abs=0.02)  # Newcombe 1998, table I
+    assert ends(Counted(0, 10))[0] == 0.0
 
 
 # --- on the command line ----------------------------------------------------------------------------------------------
@@ -257,7 +359,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "vl_convert" else object())
     with pytest.raises(
-        UnavailableError, match=r"drawn by vl_convert, not installed here; pip install 'fastvit-bench\["
+        UnavailableError, match=r"drawn by vl_convert, not installed here; pip install 'vl-convert-python'"
     ):
         compose.html(pages.few(), [], title="", made="")
 

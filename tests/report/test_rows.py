@@ -124,3 +124,23 @@ def test_a_failure_stands_until_the_cell_succeeds_later(drawn: list[tuple[int, i
         # a run without a success has a row of its own for its failures
         shown = max(((cell.finished, isinstance(cell, Failure)) for cell in cells), default=None)
         assert shown == max(told, default=None)
+
+
+def test_containers_of_one_machine_share_a_row_without_a_host_name() -> None:
+    first = builders.measurement()
+    second = builders.measurement(
+        artifact=builders.artifact(shape=builders.shape(224)), machine=builders.machine(host="c0ffee00")
+    )
+    (row,) = rows.gather([[builders.run(), first, second]])
+    assert len(row.measured) == 2
+    assert row.machine.host == ""
+    (alone,) = rows.gather([[builders.run(), first]])
+    assert alone.machine.host == "0f1e2d3c"
+
+
+def test_only_packages_that_decide_a_figure_stand_beside_it() -> None:
+    """A run of when the versions of every backend were recorded shares a row with a new one."""
+    old = builders.measurement(machine=builders.machine(packages={"onnxruntime": "1.23.0", "torch": "2.9.0"}))
+    new = builders.measurement(machine=builders.machine(packages={"onnxruntime": "1.23.0"}))
+    (row,) = rows.gather([[builders.run(), old], [builders.run(), new]])
+    assert row.machine.packages == {"onnxruntime": "1.23.0"}

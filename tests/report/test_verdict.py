@@ -23,7 +23,7 @@ from fastvit_bench.errors import StoreError, UnavailableError, UsageError
 from fastvit_bench.records import Interval
 from fastvit_bench.report import verdict as reports
 from fastvit_bench.report.verdict import github, interop, person, picture, words
-from fastvit_bench.verdicts import CellResult, Comparison, Kind, Outcome, Plan
+from fastvit_bench.verdicts import CellResult, Comparison, Kind, NoBaseline, Outcome, Plan
 
 XSD = Path(__file__).parent.parent / "data" / "junit.xsd"
 CI = {"GITHUB_ACTIONS": "true"}
@@ -120,12 +120,12 @@ def text_of(inline: Any) -> str:
 @pytest.mark.parametrize(
     ("comparison", "said"),
     [
-        (ONE, "fastvit_t8 256 b1 passes: head is 0.4 % slower [-0.4, 1.2] (margin 5 %)."),
+        (ONE, "fastvit_t8 256 b1 passes: head is slower, +0.4 % [-0.4, +1.2] (margin 5 %)."),
         (EMPTY, "Nothing was compared, because there is no cell."),
         (GONE, "gone cannot be compared: It is incomparable."),
         (
             mixed(),
-            "2 of 6 cells regressed, slowest most: head is 20.0 % slower [19.2, 20.8] (margin 5 %); 1 other cell "
+            "2 of 6 cells regressed, slowest most: head is slower, +20.0 % [+19.2, +20.8] (margin 5 %); 1 other cell "
             "cannot be compared, 1 is inconclusive, 1 passes, 1 improved.",
         ),
         (
@@ -133,7 +133,7 @@ def text_of(inline: Any) -> str:
                 builders.cell_result("fastvit_t8 256 b1", Outcome.REGRESSED, 1.118),
                 *(builders.cell_result(str(at)) for at in range(5)),
             ),
-            "fastvit_t8 256 b1 regressed: head is 11.8 % slower [11.0, 12.6] (margin 5 %); 5 other cells pass.",
+            "fastvit_t8 256 b1 regressed: head is slower, +11.8 % [+11.0, +12.6] (margin 5 %); 5 other cells pass.",
         ),
         (
             builders.comparison(
@@ -141,7 +141,7 @@ def text_of(inline: Any) -> str:
                 builders.cell_result("b", Outcome.IMPROVED, 0.8),
                 pooled=builders.verdict(Outcome.IMPROVED, 0.85),
             ),
-            "Both cells improved, b most: head is 20.0 % quicker [19.2, 20.8] (margin 5 %).",
+            "Both cells improved, b most: head is quicker, -20.0 % [-20.8, -19.2] (margin 5 %).",
         ),
         (
             builders.comparison(
@@ -149,7 +149,8 @@ def text_of(inline: Any) -> str:
                 builders.cell_result("b"),
                 pooled=builders.verdict(Outcome.REGRESSED, 1.04, margin=0.025),
             ),
-            "2 cells regressed when taken together: head is 4.0 % slower [3.2, 4.8] (margin 2.5 %); alone, all pass.",
+            "2 cells regressed when taken together: head is slower, +4.0 % [+3.2, +4.8] (margin 2.5 %); alone, "
+            "all pass.",
         ),
         (
             builders.comparison(
@@ -157,8 +158,8 @@ def text_of(inline: Any) -> str:
                 builders.cell_result("b"),
                 pooled=builders.verdict(Outcome.INCONCLUSIVE, 1.03, margin=0.025),
             ),
-            "a regressed: head is 10.0 % slower [9.2, 10.8] (margin 5 %); 1 other cell passes; all cells together, "
-            "head is 3.0 % slower [2.2, 3.8].",
+            "a regressed: head is slower, +10.0 % [+9.2, +10.8] (margin 5 %); 1 other cell passes; all cells together, "
+            "head is slower, +3.0 % [+2.2, +3.8].",
         ),
     ],
 )
@@ -207,7 +208,7 @@ def test_markdown_has_a_row_per_cell_worst_first() -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_terminal_shows_every_figure_worst_first(width: int) -> None:
     shown = terminal(STORED, width)
-    lines = [line.split() for line in shown.splitlines() if re.match(r" \w+ +\S+ +\S+ +\S+", line)]
+    lines = [line.split() for line in shown.splitlines() if re.match(r"\w+ +\S+ +\S+ +\S+", line)]
     assert [line[0] for line in lines if line[0] in ORDER] == ORDER[:-1]
     for figure in ("10.00", "11.18", "+11.8 %", "[+11.0, +12.6]", "5 %", "regressed", "6.0 %", "all cells together"):
         assert figure in shown
@@ -626,10 +627,11 @@ def test_summary_of_little_is_whole(tmp_path: Path) -> None:
 
 def test_github_is_told_as_far_as_it_asks(tmp_path: Path) -> None:
     files = {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary"), "GITHUB_OUTPUT": str(tmp_path / "output")}
-    assert len(github.tell(mixed(), CI | files, "r")) == 4
+    github.tell(mixed(), CI | files, "r")
+    assert len(github.annotations(mixed(), CI)) == 4
     assert (tmp_path / "summary").exists()
     assert outputs_of((tmp_path / "output").read_text(encoding="utf-8"))["worst_cell"] == "slowest"
-    assert github.tell(mixed(), {}) == []
+    assert github.annotations(mixed(), {}) == []
 
 
 def test_github_s_outputs_are_written_where_the_summary_cannot_be(tmp_path: Path) -> None:
@@ -682,10 +684,11 @@ def test_blocks_far_off_leave_the_scale_alone() -> None:
 
 def test_picture_without_matplotlib_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UnavailableError, match=re.escape("pip install 'fastvit-bench[report]'")):
+    with pytest.raises(UnavailableError, match=re.escape("pip install 'matplotlib'")):
         picture.png(ONE)
-    with pytest.raises(StoreError, match=r"svg, png \(Pictures are drawn by matplotlib"):
-        reports.publish(ONE, tmp_path, ["svg", "markdown", "png", "junit"])
+    published = reports.publish(ONE, tmp_path, ["svg", "markdown", "png", "junit"])
+    (sentence,) = published.lost
+    assert sentence.startswith(f"No svg and no png in {tmp_path}: Pictures are drawn by matplotlib")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gate.junit.xml", "gate.md"]
 
 
@@ -695,7 +698,8 @@ def test_picture_without_matplotlib_says_how_to_get_it(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("comparison", CASES.values(), ids=CASES)
 def test_every_format_is_written(comparison: Comparison, tmp_path: Path) -> None:
     names = [*reports.FORMATS, "json"]
-    written = reports.publish(comparison, tmp_path / "new" / "folder", names)
+    written, lost = reports.publish(comparison, tmp_path / "new" / "folder", names)
+    assert lost == []
     assert [path.name for path in written] == [
         "gate.md",
         "gate.junit.xml",
@@ -721,9 +725,10 @@ def test_unknown_format_names_the_nearest_before_anything_is_written(tmp_path: P
 def test_folder_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(StoreError, match=r"cannot be made: (File exists|Not a directory)") as caught:
-            reports.publish(ONE, folder, ["markdown", "json"])
-        assert str(caught.value).count(".") == 1 + str(folder).count(".")
+        written, (sentence,) = reports.publish(ONE, folder, ["markdown", "json"])
+        assert written == []
+        assert re.search(r"cannot be made: (File exists|Not a directory)\.$", sentence)
+        assert sentence.count(".") == 1 + str(folder).count(".")
 
 
 def test_what_one_format_cannot_do_keeps_no_other_from_being_written(
@@ -737,11 +742,64 @@ def test_what_one_format_cannot_do_keeps_no_other_from_being_written(
     (tmp_path / "gate.md" / "kept").write_text("x", encoding="utf-8")
     (tmp_path / "gate.json").write_text("old", encoding="utf-8")
     monkeypatch.setattr(reports.files, "put", lambda source, target: source.rename(target))  # a folder is in the way
-    with pytest.raises(StoreError, match=r"markdown \(.*\); bmf \(of its own\)\."):
-        reports.publish(ONE, tmp_path, ["markdown", "json", "bmf", "gha"])
+    written, lost = reports.publish(ONE, tmp_path, ["markdown", "json", "bmf", "gha"])
+    assert [path.name for path in written] == ["gate.json", "gate.gha.json"]
+    assert [sentence.partition(" in ")[0] for sentence in lost] == ["No markdown", "No bmf"]
+    assert lost[1].endswith(": of its own.")
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["gate.gha.json", "gate.json", "gate.md"]  # and no draft
     assert reports.read(tmp_path / "gate.json") == ONE
+
+
+def test_formats_whose_packages_are_missing_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = ["markdown", "junit", "json", "svg"]
+    assert reports.possible(usual) == (usual, "")
+    monkeypatch.setitem(reports.FORMATS, "svg", reports.FORMATS["svg"]._replace(needs=("no_such_package",)))
+    kept, left_out = reports.possible(usual)
+    assert kept == usual[:3]
+    assert re.search(r"^svg is left out of the reports: .*no_such_package.*\.$", left_out)
+    reports.require(kept)
+    with pytest.raises(UnavailableError, match="no_such_package"):
+        reports.require(usual)
+
+
+NEW = builders.cell_result("new", Outcome.NO_BASELINE, None)
+
+
+@pytest.mark.parametrize(
+    ("others", "policy", "outcome", "code"),
+    [
+        ((), NoBaseline.FAIL, Outcome.NO_BASELINE, 4),
+        ((), NoBaseline.PASS, Outcome.NO_BASELINE, 0),
+        ((Outcome.PASS, Outcome.IMPROVED), NoBaseline.PASS, Outcome.NO_BASELINE, 0),
+        ((Outcome.PASS,), NoBaseline.FAIL, Outcome.NO_BASELINE, 4),
+        # what may pass hides no other cell that did not
+        ((Outcome.INCONCLUSIVE,), NoBaseline.PASS, Outcome.INCONCLUSIVE, 3),
+        ((Outcome.INCONCLUSIVE,), NoBaseline.FAIL, Outcome.NO_BASELINE, 4),
+        ((Outcome.INCOMPARABLE,), NoBaseline.PASS, Outcome.INCOMPARABLE, 4),
+        ((Outcome.REGRESSED,), NoBaseline.PASS, Outcome.REGRESSED, 1),
+    ],
+)
+def test_a_cell_without_a_baseline_ends_by_the_policy(
+    others: tuple[Outcome, ...], policy: NoBaseline, outcome: Outcome, code: int, tmp_path: Path
+) -> None:
+    cells = [builders.cell_result(each.value, each, None if each is Outcome.INCOMPARABLE else 1.01) for each in others]
+    comparison = builders.comparison(NEW, *cells, plan=Plan(no_baseline=policy))
+    assert (comparison.outcome, comparison.exit_code) == (outcome, code)
+    assert reports.publish(comparison, tmp_path, list(reports.FORMATS)).lost == []
+    assert reports.read(tmp_path / "gate.json") == comparison
+    assert "no baseline yet" in words.sentence(comparison)
+    case = ElementTree.parse(tmp_path / "gate.junit.xml").find(".//testcase[@name='new']/*[@type='no-baseline']")
+    assert case is not None
+    assert case.tag == ("skipped" if policy is NoBaseline.PASS else "error")
+
+
+def test_a_comparison_of_before_there_was_a_policy_is_read(tmp_path: Path) -> None:
+    reports.write(ONE, "json", tmp_path / "old.json")
+    document = json.loads((tmp_path / "old.json").read_text(encoding="utf-8"))
+    del document["plan"]["no_baseline"]
+    (tmp_path / "old.json").write_text(json.dumps(document), encoding="utf-8")
+    assert reports.read(tmp_path / "old.json").plan.no_baseline is NoBaseline.FAIL
 
 
 def test_write_says_what_cannot_be_written(tmp_path: Path) -> None:

@@ -44,12 +44,13 @@ class CoreML:
     suffix = ".mlpackage"
     precisions = ("fp16", "fp32")
     packages = ("torch", "coremltools", "numpy")
+    proof_packages = ("coremltools", "numpy", "torch")
     shaping = ("input", "attention", "compress")
     engines = None
     flags = (*shaping, "classifier", "multifunction")
     adopts = False
 
-    def missing(self) -> str | None:
+    def missing(self, device: Device | None = None) -> str | None:
         """None where coremltools is installed with the native library that writes weights."""
         spec = importlib.util.find_spec("coremltools")
         if spec is None or spec.origin is None:
@@ -60,7 +61,7 @@ class CoreML:
                 "coremltools is installed without its native library, for which there is no wheel for this Python; "
                 "use Python 3.11 to 3.13 and run: pip install --force-reinstall coremltools"
             )
-        return None
+        return _unpaletted(str(device.options.get("compress", ""))) if device else None
 
     def absent(self, device: Device) -> str | None:
         """Why it cannot be run from here: Core ML runs on Apple hardware only."""
@@ -79,6 +80,10 @@ class CoreML:
     def settling(self, device: Device) -> Mapping[str, float]:
         """By runs alone."""
         return {}
+
+    def runtime_packages(self, device: Device) -> tuple[str, ...]:
+        """coremltools, which makes the calls on this Mac; a connected device is called by Xcode's tools."""
+        return ("coremltools",)
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
         """The options of `CHOICES` and `TEXTS`; images one by one are taken as images, batches as tensors."""
@@ -121,8 +126,8 @@ class CoreML:
 
         if asked.precision not in self.precisions:
             raise UsageError(f"Core ML programs compute in {' or '.join(self.precisions)}, not in {asked.precision}.")
-        if asked.options["compress"].startswith("palette") and importlib.util.find_spec("sklearn") is None:
-            raise UnavailableError("Palettes of weights need scikit-learn; run: pip install 'fastvit-bench[compress]'.")
+        if lacking := _unpaletted(asked.options["compress"]):
+            raise UnavailableError(f"{lacking[0].upper()}{lacking[1:]}.")
         if asked.labels and asked.head != "classifier":
             raise UsageError("Class names belong to a classifier, and this network is dense; leave --classifier out.")
         if asked.labels and len(asked.labels) != asked.classes:
@@ -181,14 +186,25 @@ class CoreML:
         return found
 
     def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
+        """Not told."""
+        raise UsageError(self.unprofiled(device))
+
+    def unprofiled(self, device: Device) -> str:
         """Core ML tells costs per operation in its plan, and times in Xcode's reports only."""
-        raise UsageError("Core ML does not tell the times of layers; leave --profile out, and see the planned costs.")
+        return "Core ML does not tell the times of layers; leave --profile out, and see the planned costs."
 
     def open(self, path: Path, device: Device) -> AbstractContextManager[Session]:
         """The package on this Mac or on a connected device."""
         from fastvit_bench.backends.coreml import device as devices
 
         return devices.open(path, device)
+
+
+def _unpaletted(compress: str) -> str | None:
+    """What keeps weights from being compressed in that way, or None."""
+    if compress.startswith("palette") and importlib.util.find_spec("sklearn") is None:
+        return "palettes of weights need scikit-learn; run: pip install 'fastvit-bench[compress]'"
+    return None
 
 
 def function_name(shape: Shape) -> str:

@@ -1,19 +1,35 @@
 """What the page says: its headline, its verdicts, and its tables as text with what they are sorted by."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fastvit_bench.records import Artifact, Measurement
+from fastvit_bench.records import Artifact, Fuse, Measurement, Shape, Statistic
 from fastvit_bench.report import claims, claims_table
 from fastvit_bench.report import studies as studies_of
 from fastvit_bench.report.figures import about
-from fastvit_bench.report.frontiers import Basis, Frontier, Group, Place, published_top1
-from fastvit_bench.report.joined import probability_text, ratio_text, some
+from fastvit_bench.report.frontiers import Basis, Frontier, Group, Place, frontier, names, published_top1
+from fastvit_bench.report.joined import accuracy_text, probability_text, ratio_text, some
 from fastvit_bench.report.pareto import SURE, Counted
-from fastvit_bench.report.ratios import Key, Ratio
+from fastvit_bench.report.ratios import Key, Ratio, alike, ratio
 from fastvit_bench.report.rows import REFERENCE_SIZE, Row, size_of
-from fastvit_bench.report.sheet import NONE, form, latency, legend, macs_per_image, model_name, plain, significant
+from fastvit_bench.report.sheet import (
+    NONE,
+    NOT_COMPARED_NOTE,
+    PUBLISHED_TOP1,
+    TAILS,
+    compared,
+    figure_text,
+    form,
+    latency,
+    legend,
+    macs_per_image,
+    model_name,
+    per_image,
+    plain,
+    significant,
+    tail_texts,
+)
 from fastvit_bench.report.verdict import words
 from fastvit_bench.studies import StudyResult
 from fastvit_bench.verdicts import Comparison, Outcome
@@ -31,6 +47,7 @@ KINDS = {
 TONES = {
     Outcome.REGRESSED: "bad",
     Outcome.INCOMPARABLE: "unsure",
+    Outcome.NO_BASELINE: "unsure",
     Outcome.INCONCLUSIVE: "unsure",
     Outcome.PASS: "good",
     Outcome.IMPROVED: "good",
@@ -96,7 +113,7 @@ def content(
     """The page's words, of whatever there is."""
     marks, lines = legend(rows)
     leads = bool(groups) or not comparisons  # else the newest comparison is all there is to say first
-    first = headline(groups, frontiers) if groups or not studies else plain(studies[0].study.title)
+    first = headline(groups, accuracies) if groups or not studies else plain(studies[0].study.title)
     table, common = _figures_table(rows, groups, frontiers, marks, accuracies or {}, ratios or {}, reference)
     cards = [_card(found, f"comparison-{at}") for at, found in enumerate(comparisons)]
     tables = {"figures": table}
@@ -122,34 +139,72 @@ def content(
 # --- sentences --------------------------------------------------------------------------------------------------------
 
 
-def headline(groups: Sequence[Group], frontiers: Sequence[Frontier]) -> str:
-    """The largest group at 256 pixels, else at the size with the most models: who leads, and what accuracy costs."""
+def headline(groups: Sequence[Group], accuracies: Mapping[str, Counted] | None = None) -> str:
+    """The largest group at the models' own evaluation size: who leads, and what accuracy costs.
+
+    Figures are those of the table: the folded files, with its digits, marks and intervals; doubts stand behind.
+    """
     if not groups:
         return "No latency was measured in these runs."
-    group = groups[0]
-    sizes = sorted(group.sizes, key=lambda shape: (-len(group.at(shape)), size_of(shape) != REFERENCE_SIZE))
-    shape = next((each for each in sizes if size_of(each) == REFERENCE_SIZE), sizes[0])
+    group, shape = _deployed(groups[0])
     entries = sorted(group.at(shape), key=lambda entry: entry[2].figure_ms)
-    where = f"at {size_of(shape)} px on {group.device.partition(' (')[0]}"
-    first, last = entries[0], entries[-1]
-    if len(entries) == 1:
-        return f"{first[0]} takes {_ms(first[2])} {where}."
-    best = max(
-        (each for each in frontiers if each.group is group and each.shape == shape),
-        key=lambda each: each.basis is Basis.MEASURED,
-        default=None,
+    own = {row.own_size for row in group.rows} <= {None, shape.height if shape else None}
+    aside = "" if own else ", not their own size," if len(entries) > 1 else ", which is not its own size,"
+    batch = f", batch {group.rows[0].batch}," if group.rows[0].batch > 1 else ""
+    where = f"at {size_of(shape)} px{aside or batch} on {group.device.partition(' (')[0]}"
+    found = [frontier(group, shape, basis, accuracies or {}) for basis in Basis] if shape else []
+    best = next((each for each in found if each), None)
+    sentence, named = _standings(best, where) if best else _order(entries, where)
+    return " ".join([sentence, *_doubts(named)]).replace("  ", " ")
+
+
+_Entry = tuple[str, Row, Measurement]
+
+
+def _deployed(group: Group) -> tuple[Group, Shape | None]:
+    """The rows that are deployed, and the size that is most of these models' own.
+
+    Of each model those whose file has most of its algebra done ahead of time, at a size that is its own where any is.
+    """
+    ranks = {None: 3, Fuse.FOLDED: 2, Fuse.FUSED: 1, Fuse.NONE: 0}
+    best: dict[str, int] = {}
+    for row in group.rows:
+        best[model_name(row)] = max(best.get(model_name(row), 0), ranks[row.fused])
+    kept = [row for row in group.rows if ranks[row.fused] == best[model_name(row)]]
+
+    def measured(shape: Shape | None) -> list[Row]:
+        return [row for row in kept if isinstance(row.cells.get(shape), Measurement)]
+
+    def own(row: Row, shape: Shape | None) -> bool:
+        return shape is not None and shape.height == shape.width == row.own_size
+
+    def worth(shape: Shape | None) -> tuple[int, bool, int]:
+        rows = measured(shape)
+        return sum(own(row, shape) for row in rows), size_of(shape) == REFERENCE_SIZE, len(rows)
+
+    shape = max(group.sizes, key=worth)
+    rows = measured(shape)
+    if any(own(row, shape) for row in rows):
+        rows = [row for row in rows if own(row, shape) or row.own_size is None]
+    less = {Fuse.NONE: " (unfused)", Fuse.FUSED: " (not folded)"}
+    named = (
+        f"{name}{less.get(row.fused, '') if row.fused else ''}" for name, row in zip(names(rows), rows, strict=True)
     )
-    if best is None:
-        times = significant(last[2].figure_ms / first[2].figure_ms, 2)
-        slowest = f"{last[0]} takes {times} times as long"
-        return f"Of {len(entries)} models {where}, {first[0]} is the quickest at {_ms(first[2])}; {slowest}."
+    return replace(group, rows=tuple(rows), names=tuple(named)), shape
+
+
+def _standings(best: Frontier, where: str) -> tuple[str, list[_Entry]]:
+    """Who is on the frontier for sure, and the entries that the sentence names."""
     members = [place for place in best.places if place.standing.probability >= SURE]
+    lead = f"Of {len(best.places)} models {where},"
     if not members:
-        return f"Of {len(best.places)} models {where}, none is on the accuracy-latency frontier beyond doubt."
+        return f"{lead} none is on the accuracy-latency frontier beyond doubt.", []
     are = "is" if len(members) == 1 else "are"
-    lead = f"Of {len(best.places)} models {where}, {len(members)} {are} on the accuracy-latency frontier"
+    lead = f"{lead} {len(members)} {are} on the accuracy-latency frontier"
+    ends = [members[0], members[-1]] if len(members) > 1 else members
+    named = [(place.name, place.row, place.cell) for place in ends]
     if len(members) == 1:
-        return f"{lead}: {_told(members[0])}, by {best.basis} top-1."
+        return f"{lead}: {_told(members[0])}, by {best.basis} top-1.", named
     off = [place for place in best.places if place.standing.probability <= 1 - SURE]
     beaten = ""
     if len(off) == 1:
@@ -157,15 +212,53 @@ def headline(groups: Sequence[Group], frontiers: Sequence[Frontier]) -> str:
         beaten = f"; {off[0].name} is dominated" + (f" by {by[0]}" if by else "")
     elif off:
         beaten = f"; {len(off)} are dominated"
-    return f"{lead}, from {_told(members[0])} to {_told(members[-1])}, by {best.basis} top-1{beaten}."
+    return f"{lead}, from {_told(ends[0])} to {_told(ends[1])}, by {best.basis} top-1{beaten}.", named
+
+
+def _order(entries: Sequence[_Entry], where: str) -> tuple[str, list[_Entry]]:
+    """The quickest and the slowest, with the ratio where the table has one, and the entries that are named."""
+    first, *others = entries
+    if not others:
+        return f"{first[0]} takes {_figure(first[1], first[2])} {where}.", [first]
+    close = [entry for entry in others if (low := _least(entry, first)) is None or low <= 1]
+    doubt = f", which is not beyond doubt ({some([entry[0] for entry in close])})" if close else ""
+    last = others[-1]
+    slowest = f"{last[0]} takes {_figure(last[1], last[2])}"
+    if (times := _ratio(last, first)) and times.interval:
+        slowest += f", {_unbroken(ratio_text(times))} times as long"
+    lead = f"Of {len(entries)} models {where}, {first[0]} is the quickest at {_figure(first[1], first[2])}"
+    return f"{lead}{doubt}; {slowest}.", [first, last]
+
+
+def _ratio(entry: _Entry, base: _Entry) -> Ratio | None:
+    """As `table --reference` gives it, which is of rows measured alike only."""
+    return ratio(entry[2], base[2]) if alike(entry[1]) == alike(base[1]) else None
+
+
+def _least(entry: _Entry, base: _Entry) -> float | None:
+    times = _ratio(entry, base)
+    return times.interval.low if times and times.interval else None
+
+
+def _doubts(entries: Sequence[_Entry]) -> list[str]:
+    """What the marks of the named figures mean."""
+    warned = {name: [plain(warning) for warning in row.doubts(cell)] for name, row, cell in entries}
+    notes = [f"* {name}: {'; '.join(warnings)}." for name, warnings in warned.items() if warnings]
+    unseen = any(not compared(cell) for _, _, cell in entries)
+    return [*notes, *([NOT_COMPARED_NOTE] if unseen else [])]
 
 
 def _told(place: Place) -> str:
-    return f"{place.name} ({_ms(place.cell)}, {place.accuracy.percent:.1f}\N{NO-BREAK SPACE}%)"
+    return f"{place.name} ({_figure(place.row, place.cell)}, {_unbroken(f'{accuracy_text(place.accuracy)} %')})"
 
 
-def _ms(cell: Measurement) -> str:
-    return f"{significant(cell.figure_ms, 3)}\N{NO-BREAK SPACE}ms"
+def _figure(row: Row, cell: Measurement) -> str:
+    """As the table prints it, with its unit, in one piece."""
+    return _unbroken(f"{figure_text(cell, row.doubts(cell))} ms")
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _aside(rows: Sequence[Row], comparisons: int) -> str:
@@ -248,7 +341,7 @@ def _figures_table(
 ) -> tuple[dict[str, Any], list[str]]:
     """A line per figure, and in words the columns that would say the same in every line."""
     lines = [(row, cell) for row in rows for cell in row.measured]
-    names = {id(row): name for group in groups for row, name in zip(group.rows, group.names, strict=True)}
+    named = {id(row): name for group in groups for row, name in zip(group.rows, group.names, strict=True)}
     number = {mark: at for at, mark in enumerate(dict.fromkeys(marks.values()))}
     places = {
         (basis, id(place.row), place.cell.shape): (frontier, place)
@@ -277,9 +370,9 @@ def _figures_table(
             "latency ms [95 % interval]",
             [
                 [
-                    latency(cell.figure_ms, cell.interval_ms) + " *" * bool(cell.warnings),
+                    figure_text(cell, row.doubts(cell)),
                     cell.figure_ms,
-                    about(cell, names[id(row)], ""),
+                    about(row, cell, named[id(row)], ""),
                     number[marks[id(row)]],
                 ]
                 for row, cell in lines
@@ -293,8 +386,10 @@ def _figures_table(
         _Column("form", texts(lambda row, _: form(row) or NONE), fixed=False, wide=True),
     ]
     if any(row.batch > 1 for row, _ in lines):
-        columns.append(_Column("ms/image", numbers(lambda _, cell: cell.ms_per_image, _three), number=True, minor=True))
-    columns += _accuracy_columns(lines, accuracies, numbers)
+        texts_of = [[per_image(cell), cell.ms_per_image] for _, cell in lines]
+        columns.append(_Column("ms/image", texts_of, number=True, minor=True))
+    columns += _tail_columns(lines)
+    columns += _accuracy_columns(lines, accuracies)
     for basis in Basis:
         if any(each is basis for each, _, _ in places):
             columns += _frontier_columns(lines, basis, places)
@@ -335,27 +430,38 @@ def _params(cell: Measurement) -> float | None:
     return cell.artifact.params / 1e6 if isinstance(cell.artifact, Artifact) else None
 
 
-def _accuracy_columns(
-    lines: Sequence[tuple[Row, Measurement]],
-    accuracies: Mapping[str, Counted],
-    numbers: Callable[[Callable[[Row, Measurement], float | None], Callable[[float], str]], list[Cell]],
-) -> list[_Column]:
+def _accuracy_columns(lines: Sequence[tuple[Row, Measurement]], accuracies: Mapping[str, Counted]) -> list[_Column]:
     """Measured and published top-1, never in one column; no column without a value."""
 
-    def measured(_: Row, cell: Measurement) -> float | None:
+    def measured(cell: Measurement) -> Cell:
         made = cell.artifact
         found = accuracies.get(made.sha256) if isinstance(made, Artifact) and made.sha256 else None
-        return found.percent if found else None
+        return [accuracy_text(found), found.percent] if found else [NONE, None]
 
-    def printed(row: Row, cell: Measurement) -> float | None:
+    def printed(row: Row, cell: Measurement) -> Cell:
         figure = published_top1(row, cell.shape) if cell.shape else None
-        return figure.value if figure else None
+        return [f"{figure.value:g}", figure.value] if figure else [NONE, None]
 
     found = [
-        _Column(title, numbers(value, lambda share: f"{share:.1f}"), number=True)
-        for title, value in (("measured top-1 %", measured), ("published top-1 %", printed))
+        _Column("measured top-1 %", [measured(cell) for _, cell in lines], number=True),
+        _Column(PUBLISHED_TOP1, [printed(row, cell) for row, cell in lines], number=True),
     ]
     return [column for column in found if any(cell[1] is not None for cell in column.cells)]
+
+
+def _tail_columns(lines: Sequence[tuple[Row, Measurement]]) -> list[_Column]:
+    """Quantiles far out, where any figure has the runs that show them."""
+    medians = [row.method.statistic is Statistic.MEDIAN for row, _ in lines]
+    texts = [tail_texts(cell) if median else {} for (_, cell), median in zip(lines, medians, strict=True)]
+    found: list[_Column] = []
+    for title, quantile in TAILS.items():
+        cells: list[Cell] = [
+            [told[title], cell.quantile_ms(quantile)] if told.get(title, NONE) != NONE else [NONE, None]
+            for (_, cell), told in zip(lines, texts, strict=True)
+        ]
+        if any(cell[1] is not None for cell in cells):
+            found.append(_Column(f"{title} [95 % interval]", cells, number=True, minor=True))
+    return found
 
 
 def _frontier_columns(

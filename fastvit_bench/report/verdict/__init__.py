@@ -10,14 +10,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastvit_bench import files
-from fastvit_bench.errors import StoreError, UsageError
+from fastvit_bench.errors import StoreError, UnavailableError, UsageError
+from fastvit_bench.report import pictures
 from fastvit_bench.report.verdict import interop, person, picture
 from fastvit_bench.report.verdict.interop import read
 from fastvit_bench.report.verdict.person import markdown, rich
 from fastvit_bench.report.verdict.words import sentence
 from fastvit_bench.verdicts import Comparison
 
-__all__ = ["FORMATS", "Format", "checked", "markdown", "publish", "read", "rich", "sentence", "write"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Published",
+    "checked",
+    "markdown",
+    "possible",
+    "publish",
+    "read",
+    "require",
+    "rich",
+    "sentence",
+    "write",
+]
 
 
 class Format(NamedTuple):
@@ -25,6 +39,14 @@ class Format(NamedTuple):
 
     suffix: str  # what follows the name in the file's
     writer: Callable[[Comparison], bytes]
+    needs: tuple[str, ...] = ()  # packages that it is drawn by
+
+
+class Published(NamedTuple):
+    """What became of the reports."""
+
+    written: list[Path]
+    lost: list[str]  # a sentence on each reason why formats could not be written
 
 
 def _markdown(comparison: Comparison) -> bytes:
@@ -38,8 +60,8 @@ FORMATS: dict[str, Format] = {
     "bmf": Format(".bmf.json", interop.bmf),
     "gha": Format(".gha.json", interop.github_action_benchmark),
     "pytest-benchmark": Format(".pytest-benchmark.json", interop.pytest_benchmark),
-    "svg": Format(".svg", picture.svg),
-    "png": Format(".png", picture.png),
+    "svg": Format(".svg", picture.svg, picture.PACKAGES),
+    "png": Format(".png", picture.png, picture.PACKAGES),
 }
 
 
@@ -51,6 +73,24 @@ def checked(names: Sequence[str]) -> list[str]:
             hint = f"Did you mean '{near[0]}'? " if near else ""
             raise UsageError(f"There is no report format '{name}'. {hint}Known: {', '.join(FORMATS)}.")
     return list(dict.fromkeys(names))
+
+
+def require(names: Sequence[str]) -> None:
+    """Raise `UnavailableError` where a package that one of the formats needs is missing."""
+    pictures.require(*dict.fromkeys(package for name in names for package in FORMATS[name].needs))
+
+
+def possible(names: Sequence[str]) -> tuple[list[str], str]:
+    """The formats whose packages are installed, and a sentence on those that are left out; empty if none is."""
+    kept, lacking = list(names), ""
+    for name in names:
+        try:
+            require([name])
+        except UnavailableError as error:
+            kept.remove(name)
+            lacking = str(error)
+    left_out = [name for name in names if name not in kept]
+    return kept, f"{', '.join(left_out)} is left out of the reports: {lacking}" if left_out else ""
 
 
 def write(comparison: Comparison, name: str, path: Path) -> None:
@@ -67,31 +107,26 @@ def write(comparison: Comparison, name: str, path: Path) -> None:
         raise StoreError(f"The report {path} cannot be written: {error.strerror or error}.") from error
 
 
-def publish(comparison: Comparison, folder: Path, names: Sequence[str], stem: str = "gate") -> list[Path]:
-    """Write each format as ``folder/gate.SUFFIX`` and return the files.
+def publish(comparison: Comparison, folder: Path, names: Sequence[str], stem: str = "gate") -> Published:
+    """Write each format as ``folder/gate.SUFFIX``; tells the files, and which formats could not be written and why.
 
-    What one format cannot do keeps no other from being written: a run that took minutes must not lose its reports.
-    Raises `UsageError` for an unknown format before any is written, and one `StoreError` with all that went wrong
-    after all were tried.
+    What one format cannot do keeps no other from being written, and changes no verdict: a run that took minutes must
+    not lose its reports. Raises `UsageError` for an unknown format before any is written.
     """
     chosen = checked(names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"The folder {folder} for reports cannot be made: {error.strerror or error}.") from error
+        return Published([], [f"The folder {folder} for reports cannot be made: {error.strerror or error}."])
     written: list[Path] = []
     failed: dict[str, list[str]] = {}  # why -> formats
-    first: Exception | None = None
     for name in chosen:
         path = folder / f"{stem}{FORMATS[name].suffix}"
         try:
             files.write(path, FORMATS[name].writer(comparison))
             written.append(path)
         except Exception as error:  # whatever it is, the other formats do not share it
-            first = first or error
             why = error.strerror or str(error) if isinstance(error, OSError) else str(error) or type(error).__name__
             failed.setdefault(why.rstrip("."), []).append(name)
-    if failed:
-        told = "; ".join(f"{', '.join(formats)} ({why})" for why, formats in failed.items())
-        raise StoreError(f"Reports that could not be written to {folder}: {told}.") from first
-    return written
+    lost = [f"No {' and no '.join(formats)} in {folder}: {why}." for why, formats in failed.items()]
+    return Published(written, lost)

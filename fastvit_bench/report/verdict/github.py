@@ -20,6 +20,7 @@ ANNOTATIONS = 10  # of a kind in one step
 _KINDS = {
     Outcome.REGRESSED: ("error", "Latency regressed"),
     Outcome.INCOMPARABLE: ("warning", "Latency cannot be compared"),
+    Outcome.NO_BASELINE: ("warning", "Latency has no baseline yet"),
     Outcome.INCONCLUSIVE: ("warning", "Latency inconclusive"),
 }
 
@@ -115,8 +116,8 @@ def _output(name: str, value: str) -> str:
     return f"{name}<<{delimiter}\n{value}\n{delimiter}\n"
 
 
-def tell(comparison: Comparison, environment: Mapping[str, str], report: str = "") -> list[str]:
-    """Everything at once, as far as the environment asks for it; returns the lines for stdout.
+def tell(comparison: Comparison, environment: Mapping[str, str], report: str = "") -> None:
+    """Write the step's summary and its outputs, as far as the environment asks for them.
 
     Raises `StoreError` after all of it was attempted.
     """
@@ -133,4 +134,3 @@ def tell(comparison: Comparison, environment: Mapping[str, str], report: str = "
             failures.append(error)
     if failures:
         raise StoreError(" ".join(map(str, failures))) from failures[0]
-    return annotations(comparison, environment)

@@ -14,7 +14,8 @@ import msgspec
 from fastvit_bench.errors import StoreError
 from fastvit_bench.report.sheet import plain
 from fastvit_bench.report.verdict.words import POOLED, change, conditions, margin, sentence, span, title, worst_first
-from fastvit_bench.verdicts import SCHEMA, CellResult, Comparison, Outcome, Verdict
+from fastvit_bench.stats.intervals import mean, median, quantile
+from fastvit_bench.verdicts import SCHEMA, CellResult, Comparison, NoBaseline, Outcome, Verdict
 
 
 def _json(value: object) -> bytes:
@@ -153,29 +154,29 @@ def junit(comparison: Comparison) -> bytes:
     ]
     if comparison.pooled:
         cases.append((POOLED, comparison.pooled, None))
-    outcomes = [verdict.outcome for _, verdict, _ in cases]
+    kinds = [_element(verdict.outcome, comparison) for _, verdict, _ in cases]
+    elements = [kind[0] for kind in kinds if kind]
     counts = {
         "tests": str(len(cases)),
-        "failures": str(outcomes.count(Outcome.REGRESSED)),
-        "errors": str(outcomes.count(Outcome.INCOMPARABLE)),
+        "failures": str(elements.count("failure")),
+        "errors": str(elements.count("error")),
     }
     seconds = _seconds(comparison)
     root = Xml.Element("testsuites", {"name": "fastvit-bench", "time": seconds, **counts})
     suite = Xml.SubElement(root, "testsuite", {"name": _xml(title(comparison)), "time": seconds, **counts})
-    suite.set("skipped", str(outcomes.count(Outcome.INCONCLUSIVE)))
+    suite.set("skipped", str(elements.count("skipped")))
     suite.set("timestamp", _timestamp(comparison.started))
-    if comparison.machine.host:
-        suite.set("hostname", _xml(comparison.machine.host))
+    if name := comparison.machine.name or comparison.machine.host:
+        suite.set("hostname", _xml(name))
     properties = Xml.SubElement(suite, "properties")
     for name, value in _properties(comparison).items():
         Xml.SubElement(properties, "property", name=_xml(name), value=_xml(value))
-    for name, verdict, cell in cases:
+    for (name, verdict, cell), kind in zip(cases, kinds, strict=True):
         spent = (cell.head_ms or 0.0) / 1e3 if cell else 0.0
         case = Xml.SubElement(suite, "testcase", classname=where, name=_xml(name), time=f"{spent:.9f}")
-        if verdict.outcome in _ELEMENTS:
-            element, kind = _ELEMENTS[verdict.outcome]
+        if kind:
             message = _xml(verdict.reason or verdict.outcome.value)
-            Xml.SubElement(case, element, type=kind, message=message).text = message
+            Xml.SubElement(case, kind[0], type=kind[1], message=message).text = message
         told = "\n".join(f"{label}: {value}" for label, value in _details(verdict, cell).items())
         Xml.SubElement(case, "system-out").text = _xml(told)
     Xml.SubElement(suite, "system-out").text = _xml("\n".join((sentence(comparison), *comparison.warnings)))
@@ -187,8 +188,16 @@ def junit(comparison: Comparison) -> bytes:
 _ELEMENTS = {
     Outcome.REGRESSED: ("failure", "regression"),
     Outcome.INCOMPARABLE: ("error", "incomparable"),
+    Outcome.NO_BASELINE: ("error", "no-baseline"),
     Outcome.INCONCLUSIVE: ("skipped", "inconclusive"),
 }
+
+
+def _element(outcome: Outcome, comparison: Comparison) -> tuple[str, str] | None:
+    """Element and type of a case that did not pass; one that may lack its baseline was skipped."""
+    if outcome is Outcome.NO_BASELINE and comparison.plan.no_baseline is NoBaseline.PASS:
+        return ("skipped", "no-baseline")
+    return _ELEMENTS.get(outcome)
 
 
 def _properties(comparison: Comparison) -> dict[str, str]:
@@ -299,13 +308,13 @@ def pytest_benchmark(comparison: Comparison) -> bytes:
     return _json(
         {
             "machine_info": {
-                "node": machine.host,
+                "node": machine.name or machine.host,
                 "processor": machine.processor,
                 "machine": machine.os,
                 "python_version": machine.python or "",
                 "system": machine.os.partition(" ")[0],
                 "release": machine.os,
-                "cpu": {"brand_raw": machine.processor, "count": machine.cores},
+                "cpu": {"brand_raw": machine.processor, "count": machine.cores, "quota": machine.quota},
                 "accelerator": machine.accelerator,
                 "driver": machine.driver,
                 "packages": machine.packages,
@@ -356,20 +365,20 @@ def _blocks_ms(cell: CellResult) -> dict[str, list[float]]:
 def _stats(data: Sequence[float], iterations: int) -> dict[str, object]:
     """Of seconds, as pytest-benchmark names them; quartiles are interpolated, fences are Tukey's (1.5 × IQR)."""
     ordered = sorted(data)
-    q1, middle, q3 = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else ordered * 3
+    q1, q3 = quantile(ordered, 0.25), quantile(ordered, 0.75)
     spread = q3 - q1
-    mean = statistics.fmean(ordered)
+    average = mean(ordered)
     deviation = statistics.stdev(ordered) if len(ordered) > 1 else 0.0
-    far = _outside(ordered, mean - deviation, mean + deviation)
+    far = _outside(ordered, average - deviation, average + deviation)
     fenced = [value for value in ordered if q1 - 1.5 * spread <= value <= q3 + 1.5 * spread] or ordered
     beyond = len(ordered) - len(fenced)
     return {
         "min": ordered[0],
         "max": ordered[-1],
-        "mean": mean,
+        "mean": average,
         "stddev": deviation,
         "rounds": len(ordered),
-        "median": middle,
+        "median": median(ordered),
         "iqr": spread,
         "q1": q1,
         "q3": q3,
@@ -378,7 +387,7 @@ def _stats(data: Sequence[float], iterations: int) -> dict[str, object]:
         "outliers": f"{far};{beyond}",
         "ld15iqr": fenced[0],
         "hd15iqr": fenced[-1],
-        "ops": 1 / mean,
+        "ops": 1 / average,
         "total": math.fsum(ordered),
         "data": list(data),
         "iterations": iterations,

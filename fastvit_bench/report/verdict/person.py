@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastvit_bench.render import terminal
+from fastvit_bench.render.table import Column
 from fastvit_bench.report.sheet import NONE, plain, significant
 from fastvit_bench.report.verdict.words import (
     POOLED,
@@ -22,14 +24,13 @@ from fastvit_bench.verdicts import Comparison, Outcome, Verdict
 
 if TYPE_CHECKING:  # takes longer to import than `--help` may
     from rich.console import Group
-    from rich.text import Text
 
-WIDE = 100  # columns of a terminal that all columns of the table and their cells fit into
 SOME = 12  # reasons and warnings that a terminal is shown, of each
 
 _STYLES = {
     Outcome.REGRESSED: "bold red",
     Outcome.INCOMPARABLE: "bold magenta",
+    Outcome.NO_BASELINE: "magenta",
     Outcome.INCONCLUSIVE: "yellow",
     Outcome.PASS: "green",
     Outcome.IMPROVED: "cyan",
@@ -82,40 +83,22 @@ def _milliseconds(value: float | None) -> str:
 
 
 def rich(comparison: Comparison, width: int) -> "Group":
-    """The table, the sentence and the conditions for a terminal of so many columns; legible from 80 on.
+    """The table, the sentence and the conditions for a terminal of so many columns.
 
-    Below `WIDE` columns the margin stands under the verdict and the smallest detectable slowdown under the blocks.
+    Where it is narrow, the margin stands under the verdict and the smallest detectable slowdown under the blocks.
     """
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True)
-    table.add_column("cell", overflow="fold")
-    wide = width >= WIDE
-    for heading in ("base\nms", "head\nms", "change\n95 % interval"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("verdict", "margin") if wide else ("verdict\nmargin",):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("blocks", "smallest\ndetectable") if wide else ("blocks\ndetect",):
-        table.add_column(heading, justify="right", no_wrap=True)
     lines = _lines(comparison)
-    for at, line in enumerate(lines):
-        style = _STYLES[line.verdict.outcome]
-        limit, outcome, blocks, detectable = line.figures
-        change = _over(line.change, line.span, "bold")
-        if wide:
-            others = [Text(outcome, style=style), Text(limit), Text(blocks), Text(detectable)]
-        else:
-            others = [_over(outcome, limit, style), _over(blocks, detectable, "")]
-        last_cell = comparison.pooled is not None and at == len(lines) - 2
-        name, base, head = Text(line.name), Text(line.base), Text(line.head)
-        table.add_row(name, base, head, change, *others, end_section=last_cell)
+    columns = _columns(lines)
+    if not terminal.fits(columns, width) and terminal.fits(narrow := _narrow(columns), width):
+        columns = narrow
+    pooled = [len(lines) - 1] if comparison.pooled is not None else []
     told = [f"{line.name}: {reason(line.verdict)}" for line in lines if _needs_reason(line.verdict)]
     return Group(
         Text(title(comparison), style="bold"),
-        *([table] if lines else []),
+        *([terminal.styled(terminal.layout(columns, width, sections=pooled)), Text()] if lines else []),
         Text(sentence(comparison), style=_STYLES[comparison.outcome]),
         *(Text(line) for line in _some(told)),
         *(
@@ -126,11 +109,30 @@ def rich(comparison: Comparison, width: int) -> "Group":
     )
 
 
-def _over(text: str, below: str, style: str) -> "Text":
-    """Two lines, the second one faint."""
-    from rich.text import Text
+def _columns(lines: Sequence[_Line]) -> list[Column]:
+    styles = [_STYLES[line.verdict.outcome] for line in lines]
+    limits, outcomes, blocks, detectable = (list(each) for each in zip(*(line.figures for line in lines), strict=True))
+    return [
+        Column("cell", [line.name for line in lines]),
+        Column("base ms", [line.base for line in lines], "right"),
+        Column("head ms", [line.head for line in lines], "right"),
+        Column("change [95 % interval]", [f"{line.change} {line.span}".rstrip() for line in lines], "right"),
+        Column("verdict", outcomes, styles=styles),
+        Column("margin", limits),
+        Column("blocks", blocks, "right"),
+        Column("smallest detectable", detectable, "right"),
+    ]
 
-    return Text(text, style=style) + Text(f"\n{below}" if below else "", style="not bold dim")
+
+def _narrow(columns: Sequence[Column]) -> list[Column]:
+    """The last four columns as two, each with one figure under another."""
+
+    def over(upper: Column, lower: Column, title: str) -> Column:
+        cells = [f"{one}\n{other}" if other else one for one, other in zip(upper.cells, lower.cells, strict=True)]
+        return Column(title, cells, upper.justify, styles=upper.styles)
+
+    *others, verdict, limit, blocks, detectable = columns
+    return [*others, over(verdict, limit, "verdict\nmargin"), over(blocks, detectable, "blocks\ndetect")]
 
 
 def _needs_reason(verdict: Verdict) -> bool:

@@ -14,12 +14,14 @@ if TYPE_CHECKING:  # an extra, and slow to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+PACKAGES = ("matplotlib",)
 MOST = 60  # rows: more cannot be read, and a picture of thousands would be too large for most viewers
 
 # outcome -> colour and shape, each of which tells it alone (colours: Okabe and Ito, https://jfly.uni-koeln.de/color)
 _LOOKS = {
     Outcome.REGRESSED: ("#D55E00", "D"),
     Outcome.INCOMPARABLE: ("#7F3C8D", "X"),
+    Outcome.NO_BASELINE: ("#56718C", "P"),
     Outcome.INCONCLUSIVE: ("#B07A00", "s"),
     Outcome.PASS: ("#009E73", "o"),
     Outcome.IMPROVED: ("#0072B2", "^"),
@@ -41,7 +43,7 @@ def png(comparison: Comparison) -> bytes:
 
 def _picture(comparison: Comparison, kind: Literal["svg", "png"]) -> bytes:
     """The same bytes for the same comparison and the same matplotlib."""
-    pictures.require("matplotlib")
+    pictures.require(*PACKAGES)
     import matplotlib as mpl
 
     settings: dict[Any, Any] = {

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+from fastvit_bench import backends
 from fastvit_bench.records import Interval, Machine
 from fastvit_bench.report.sheet import NONE, plain
 from fastvit_bench.verdicts import EXIT_CODES, CellResult, Comparison, Kind, Outcome, Verdict
@@ -14,6 +15,7 @@ LONGEST = 120  # characters of a name that a person is shown; formats for progra
 _DOES = {
     Outcome.REGRESSED: ("regressed", "regressed"),
     Outcome.INCOMPARABLE: ("cannot be compared", "cannot be compared"),
+    Outcome.NO_BASELINE: ("has no baseline yet", "have no baseline yet"),
     Outcome.INCONCLUSIVE: ("is inconclusive", "are inconclusive"),
     Outcome.PASS: ("passes", "pass"),
     Outcome.IMPROVED: ("improved", "improved"),
@@ -77,14 +79,9 @@ def _told(verdict: Verdict) -> str:
 
 
 def _what(verdict: Verdict) -> str:
-    """``11.8 % slower [10.9, 12.6]``; of what is quicker, the ends count what is gained."""
-    ratio = verdict.ratio or 1.0
-    sign = 1 if ratio >= 1 else -1
-    text = f"{_fixed(abs(ratio - 1), round)} % {'slower' if sign > 0 else 'quicker'}"
-    if verdict.interval is None:
-        return text
-    ends = sorted((sign * (verdict.interval.low - 1), sign * (verdict.interval.high - 1)))
-    return f"{text} [{_fixed(ends[0], math.floor)}, {_fixed(ends[1], math.ceil)}]"
+    """``slower, +11.8 % [+10.9, +12.6]``: signed as in the table."""
+    word = "slower" if (verdict.ratio or 1.0) >= 1 else "quicker"
+    return " ".join(part for part in (f"{word},", change(verdict), span(verdict.interval)) if part)
 
 
 # --- figures and names as text ----------------------------------------------------------------------------------------
@@ -158,6 +155,7 @@ def conditions(comparison: Comparison) -> dict[str, str]:
     device, plan, turns = comparison.device, comparison.plan, comparison.plan.turns
     options = [f"{name} {value}" for name, value in sorted(device.options.items()) if value not in ("", -1)]
     sides = [side for cell in comparison.cells for side in (cell.base, cell.head) if side]
+    packages = backends.narrowed(comparison.machine, device).packages
     found = {
         "base": shown(comparison.base),
         "head": shown(comparison.head),
@@ -165,8 +163,11 @@ def conditions(comparison: Comparison) -> dict[str, str]:
         if comparison.kind is Kind.STORED
         else "paired, both sides in turns",
         "device": ", ".join([device.name, device.backend, device.precision, f"batch {device.batch}", *options]),
+        "speed factor": "; ".join(
+            f"{cell.name} {cell.speed_factor:.3f}" for cell in comparison.cells if cell.speed_factor is not None
+        ),
         "machine": machine(comparison.machine),
-        "packages": ", ".join(f"{name} {version}" for name, version in sorted(comparison.machine.packages.items())),
+        "packages": ", ".join(f"{name} {version}" for name, version in sorted(packages.items())),
         "tool": f"fastvit-bench {comparison.tool}"
         + (f", commit {comparison.commit}" if comparison.commit else "")
         + (" with changes" if comparison.dirty else ""),
@@ -186,12 +187,12 @@ def machine(of: Machine) -> str:
     """A machine in one line."""
     facts = [
         of.processor,
-        f"{of.cores} cores" if of.cores else "",
+        of.processors,
         f"{of.memory_mib / 1024:.0f} GiB" if of.memory_mib else "",
         of.accelerator or "",
         f"driver {of.driver}" if of.driver else "",
         of.os,
         f"Python {of.python}" if of.python else "",
-        f"host {of.host}" if of.host else "",
+        f"machine {of.name}" if of.name else f"host name {of.host}" if of.host else "",
     ]
     return plain(", ".join(fact for fact in facts if fact))

@@ -1,0 +1,174 @@
+"""Medians, means and shares with their confidence intervals: every figure and every interval is computed here.
+
+Functions take numbers in any unit and in any order, and return numbers in the same unit. scipy and the standard
+library's statistics are imported where they are needed, because `--help` would wait for them.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+CONFIDENCE = 0.95  # of intervals, where nothing else is asked for
+
+
+class Bounds(NamedTuple):
+    """The ends of a confidence interval and the confidence it reaches, at least what was asked for."""
+
+    low: float
+    high: float
+    confidence: float
+
+
+# --- single figures ---------------------------------------------------------------------------------------------------
+
+
+def median(values: Iterable[float]) -> float:
+    """The middle value, or the mean of the two in the middle. Raises ValueError without values."""
+    ordered = sorted(values)
+    if not ordered:
+        raise ValueError("no median of no values")
+    middle = len(ordered) // 2
+    return float(ordered[middle]) if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean, summed without rounding errors."""
+    return math.fsum(values) / len(values)
+
+
+def trimmed_mean(values: Iterable[float], trim: int) -> float:
+    """The mean without the `trim` lowest and the `trim` highest values. Raises ValueError where none is left."""
+    kept = sorted(values)
+    kept = kept[trim : len(kept) - trim]
+    if not kept:
+        raise ValueError(f"trimming {trim} samples at either end leaves none")
+    return mean(kept)
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """The value below which a share of the values lies, by linear interpolation (Hyndman & Fan 1996, number 7)."""
+    ordered = sorted(values)
+    position = share * (len(ordered) - 1)
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
+
+
+def median_absolute_deviation(values: Sequence[float]) -> float:
+    """The median of the distances from the median, which disturbed values hardly move."""
+    middle = median(values)
+    return median(abs(value - middle) for value in values)
+
+
+def normal_quantile(share: float) -> float:
+    """The number of standard deviations below which a share of a normal distribution lies."""
+    import statistics
+
+    return statistics.NormalDist().inv_cdf(share)
+
+
+# --- intervals --------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=64)
+def order_statistic_ranks(count: int, quantile: float, confidence: float = CONFIDENCE) -> tuple[int, int, float] | None:
+    """Ranks (1-based, inclusive) of the samples that enclose a quantile, and the coverage they reach.
+
+    The number of samples below the quantile is Binomial(count, quantile), whatever the distribution, so the coverage
+    of ranks (l, u) is P(l <= K < u) (David & Nagaraja, Order Statistics, 3rd ed., section 7.1). Starting from the
+    middle the narrowest pair with equal tails is taken; 100 samples and the median give ranks 40 and 61 (96.5 %).
+    None when no pair of samples reaches the confidence, as for a median of fewer than six samples.
+    """
+    tail = (1 - confidence) / 2
+    # in logarithms, because the binomial coefficient of 1100 samples is more than a float can hold
+    logarithms = (
+        math.lgamma(count + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(count - k + 1)
+        + k * math.log(quantile)
+        + (count - k) * math.log1p(-quantile)
+        for k in range(count + 1)
+    )
+    cumulative = list(itertools.accumulate(map(math.exp, logarithms)))  # P(K <= k)
+    low = max((rank for rank in range(1, count + 1) if cumulative[rank - 1] <= tail), default=None)
+    high = min((rank for rank in range(1, count + 1) if 1 - cumulative[rank - 1] <= tail), default=None)
+    if low is None or high is None or low >= high:
+        return None
+    return low, high, cumulative[high - 1] - cumulative[low - 1]
+
+
+def quantile_interval(values: Iterable[float], share: float, confidence: float = CONFIDENCE) -> Bounds | None:
+    """The distribution-free interval of a quantile between two of the values; None where they are too few."""
+    ordered = sorted(values)
+    ranks = order_statistic_ranks(len(ordered), share, confidence)
+    if ranks is None:
+        return None
+    low, high, reached = ranks
+    return Bounds(ordered[low - 1], ordered[high - 1], reached)
+
+
+def median_interval(values: Sequence[float], confidence: float) -> tuple[float, float] | None:
+    """Ends of a confidence interval of the median; None where the values are too few.
+
+    Interpolated between the two pairs of order statistics whose coverages, exact for any distribution, enclose the
+    confidence (Hettmansperger & Sheather 1986). Six values can only give 96.9 % or 78.1 % without interpolating, and
+    unlike the averages of pairs of Hodges & Lehmann (1963) it stays right where the values are skewed.
+    """
+    ordered, count = sorted(values), len(values)
+    below = list(itertools.accumulate(math.comb(count, k) / 2**count for k in range(count + 1)))  # P(K <= k)
+    coverages = [1 - 2 * below[rank - 1] for rank in range(1, count // 2 + 1)]  # of the rank-th from either end
+    rank = sum(coverage >= confidence for coverage in coverages)
+    if not rank or rank == len(coverages):
+        return None
+    outer, inner = coverages[rank - 1], coverages[rank]
+    way = (outer - confidence) / (outer - inner)
+    inwards = (count - rank) * way / (rank + (count - 2 * rank) * way)
+    low = (1 - inwards) * ordered[rank - 1] + inwards * ordered[rank]
+    high = (1 - inwards) * ordered[count - rank] + inwards * ordered[count - rank - 1]
+    return low, high
+
+
+def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Bounds | None:
+    """Student's interval of a mean (Biometrika 6, 1908), of independent and near normal values; None below two."""
+    if len(values) < 2:
+        return None
+    import statistics
+
+    middle, half = mean(values), statistics.stdev(values) / math.sqrt(len(values))
+    half *= _student_quantile(0.5 + confidence / 2, len(values) - 1)
+    return Bounds(middle - half, middle + half, confidence)
+
+
+def another_figure(medians: Sequence[float], confidence: float = CONFIDENCE) -> float | None:
+    """The factor by which another run's figure lies above or below this one's at most; None below two medians.
+
+    The medians of a run's processes are taken as log-normal around one value. A figure over n of them has 1/n of their
+    variance, and so has the next one, so that the two differ with 2/n of it: the prediction of a future mean (Hahn &
+    Meeker, Statistical Intervals, 1991, section 4.7). Raises ValueError for a median that is no positive number.
+    """
+    if len(medians) < 2:
+        return None
+    if any(not value > 0 for value in medians):
+        raise ValueError("medians of times must be above zero")
+    import statistics
+
+    deviation = statistics.stdev(map(math.log, medians))
+    return math.exp(_student_quantile(0.5 + confidence / 2, len(medians) - 1) * deviation * math.sqrt(2 / len(medians)))
+
+
+@functools.lru_cache(maxsize=64)
+def _student_quantile(share: float, degrees: int) -> float:
+    from scipy.special import stdtrit  # what scipy.stats.t.ppf calls, for a tenth of the time to import
+
+    return float(stdtrit(degrees, share))
+
+
+@functools.lru_cache(maxsize=1024)
+def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Bounds:
+    """The interval of a share by Wilson (J. Am. Stat. Assoc. 22, 1927), which holds near 0 and 1 too."""
+    from scipy.stats import binomtest
+
+    ends = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return Bounds(float(ends.low), float(ends.high), confidence)

@@ -1,0 +1,80 @@
+"""The speeds a machine has shown: times of the reference workload, kept by hardware in results/machine-speeds.json."""
+
+import math
+import os
+from pathlib import Path
+
+import msgspec
+
+from fastvit_bench.records import Machine, Record
+
+FILE_NAME = "machine-speeds.json"
+KEPT = 400  # newest times of a machine
+BEST = 0.05  # quantile that is its best: the very quickest of hundreds is luck
+FEWEST = 8  # times from which on a machine's own range is known
+
+
+class Speeds(Record, frozen=True):
+    """Times of the reference workload on one machine, in nanoseconds, the oldest first."""
+
+    times_ns: tuple[int, ...] = ()
+
+    @property
+    def best_ns(self) -> int | None:
+        """The best usual time; None before anything was timed."""
+        return _quantile(self.times_ns, BEST)
+
+    @property
+    def slowest_ns(self) -> int | None:
+        """The worst usual time, likewise."""
+        return _quantile(self.times_ns, 1 - BEST)
+
+    @property
+    def factors(self) -> tuple[float, float] | None:
+        """The least and the largest ratio of two of its usual times; None where too few are known."""
+        if len(self.times_ns) < FEWEST or self.best_ns is None or self.slowest_ns is None:
+            return None
+        return self.best_ns / self.slowest_ns, self.slowest_ns / self.best_ns
+
+
+def _quantile(times_ns: tuple[int, ...], share: float) -> int | None:
+    """The order statistic at that share of the sorted times; of few times the first or the last."""
+    if not times_ns:
+        return None
+    ordered = sorted(times_ns)
+    return ordered[min(len(ordered) - 1, math.floor(share * len(ordered)))]
+
+
+def load(results: Path, machine: Machine) -> Speeds:
+    """Return what is known of a machine; nothing where the file is absent or cannot be read: it is only experience."""
+    return _read(results).get(_key(machine), Speeds())
+
+
+def add(results: Path, machine: Machine, times_ns: list[int]) -> Speeds:
+    """Note times of the reference workload and return all that is known; a disk that refuses costs the note only."""
+    known = _read(results)
+    key = _key(machine)
+    speeds = Speeds(times_ns=(*known.get(key, Speeds()).times_ns, *times_ns)[-KEPT:])
+    known[key] = speeds
+    path = results / FILE_NAME
+    draft = path.with_name(f".{FILE_NAME}.{os.getpid()}")
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(known)) + b"\n")
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+    return speeds
+
+
+def _read(results: Path) -> dict[str, Speeds]:
+    try:
+        return msgspec.json.decode((results / FILE_NAME).read_bytes(), type=dict[str, Speeds])
+    except (OSError, msgspec.MsgspecError):
+        return {}
+
+
+def _key(machine: Machine) -> str:
+    """The hardware and the library that the reference workload runs on."""
+    quota = f" | quota {machine.quota:g}" if machine.quota else ""
+    return f"{machine.processor} | {machine.cores} processors{quota} | numpy {machine.packages.get('numpy', '?')}"

@@ -1,0 +1,150 @@
+"""The machine's speeds: what is kept of them, what marks a figure, and how long a sweep waits for a better one."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import builders
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastvit_bench import sweep
+from fastvit_bench.records import SLOW, Measurement, Method, SpeedCheck
+from fastvit_bench.stats import intervals
+from fastvit_bench.store import speeds
+from fastvit_bench.worker import ReferenceTimed
+
+MACHINE = builders.machine()
+
+
+def check(ns: int) -> SpeedCheck:
+    return SpeedCheck(before_ns=(ns,) * 9, after_ns=(2 * ns,) * 9)  # disturbed once: the quicker half counts
+
+
+def figure(
+    *references_ns: int, best_ns: int | None = None, medians_ms: tuple[float, ...] = (8.0, 8.1, 8.0, 8.1)
+) -> Any:
+    return builders.measurement(
+        samples_ns=tuple((round(1e6 * median),) * 25 for median in medians_ms),
+        method=Method(processes=4),
+        speed_checks=tuple(map(check, references_ns)),
+        best_reference_ns=best_ns,
+    )
+
+
+def test_a_figure_made_at_a_slow_speed_is_marked_with_it() -> None:
+    slow = figure(3_400_000, 3_400_000, 3_400_000, 3_400_000, best_ns=2_400_000)
+    assert slow.speed == pytest.approx(0.706, abs=0.001)
+    assert "the machine ran at 0.71 of its best" in slow.warnings
+    usual = figure(2_440_000, 2_400_000, 2_420_000, 9_000_000, best_ns=2_400_000)  # one process was disturbed
+    assert usual.warnings == []
+    assert figure(3_400_000).speed is None  # nothing is known to compare with
+
+
+def test_the_interval_holds_what_the_processes_differ_by() -> None:
+    alike, apart = figure(), figure(medians_ms=(8.0, 8.4, 7.9, 8.3))
+    width = {name: (it.interval_ms.high - it.interval_ms.low) for name, it in {"alike": alike, "apart": apart}.items()}
+    assert width["apart"] > 2 * width["alike"] > 0
+    assert apart.interval_ms.low < 7.9 < 8.4 < apart.interval_ms.high
+
+
+@given(st.lists(st.floats(1.0, 1e9), min_size=2, max_size=8), st.floats(0.01, 100))
+def test_the_factor_for_another_figure_does_not_depend_on_the_unit(medians: list[float], unit: float) -> None:
+    factor = intervals.another_figure(medians)
+    assert factor is not None
+    assert factor >= 1
+    assert math.isclose(
+        math.log(factor), math.log(intervals.another_figure([unit * it for it in medians]) or 0), abs_tol=1e-6
+    )
+
+
+def test_another_figure_is_held_in_95_percent_of_runs() -> None:
+    import numpy as np
+
+    draws = np.exp(np.random.default_rng(3).normal(2.0, 0.01, size=(2, 4000, 4)))
+    held = 0
+    for ours, others in zip(draws[0], draws[1], strict=True):
+        factor = intervals.another_figure(ours.tolist())
+        assert factor is not None
+        figures = [math.exp(np.log(it).mean()) for it in (ours, others)]
+        held += figures[0] / factor <= figures[1] <= figures[0] * factor
+    assert held / 4000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_speeds_are_kept_by_hardware_and_a_damaged_file_is_no_experience(tmp_path: Path) -> None:
+    speeds.add(tmp_path, MACHINE, [2_400_000, 2_500_000])
+    other = msgspec.structs.replace(MACHINE, processor="another")
+    assert speeds.load(tmp_path, other).best_ns is None
+    named = msgspec.structs.replace(MACHINE, host="ffffffff")
+    assert speeds.load(tmp_path, named).best_ns == 2_400_000
+    assert speeds.load(tmp_path, MACHINE).factors is None  # two times say nothing of its range
+    known = speeds.add(tmp_path, MACHINE, [2_400_000] * 40 + [3_400_000] * 10)
+    assert known.factors == (pytest.approx(2.4 / 3.4), pytest.approx(3.4 / 2.4))
+    assert speeds.add(tmp_path, MACHINE, [1_000_000]).best_ns == 2_400_000  # one lucky time is not its best
+    (tmp_path / speeds.FILE_NAME).write_text("{")
+    assert speeds.load(tmp_path, MACHINE).best_ns is None
+
+
+class Machines:
+    """A machine whose reference workload takes the times that a test gives, one after the other."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, figures: Iterator[Measurement], polls: Iterator[int]) -> None:
+        self.clock_s, self.figures, self.polls = 0.0, figures, polls
+        monkeypatch.setattr(sweep, "timed", lambda *_: (next(self.figures), 0.0))
+        monkeypatch.setattr(sweep.machines, "rest", self.rest)
+        monkeypatch.setattr(sweep.machines, "now_s", lambda: self.clock_s)
+        monkeypatch.setattr(sweep, "Worker", lambda **_: self)
+        monkeypatch.setattr(sweep, "ready", lambda *_: builders.artifact())
+
+    def rest(self, seconds: float) -> None:
+        self.clock_s += seconds
+
+    def __enter__(self) -> "Machines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ask(self, job: object, timeout_s: float) -> ReferenceTimed:
+        return ReferenceTimed(samples_ns=(next(self.polls),) * 9)
+
+
+def swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, figures: Any, polls: Any, wait_s: float | None) -> Any:
+    """The result of a sweep of one cell, and the seconds that it waited; the machine's best is known to be 2.4 ms."""
+    results = tmp_path / "results"
+    speeds.add(results, MACHINE, [2_400_000] * 40)
+    asked = builders.request()
+    step = sweep.plan(asked, tmp_path / "models")[0]
+    path = sweep.begin(asked, [step], MACHINE, results)
+    machine = Machines(monkeypatch, iter(figures), iter(polls))
+    (result,) = sweep.run(asked, [step], MACHINE, path, wait_s=wait_s)
+    return result, machine.clock_s
+
+
+SLOWED, USUAL = figure(*[3_400_000] * 4), figure(*[2_400_000] * 4)
+
+
+def test_a_slow_figure_is_measured_again_once_the_machine_is_quick(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    result, waited_s = swept(monkeypatch, tmp_path, [SLOWED, USUAL], [3_400_000, 3_400_000, 2_410_000], 60)
+    assert result.speed is not None
+    assert result.speed >= SLOW
+    assert result.remeasured == 1
+    assert waited_s == pytest.approx(3 * sweep.POLL_S)
+
+
+def test_waiting_has_a_limit_and_the_slow_figure_stays_marked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    result, waited_s = swept(monkeypatch, tmp_path, [SLOWED], itertools.repeat(3_400_000), 10)
+    assert "the machine ran at 0.71 of its best" in result.warnings
+    assert waited_s == pytest.approx(10)
+
+
+def test_any_speed_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    result, waited_s = swept(monkeypatch, tmp_path, [SLOWED], [], None)
+    assert result.remeasured == 0
+    assert waited_s == 0
