@@ -197,6 +197,7 @@ def gate(
             # what is left out on purpose is not missing; any other cell that a side holds is a cell
             if pair.name in wanted or not (model or res)
         ]
+        doubts = calibration.doubts(kept, plan, machine)  # refuses a calibration that cannot be read
         known = speeds.load(Path(settings.paths.results), machine).factors if weak else None
         contest = turns.Contest(pairs, plan, machine, timeout_s=timeout_s, factors=known)
         alike = _told_alike(sides.same_content(pairs))
@@ -207,7 +208,7 @@ def gate(
             str(baseline_rev or baseline),
             str(head or "this tree"),
             console,
-            [*alike, *sides.host_hints(bases, machine), *calibration.doubts(kept, plan, machine)],
+            [*alike, *sides.host_hints(bases, machine), *doubts],
         )
     _conclude(comparison, settings, "gate", report, formats)
     raise typer.Exit(comparison.exit_code)
