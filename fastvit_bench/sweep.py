@@ -172,7 +172,7 @@ def run(
                 profile=request.profile,
             )
             reply = _with_best(timed(job, request.timeout_s, lambda: Worker(**options))[0], results)
-            while isinstance(reply, Measurement) and _is_slow(reply):
+            while isinstance(reply, Measurement) and _is_slow(reply) and patience.lasts_for(reply):
                 notify(step, "waiting for the machine's usual speed for")
                 if not patience.until_quick(reply, request.timeout_s, options):
                     break
@@ -208,10 +208,14 @@ class _Patience:
     def __init__(self, seconds: float | None) -> None:
         self._left_s = seconds
 
+    def lasts_for(self, slow: Measurement) -> bool:
+        """Whether there is time left to wait, and a try left to measure it again."""
+        return bool(self._left_s and self._left_s > 0) and slow.remeasured < AGAIN
+
     def until_quick(self, slow: Measurement, timeout_s: float, options: Mapping[str, Sequence[str]]) -> bool:
         """Wait until the reference workload is as quick as it should be; False where the seconds are used up first."""
-        if self._left_s is None or slow.best_reference_ns is None or slow.remeasured >= AGAIN:
-            return False
+        assert self._left_s is not None
+        assert slow.best_reference_ns is not None
         while self._left_s > 0:
             since = machines.now_s()
             machines.rest(min(POLL_S, self._left_s))
