@@ -77,7 +77,9 @@ def main() -> int:
     options.add_argument("--res", type=pixels, nargs="+", default=[224, 256], help="pixels (%(default)s)")
     options.add_argument("--runs", type=whole, default=60, help="calls of each command (%(default)s)")
     options.add_argument("--bursts", action="store_true", help="a second process loads one core meanwhile")
-    options.add_argument("--json", action="store_true", help="print the figures as JSON")
+    written = options.add_mutually_exclusive_group()
+    written.add_argument("--json", action="store_true", help="print the figures as JSON")
+    written.add_argument("--markdown", action="store_true", help="print the table, as without it")
     asked = options.parse_args()
     cells: dict[tuple[str, str], list[Measurement]] = {}
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:

@@ -78,7 +78,7 @@ def measure(
         method=msgspec.structs.replace(
             settings.method,
             **backends.get(chosen.backend).settling(chosen),
-            processes=settings.method.processes if machine.accelerator is None else 1,
+            processes=sweep.processes(settings.method, machine),
         ),
         seed=seed,
         timeout_s=settings.sweep.timeout_s,

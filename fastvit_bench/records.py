@@ -754,6 +754,12 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
         return Interval(low=min(low, within.low), high=max(high, within.high), confidence=confidence)
 
     @property
+    def reference_samples_ns(self) -> tuple[int, ...]:
+        """All times of the reference workload; none where it was not timed."""
+        checks = (ns for check in self.speed_checks for ns in (*check.before_ns, *check.after_ns))
+        return tuple(checks) or self.reference_ns
+
+    @property
     def reference_median_ns(self) -> float | None:
         """Of the reference workload while this was measured; None where it was not timed."""
         if self.speed_checks:

@@ -3,8 +3,8 @@
 `plan` is pure but for reading what lies in the models folder; `run` does the work and yields results as they come.
 """
 
+import functools
 import re
-import statistics
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,12 +30,14 @@ from fastvit_bench.records import (
     Fuse,
     Machine,
     Measurement,
+    Method,
     ModelSpec,
     Request,
     Run,
     TimingJob,
 )
 from fastvit_bench.report import store
+from fastvit_bench.stats.intervals import median
 from fastvit_bench.store import speeds
 from fastvit_bench.worker import Equipped, ReferenceJob, ReferenceTimed, Trouble, Worker, timed
 
@@ -155,8 +157,8 @@ def run(
     """
     results = path.parent.parent
     patience = _Patience(wait_s)
-    options = {} if command is None else {"command": command}
-    with Worker(**options) as exporter:
+    start = Worker if command is None else functools.partial(Worker, command)
+    with start() as exporter:
         for step in steps:
             made = ready(step, exporter, request.timeout_s, notify)
             if isinstance(made, Trouble):
@@ -171,23 +173,18 @@ def run(
                 machine=machine,
                 profile=request.profile,
             )
-            reply = _with_best(timed(job, request.timeout_s, lambda: Worker(**options))[0], results)
-            while isinstance(reply, Measurement) and _is_slow(reply):
+            reply = _with_best(timed(job, request.timeout_s, start)[0], results)
+            while isinstance(reply, Measurement) and patience.lasts_for(reply):
                 notify(step, "waiting for the machine's usual speed for")
-                if not patience.until_quick(reply, request.timeout_s, options):
+                if not patience.until_quick(reply, request.timeout_s, start):
                     break
                 notify(step, "timing")
-                again = _with_best(timed(job, request.timeout_s, lambda: Worker(**options))[0], results)
+                again = _with_best(timed(job, request.timeout_s, start)[0], results)
                 if not isinstance(again, Measurement):
                     break  # the figure at hand is worth more than the failure
-                again = msgspec.structs.replace(again, remeasured=reply.remeasured + 1)
-                reply = max(reply, again, key=lambda measurement: measurement.speed or 0.0)
-                reply = msgspec.structs.replace(reply, remeasured=again.remeasured)
+                quicker = max(reply, again, key=lambda measurement: measurement.speed or 0.0)
+                reply = msgspec.structs.replace(quicker, remeasured=reply.remeasured + 1)
             yield _record(path, reply if isinstance(reply, Measurement) else failure(step, reply))
-
-
-def _is_slow(measurement: Measurement) -> bool:
-    return measurement.speed is not None and measurement.speed < SLOW
 
 
 def _with_best(reply: Measurement | Trouble, results: Path) -> Measurement | Trouble:
@@ -208,19 +205,24 @@ class _Patience:
     def __init__(self, seconds: float | None) -> None:
         self._left_s = seconds
 
-    def until_quick(self, slow: Measurement, timeout_s: float, options: Mapping[str, Sequence[str]]) -> bool:
+    def lasts_for(self, figure: Measurement) -> bool:
+        """Whether a figure was made slowly, and there is time left to wait and a try left to measure it again."""
+        slow = figure.speed is not None and figure.speed < SLOW
+        return slow and bool(self._left_s and self._left_s > 0) and figure.remeasured < AGAIN
+
+    def until_quick(self, slow: Measurement, timeout_s: float, start: Callable[[], Worker]) -> bool:
         """Wait until the reference workload is as quick as it should be; False where the seconds are used up first."""
-        if self._left_s is None or slow.best_reference_ns is None or slow.remeasured >= AGAIN:
-            return False
+        assert self._left_s is not None
+        assert slow.best_reference_ns is not None
         while self._left_s > 0:
             since = machines.now_s()
             machines.rest(min(POLL_S, self._left_s))
-            with Worker(**options) as worker:
+            with start() as worker:
                 reply = worker.ask(ReferenceJob(), timeout_s)
             self._left_s -= machines.now_s() - since
             if not isinstance(reply, ReferenceTimed):
                 return False
-            if slow.best_reference_ns / statistics.median(reply.samples_ns) >= SLOW:
+            if slow.best_reference_ns / median(reply.samples_ns) >= SLOW:
                 return True
         return False
 
@@ -368,6 +370,11 @@ def measured_rate(results: Path, device: str) -> float | None:
 
 def _cells(steps: Sequence[Step]) -> tuple[Cell, ...]:
     return tuple(step.cell for step in steps)
+
+
+def processes(method: Method, machine: Machine) -> int:
+    """Return over how many processes runs are spread: one on accelerators, elsewhere at most one for each run."""
+    return min(method.processes, method.runs) if machine.accelerator is None else 1
 
 
 def _header(identity: str, started: datetime, request: Request, cells: tuple[Cell, ...], machine: Machine) -> Run:

@@ -223,7 +223,7 @@ class Contest:
 
     def _stops(self, entry: Entry) -> bool:
         """Whether a side is halted while the other runs: where both compute on the processor."""
-        return self.plan.turns.idle == "stopped" and not backends.get(entry.device.backend).settling(entry.device)
+        return self.plan.turns.idle == "stopped" and not _on_gpu(entry)
 
     def _alone(self, worker: Worker, stops: bool, job: WarmUpJob | TurnJob) -> object:
         """Ask a side while the other is halted."""
@@ -287,10 +287,9 @@ class Contest:
         watch = machines.Between(base.busy_s() + head.busy_s())
         assert isinstance(pair.base, Entry)
         assert isinstance(pair.head, Entry)
-        gpu = bool(backends.get(pair.head.device.backend).settling(pair.head.device))
-        stops = self._stops(pair.head)
+        on_gpu, stops = _on_gpu(pair.head), self._stops(pair.head)
         for letter in order:
-            if not gpu:  # where nothing spins on the processor, a pause would only let the clocks drop
+            if not on_gpu:  # where nothing spins on the processor, a pause would only let the clocks drop
                 machines.rest(plan.pause_ms / 1e3)
             worker, entry = (base, pair.base) if letter == "A" else (head, pair.head)
             reply = self._alone(worker, stops, TurnJob(runs=cell.runs, untimed=plan.settle))
@@ -328,7 +327,7 @@ class Contest:
         if cell.head is None:
             cell.base, cell.head = _side_of(base, "stored"), _side_of(reply, entry.label)
         there, here = base.reference_median_ns, reply.reference_median_ns
-        cell.references.append(tuple(ns for check in reply.speed_checks for ns in (*check.before_ns, *check.after_ns)))
+        cell.references.append(reply.reference_samples_ns)
         block = Block(
             number=len(cell.blocks) + 1,
             order="B",
@@ -339,6 +338,11 @@ class Contest:
             reference=here / there if there and here else None,
         )
         return msgspec.structs.replace(block, disturbed=tuple(disturbances(block)))
+
+
+def _on_gpu(entry: Entry) -> bool:
+    """Whether a side computes on a GPU, which is known by how such devices settle."""
+    return bool(backends.get(entry.device.backend).settling(entry.device))
 
 
 def _without_counterpart(look: GpuState) -> GpuState:

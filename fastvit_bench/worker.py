@@ -437,11 +437,13 @@ def _merged(parts: Sequence[Measurement], method: Method) -> Measurement:
     if len(parts) == 1:
         return last
     steal = [part.state.steal_percent for part in parts if part.state.steal_percent is not None]
+    periods = [part.state.quota_periods for part in parts if part.state.quota_periods is not None]
     state = msgspec.structs.replace(
         last.state,
         load_before=first.state.load_before,
         clock_mhz_before=first.state.clock_mhz_before,
         steal_percent=max(steal, default=None),
+        quota_periods=sum(periods) if periods else None,
     )
     return msgspec.structs.replace(
         last,

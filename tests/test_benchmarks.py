@@ -331,6 +331,7 @@ def test_the_readme_describes_every_script():
         "gate",
         "gate_simulation",
         "many_rows",
+        "next_run",
         "on_gpu",
         "on_gpu_wheels",
         "overhead",

@@ -180,7 +180,8 @@ def test_two_gates_at_once_on_one_device(baseline: Path, gate: Path) -> None:
 def test_a_stored_run_is_a_weaker_baseline(gate: Path) -> None:
     call("latency", "-m", "m00", "--res", "32", "--runs", "20")
     (run,) = (gate / "results" / "cpu").glob("*.jsonl")
-    done = call("gate", "--baseline", str(run), "--max-regression", "90%", "--report", "out", "--report-format", "json")
+    words = ("gate", "--baseline", str(run), "--max-regression", "90%", "--report", "out", "--report-format", "json")
+    done = call(*words, expect=(0, 3))  # a busy machine may leave it open
     assert "stored" in done.stdout
     found = verdict.read(gate / "out" / "gate.json")
     assert found.kind == "stored"
@@ -202,10 +203,9 @@ def test_a_new_host_name_is_told_and_is_no_other_machine(gate: Path) -> None:
     host = store.read(run).runs[0].machine.host
     run.write_text(run.read_text().replace(f'"host":"{host}"', '"host":"c0ffee00"'))  # as of another container
     words = ("gate", "--baseline", str(run), "--max-regression", "90%", "--report", "out", "--report-format", "json")
-    call(*words)
+    call(*words, expect=(0, 3))  # a busy machine may leave it open; another machine would be 4
     found = verdict.read(gate / "out" / "gate.json")
     assert any(f"host name: c0ffee00 then, {host} now" in warning for warning in found.warnings)
-    assert found.exit_code == 0
 
 
 @pytest.mark.slow

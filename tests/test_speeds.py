@@ -121,7 +121,9 @@ def swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, figures: Any, polls: 
     step = sweep.plan(asked, tmp_path / "models")[0]
     path = sweep.begin(asked, [step], MACHINE, results)
     machine = Machines(monkeypatch, iter(figures), iter(polls))
-    (result,) = sweep.run(asked, [step], MACHINE, path, wait_s=wait_s)
+    notices: list[str] = []
+    (result,) = sweep.run(asked, [step], MACHINE, path, lambda step, what: notices.append(what), wait_s=wait_s)
+    assert any(what.startswith("waiting") for what in notices) == (machine.clock_s > 0)
     return result, machine.clock_s
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import fastvit_bench
 from fastvit_bench.cli import COMMANDS, _screen, app
 from fastvit_bench.cli._options import Format
-from fastvit_bench.records import Fuse, Fusing, Head, Unit
+from fastvit_bench.records import Fuse, Fusing, Head, ModelFacts, Unit
 from fastvit_bench.render import terminal
 from fastvit_bench.render.table import Column
 from fastvit_bench.report import calibration, listing, peaks, store, studies, verdict
@@ -148,6 +148,16 @@ FUSED = Fusing(
     saved_difference=2.5e-7,
 )
 
+FACTS = [
+    ModelFacts(
+        spec=builders.spec(name=name),
+        params={Fuse.NONE: 4_020_000, Fuse.FUSED: 3_990_000, Fuse.FOLDED: 3_980_000},
+        gmacs=0.691,
+        checkpoints=("fastvit_t8.pth.tar", "fastvit_t8_distilled.pth.tar", "fastvit_t8_reparam.pth.tar"),
+    )
+    for name in ("fastvit_t8", LONG)
+]
+
 Show = Callable[[int, pytest.CaptureFixture[str]], str]
 
 # command -> its tables by what they are of, and figures that must stand in them; a sentence for one without a table
@@ -203,7 +213,9 @@ TABLES: dict[str, str | dict[str, tuple[Show, tuple[str, ...]]]] = {
     },
     "history": {"series": (lambda width, _: shown(width, "history"), ("10.2", "12.3", "+20.0"))},
     "roofline": {"points": (lambda width, _: shown(width, "roofline"), ("12.25", "200", "28.21 %", "1481"))},
-    "models": {"models": (lambda width, _: shown(width, "models"), ("3.6", "11.5", "0.68"))},
+    "models": {
+        "models": (lambda width, _: drawn(width, listing.models(FACTS, width)), ("4.02 / 3.99 / 3.98", "3.6", "0.69"))
+    },
     "devices": {"devices": (lambda width, _: shown(width, "devices"), ("ready",))},
 }
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import builders
 import msgspec
@@ -13,7 +14,7 @@ from conftest import export_job
 
 from fastvit_bench import build, worker
 from fastvit_bench.measure import machine
-from fastvit_bench.records import Measurement, Method, TimingJob
+from fastvit_bench.records import MachineState, Measurement, Method, TimingJob
 from fastvit_bench.worker import Trouble, Worker
 
 
@@ -145,3 +146,42 @@ def test_a_worker_without_a_parent_ends_itself(timing: TimingJob, halted: bool) 
     parent.wait()
     _gone, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
+
+
+class Counting:
+    """A worker that notes the jobs of all of its kind, and answers with figures of a machine under a CPU quota."""
+
+    def __init__(self, jobs: list[TimingJob]) -> None:
+        self.jobs = jobs
+
+    def __enter__(self) -> "Counting":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def busy_s(self) -> float:
+        return 1.5
+
+    def ask(self, job: TimingJob, timeout_s: float) -> Any:
+        self.jobs.append(job)
+        return builders.measurement(
+            method=job.method,
+            samples_ns=((8_000_000 + len(self.jobs),) * job.method.runs,),
+            state=MachineState(quota_periods=len(self.jobs)),
+        )
+
+
+def test_runs_are_spread_over_processes_and_what_they_counted_is_added_up(timing: TimingJob) -> None:
+    jobs: list[TimingJob] = []
+    method = Method(warmup=10, runs=9, processes=4)
+    asked = msgspec.structs.replace(timing, method=method, profile=True)
+    found, busy_s = worker.timed(asked, 60, start=lambda: Counting(jobs))  # type: ignore[arg-type, return-value]
+    assert isinstance(found, Measurement)
+    assert found.method == method
+    assert [len(samples) for samples in found.samples_ns] == [job.method.runs for job in jobs] == [3, 2, 2, 2]
+    assert [job.method.warmup for job in jobs] == [3, 3, 2, 2]
+    assert [job.profile for job in jobs] == [False, False, False, True]
+    assert found.state.quota_periods == 1 + 2 + 3 + 4
+    assert any("quota" in warning for warning in found.warnings)
+    assert busy_s == pytest.approx(6.0)

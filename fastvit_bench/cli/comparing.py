@@ -95,7 +95,7 @@ def compare(
             base, head, (labels[0], labels[1]), settings, chosen, shapes, commands, _screen.notifier(console)
         )
         contest = turns.Contest(pairs, plan, machine, timeout_s=settings.sweep.timeout_s, same=sides.anything_goes)
-        alike = _told_alike(sides.same_content(pairs))
+        alike = _announce_same(sides.same_content(pairs))
         comparison = _contested(contest, Kind.PAIRED, chosen, labels[0], labels[1], console, alike)
     _conclude(comparison, settings, "compare", report, formats)
     judged = max_regression is not None or comparison.outcome is Outcome.INCOMPARABLE
@@ -197,9 +197,10 @@ def gate(
             # what is left out on purpose is not missing; any other cell that a side holds is a cell
             if pair.name in wanted or not (model or res)
         ]
+        doubts = calibration.doubts(kept, plan, machine)  # refuses a calibration that cannot be read
         known = speeds.load(Path(settings.paths.results), machine).factors if weak else None
         contest = turns.Contest(pairs, plan, machine, timeout_s=timeout_s, factors=known)
-        alike = _told_alike(sides.same_content(pairs))
+        alike = _announce_same(sides.same_content(pairs))
         comparison = _contested(
             contest,
             Kind.STORED if weak else Kind.PAIRED,
@@ -207,7 +208,7 @@ def gate(
             str(baseline_rev or baseline),
             str(head or "this tree"),
             console,
-            [*alike, *sides.host_hints(bases, machine), *calibration.doubts(kept, plan, machine)],
+            [*alike, *sides.host_hints(bases, machine), *doubts],
         )
     _conclude(comparison, settings, "gate", report, formats)
     raise typer.Exit(comparison.exit_code)
@@ -263,7 +264,7 @@ def calibrate(
     typer.echo(f"written: {path}", err=True)
 
 
-def _told_alike(sentences: list[str]) -> list[str]:
+def _announce_same(sentences: list[str]) -> list[str]:
     """Say at once, before anything is measured, that sides are the same; returns the sentences for the report."""
     for sentence in sentences:
         typer.echo(sentence, err=True)

@@ -147,14 +147,8 @@ def latency(
     wait_s = None if any_speed else config.seconds(wait, zero=True)
     name = settings.machine_name(machine_name)
     chosen, machine = sweep.preflight(chosen, "rename" if allow_device_mismatch else "refuse", name)
-    method = _method(
-        settings,
-        protocol,
-        runs,
-        warmup,
-        backends.get(chosen.backend).settling(chosen),
-        settings.method.processes if machine.accelerator is None else 1,
-    )
+    method = _method(settings, protocol, runs, warmup, backends.get(chosen.backend).settling(chosen))
+    method = msgspec.structs.replace(method, processes=sweep.processes(method, machine))
     if profile and (untold := backends.get(chosen.backend).unprofiled(chosen)):
         raise UsageError(untold)
     _values.require_folders(settings, chosen.name)
@@ -453,17 +447,9 @@ def roofline(
 
 
 def _method(
-    settings: "Config",
-    protocol: Protocol | None,
-    runs: int | None,
-    warmup: int | None,
-    settling: Mapping[str, float],
-    processes: int,
+    settings: "Config", protocol: Protocol | None, runs: int | None, warmup: int | None, settling: Mapping[str, float]
 ) -> Method:
-    """How to measure: by [method], the options and how such devices settle, unless a protocol fixes it.
-
-    Runs are spread over so many `processes` as there are runs for.
-    """
+    """How to measure: by [method], the options and how such devices settle, unless a protocol fixes it."""
     if protocol is not None and protocol is not Protocol.MEDIAN100:
         given = [name for name, value in (("--runs", runs), ("--warmup", warmup)) if value is not None]
         if given:
@@ -476,12 +462,8 @@ def _method(
     told = {"warmup": settings.method.warmup, **settling}
     if warmup is not None:
         told["warmup"] = warmup
-    runs = runs or settings.method.runs
-    return Method(
-        **msgspec.convert(told, dict[str, Any]),
-        runs=runs,
-        rounds=settings.method.rounds,
-        processes=min(processes, runs),
+    return msgspec.structs.replace(
+        settings.method, **msgspec.convert(told, dict[str, Any]), runs=runs or settings.method.runs
     )
 
 

@@ -22,7 +22,7 @@ from fastvit_bench.stats.intervals import (
     median_absolute_deviation,
     median_interval,
     normal_quantile,
-    order_statistic_ranks,
+    quantile_interval,
 )
 from fastvit_bench.verdicts import Block, Calibration, CellCalibration, Outcome, Plan, Verdict
 
@@ -340,8 +340,7 @@ def against_stored(
             f"the reference workload takes {factor:.2f} times as long as when the base was measured, beyond the "
             f"{factors[0]:.2f} to {factors[1]:.2f} that this machine is known for; measure the base anew",
         )
-    stored = [ns for check in base.speed_checks for ns in (*check.before_ns, *check.after_ns)] or base.reference_ns
-    unsteady = max((_spread(times) for times in (stored, *references) if times), default=0.0)
+    unsteady = max(map(_spread, (base.reference_samples_ns, *references)))
     if known and unsteady > verdict.margin:
         return _left_open(
             verdict,
@@ -372,11 +371,8 @@ def _left_open(verdict: Verdict, why: str) -> Verdict:
 
 def _spread(times_ns: Sequence[int]) -> float:
     """Width of the 95 % interval of the times' median, as a share of it; 0 of too few times."""
-    ranks = order_statistic_ranks(len(times_ns), 0.5)
-    if ranks is None:
-        return 0.0
-    ordered = sorted(times_ns)
-    return (ordered[ranks[1] - 1] - ordered[ranks[0] - 1]) / _median(ordered)
+    bounds = quantile_interval(times_ns, 0.5)
+    return (bounds.high - bounds.low) / _median(times_ns) if bounds else 0.0
 
 
 # --- what could be seen -----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Lists for a person: the models, the devices, and what a fuse did."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,8 @@ def devices(rows: Sequence[tuple[Device, str | None]], here: str, width: int) ->
         Column("batch", [str(device.batch) for device in profiles], "right"),
         Column("here", [f"no: {lacking}" if lacking else "ready" for _, lacking in rows], wraps=True),
     ]
-    return f"{terminal.plain(terminal.layout(columns, width))}\n\nthis machine: {here}"
+    about = textwrap.fill(f"this machine: {here}", width)
+    return f"{terminal.plain(terminal.layout(columns, width))}\n\n{about}"
 
 
 def proof(name: str, found: Parity) -> str:

@@ -118,8 +118,7 @@ def live_row(cell: Measurement | Failure) -> str:
         return f"{_name(where.model, where.shape)}  {FAILED} at {cell.stage}: {plain(cell.reason)}"
     line = f"{_name(cell.artifact.model, cell.shape)}  {latency(cell.figure_ms, cell.interval_ms)} ms"
     if cell.method.statistic is Statistic.MEDIAN:
-        if tail := quantile_of(cell, 0.9):
-            line += f"  p90 {latency(tail.value_ms, tail.interval).partition(' ')[0]} ms"
+        line += "" if cell.p90_ms is None else f"  p90 {significant(cell.p90_ms, 3)} ms"
         for title, quantile in TAILS.items():
             if tail := quantile_of(cell, quantile):
                 line += f"  {title.removesuffix(' ms')} {latency(tail.value_ms, tail.interval)} ms"

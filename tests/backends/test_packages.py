@@ -11,7 +11,6 @@ from fastvit_bench.errors import ExitCode, NotComparableError
 from fastvit_bench.measure import machine
 from fastvit_bench.records import Device
 from fastvit_bench.report import store
-from fastvit_bench.verdicts import Turns
 
 TOYKIT = """
 from fastvit_bench.backends import onnxruntime
@@ -110,9 +109,7 @@ def test_a_side_tells_the_versions_of_its_own_process(exported: Path) -> None:
     job = export_job(exported)
     made = build.cached(job)
     assert made is not None
-    opened = worker.answer(
-        worker.OpenJob(artifact=made, path=job.path, device=job.device, machine=builders.machine(), turns=Turns())
-    )
+    opened = worker.answer(worker.OpenJob(artifact=made, path=job.path, device=job.device, machine=builders.machine()))
     worker._kept.close()
     assert isinstance(opened, worker.Opened)
     assert opened.packages == backends.figure_versions(job.device)
