@@ -29,9 +29,13 @@ from typing import Any
 from on_gpu_wheels import ROOT, SITES, WORK
 
 BUDGET_S = 540.0
-RESERVE_S = 5.0  # of the budget, for the pages
 GRACE_S = 3.0  # between asking a step to end and ending it
+RESERVE_S = 10.0  # of the budget, for ending the last step and for the pages
 LOG_LINES = 20
+PACKAGES = (
+    *("torch", "triton", "cuda-bindings", "pycuda", "nvidia-ml-py", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu"),
+    *("tensorrt", "tensorrt-rtx-cu13-libs"),
+)
 REFERENCE = ROOT / "results" / "gpu-reference"
 
 
@@ -132,20 +136,20 @@ def start_step(step: Any, limit_s: float, out: Path, words: Sequence[str]) -> Re
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
-    """End a step and whatever it has started: politely, then by force."""
+    """End a step and whatever it has started: politely, then by force; returns once none of it runs."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_S)
-            if number == signal.SIGKILL or not _alive(process.pid):
-                return
+        until = time.monotonic() + GRACE_S
+        while _alive(process) and time.monotonic() < until:
+            time.sleep(0.02)
 
 
-def _alive(group: int) -> bool:
-    """Whether a process group has members."""
+def _alive(process: "subprocess.Popen[bytes]") -> bool:
+    """Whether the group that a process began has members."""
+    process.poll()  # of one that has ended, nothing stays once it is asked for
     try:
-        os.killpg(group, 0)
+        os.killpg(process.pid, 0)
     except ProcessLookupError:
         return False
     return True
@@ -158,7 +162,7 @@ def environment(site: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([*before, *folders]), "PYTHONUNBUFFERED": "1"}
 
 
-# --- what was found ---------------------------------------------------------------------------------------------------
+# --- what a step leaves -----------------------------------------------------------------------------------------------
 
 
 def read_record(result: Result, kept: Path) -> None:
@@ -174,11 +178,9 @@ def read_record(result: Result, kept: Path) -> None:
 
 def read_runs(result: Result, folder: Path) -> None:
     """Put the figures of a step's run files and comparisons into its result, also where the step was stopped."""
-    import msgspec
-
     from fastvit_bench.records import Failure, Measurement
     from fastvit_bench.report import store
-    from fastvit_bench.verdicts import Comparison
+    from fastvit_bench.report.verdict import interop
 
     for path in store.all_runs(folder):
         for line in store.read(path).lines:
@@ -187,7 +189,7 @@ def read_runs(result: Result, folder: Path) -> None:
             elif isinstance(line, Failure):
                 result.latencies.append({"what": line.cell.label, "device": path.parent.name, "failed": line.reason})
     for path in sorted(folder.glob("*/*.json")):
-        comparison = msgspec.json.decode(path.read_bytes(), type=Comparison)
+        comparison = interop.read(path)
         for cell in comparison.cells:
             interval = cell.verdict.interval
             result.comparisons.append(
@@ -231,12 +233,14 @@ def _latency(measurement: Any) -> dict[str, Any]:
 
 def facts() -> dict[str, str]:
     """The card, its driver, and what runs on it."""
-    from fastvit_bench import cuda, sweep
+    from fastvit_bench import backends, cuda, revisions
     from fastvit_bench.measure import machine as machines
 
     driver = cuda.probe()
     machine = machines.collect()
-    commit, dirty = sweep.repository()
+    packages = backends.installed(PACKAGES)
+    with contextlib.chdir(ROOT):
+        tree = revisions.head()
     return {
         "card": ", ".join(gpu.name for gpu in driver.gpus),
         "compute capability": driver.gpus[0].compute_capability,
@@ -245,8 +249,8 @@ def facts() -> dict[str, str]:
         "CUDA of the driver": driver.cuda,
         "processor": f"{machine.processor}, {machine.cores} cores",
         "system": f"{machine.os}, Python {machine.python}",
-        "packages": ", ".join(f"{name} {version}" for name, version in machine.packages.items()),
-        "commit": f"{commit or 'not known'}{' with changes' if dirty else ''}",
+        "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
+        "commit": f"{tree.commit or 'not known'}{' with changes' if tree.dirty else ''}",
     }
 
 

@@ -37,7 +37,8 @@ PRESENT = (
     *("torch", "triton", "numpy", "scipy", "pandas", "pillow", "jinja2", "filelock", "fsspec", "markupsafe", "mpmath"),
     *("networkx", "python-dateutil", "setuptools", "six", "sympy", "typing-extensions", "tzdata"),
 )
-UNUSED = ("coremltools", "statsmodels", "ruptures")  # imported by what no step of on_gpu.py does
+# imported by what no step of on_gpu.py does: Core ML, histories and pictures
+UNUSED = ("coremltools", "ruptures", "matplotlib", "altair", "vl-convert-python")
 GPU = ("cuda-bindings", "nvidia-ml-py")
 
 # group -> its packages, by the dependency of pyproject.toml that says which versions

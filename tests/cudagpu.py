@@ -4,11 +4,13 @@ Work put into a stream is done at once, unless the stream is being captured; tim
 Every call can be made to fail with one of CUDA's codes, and what is made and never given back can be asked for.
 """
 
+import atexit
 import ctypes
 import gc
 import itertools
 from collections.abc import Callable
 from enum import IntEnum, IntFlag
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -31,12 +33,19 @@ class Gpu:
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.flags: list[tuple[str, int]] = []
         self.limit = 2**40  # bytes of memory
+        self.full: Path | None = None  # there while a process of this machine holds all it could get
         self._handles = itertools.count(0x1000)
 
     def made(self, what: str) -> int:
         handle = next(self._handles)
         self.alive[handle] = what
         return handle
+
+    def exhausted(self) -> None:
+        """Tell other processes, until this one ends, that there is no memory left."""
+        if self.full is not None:
+            self.full.touch()
+            atexit.register(self.full.unlink, missing_ok=True)
 
     def gone(self, handle: int) -> None:
         del self.alive[handle]  # KeyError: given back twice
@@ -109,6 +118,7 @@ class Runtime:
                 gpu.calls.append(name)
             code = gpu.fails.get(name, 0)
             if name == "cudaMalloc" and arguments[0] > gpu.limit:
+                gpu.exhausted()
                 code = 2
             if code:
                 return (Code(code), None)

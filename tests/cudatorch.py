@@ -75,6 +75,8 @@ class Torch:
     def empty(self, size: int, *, dtype: Any, device: Any = None, pin_memory: bool = False) -> Any:
         assert pin_memory == (device is None)
         torch_fails(self.gpu, "pin" if pin_memory else "empty")
+        if self.gpu.full is not None and self.gpu.full.exists():
+            raise torch.OutOfMemoryError("CUDA out of memory.")
         return torch.empty(size, dtype=dtype)
 
     def compile(self, model: Any, *, mode: str) -> Any:
@@ -184,7 +186,8 @@ PROPERTIES = SimpleNamespace(
 
 # --- for processes that tests start -----------------------------------------------------------------------------------
 
-# Python imports it by itself; the backend then has the stand-in for its toolkit, without its importing torch for that
+# Python imports it by itself. The backend then has the stand-in for its toolkit, without its importing torch for that,
+# and a block has few turns, because the imaginary GPU's work is the processor's.
 HOOK = """
 import importlib.abc
 import importlib.machinery
@@ -193,19 +196,24 @@ import sys
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name != "fastvit_bench.backends.pytorch":
+        change = CHANGES.get(name)
+        if change is None:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         execute = spec.loader.exec_module
 
         def patched(module):
             execute(module)
-            module._unsuited = lambda driver: None
-            module._uncompiled = lambda device: None
-            module._toolkit = toolkit
+            change(module)
 
         spec.loader.exec_module = patched
         return spec
+
+
+def imaginary(module):
+    module._unsuited = lambda driver: None
+    module._uncompiled = lambda device: None
+    module._toolkit = toolkit
 
 
 def toolkit():
@@ -214,7 +222,22 @@ def toolkit():
     return cudatorch.of_environment()
 
 
+def few(module):
+    module.TURNS = module.Turns(turns=2, runs=2, pause_ms=0)
+
+
+CHANGES = {"fastvit_bench.backends.pytorch": imaginary, "fastvit_bench.turns": few}
 sys.meta_path.insert(0, Finder())
+"""
+
+# The kind of card that `cudadriver` makes is one that it builds for.
+RTX = """
+import enum
+import sys
+import nvidia
+module = nvidia.tensorrt(nvidia.of_environment(), "1.7.1.116")
+module.ComputeCapability = enum.IntEnum("ComputeCapability", ["SM75"])
+sys.modules[__name__] = module
 """
 
 NVML = """
@@ -231,8 +254,8 @@ sys.modules[__name__] = cudagpu.pynvml(readings)
 
 
 def write(folder: Path) -> None:
-    """Modules that stand in for PyTorch's GPU and NVML, for a folder on PYTHONPATH beside those of `nvidia`."""
-    for name, source in {"sitecustomize.py": HOOK, "pynvml.py": NVML}.items():
+    """Modules that stand in for PyTorch's GPU and more, for a folder on PYTHONPATH beside those of `nvidia`."""
+    for name, source in {"sitecustomize.py": HOOK, "pynvml.py": NVML, "tensorrt_rtx.py": RTX}.items():
         (folder / name).write_text(source, encoding="utf-8")
 
 

@@ -201,12 +201,19 @@ def tensorrt(behaviour: Behaviour, version: str = "11.4.0.106") -> ModuleType:
             self.cleared: list[str] = []
             self.limits: dict[str, int] = {}
             self.cache = b""
+            self.num_compute_capabilities = 0
+            self.capability: Any = None
 
         def clear_flag(self, flag: str) -> None:
             self.cleared.append(flag)
 
         def set_memory_pool_limit(self, pool: str, size: int) -> None:
             self.limits[pool] = size
+
+        def set_compute_capability(self, capability: Any, index: int) -> bool:
+            assert index < self.num_compute_capabilities
+            self.capability = capability
+            return True
 
         def create_timing_cache(self, content: bytes) -> bytes:
             return content
@@ -312,4 +319,5 @@ def of_environment() -> Behaviour:
         behaviour.damage = lambda name, values: values * 0
     elif fault == "memory":
         behaviour.gpu.limit = int(size)
+        behaviour.gpu.full = Path(os.environ["NVIDIA_FULL"]) if "NVIDIA_FULL" in os.environ else None
     return behaviour

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +32,7 @@ def wheel(folder: Path, name: str, size: int = 0, version: str = "1.0") -> Path:
     notes = f"{name}-{version}.dist-info"
     filler = b"".join(hashlib.sha256(f"{name}{at}".encode()).digest() for at in range(size // 32))
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{name}/__init__.py", "here = True\n")
+        archive.writestr(f"{name}/__init__.py", "VALUE = 1\n")
         archive.writestr(f"{name}/data.bin", filler)
         archive.writestr(f"{notes}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         archive.writestr(f"{notes}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
@@ -41,8 +42,12 @@ def wheel(folder: Path, name: str, size: int = 0, version: str = "1.0") -> Path:
 
 def laid(wheels: ModuleType, folder: Path) -> tuple[Path, list[str]]:
     """Parts of 1000 bytes: small packages, and a large one of another group; returns their folder and names."""
-    made = folder / "wheels"
-    chosen = [("base", wheel(made, "tiny_one")), ("base", wheel(made, "pytest")), ("rtx", wheel(made, "large", 2048))]
+    source = folder / "wheels"
+    chosen = [
+        ("base", wheel(source, "tiny_one")),
+        ("base", wheel(source, "pytest")),
+        ("rtx", wheel(source, "large", 2048)),
+    ]
     manifest = wheels.lay(chosen, folder / "parts", 1000, PYTHON)
     return folder / "parts", [part.name for part in manifest.parts]
 
@@ -144,6 +149,8 @@ def test_without_a_manifest(wheels: ModuleType, tmp_path: Path, capsys: pytest.C
 
 def test_what_is_packed_follows_from_pyproject(wheels: ModuleType):
     """A new dependency is packed by itself; what the machine has, or no step imports, is not."""
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(wheels.UNUSED) <= {wheels.split_requirement(text)[0] for text in project["dependencies"]}
     base = dict(wheels.split_requirement(text) for text in wheels.requirements("base"))
     assert {"msgspec", "typer", "rich", "onnx", "onnxruntime", "cuda-bindings", "nvidia-ml-py"} <= base.keys()
     assert not base.keys() & {*wheels.PRESENT, *wheels.UNUSED}
