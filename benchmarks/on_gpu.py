@@ -178,18 +178,28 @@ def read_record(result: Result, kept: Path) -> None:
 
 def read_runs(result: Result, folder: Path) -> None:
     """Put the figures of a step's run files and comparisons into its result, also where the step was stopped."""
+    from fastvit_bench.errors import FastViTBenchError
     from fastvit_bench.records import Failure, Measurement
     from fastvit_bench.report import store
     from fastvit_bench.report.verdict import interop
 
     for path in store.all_runs(folder):
-        for line in store.read(path).lines:
+        try:
+            lines = store.read(path).lines
+        except FastViTBenchError as error:  # what other files hold is as good as before
+            result.notes.append(str(error))
+            continue
+        for line in lines:
             if isinstance(line, Measurement):
                 result.latencies.append(_latency(line))
             elif isinstance(line, Failure):
                 result.latencies.append({"what": line.cell.label, "device": path.parent.name, "failed": line.reason})
     for path in sorted(folder.glob("*/*.json")):
-        comparison = interop.read(path)
+        try:
+            comparison = interop.read(path)
+        except FastViTBenchError as error:
+            result.notes.append(str(error))
+            continue
         for cell in comparison.cells:
             interval = cell.verdict.interval
             result.comparisons.append(
@@ -375,37 +385,38 @@ def main(words: Sequence[str] | None = None) -> int:
         "--files", type=Path, default=WORK / "models", metavar="DIR", help="of exported files (build/on_gpu/models)"
     )
     options.add_argument("--step", help=argparse.SUPPRESS)  # of the process of a step
-    given = options.parse_args(words)
+    arguments = options.parse_args(words)
     sys.path[1:1] = [str(ROOT), str(SITES["base"])]
-    lacking = [name for name in ("msgspec", "torch") if importlib.util.find_spec(name) is None]
+    try:
+        steps = importlib.import_module("_gpu_steps")
+        lacking = None if importlib.util.find_spec("torch") else "torch"
+    except ModuleNotFoundError as error:
+        lacking = error.name
     if lacking:
-        print(
-            f"error: {' and '.join(lacking)} cannot be imported here; run: python benchmarks/on_gpu_wheels.py unpack.",
-            file=sys.stderr,
-        )
+        way = "install PyTorch for CUDA" if lacking == "torch" else "run: python benchmarks/on_gpu_wheels.py unpack"
+        print(f"error: {lacking} is not here; {way}.", file=sys.stderr)
         return 6
-    steps = importlib.import_module("_gpu_steps")
-    unknown = set(given.only or ()) - {step.name for step in steps.STEPS}
+    unknown = set(arguments.only or ()) - {step.name for step in steps.STEPS}
     if unknown:
         known = ", ".join(step.name for step in steps.STEPS)
         options.error(f"there is no step {', '.join(sorted(unknown))}; there are {known}")
-    if given.list:
+    if arguments.list:
         for step in steps.STEPS:
             print(f"{step.name:<14} about {step.likely_s:3.0f} s, at most {step.limit_s:3.0f} s  {step.shows}")
         return 0
-    if given.step:
-        (step,) = (step for step in steps.STEPS if step.name == given.step)
-        steps.run(step, given.out, given.files, steps.SMALL if given.small else steps.FULL)
+    if arguments.step:
+        (step,) = (step for step in steps.STEPS if step.name == arguments.step)
+        steps.run(step, arguments.out, arguments.files, steps.SMALL if arguments.small else steps.FULL)
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the step at work is ended too
     try:
-        return everything(steps, given)
+        return everything(steps, arguments)
     except KeyboardInterrupt:
         print("interrupted; what has run is in the report, and --resume goes on", file=sys.stderr)
         return 130
 
 
-def everything(steps: Any, given: argparse.Namespace) -> int:
+def everything(steps: Any, arguments: argparse.Namespace) -> int:
     """Run the chosen steps on this machine's card; returns the exit code."""
     from fastvit_bench import cuda
     from fastvit_bench.errors import UnavailableError
@@ -413,32 +424,34 @@ def everything(steps: Any, given: argparse.Namespace) -> int:
     try:
         card = cuda.probe().gpus[0]
     except UnavailableError as error:
-        count = len(given.only or steps.STEPS)
+        count = len(arguments.only or steps.STEPS)
         print(
-            f"on_gpu.py would run {count} step{'s' * (count != 1)} on an NVIDIA GPU in at most {given.budget:.0f} s "
-            f"and write a report, and there is none here: {error}",
+            f"on_gpu.py would run {count} step{'s' * (count != 1)} on an NVIDIA GPU in at most "
+            f"{arguments.budget:.0f} s and write a report, and there is none here: {error}",
             file=sys.stderr,
         )
         return error.exit_code
-    out = (given.out or REFERENCE / steps.card_slug(card.name)).resolve()
+    out = (arguments.out or REFERENCE / steps.card_slug(card.name)).resolve()
     known: dict[str, Result] = {}
     if (out / "report.json").exists():
         before = json.loads((out / "report.json").read_text(encoding="utf-8"))
-        if not given.resume:
+        if not arguments.resume:
             print(f"error: {out} holds a report already; say --resume to go on with it, or --out DIR.", file=sys.stderr)
             return 2
-        if (before["facts"]["card"].split(", ")[0], before["small"]) != (card.name, given.small):
+        if (before["facts"]["card"].split(", ")[0], before["small"]) != (card.name, arguments.small):
             print(f"error: the report in {out} is of another card or scale; say --out DIR.", file=sys.stderr)
             return 2
-        passed = (Result(**step) for step in before["steps"] if step["outcome"] == "passed")
-        known = {result.name: result for result in passed if result.name not in (given.only or ())}
-    chosen = [step for step in steps.STEPS if not given.only or step.name in {*given.only, *known}]
+        earlier = [Result(**step) for step in before["steps"]]
+        # without names, what has not passed is tried again
+        wanted = arguments.only or [result.name for result in earlier if result.outcome != "passed"]
+        known = {result.name: result for result in earlier if result.name not in wanted}
+    chosen = [step for step in steps.STEPS if not arguments.only or step.name in {*arguments.only, *known}]
     out.mkdir(parents=True, exist_ok=True)
     report = Report(
-        "on_gpu", datetime.now(UTC).isoformat(timespec="seconds"), given.budget, 0.0, given.small, facts(), []
+        "on_gpu", datetime.now(UTC).isoformat(timespec="seconds"), arguments.budget, 0.0, arguments.small, facts(), []
     )
 
-    words = ["--files", str(given.files.resolve()), *(["--small"] if given.small else [])]
+    words = ["--files", str(arguments.files.resolve()), *(["--small"] if arguments.small else [])]
 
     def start(step: Any, limit_s: float) -> Result:
         print(f"{step.name}: {step.shows}; at most {limit_s:.0f} s", file=sys.stderr, flush=True)
@@ -451,7 +464,7 @@ def everything(steps: Any, given: argparse.Namespace) -> int:
         report.steps, report.seconds = list(results), seconds
         write(report, out)
 
-    results = run_all(chosen, given.budget, start, keep, known)
+    results = run_all(chosen, arguments.budget, start, keep, known)
     print(out / "report.md")
     return 1 if any(result.outcome in ("missed", "failed", "stopped") for result in results) else 0
 

@@ -350,17 +350,17 @@ def main(words: Sequence[str] | None = None) -> int:
     options.add_argument(
         "--present", nargs="+", default=list(PRESENT), metavar="NAME", help=f"pack: what is there ({' '.join(PRESENT)})"
     )
-    given = options.parse_args(words)
+    arguments = options.parse_args(words)
     try:
-        if given.command == "pack":
-            manifest = pack(given.groups, given.present, given.mib, given.python, given.parts)
-            print("\n".join(outline(manifest, given.parts)))
-        elif given.command == "unpack":
-            lines = unpack(given.parts)
+        if arguments.command == "pack":
+            manifest = pack(arguments.groups, arguments.present, arguments.mib, arguments.python, arguments.parts)
+            print("\n".join(outline(manifest, arguments.parts)))
+        elif arguments.command == "unpack":
+            lines = unpack(arguments.parts)
             print("\n".join(lines))
             return 1 if any("damaged" in line for line in lines) else 0
         else:
-            print("\n".join(outline(read(given.parts), given.parts)))
+            print("\n".join(outline(read(arguments.parts), arguments.parts)))
     except PackingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

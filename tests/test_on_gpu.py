@@ -173,6 +173,21 @@ def test_a_step_that_takes_too_long_is_ended_with_all_it_started(
     pytest.fail("the child still runs")
 
 
+# --- what a step leaves -----------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_cannot_be_read_is_a_remark(on_gpu: ModuleType, tmp_path: Path):
+    """A step that was stopped may leave half of one; the others' results must not be lost with it."""
+    (tmp_path / "card").mkdir()
+    (tmp_path / "card" / "compare-1.json").write_text('{"document": "compar', encoding="utf-8")
+    (tmp_path / "card" / "20260131-120000-000000.jsonl").write_text("{}\n{}\n", encoding="utf-8")
+    result = on_gpu.Result("probe", "", "stopped")
+    on_gpu.read_runs(result, tmp_path)
+    assert len(result.notes) == 2, result.notes
+    assert not result.latencies
+    assert not result.comparisons
+
+
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 
@@ -272,6 +287,15 @@ def test_without_a_gpu_it_says_what_it_would_do(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "out").exists()
 
 
+def test_without_a_package_it_says_how_to_bring_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = "raise ModuleNotFoundError('not here', name='msgspec')\n"
+    (tmp_path / "msgspec.py").write_text(source, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(FOLDER.parent)]))
+    done = call(folder=tmp_path)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert done.stderr == "error: msgspec is not here; run: python benchmarks/on_gpu_wheels.py unpack.\n"
+
+
 def test_a_list_of_steps(tmp_path: Path, steps: ModuleType):
     done = call("--list", folder=tmp_path)
     assert [line.split()[0] for line in done.stdout.splitlines()] == [entry.name for entry in steps.STEPS]
@@ -326,6 +350,9 @@ def test_a_step_runs_on_an_imaginary_card_and_its_report_is_kept(card: Path):
     again = run_small(card, "--only", "another-card")
     assert again.returncode == 2
     assert "holds a report already; say --resume" in again.stderr
+    more = run_small(card, "--only", "driver", "--resume")
+    assert more.returncode == 0, more.stderr
+    assert [entry["outcome"] for entry in ended(card / "out").values()] == ["passed", "passed"]
 
 
 MISSED = {  # imaginary events tell nothing of time, and an imaginary NVML knows no other process
