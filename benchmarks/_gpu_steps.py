@@ -35,7 +35,6 @@ from fastvit_bench.worker import Worker
 
 BENCHMARKS = Path(__file__).resolve().parent
 ROOT = BENCHMARKS.parent
-MAX_TIME = "150s"  # of a comparison, which then ends inconclusive; its step's limit is longer
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class Scale:
     runs: int | None  # timed ones of a latency; None: as many as the protocol says
     blocks: int  # of cuda_window.py
     block_runs: int
+    max_time: str  # of a comparison, which ends inconclusive before its step's limit
     load_runs: int  # of the sweep beside which another runs
     copied: int  # bytes that the bindings copy
     hidden_mib: int  # memory that the step about memory leaves to others
@@ -60,12 +60,12 @@ class Scale:
 FULL = Scale(
     models=("fastvit_t8", "fastvit_sa12", "fastvit_ma36"),
     grid=(224, 256, 384, 512, 768, 1024), size=256, large=1024, batch=8, batches=(1, 8, 32), dense=(512, 2), runs=None,
-    blocks=24, block_runs=20, load_runs=15_000, copied=64 << 20, hidden_mib=640,
+    blocks=24, block_runs=20, max_time="150s", load_runs=15_000, copied=64 << 20, hidden_mib=640,
 )  # fmt: skip
 SMALL = Scale(
     models=("fastvit_t8", "fastvit_t8", "fastvit_t8"),
     grid=(32, 64, 96), size=32, large=64, batch=1, batches=(1, 2), dense=(32, 1), runs=6,
-    blocks=2, block_runs=2, load_runs=200, copied=64 << 10, hidden_mib=640,
+    blocks=2, block_runs=2, max_time="30m", load_runs=200, copied=64 << 10, hidden_mib=640,
 )  # fmt: skip
 
 
@@ -200,7 +200,7 @@ class Bench:
     def comparison(self, *words: str, expect: int = 0) -> CellResult:
         """Run `compare` or `gate` on one cell; returns it."""
         known = set(self.runs_folder.glob("*/*.json"))
-        self.call(*words, "-d", self.device, "--max-time", MAX_TIME, expect=expect)
+        self.call(*words, "-d", self.device, "--max-time", self.scale.max_time, expect=expect)
         (path,) = set(self.runs_folder.glob("*/*.json")) - known
         (cell,) = interop.read(path).cells
         return cell

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -380,6 +380,9 @@ def main(words: Sequence[str] | None = None) -> int:
     options.add_argument(
         "--resume", action="store_true", help="keep what has passed by the report in DIR, run the rest"
     )
+    options.add_argument(
+        "--limits", type=float, default=1.0, metavar="FACTOR", help="multiply the steps' limits (%(default).0f)"
+    )
     options.add_argument("--small", action="store_true", help="tiny images and few runs, to try the steps themselves")
     options.add_argument(
         "--files", type=Path, default=WORK / "models", metavar="DIR", help="of exported files (build/on_gpu/models)"
@@ -391,7 +394,7 @@ def main(words: Sequence[str] | None = None) -> int:
         steps = importlib.import_module("_gpu_steps")
         lacking = None if importlib.util.find_spec("torch") else "torch"
     except ModuleNotFoundError as error:
-        lacking = error.name
+        lacking = error.name or str(error)
     if lacking:
         way = "install PyTorch for CUDA" if lacking == "torch" else "run: python benchmarks/on_gpu_wheels.py unpack"
         print(f"error: {lacking} is not here; {way}.", file=sys.stderr)
@@ -445,7 +448,8 @@ def everything(steps: Any, arguments: argparse.Namespace) -> int:
         # without names, what has not passed is tried again
         wanted = arguments.only or [result.name for result in earlier if result.outcome != "passed"]
         known = {result.name: result for result in earlier if result.name not in wanted}
-    chosen = [step for step in steps.STEPS if not arguments.only or step.name in {*arguments.only, *known}]
+    plan = [replace(step, limit_s=step.limit_s * arguments.limits) for step in steps.STEPS]
+    chosen = [step for step in plan if not arguments.only or step.name in {*arguments.only, *known}]
     out.mkdir(parents=True, exist_ok=True)
     report = Report(
         "on_gpu", datetime.now(UTC).isoformat(timespec="seconds"), arguments.budget, 0.0, arguments.small, facts(), []
