@@ -141,10 +141,9 @@ class Bench:
         draft.write_text(json.dumps(asdict(self.record)), encoding="utf-8")
         draft.replace(self._kept)
 
-    def figure(self, what: str, value: float, unit: str, interval: Any = None, note: str = "") -> None:
-        """Keep a number."""
-        low, high = (interval.low, interval.high) if interval else (None, None)
-        self.record.figures.append(Figure(what, value, unit, low, high, note))
+    def figure(self, what: str, value: float, unit: str, note: str = "") -> None:
+        """Keep a number that has no interval."""
+        self.record.figures.append(Figure(what, value, unit, note=note))
         self.save()
 
     def goal(self, claim: str, met: bool, reason: str) -> None:
