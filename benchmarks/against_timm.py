@@ -61,17 +61,11 @@ def judge(ratios: Sequence[Ratio], mean: Ratio) -> tuple[Goal, Goal]:
 
 def timm_network(name: str, seed: int) -> "nn.Module":
     """timm's network as its own ONNX export makes it, in training form, with weights on which every branch matters."""
-    import torch
 
-    from fastvit_bench.network.fastvit import randomise
+    from fastvit_bench.network.random_weights import randomise
 
     network = load().create_model(name, exportable=True).eval()
-    with torch.no_grad():
-        randomise(network, seed)
-        draw = torch.Generator().manual_seed(seed)
-        for key, tensor in network.state_dict().items():
-            if key.endswith(".gamma"):  # timm's layer scales, whose name `randomise` does not know
-                tensor.copy_(torch.rand(tensor.shape, generator=draw) * 0.08 + 0.02)
+    randomise(network, seed)
     return network
 
 

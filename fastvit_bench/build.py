@@ -25,6 +25,7 @@ from fastvit_bench.errors import (
     UsageError,
 )
 from fastvit_bench.records import (
+    DRAW,
     Artifact,
     Device,
     ExportJob,
@@ -54,7 +55,7 @@ def weights_of(spec: ModelSpec, seed: int) -> Weights:
     Raises `CheckpointError` for a file that is not there and `ChecksumError` for one that is not the configured one.
     """
     if spec.checkpoint is None:
-        return Weights(origin="random", seed=seed)
+        return Weights(origin="random", seed=seed, draw=DRAW)
     path = Path(spec.checkpoint)
     try:
         digest = files.file_sha256(path)
@@ -391,6 +392,10 @@ def verify(path: Path, checkpoint: Path | None, models: Path) -> dict[str, Parit
         asked = msgspec.structs.replace(asked, checkpoint=str(found))
     elif checkpoint is not None:
         raise UsageError(f"{path} was made from random weights (seed {weights.seed}); leave the checkpoint out.")
+    elif weights.draw != DRAW:
+        raise CheckpointError(
+            f"{path} was made from random weights as another version of fastvit-bench draws them; export it again."
+        )
     try:
         noted = msgspec.json.decode(sidecar(path).read_bytes(), type=Artifact)
     except FileNotFoundError:
@@ -563,6 +568,7 @@ def _metadata(asked: ExportJob, price: "Cost") -> dict[str, str]:
         "checkpoint_sha256": asked.weights.sha256 or "",
         "checkpoint_file": asked.weights.file or "",
         "seed": "" if asked.weights.seed is None else str(asked.weights.seed),
+        "draw": str(asked.weights.draw) if asked.weights.draw > 1 else "",
         "toolchain": _compact(asked.toolchain),
         "options": _compact(asked.options) if asked.options else "",
         "functions": " ".join(shape.size for shape in asked.functions),
@@ -618,6 +624,7 @@ def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
                     "sha256": facts.get("checkpoint_sha256"),
                     "file": facts.get("checkpoint_file"),
                     "seed": _whole(facts["seed"], least=0) if "seed" in facts else None,
+                    "draw": _whole(facts.get("draw", "1")),
                 },
                 Weights,
             ),

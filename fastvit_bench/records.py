@@ -123,6 +123,9 @@ class Layout(Record, frozen=True):
     norms: Literal["batchnorm", "depthwise"] = "batchnorm"  # those in front of the dense network's outputs
 
 
+DRAW = 2  # raised whenever `network.random_weights` draws others than before for a seed
+
+
 class Weights(Record, frozen=True):
     """Where a network's numbers come from."""
 
@@ -130,6 +133,7 @@ class Weights(Record, frozen=True):
     sha256: str | None = None  # of the checkpoint file
     file: str | None = None  # its name, without folders
     seed: int | None = None  # of random weights
+    draw: int = 1  # of random weights: the `DRAW` that they were drawn with
 
     @property
     def label(self) -> str:
@@ -274,7 +278,9 @@ def artifact_key(asked: "Artifact | ExportJob") -> str:
     import hashlib  # here, because `--help` would wait for OpenSSL
 
     weights = asked.weights
-    drawn = (weights.seed, asked.head, asked.classes) if weights.origin == "random" else weights.sha256
+    drawn: tuple[int | str | None, ...] | str | None = weights.sha256
+    if weights.origin == "random":
+        drawn = (weights.seed, asked.head, asked.classes, *([weights.draw] if weights.draw > 1 else ()))
     decisive = (
         asked.model,
         asked.variant,
@@ -694,7 +700,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     reference_ns: tuple[int, ...] = ()  # of `measure.reference`, timed afterwards; of processors, in older runs
     speed_checks: tuple[SpeedCheck, ...] = ()  # one per process, of processors only
     best_reference_ns: Annotated[int, msgspec.Meta(gt=0)] | None = None  # of this machine, as far as known by then
-    remeasured: int = 0  # earlier tries that were dropped because the machine ran slowly
+    remeasured: int = 0  # processes whose runs were dropped because the machine ran slowly
 
     @property
     def shape(self) -> Shape | None:

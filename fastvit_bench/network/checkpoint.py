@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from fastvit_bench import __version__
 from fastvit_bench.errors import CheckpointError, ChecksumError, UsageError
 from fastvit_bench.files import file_sha256
-from fastvit_bench.network.fastvit import FastViT, Form, randomise
-from fastvit_bench.records import Head, Record, Weights
+from fastvit_bench.network.fastvit import FastViT, Form
+from fastvit_bench.network.random_weights import randomise
+from fastvit_bench.records import DRAW, Head, Record, Weights
 from fastvit_bench.variants import VARIANTS
 
 
@@ -503,7 +504,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def randomised(variant: str, head: Head, classes: int, seed: int) -> tuple[FastViT, Weights]:
-    """A network in training form with the weights of `fastvit.randomise`, for figures that need no trained ones.
+    """A network in training form with the weights of `random_weights.randomise`, for figures that need no trained ones.
 
     In evaluation mode and float32; torch's own random state is left as it is. Raises `UsageError` for a variant that
     does not exist and for fewer than one class.
@@ -518,4 +519,4 @@ def randomised(variant: str, head: Head, classes: int, seed: int) -> tuple[FastV
         if name.endswith(COUNTER):
             buffer.zero_()
     randomise(network, seed)
-    return network, Weights(origin="random", seed=seed)
+    return network, Weights(origin="random", seed=seed, draw=DRAW)

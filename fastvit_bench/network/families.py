@@ -12,8 +12,9 @@ from fastvit_bench import catalogue
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network import heads, reparam
 from fastvit_bench.network.checkpoint import COUNTER, randomised
-from fastvit_bench.network.fastvit import FastViT, Form, randomise
+from fastvit_bench.network.fastvit import FastViT, Form
 from fastvit_bench.network.folded import FoldedFastViT
+from fastvit_bench.network.random_weights import SIZE, randomise
 from fastvit_bench.records import Fuse, Head, Layout, Shape
 from fastvit_bench.variants import VARIANTS
 
@@ -34,12 +35,13 @@ def of(network: FastViT) -> Reference:
 
 
 def random(name: str, head: Head, classes: int, seed: int, shape: Shape) -> Reference:
-    """A network of that name with random weights on which each of its branches matters (`fastvit.randomise`).
+    """A network of that name with random weights on which each of its branches matters (`random_weights.randomise`).
 
     The image size of `shape` decides the parameters of networks whose position tables depend on it. Raises
     `UsageError` for a name that does not exist, fewer than one class, or a head that the network cannot have.
     """
-    if catalogue.find(name).family == "fastvit":
+    entry = catalogue.find(name)
+    if entry.family == "fastvit":
         network, _ = randomised(name, head, classes, seed)
         return of(network)
     if classes < 1:
@@ -48,7 +50,7 @@ def random(name: str, head: Head, classes: int, seed: int, shape: Shape) -> Refe
     for tensor_name, buffer in made.named_buffers():
         if tensor_name.endswith(COUNTER):
             buffer.zero_()
-    randomise(made, seed)
+    randomise(made, seed, (shape.height, shape.width) if entry.sized else SIZE)
     return Reference(made.double(), made.head_kind, made.classes, made.form)
 
 

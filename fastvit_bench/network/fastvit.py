@@ -7,7 +7,6 @@ Module names are those of the published checkpoints, so that a state dict of the
 In the margin: B batch, C channels, H x W the feature map, N = H*W tokens, h heads of d = 32 channels.
 """
 
-import math
 from enum import StrEnum
 
 import torch
@@ -18,7 +17,7 @@ from fastvit_bench.network import heads
 from fastvit_bench.records import Head
 from fastvit_bench.variants import VARIANTS, Mixer, Variant
 
-__all__ = ["DENSE_TAPS", "HEAD_DIM", "VARIANTS", "FastViT", "Form", "Mixer", "Variant", "randomise", "taps"]
+__all__ = ["DENSE_TAPS", "HEAD_DIM", "VARIANTS", "FastViT", "Form", "Mixer", "Variant", "taps"]
 
 HEAD_DIM = 32  # channels per attention head
 
@@ -337,35 +336,6 @@ class FastViT(nn.Module):
             return tuple(maps)
         x = self.conv_exp(x)  # (B, 2C, H/32, W/32)
         return self.head(x.mean((2, 3)))
-
-
-def randomise(network: nn.Module, seed: int) -> None:
-    """Fill every parameter and statistic in place with numbers on which each branch of the network matters.
-
-    A freshly initialised FastViT has layer scales of 1e-5 and trivial BatchNorm statistics, so that a fuse that loses
-    a whole branch changes nothing. Here weights have the variance that keeps activations near 1, and BatchNorms and
-    layer scales are spread as a trained network's are. Of other networks, position biases are as large as the logits
-    they are added to, and what displaces the taps of convolutions is small: a map of noise, read a position further, is
-    another map, and rounding would be all that is seen. Deterministic in `seed`, whatever the dtype.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    for name, tensor in network.state_dict().items():
-        leaf = name.rsplit(".", 1)[-1]
-        shape = tensor.shape
-        if leaf == "num_batches_tracked":
-            continue
-        if leaf.startswith("layer_scale"):
-            values = torch.rand(shape, generator=draw) * 0.08 + 0.02
-        elif leaf == "running_var" or (leaf == "weight" and len(shape) == 1):
-            values = torch.rand(shape, generator=draw) + 0.5
-        elif leaf == "position":
-            values = torch.randn(shape, generator=draw)
-        elif len(shape) > 1:
-            values = torch.randn(shape, generator=draw) / math.sqrt(math.prod(shape[1:]))
-            values *= 0.2 if name.endswith("offset.weight") else 1
-        else:
-            values = torch.randn(shape, generator=draw) * 0.1
-        tensor.copy_(values)
 
 
 def _layer_scale(channels: int) -> nn.Parameter:

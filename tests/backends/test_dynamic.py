@@ -16,7 +16,8 @@ from fastvit_bench.backends.tensorrt import BACKEND
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.measure import parity
 from fastvit_bench.network import families
-from fastvit_bench.network.fastvit import FastViT, randomise
+from fastvit_bench.network.fastvit import FastViT
+from fastvit_bench.network.random_weights import randomise
 from fastvit_bench.network.reparam import at_level
 from fastvit_bench.records import Device, ExportJob, Fuse, Head, Layout, Shape
 from fastvit_bench.variants import VARIANTS

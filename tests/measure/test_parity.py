@@ -12,7 +12,8 @@ from fastvit_bench.backends import Images, Session
 from fastvit_bench.errors import UsageError
 from fastvit_bench.measure import parity
 from fastvit_bench.network import families, reparam
-from fastvit_bench.network.fastvit import FastViT, randomise
+from fastvit_bench.network.fastvit import FastViT
+from fastvit_bench.network.random_weights import randomise
 from fastvit_bench.records import MEAN, STD, Head, Parity, Shape, Window
 from fastvit_bench.variants import VARIANTS
 

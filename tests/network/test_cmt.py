@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network import cmt, cost, parts, reparam
-from fastvit_bench.network.fastvit import Form, randomise
+from fastvit_bench.network.fastvit import Form
+from fastvit_bench.network.random_weights import randomise
 from fastvit_bench.records import Fuse, Head, Layout, Shape
 
 TOLERANCE = 1e-9  # relative, in float64
@@ -36,7 +37,7 @@ def image() -> Tensor:
 
 def small(head: Head = Head.CLASSIFIER) -> cmt.CMT:
     network = cmt.CMT(SMALL, head=head, classes=10, size=SIZE)
-    randomise(network, 7)
+    randomise(network, 7, SIZE)
     return network.double().eval()
 
 
@@ -81,7 +82,7 @@ def test_fusing_and_folding_change_no_output(head: Head, level: Fuse, attention:
 @torch.no_grad()
 def test_the_smallest_folds_at_its_own_size(difference):
     network = cmt.network("cmt_ti", head=Head.CLASSIFIER, classes=10, size=(160, 160)).eval()
-    randomise(network, 3)
+    randomise(network, 3, (160, 160))
     network.double()
     x = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     assert difference(cmt.at_level(network, Fuse.FOLDED, Layout())(x), network(x)) < TOLERANCE

@@ -14,8 +14,9 @@ from fastvit_bench.backends import _onnx, output_names
 from fastvit_bench.errors import CheckpointError, UsageError
 from fastvit_bench.measure import parity
 from fastvit_bench.network import checkpoint, cost, families, heads, reparam
-from fastvit_bench.network.fastvit import FastViT, randomise
+from fastvit_bench.network.fastvit import FastViT
 from fastvit_bench.network.folded import FoldedFastViT
+from fastvit_bench.network.random_weights import randomise
 from fastvit_bench.records import Artifact, Device, Fuse, Head, ModelSpec, Shape
 from fastvit_bench.variants import VARIANTS, Mixer, Variant
 
@@ -30,7 +31,7 @@ def square(size: int) -> Shape:
 
 def small(head: Head) -> FastViT:
     network = FastViT(SMALL, head=head).double().eval()
-    randomise(network, 3)
+    randomise(network, 3, (64, 64))
     return network
 
 
@@ -226,6 +227,7 @@ def made(head: Head, folder: Path, variant: str = "fastvit_t8", size: int = 64, 
     return build.build(build.job(spec, build.weights_of(spec, 0), square(size), Fuse.FOLDED, target, folder=folder))
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("head", [Head.STAGES, *ON_MAPS])
 def test_a_file_computes_what_the_network_does(head: Head, tmp_path: Path) -> None:
     found = made(head, tmp_path)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network import cost, litv2, parts, reparam
-from fastvit_bench.network.fastvit import Form, randomise
+from fastvit_bench.network.fastvit import Form
+from fastvit_bench.network.random_weights import draw, randomise
 from fastvit_bench.records import Fuse, Head, Layout, Shape
 
 TOLERANCE = 1e-9  # relative, in float64
@@ -69,7 +70,7 @@ def test_heads_are_shared_out_between_the_frequencies():
 @torch.no_grad()
 def test_windows_attend_to_themselves_alone(difference):
     attention = litv2.HighAttention(64, 2, 2)
-    randomise(attention, 0)
+    draw(attention, 0)
     attention.double()
     x = image()[:1, :1, :6, :8].expand(1, 64, 6, 8) * torch.linspace(-1, 1, 64)[:, None, None]
     whole = attention(x)
@@ -82,7 +83,7 @@ def test_windows_attend_to_themselves_alone(difference):
 @torch.no_grad()
 def test_low_frequencies_are_the_means_of_windows(difference):
     attention = litv2.LowAttention(64, 2, 2)
-    randomise(attention, 0)
+    draw(attention, 0)
     attention.double()
     x = torch.randn(1, 64, 4, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     means = x.reshape(1, 64, 2, 2, 3, 2).mean((3, 5))
@@ -112,7 +113,7 @@ def deform_conv(x: Tensor, offset: Tensor, conv: nn.Conv2d) -> onnx.ModelProto:
 
 def merging() -> tuple[litv2.TokenMerging, Tensor]:
     module = litv2.TokenMerging(4)
-    randomise(module, 5)
+    draw(module, 5)
     x = torch.randn(1, 4, 6, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     return module.double().eval(), x
 

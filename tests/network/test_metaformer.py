@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from fastvit_bench import build, catalogue
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network import cost, families, metaformer, reparam
-from fastvit_bench.network.fastvit import VARIANTS, FastViT, randomise
+from fastvit_bench.network.fastvit import VARIANTS, FastViT
 from fastvit_bench.network.metaformer import DESIGNS, Embedding, MetaFormer, Mixer, Norm
+from fastvit_bench.network.random_weights import randomise
 from fastvit_bench.network.reparam import Kernel
 from fastvit_bench.records import Artifact, Device, Fuse, Head, Layout, ModelSpec, Shape
 

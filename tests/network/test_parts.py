@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvit_bench.network import parts
-from fastvit_bench.network.fastvit import randomise
+from fastvit_bench.network.random_weights import draw
 from fastvit_bench.records import Layout
 
 
@@ -26,7 +26,7 @@ def test_attention_is_torchs_own(mix: str, biased: bool):
 
 def test_the_norm_of_channels_is_torchs_own_at_each_position():
     norm = parts.ChannelNorm(5, eps=1e-6).double()
-    randomise(norm, 0)
+    draw(norm, 0)
     x = drawn(2, 5, 3, 4)
     wanted = torch.stack([F.layer_norm(y, (5,), norm.weight, norm.bias, 1e-6) for y in x.flatten(2).unbind(2)], 2)
     assert torch.allclose(norm(x).flatten(2), wanted, rtol=0, atol=1e-12)
@@ -34,7 +34,7 @@ def test_the_norm_of_channels_is_torchs_own_at_each_position():
 
 def convolution(kernel: int, padding: int) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm2d]:
     parts_of = nn.ModuleList([nn.Conv2d(6, 8, kernel, kernel, padding), nn.BatchNorm2d(6), nn.BatchNorm2d(8)])
-    randomise(parts_of.double().eval(), 1)
+    draw(parts_of.double().eval(), 1)
     conv, before, behind = parts_of
     return conv, before, behind
 

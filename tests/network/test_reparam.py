@@ -20,14 +20,18 @@ from fastvit_bench.network.fastvit import (
     RepConv,
     RepMixer,
     Variant,
-    randomise,
 )
+from fastvit_bench.network.random_weights import draw, randomise
 from fastvit_bench.network.reparam import Kernel
 from fastvit_bench.records import STD, Fuse, Head, Layout
 
 TOLERANCE = 1e-9  # relative, in float64
 SMALL = Variant((1, 1, 1, 1), (32, 64, 128, 256), 2, Mixer.ATTENTION, 0.0)
-CASES = [(variant, Head.CLASSIFIER) for variant in VARIANTS] + [(v, Head.DENSE) for v in ("fastvit_t8", "fastvit_sa12")]
+DEEP = ("fastvit_sa24", "fastvit_sa36", "fastvit_ma36")
+CASES = [
+    *(pytest.param(name, Head.CLASSIFIER, marks=pytest.mark.slow if name in DEEP else ()) for name in VARIANTS),
+    *((name, Head.DENSE) for name in ("fastvit_t8", "fastvit_sa12")),
+]
 
 
 def image() -> Tensor:
@@ -36,7 +40,7 @@ def image() -> Tensor:
 
 def small() -> FastViT:
     network = FastViT(SMALL, classes=10).double().eval()
-    randomise(network, 7)
+    randomise(network, 7, (64, 64))
     return network
 
 
@@ -67,7 +71,7 @@ def layouts() -> list[Layout]:
 @pytest.mark.parametrize("head", Head)
 def test_no_layout_changes_an_output(layout: Layout, head: Head, level: Fuse, difference):
     network = FastViT(SMALL, head=head, classes=10).double().eval()
-    randomise(network, 7)
+    randomise(network, 7, (64, 64))
     given = (
         image() * torch.tensor(STD, dtype=torch.float64).reshape(1, 3, 1, 1) if layout.images == "centred" else image()
     )
@@ -137,7 +141,7 @@ def test_the_identity_kernel_returns_its_input(groups: int, size: int):
 @torch.no_grad()
 def test_a_norm_in_front_of_a_linear_layer_is_taken_in():
     norm, linear = nn.BatchNorm2d(6).double().eval(), nn.Linear(6, 4).double()
-    randomise(nn.ModuleList([norm, linear]), 0)
+    draw(nn.ModuleList([norm, linear]), 0)
     x = torch.randn(3, 6, 5, 5, dtype=torch.float64)
     kernel = reparam.of(linear).after(norm)
     wanted = linear(norm(x).flatten(2).transpose(1, 2)).transpose(1, 2).reshape(3, 4, 5, 5)

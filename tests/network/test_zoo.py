@@ -16,7 +16,8 @@ from fastvit_bench.backends import _onnx, onnxruntime
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.measure import parity
 from fastvit_bench.network import cost, families, zoo
-from fastvit_bench.network.fastvit import Form, randomise
+from fastvit_bench.network.fastvit import Form
+from fastvit_bench.network.random_weights import randomise
 from fastvit_bench.peers import PEERS, Peer
 from fastvit_bench.records import Device, Fuse, Head, ModelSpec, Parity, Shape
 
@@ -39,7 +40,7 @@ def drawn(name: str, size: int, head: Head = Head.CLASSIFIER, classes: int = 10)
     """With random weights on which every branch matters, in float64."""
     network = zoo.network(name, head=head, classes=classes, size=(size, size))
     with torch.no_grad():
-        randomise(network, 0)
+        randomise(network, 0, (size, size))
     return network.double().eval()
 
 
