@@ -151,13 +151,12 @@ def run(
 ) -> Generator[Measurement | Failure]:
     """Export and measure each step, write its line to the run file, then yield it.
 
-    `notify` is told what begins; `command` starts the workers instead of this package's own. A figure that was made
-    while the machine ran slowly is measured again once it is quick again, for which `wait_s` seconds may be waited in
-    all; None takes figures of any speed.
+    `notify` is told what begins; `command` starts the workers instead of this package's own. What a process timed
+    while the machine ran slowly is timed again once it is quick again, for which `wait_s` seconds may be waited in all;
+    None takes figures of any speed.
     """
-    results = path.parent.parent
-    patience = _Patience(wait_s)
     start = Worker if command is None else functools.partial(Worker, command)
+    patience = _Patience(path.parent.parent, wait_s, request.timeout_s, start)
     with start() as exporter:
         for step in steps:
             made = ready(step, exporter, request.timeout_s, notify)
@@ -173,56 +172,53 @@ def run(
                 machine=machine,
                 profile=request.profile,
             )
-            reply = _with_best(timed(job, request.timeout_s, start)[0], results)
-            while isinstance(reply, Measurement) and patience.lasts_for(reply):
-                notify(step, "waiting for the machine's usual speed for")
-                if not patience.until_quick(reply, request.timeout_s, start):
-                    break
-                notify(step, "timing")
-                again = _with_best(timed(job, request.timeout_s, start)[0], results)
-                if not isinstance(again, Measurement):
-                    break  # the figure at hand is worth more than the failure
-                quicker = max(reply, again, key=lambda measurement: measurement.speed or 0.0)
-                reply = msgspec.structs.replace(quicker, remeasured=reply.remeasured + 1)
-            yield _record(path, reply if isinstance(reply, Measurement) else failure(step, reply))
-
-
-def _with_best(reply: Measurement | Trouble, results: Path) -> Measurement | Trouble:
-    """A measurement with the machine's best speed as known by now, to which its own reference times belong."""
-    if not isinstance(reply, Measurement) or not reply.speed_checks:
-        return reply
-    times = [round(check.median_ns) for check in reply.speed_checks]
-    return msgspec.structs.replace(reply, best_reference_ns=speeds.add(results, reply.machine, times).best_ns)
+            announce = functools.partial(notify, step)
+            reply, _ = timed(job, request.timeout_s, start, functools.partial(patience.waited, announce))
+            yield _record(path, patience.with_best(reply) if isinstance(reply, Measurement) else failure(step, reply))
 
 
 POLL_S = 3.0  # between two looks whether the machine is quick again
-AGAIN = 3  # times that one cell is measured again at most
 
 
 class _Patience:
-    """The seconds that a sweep may still wait for its machine."""
+    """What a sweep knows of its machine's speed, and the seconds it may still wait for it; None takes any speed."""
 
-    def __init__(self, seconds: float | None) -> None:
-        self._left_s = seconds
+    def __init__(
+        self, results: Path, seconds: float | None, timeout_s: float, start: Callable[[], Worker] = Worker
+    ) -> None:
+        self._results, self._left_s, self._timeout_s, self._start = results, seconds or 0.0, timeout_s, start
 
-    def lasts_for(self, figure: Measurement) -> bool:
-        """Whether a figure was made slowly, and there is time left to wait and a try left to measure it again."""
-        slow = figure.speed is not None and figure.speed < SLOW
-        return slow and bool(self._left_s and self._left_s > 0) and figure.remeasured < AGAIN
+    def waited(self, announce: Callable[[str], None], process: Measurement) -> bool:
+        """Note the speed of one process's runs; returns whether they were slow and the machine is quick again."""
+        if not process.speed_checks:
+            return False
+        times = [round(check.median_ns) for check in process.speed_checks]
+        best_ns = speeds.add(self._results, process.machine, times).best_ns
+        now_ns = process.reference_median_ns
+        if best_ns is None or now_ns is None or best_ns / now_ns >= SLOW or self._left_s <= 0:
+            return False
+        announce("waiting for the machine's usual speed for")
+        quick = self._until_quick(best_ns)
+        announce("timing")
+        return quick
 
-    def until_quick(self, slow: Measurement, timeout_s: float, start: Callable[[], Worker]) -> bool:
+    def with_best(self, figure: Measurement) -> Measurement:
+        """A measurement with the machine's best speed as known by now."""
+        if not figure.speed_checks:
+            return figure
+        return msgspec.structs.replace(figure, best_reference_ns=speeds.load(self._results, figure.machine).best_ns)
+
+    def _until_quick(self, best_ns: int) -> bool:
         """Wait until the reference workload is as quick as it should be; False where the seconds are used up first."""
-        assert self._left_s is not None
-        assert slow.best_reference_ns is not None
         while self._left_s > 0:
             since = machines.now_s()
             machines.rest(min(POLL_S, self._left_s))
-            with start() as worker:
-                reply = worker.ask(ReferenceJob(), timeout_s)
+            with self._start() as worker:
+                reply = worker.ask(ReferenceJob(), self._timeout_s)
             self._left_s -= machines.now_s() - since
             if not isinstance(reply, ReferenceTimed):
                 return False
-            if slow.best_reference_ns / median(reply.samples_ns) >= SLOW:
+            if best_ns / median(reply.samples_ns) >= SLOW:
                 return True
         return False
 

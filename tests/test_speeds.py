@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastvit_bench import sweep
-from fastvit_bench.records import SLOW, Measurement, Method, SpeedCheck
+from fastvit_bench import sweep, worker
+from fastvit_bench.records import Measurement, Method, SpeedCheck
 from fastvit_bench.stats import intervals
 from fastvit_bench.store import speeds
-from fastvit_bench.worker import ReferenceTimed
+from fastvit_bench.worker import ReferenceJob, ReferenceTimed
 
 MACHINE = builders.machine()
 
@@ -90,11 +90,10 @@ def test_speeds_are_kept_by_hardware_and_a_damaged_file_is_no_experience(tmp_pat
 
 
 class Machines:
-    """A machine whose reference workload takes the times that a test gives, one after the other."""
+    """A machine whose processes and whose reference workload are those that a test gives, one after the other."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, figures: Iterator[Measurement], polls: Iterator[int]) -> None:
-        self.clock_s, self.figures, self.polls = 0.0, figures, polls
-        monkeypatch.setattr(sweep, "timed", lambda *_: (next(self.figures), 0.0))
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, processes: Iterator[object], polls: Iterator[int]) -> None:
+        self.clock_s, self.processes, self.polls = 0.0, processes, polls
         monkeypatch.setattr(sweep.machines, "rest", self.rest)
         monkeypatch.setattr(sweep.machines, "now_s", lambda: self.clock_s)
         monkeypatch.setattr(sweep, "Worker", lambda **_: self)
@@ -109,44 +108,74 @@ class Machines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def ask(self, job: object, timeout_s: float) -> ReferenceTimed:
-        return ReferenceTimed(samples_ns=(next(self.polls),) * 9)
+    def busy_s(self) -> float:
+        return 0.0
+
+    def ask(self, job: object, timeout_s: float) -> object:
+        if isinstance(job, ReferenceJob):
+            return ReferenceTimed(samples_ns=(next(self.polls),) * 9)
+        return next(self.processes)
 
 
-def swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, figures: Any, polls: Any, wait_s: float | None) -> Any:
+def swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, processes: Any, polls: Any, wait_s: float | None) -> Any:
     """The result of a sweep of one cell, and the seconds that it waited; the machine's best is known to be 2.4 ms."""
     results = tmp_path / "results"
     speeds.add(results, MACHINE, [2_400_000] * 40)
-    asked = builders.request()
+    asked = builders.request(method=Method(processes=4))
     step = sweep.plan(asked, tmp_path / "models")[0]
     path = sweep.begin(asked, [step], MACHINE, results)
-    machine = Machines(monkeypatch, iter(figures), iter(polls))
+    machine = Machines(monkeypatch, iter(processes), iter(polls))
     notices: list[str] = []
     (result,) = sweep.run(asked, [step], MACHINE, path, lambda step, what: notices.append(what), wait_s=wait_s)
     assert any(what.startswith("waiting") for what in notices) == (machine.clock_s > 0)
+    assert len(result.samples_ns) == 4
     return result, machine.clock_s
 
 
-SLOWED, USUAL = figure(*[3_400_000] * 4), figure(*[2_400_000] * 4)
+def process(reference_ns: int, median_ms: float = 8.0) -> Measurement:
+    return msgspec.structs.replace(figure(reference_ns, medians_ms=(median_ms,)), method=Method(processes=1))
 
 
-def test_a_slow_figure_is_measured_again_once_the_machine_is_quick(
+USUAL, SLOWED = process(2_400_000), process(3_400_000, 11.0)
+
+
+def test_the_process_that_ran_slowly_is_repeated_once_the_machine_is_quick(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    result, waited_s = swept(monkeypatch, tmp_path, [SLOWED, USUAL], [3_400_000, 3_400_000, 2_410_000], 60)
-    assert result.speed is not None
-    assert result.speed >= SLOW
+    processes = [USUAL, SLOWED, USUAL, USUAL, USUAL]
+    result, waited_s = swept(monkeypatch, tmp_path, processes, [3_400_000, 3_400_000, 2_410_000], 60)
+    assert result.speed == pytest.approx(1)
     assert result.remeasured == 1
+    assert result.figure_ms == 8.0
+    assert result.warnings == []
     assert waited_s == pytest.approx(3 * sweep.POLL_S)
 
 
 def test_waiting_has_a_limit_and_the_slow_figure_stays_marked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    result, waited_s = swept(monkeypatch, tmp_path, [SLOWED], itertools.repeat(3_400_000), 10)
+    result, waited_s = swept(monkeypatch, tmp_path, [SLOWED] * 4, itertools.repeat(3_400_000), 10)
     assert "the machine ran at 0.71 of its best" in result.warnings
+    assert result.remeasured == 0
     assert waited_s == pytest.approx(10)
 
 
+def test_a_machine_that_stays_quick_between_slow_processes_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    result, waited_s = swept(monkeypatch, tmp_path, [SLOWED] * 16, itertools.repeat(2_400_000), 600)
+    assert result.remeasured == 4 * worker.AGAIN
+    assert "the machine ran at 0.71 of its best" in result.warnings
+    assert waited_s == pytest.approx(4 * worker.AGAIN * sweep.POLL_S)
+
+
+def test_a_failure_on_repeating_costs_nothing_that_was_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    processes = [USUAL, SLOWED, worker.Trouble(stage="timing", reason="killed", log=""), USUAL, USUAL]
+    result, _ = swept(monkeypatch, tmp_path, processes, [2_400_000], 60)
+    assert result.remeasured == 0
+    assert sorted(len(samples) for samples in result.samples_ns) == [25] * 4
+
+
 def test_any_speed_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    result, waited_s = swept(monkeypatch, tmp_path, [SLOWED], [], None)
+    result, waited_s = swept(monkeypatch, tmp_path, [SLOWED] * 4, [], None)
     assert result.remeasured == 0
     assert waited_s == 0
+    assert "the machine ran at 0.71 of its best" in result.warnings
