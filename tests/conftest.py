@@ -1,6 +1,11 @@
 """What tests of more than one room need."""
 
+import dataclasses
 import importlib.util
+import os
+import shutil
+import signal
+from collections.abc import Generator
 from pathlib import Path
 from types import ModuleType
 
@@ -10,11 +15,17 @@ import pytest
 import torch
 
 from fastvit_bench import build
+from fastvit_bench.network import checkpoint
 from fastvit_bench.network.zoo import load
 from fastvit_bench.records import Device, ExportJob, Fuse, ModelSpec, Shape
+from fastvit_bench.variants import VARIANTS
 
 # several test processes with a thread per core each only wait for each other, and the networks here are small
 torch.set_num_threads(1)
+
+# a suite that was started in the background ignores Ctrl-C, and so would the programs that tests start and interrupt
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # no test asserts a time, and these machines are busy at times
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -37,6 +48,18 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """FastViT-T8 has one narrow block per stage in this process: for tests that need no network in particular."""
+    small = dataclasses.replace(VARIANTS["fastvit_t8"], blocks=(1, 1, 1, 1), channels=(16, 32, 64, 128))
+    monkeypatch.setitem(VARIANTS, "fastvit_t8", small)
+    for known in (checkpoint.expected, build._reference):
+        known.cache_clear()
+    yield
+    for known in (checkpoint.expected, build._reference):
+        known.cache_clear()
+
+
 def export_job(folder: Path, name: str = "fastvit_t8", size: int = 32) -> ExportJob:
     """The export that `fastvit-bench latency --device cpu --res SIZE` would ask for."""
     spec = ModelSpec(name=name, variant="fastvit_t8", published="FastViT-T8")
@@ -49,7 +72,8 @@ def export_job(folder: Path, name: str = "fastvit_t8", size: int = 32) -> Export
 def zoo(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with twelve models, ready exported at 32 pixels, and a quick [method]; it is entered.
 
-    The models are one network under twelve names, so that a sweep has many cells without as many exports.
+    The models are one network under twelve names, so that a sweep has many cells without as many exports. Tests may
+    change the files of the first three; those of the others are links to one file.
     """
     names = [f"m{i:02d}" for i in range(12)]
     source = export_job(exported)
@@ -59,11 +83,12 @@ def zoo(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         job = export_job(tmp_path / "models", name)
         copy = Path(job.path)
         copy.parent.mkdir(parents=True)
-        copy.write_bytes(Path(source.path).read_bytes())
-        build.expected_file(copy).write_bytes(build.expected_file(Path(source.path)).read_bytes())
+        put = shutil.copyfile if name in names[:3] else os.link
+        put(source.path, copy)
+        put(build.expected_file(Path(source.path)), build.expected_file(copy))
         renamed = msgspec.structs.replace(artifact, model=name, path=copy.name)
         build.sidecar(copy).write_bytes(msgspec.json.encode(renamed))
-        assert build.cached(job) == renamed
+    assert build.cached(job) == renamed
     tables = "\n".join(f'[model.{name}]\nvariant = "fastvit_t8"\npublished = "FastViT-T8"' for name in names)
     (tmp_path / "benchmark.toml").write_text(
         f"""{tables}

@@ -58,6 +58,7 @@ def test_an_artifact_is_reused_only_as_what_it_is(exported: Path, tmp_path: Path
     assert build.cached(msgspec.structs.replace(job, path=str(copy))) is None
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_file_that_fails_the_proof_is_kept_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = reparam.of
     monkeypatch.setattr(reparam, "of", lambda layer: reparam.Kernel(good(layer).weight, 0 * good(layer).bias))
@@ -100,6 +101,7 @@ def test_what_a_killed_export_left_is_swept_up(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [busy]
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_file_whose_side_car_was_never_finished_is_made_anew(exported: Path, tmp_path: Path) -> None:
     job = export_job(tmp_path)
     path = Path(job.path)
@@ -163,6 +165,7 @@ def test_a_checkpoint_becomes_a_fused_file_of_the_published_layout(tmp_path: Pat
     assert (again.variant, again.head, again.form) == ("fastvit_sa12", head, "fused")
 
 
+@pytest.mark.usefixtures("shallow")
 def test_an_inexact_fuse_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

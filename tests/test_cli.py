@@ -175,11 +175,9 @@ def test_the_configuration_can_be_elsewhere(zoo: Path, tmp_path: Path) -> None:
 # --- export and fuse --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", ["fastvit_t8", pytest.param("fastvit_sa12", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "level",
-    [pytest.param("none", marks=pytest.mark.slow), pytest.param("fused", marks=pytest.mark.slow), "folded"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["fastvit_t8", "fastvit_sa12"])
+@pytest.mark.parametrize("level", ["none", "fused", "folded"])
 def test_an_exported_checkpoint_gives_the_published_logits(tmp_path: Path, variant: str, level: str) -> None:
     checkpoint = tmp_path / f"{variant}.pth.tar"
     torch.save({"state_dict": golden.state(variant, Head.CLASSIFIER)}, checkpoint)
@@ -289,7 +287,7 @@ def test_devices_says_what_runs_here_and_what_is_missing(zoo: Path) -> None:
 def test_download_that_reaches_nobody_is_exit_6(zoo: Path) -> None:
     said = refused("download", "fastvit_t8", expect=6)
     assert "127.0.0.1:9" in said
-    assert "Did you mean" in refused("download", "fastvit_t9") or "did you mean" in refused("download", "fastvit_t9")
+    assert "did you mean fastvit_t8?" in refused("download", "fastvit_t9")
 
 
 def test_help_and_version(tmp_path: Path) -> None:

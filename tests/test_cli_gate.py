@@ -19,7 +19,7 @@ SMALL = """
 [gate]
 models = ["m00"]
 grid = [32]
-max_regression = "60%"
+max_regression = "100%"
 max_time = "4m"
 """
 
@@ -39,12 +39,20 @@ def baseline(gate: Path) -> Path:
     return gate / "base"
 
 
+def git(folder: Path, *words: str) -> str:
+    told = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(folder), *words]
+    return subprocess.run(told, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
 def test_an_unchanged_tree_passes_and_leaves_every_report(baseline: Path, gate: Path) -> None:
     formats = "markdown,junit,json,bmf,gha,pytest-benchmark,svg,png"
+    git(gate, "init", "--quiet")
+    git(gate, "add", "benchmark.toml")
+    git(gate, "commit", "--quiet", "-m", "as it is")
     environment = {"GITHUB_STEP_SUMMARY": str(gate / "summary.md"), "GITHUB_OUTPUT": str(gate / "output")}
     os.environ.update(environment)
     try:
@@ -68,10 +76,11 @@ def test_an_unchanged_tree_passes_and_leaves_every_report(baseline: Path, gate: 
     found = verdict.read(kept)
     (cell,) = found.cells
     assert found.outcome is Outcome.PASS
-    assert cell.verdict.blocks == 6
+    assert cell.verdict.blocks in found.plan.looks  # how many it takes is up to the machine
     assert cell.base is not None
     assert cell.base.parity is not None  # proved where it was timed
-    assert found.commit is None or found.commit
+    assert found.commit == git(gate, "rev-parse", "HEAD")
+    assert found.dirty is False
     assert "m00 32 b1" in (gate / "summary.md").read_text()
     assert "verdict=pass" in (gate / "output").read_text()
 
@@ -86,9 +95,11 @@ def test_another_size_is_never_compared(baseline: Path, gate: Path) -> None:
 
 @pytest.mark.slow
 def test_a_true_slowdown_is_exit_1(gate: Path) -> None:
-    """The same network unfused takes at least 1.2 times as long."""
+    """SA12 unfused takes several times as long as T8, however busy the machine is."""
+    with (gate / "benchmark.toml").open("a") as file:
+        file.write('[model.slow]\nvariant = "fastvit_sa12"\n')
     said = call(
-        "compare", "m00,fuse=folded", "m00,fuse=none", "--res", "32", "--max-regression", "2%", "--report", "out",
+        "compare", "m00", "slow,fuse=none", "--res", "32", "--max-regression", "2%", "--report", "out",
         "--report-format", "junit", expect=1,
     ).stdout  # fmt: skip
     assert "regressed" in said
@@ -98,7 +109,8 @@ def test_a_true_slowdown_is_exit_1(gate: Path) -> None:
 @pytest.mark.slow
 def test_compare_without_a_margin_informs_and_ends_with_0(gate: Path) -> None:
     said = call("compare", "m00,threads=1", "m01,threads=1", "--max-time", "1s").stdout
-    assert "m00 / m01 32 b1" in said or "inconclusive" in said
+    assert "m00 / m01 32 b1 is inconclusive" in said
+    assert "and the time allowed is 1 s; allow more" in " ".join(said.split())
 
 
 @pytest.mark.parametrize(
@@ -211,12 +223,11 @@ def test_a_new_host_name_is_told_and_is_no_other_machine(gate: Path) -> None:
 @pytest.mark.slow
 def test_a_revision_is_exported_by_its_own_code(zoo: Path) -> None:
     """A repository that is not this tool's: its configuration is read at that revision, with the installed tool."""
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     (zoo / "benchmark.toml").write_text((zoo / "benchmark.toml").read_text() + SMALL)
     (zoo / ".gitignore").write_text("models/\nresults/\n")
     (zoo / "requirements.txt").write_text("no-such-package==1\n")
     for words in (["init", "--quiet"], ["add", "-A"], ["commit", "--quiet", "-m", "base"]):
-        subprocess.run([*git, *words], check=True, cwd=zoo)
+        git(zoo, *words)
     # packages of the user's own: they are none of this tool's, so nothing is installed for the base
     (zoo / "requirements.txt").write_text("no-such-package==2\n")
     done = call("gate", "--baseline-rev", "HEAD", "--report", "out", "--report-format", "json")
@@ -224,10 +235,7 @@ def test_a_revision_is_exported_by_its_own_code(zoo: Path) -> None:
     found = verdict.read(zoo / "out" / "gate.json")
     assert found.base == "HEAD"
     assert found.outcome is Outcome.PASS
-    assert (
-        len(subprocess.run(["git", "worktree", "list"], capture_output=True, text=True, cwd=zoo).stdout.split("\n"))
-        == 2
-    )
+    assert len(git(zoo, "worktree", "list").splitlines()) == 1
     # a model that the revision does not have is a missing cell
     (zoo / "benchmark.toml").write_text(
         (zoo / "benchmark.toml").read_text().replace("[gate]", '[model.new]\nvariant = "fastvit_t8"\n[gate]')
@@ -284,7 +292,7 @@ def test_the_same_from_python(gate: Path) -> None:
     assert artifact.parity.passed
     (measured,) = api.measure("m00", res=32)
     assert measured.artifact == artifact
-    found = api.compare(str(path), "m00", margin=0.6)
+    found = api.compare(str(path), "m00", margin=1.0)
     assert found.outcome is Outcome.PASS
     assert not list((gate / "results" / "cpu").glob("compare-*"))
 

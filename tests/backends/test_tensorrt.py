@@ -260,6 +260,7 @@ def test_what_the_bindings_raise_is_one_sentence(
         BACKEND.build(Path(asked.path), asked.device)
 
 
+@pytest.mark.usefixtures("shallow")
 def test_an_engine_that_cannot_be_built_leaves_the_proved_file(trt: nvidia.Behaviour, tmp_path: Path) -> None:
     trt.build_error = "out of memory"
     asked = job(tmp_path)
@@ -269,6 +270,7 @@ def test_an_engine_that_cannot_be_built_leaves_the_proved_file(trt: nvidia.Behav
     assert build.cached(asked) is not None
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_file_that_fails_its_proof_gets_no_engine(
     trt: nvidia.Behaviour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +320,7 @@ def sampled(session: Session) -> int:
     return session.elapsed_ns()
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("interface", ["fp16", "fp32"])
 def test_an_engine_computes_what_its_file_says(
@@ -351,6 +354,7 @@ def test_the_gpu_is_looked_at_where_nvml_is(asked: ExportJob, engine: Path, monk
     assert [look.sm_mhz for look in taken.gpu] == [1545] * 6
 
 
+@pytest.mark.usefixtures("shallow")
 def test_copies_are_timed_where_they_are_asked_for(tmp_path: Path, trt: nvidia.Behaviour) -> None:
     asked = job(tmp_path, options={"transfers": True})
     build.build(asked)

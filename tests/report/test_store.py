@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -179,6 +180,7 @@ def test_nothing_is_glued_to_an_unfinished_line(path: Path) -> None:
 def test_writers_that_take_turns_by_the_lock_do_not_mix_their_lines(tmp_path: Path) -> None:
     path = store.create(tmp_path, builders.run())
     each = [builders.measurement(artifact=builders.artifact(shape=builders.shape(32 * (i + 7)))) for i in range(4)]
+    met = threading.Event()
 
     def write(index: int) -> int:
         written = refused = 0
@@ -189,14 +191,19 @@ def test_writers_that_take_turns_by_the_lock_do_not_mix_their_lines(tmp_path: Pa
                     written += 1
             except UnavailableError:
                 refused += 1
+                met.set()
             time.sleep(0.001 * index)
         return refused
 
     with ThreadPoolExecutor(4) as pool:
-        refused = list(pool.map(write, range(4)))
+        with store.lock(tmp_path, "cpu"):
+            writers = [pool.submit(write, index) for index in range(4)]
+            assert met.wait(60)
+            assert store.read(path).measurements == []
+        refused = [writer.result() for writer in writers]
     found = store.read(path).measurements
     assert [found.count(measurement) for measurement in each] == [10] * 4
-    assert sum(refused) > 0  # they did meet
+    assert sum(refused) > 0
 
 
 def test_a_second_writer_without_the_lock_is_refused_while_a_line_is_half_written(

@@ -48,29 +48,33 @@ def operations(path: Path) -> collections.Counter[str]:
 
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder with T8 and SA12 exported once. Read only."""
+    """A models folder with T8 exported once. Read only."""
     folder = tmp_path_factory.mktemp("packages")
-    for variant in ("fastvit_t8", "fastvit_sa12"):
-        build.build(job(folder, variant))
+    build.build(job(folder))
     return folder
 
 
 # --- the program ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("variant", "blocks", "published"), [("fastvit_t8", 0, 89), ("fastvit_sa12", 2, 142)])
-def test_the_program_has_nothing_left_to_fold(packages: Path, variant: str, blocks: int, published: int) -> None:
-    counted = operations(Path(job(packages, variant).path))
+@pytest.mark.parametrize(
+    ("variant", "blocks", "published", "ours"),
+    [("fastvit_t8", 0, 89, 88), pytest.param("fastvit_sa12", 2, 142, 117, marks=pytest.mark.slow)],
+)
+def test_the_program_has_nothing_left_to_fold(
+    packages: Path, tmp_path: Path, variant: str, blocks: int, published: int, ours: int
+) -> None:
+    asked = job(packages if variant == "fastvit_t8" else tmp_path, variant)
+    if not Path(asked.path).exists():
+        build.build(asked)
+    counted = operations(Path(asked.path))
     assert counted["batch_norm"] == counted["transpose"] == counted["const"] == 0
     # of the image and of squeeze-and-excite
     assert counted["mul"] == 2
     assert counted["cast"] == 1
     assert counted["softmax"] == blocks
     assert counted["matmul"] == 2 * blocks
-    assert sum(counted.values()) < published
-    assert (
-        sum(operations(Path(job(packages, variant).path)).values()) == {"fastvit_t8": 88, "fastvit_sa12": 117}[variant]
-    )
+    assert sum(counted.values()) == ours < published
 
 
 def test_tensors_need_no_preprocessing(tmp_path: Path) -> None:
@@ -81,16 +85,14 @@ def test_tensors_need_no_preprocessing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_attention_per_head_has_smaller_products_and_no_transpose(packages: Path, tmp_path: Path) -> None:
+def test_attention_per_head_has_smaller_products_and_no_transpose(tmp_path: Path) -> None:
     made = build.build(job(tmp_path, "fastvit_sa12", attention="conv"))
     assert made.parity is not None
     assert made.parity.passed
     assert made.operations["matmul"] == 2 * 2 * 16  # blocks, products, heads
     assert made.operations["softmax"] == 2 * 16
     assert "transpose" not in made.operations
-    plain = build.cached(job(packages, "fastvit_sa12"))
-    assert plain is not None
-    assert plain.key != made.key
+    assert job(tmp_path, "fastvit_sa12").path != job(tmp_path, "fastvit_sa12", attention="conv").path
 
 
 @pytest.mark.slow
@@ -120,6 +122,7 @@ def test_networks_that_are_not_folded_are_exact_too(fused: Fuse, tmp_path: Path)
     assert made.parity.relative_error < 1e-4
 
 
+@pytest.mark.usefixtures("shallow")
 def test_the_debugging_twin_computes_in_fp32(tmp_path: Path) -> None:
     asked = job(tmp_path, precision="fp32")
     made = build.build(asked)
@@ -134,7 +137,7 @@ def test_the_debugging_twin_computes_in_fp32(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variant", "head", "precision", "allowed"),
     [
-        ("fastvit_t8", Head.CLASSIFIER, "fp32", 1e-4),
+        pytest.param("fastvit_t8", Head.CLASSIFIER, "fp32", 1e-4, marks=pytest.mark.slow),
         ("fastvit_t8", Head.CLASSIFIER, "fp16", 2e-2),
         pytest.param("fastvit_t8", Head.DENSE, "fp32", 4e-4, marks=pytest.mark.slow),
         pytest.param("fastvit_sa12", Head.CLASSIFIER, "fp32", 1e-4, marks=pytest.mark.slow),
@@ -242,6 +245,7 @@ def test_no_weight_is_stored_twice(packages: Path) -> None:
 # --- classifiers, several sizes, compression --------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_classifier_answers_with_a_name(tmp_path: Path) -> None:
     labels = tuple(f"class {number}" for number in range(10))
     asked = job(tmp_path, classes=10, labels=labels)
@@ -261,6 +265,7 @@ def artifact_differs(one: ExportJob, other: ExportJob) -> bool:
     return one.path != other.path
 
 
+@pytest.mark.usefixtures("shallow")
 def test_labels_in_another_order_are_found_out(tmp_path: Path) -> None:
     labels = tuple(f"class {number}" for number in range(10))
     asked = job(tmp_path, classes=10, labels=labels)
@@ -418,6 +423,7 @@ def test_a_wrong_mean_fails_the_proof(package: Path) -> None:
     assert not proof.passed
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("fault", ["a dropped branch", "a permuted head"])
 def test_a_wrong_network_fails_the_proof(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def planted(network: FastViT, *rest: Any) -> torch.nn.Module:
@@ -438,6 +444,7 @@ def test_a_wrong_network_fails_the_proof(fault: str, tmp_path: Path, monkeypatch
     assert Path(asked.path + ".rejected").is_dir()
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_weight_that_the_converter_changes_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the smallest step of FP16, which no output would tell."""
     convert = program.toolkit().convert
@@ -454,6 +461,7 @@ def test_a_weight_that_the_converter_changes_is_found(tmp_path: Path, monkeypatc
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("step", [0, 1])
 def test_weights_that_half_precision_makes_zero_are_known_for_what_coremltools_makes_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
@@ -485,11 +493,12 @@ def test_weights_that_half_precision_makes_zero_are_known_for_what_coremltools_m
         for operation in package.functions[package.default].operations
         if operation.kind == "const"
         for value in operation.attributes.values()
-        if value.value.shape == (384,)
+        if value.value.shape == (128,)
     ]
     assert [2**-24, -(2**-24), 0.0, 3 * 2**-24] in held
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_weight_beyond_half_precision_ends_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def large(network: FastViT, *rest: Any) -> torch.nn.Module:
         found = folded(network, *rest)
@@ -520,6 +529,7 @@ def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if "mlpackage" in path.name or path.name.endswith(".work")]
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -530,6 +540,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_full_disk_inside_the_native_library_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toolkit = program.toolkit()
 
@@ -543,6 +554,7 @@ def test_a_full_disk_inside_the_native_library_is_one_sentence(tmp_path: Path, m
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.usefixtures("shallow")
 def test_what_coremltools_cannot_convert_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toolkit = program.toolkit()
 
