@@ -2,6 +2,7 @@
 
 Each run is the whole command `fastvit-bench latency`, as a person calls it, in turn with the same command in one
 process (`processes = 1`, as it was before runs were spread). With `--bursts` a second process loads a core in bursts.
+With `--folder` the runs are kept, and those of earlier calls count too, so that hours can be measured in pieces.
 
 Goals, of the figures without a warning: the interval holds another's in at least 90 % of pairs, at a mean width of at
 most 5 %; of the figures made at less than 0.85 of the machine's best, at least 95 % are flagged. Exits with 1 where one
@@ -33,8 +34,8 @@ HELD, WIDTH, FLAGGED, CLEARLY_SLOW = 0.90, 0.05, 0.95, 0.85
 WAYS = {"spread over processes": 4, "in one process": 1}
 
 
-def measured(folder: Path, models: Sequence[str], sizes: Sequence[int], processes: int) -> list[Measurement]:
-    """The measurements of one call of the command; `SystemExit` where it fails."""
+def measure(folder: Path, models: Sequence[str], sizes: Sequence[int], processes: int) -> None:
+    """Run the command once; `SystemExit` where it fails."""
     packaged = resources.find(FILE_NAME).read_text(encoding="utf-8")
     configuration = folder / f"processes-{processes}.toml"
     lines = (f"processes = {processes}" if line.startswith("processes =") else line for line in packaged.splitlines())
@@ -46,7 +47,19 @@ def measured(folder: Path, models: Sequence[str], sizes: Sequence[int], processe
     )
     if done.returncode:
         raise SystemExit(f"error: {done.stderr.strip().splitlines()[-1]}")
-    return store.read(store.all_runs(folder / "results")[-1]).measurements
+
+
+def kept(folder: Path) -> dict[tuple[str, str], list[Measurement]]:
+    """The figures of all runs in the folder, by cell and way; the run that made the files is none of them."""
+    way_of = {processes: way for way, processes in WAYS.items()}
+    figures: dict[tuple[str, str], list[Measurement]] = {}
+    for path in store.all_runs(folder / "results")[1:]:
+        for figure in store.read(path).measurements:
+            assert figure.shape
+            figures.setdefault(
+                (f"{figure.artifact.model} {figure.shape.size}", way_of[figure.method.processes]), []
+            ).append(figure)
+    return figures
 
 
 def summary(figures: Sequence[Measurement], best_ns: int) -> dict[str, float | int]:
@@ -77,14 +90,18 @@ def main() -> int:
     options.add_argument("--res", type=pixels, nargs="+", default=[224, 256], help="pixels (%(default)s)")
     options.add_argument("--runs", type=whole, default=60, help="calls of each command (%(default)s)")
     options.add_argument("--bursts", action="store_true", help="a second process loads one core meanwhile")
+    options.add_argument(
+        "--folder", type=Path, metavar="DIR", help="keep the runs there, and count those of earlier calls"
+    )
     written = options.add_mutually_exclusive_group()
     written.add_argument("--json", action="store_true", help="print the figures as JSON")
     written.add_argument("--markdown", action="store_true", help="print the table, as without it")
     asked = options.parse_args()
-    cells: dict[tuple[str, str], list[Measurement]] = {}
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
-        folder = Path(temporary)
-        measured(folder, asked.models, asked.res, 1)  # exports, and a first look at the machine's speed
+        folder = (asked.folder or Path(temporary)) / ("bursts" if asked.bursts else "quiet")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not store.all_runs(folder / "results"):
+            measure(folder, asked.models, asked.res, 1)  # exports, and a first look at the machine's speed
         if asked.bursts:
             loader = subprocess.Popen([sys.executable, "-c", BURSTS])
             stack.callback(loader.wait)
@@ -92,9 +109,8 @@ def main() -> int:
         for number in range(asked.runs):
             for way, processes in WAYS.items():
                 say(f"run {number + 1} of {asked.runs}, {way}")
-                for figure in measured(folder, asked.models, asked.res, processes):
-                    assert figure.shape
-                    cells.setdefault((f"{figure.artifact.model} {figure.shape.size}", way), []).append(figure)
+                measure(folder, asked.models, asked.res, processes)
+        cells = kept(folder)
         machine = next(iter(cells.values()))[0].machine
         best = speeds.load(folder / "results", machine).best_ns
     assert best

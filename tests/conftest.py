@@ -102,6 +102,7 @@ backend = "tensorrt"
 [method]
 warmup = 1
 runs = 6
+processes = 2
 [sweep]
 models = ["m*"]
 grid = [32]
