@@ -50,7 +50,7 @@ def image(height: int = 75, width: int = 100) -> Tensor:
 def spread(name: str, seed: int = 7) -> MetaFormer:
     """With weights on which every branch matters."""
     network = metaformer.network(name, head=Head.CLASSIFIER, classes=10, size=(64, 64)).double().eval()
-    randomise(network, seed)
+    randomise(network, seed, (64, 64))
     return network
 
 
