@@ -431,14 +431,16 @@ def timed(
         last = number == method.processes - 1
         part = msgspec.structs.replace(job, method=share, profile=job.profile and last)
         reply = measured(part)
-        while isinstance(reply, Measurement) and reply.remeasured < AGAIN and again(reply):
+        if isinstance(reply, Trouble):
+            return reply, busy_s
+        latest = reply
+        while reply.remeasured < AGAIN and again(latest):
             repeated = measured(part)
             if isinstance(repeated, Trouble):
                 break  # the figure at hand is worth more than the failure
-            quicker = min(reply, repeated, key=lambda process: process.reference_median_ns or 0)
+            latest = repeated
+            quicker = min(reply, latest, key=lambda process: process.reference_median_ns or 0)
             reply = msgspec.structs.replace(quicker, remeasured=reply.remeasured + 1)
-        if isinstance(reply, Trouble):
-            return reply, busy_s
         parts.append(reply)
     return _merged(parts, method), busy_s
 

@@ -515,8 +515,5 @@ def randomised(variant: str, head: Head, classes: int, seed: int) -> tuple[FastV
     with torch.device("meta"):
         network = FastViT(VARIANTS[variant], head=head, classes=classes)
     network = network.to_empty(device="cpu").eval()
-    for name, buffer in network.named_buffers():
-        if name.endswith(COUNTER):
-            buffer.zero_()
     randomise(network, seed)
     return network, Weights(origin="random", seed=seed, draw=DRAW)

@@ -11,7 +11,7 @@ from torch import nn
 from fastvit_bench import catalogue
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network import heads, reparam
-from fastvit_bench.network.checkpoint import COUNTER, randomised
+from fastvit_bench.network.checkpoint import randomised
 from fastvit_bench.network.fastvit import FastViT, Form
 from fastvit_bench.network.folded import FoldedFastViT
 from fastvit_bench.network.random_weights import SIZE, randomise
@@ -47,9 +47,6 @@ def random(name: str, head: Head, classes: int, seed: int, shape: Shape) -> Refe
     if classes < 1:
         raise UsageError(f"A classifier has at least one class, not {classes}; correct `classes`.")
     made = _made(name, head, classes, (shape.height, shape.width)).eval()
-    for tensor_name, buffer in made.named_buffers():
-        if tensor_name.endswith(COUNTER):
-            buffer.zero_()
     randomise(made, seed, (shape.height, shape.width) if entry.sized else SIZE)
     return Reference(made.double(), made.head_kind, made.classes, made.form)
 

@@ -53,6 +53,7 @@ def draw(network: nn.Module, seed: int) -> None:
         path, _, leaf = name.rpartition(".")
         shape = tensor.shape
         if leaf == "num_batches_tracked":
+            tensor.zero_()
             continue
         per_channel = math.prod(shape) == max(shape, default=1)
         if leaf.startswith(_LAYER_SCALES) and per_channel:
