@@ -1,7 +1,7 @@
 """Whether a printed figure holds for the next run: how often its 95 % interval holds the figure of another run.
 
-Each run is the whole command `fastvit-bench latency`, as a person calls it, in turn with the same command in one
-process (`processes = 1`, as it was before runs were spread). With `--bursts` a second process loads a core in bursts.
+Each run is the whole command `fastvit-bench latency`, as a person calls it, in turn with the same command as it was
+before: in one process (`processes = 1`), and at any speed. With `--bursts` a second process loads a core in bursts.
 With `--folder` the runs are kept, and those of earlier calls count too, so that hours can be measured in pieces.
 
 Goals, of the figures without a warning: the interval holds another's in at least 90 % of pairs, at a mean width of at
@@ -34,14 +34,15 @@ HELD, WIDTH, FLAGGED, CLEARLY_SLOW = 0.90, 0.05, 0.95, 0.85
 WAYS = {"spread over processes": 4, "in one process": 1}
 
 
-def measure(folder: Path, models: Sequence[str], sizes: Sequence[int], processes: int) -> None:
-    """Run the command once; `SystemExit` where it fails."""
+def measure(folder: Path, models: Sequence[str], sizes: Sequence[int], processes: int, wait: str = "") -> None:
+    """Run the command once, waiting so long for the machine's usual speed; `SystemExit` where it fails."""
     packaged = resources.find(FILE_NAME).read_text(encoding="utf-8")
     configuration = folder / f"processes-{processes}.toml"
     lines = (f"processes = {processes}" if line.startswith("processes =") else line for line in packaged.splitlines())
     configuration.write_text("\n".join(lines), encoding="utf-8")
     words = [word for model in models for word in ("--model", model)]
-    command = [sys.executable, "-m", "fastvit_bench.cli", "latency", "--any-speed", "--config", str(configuration)]
+    command = [sys.executable, "-m", "fastvit_bench.cli", "latency", "--config", str(configuration)]
+    command += ["--wait", wait] if wait else ["--any-speed"]
     done = subprocess.run(
         [*command, *words, "--res", ",".join(map(str, sizes))], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -89,6 +90,9 @@ def main() -> int:
     options.add_argument("--models", nargs="+", default=["fastvit_t8", "fastvit_sa12"], help="(%(default)s)")
     options.add_argument("--res", type=pixels, nargs="+", default=[224, 256], help="pixels (%(default)s)")
     options.add_argument("--runs", type=whole, default=60, help="calls of each command (%(default)s)")
+    options.add_argument(
+        "--wait", default="60s", metavar="TIME", help="how long a command waits for the usual speed (%(default)s)"
+    )
     options.add_argument("--bursts", action="store_true", help="a second process loads one core meanwhile")
     options.add_argument(
         "--folder", type=Path, metavar="DIR", help="keep the runs there, and count those of earlier calls"
@@ -109,7 +113,7 @@ def main() -> int:
         for number in range(asked.runs):
             for way, processes in WAYS.items():
                 say(f"run {number + 1} of {asked.runs}, {way}")
-                measure(folder, asked.models, asked.res, processes)
+                measure(folder, asked.models, asked.res, processes, asked.wait if processes > 1 else "")
         cells = kept(folder)
         machine = next(iter(cells.values()))[0].machine
         best = speeds.load(folder / "results", machine).best_ns

@@ -662,6 +662,7 @@ def _drift(samples: Samples) -> float:
 
 
 SLOW = 0.95  # share of a machine's best speed below which a figure is flagged
+SLOW_END = 0.9  # likewise at one end of a process's runs: the reference itself scatters by a few percent
 
 
 class SpeedCheck(Record, frozen=True):
@@ -674,6 +675,15 @@ class SpeedCheck(Record, frozen=True):
     def median_ns(self) -> float:
         """The quicker of the two medians: a machine that is slow for seconds is slow in both."""
         return min(median(self.before_ns), median(self.after_ns))
+
+    @property
+    def slower_ns(self) -> float:
+        """The slower of the two medians: the speed may have changed in between."""
+        return max(median(self.before_ns), median(self.after_ns))
+
+    def is_slow(self, best_ns: float) -> bool:
+        """Whether the machine was slow all along, or clearly slow at one end."""
+        return best_ns / self.median_ns < SLOW or best_ns / self.slower_ns < SLOW_END
 
 
 class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict=True):
@@ -700,6 +710,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     reference_ns: tuple[int, ...] = ()  # of `measure.reference`, timed afterwards; of processors, in older runs
     speed_checks: tuple[SpeedCheck, ...] = ()  # one per process, of processors only
     best_reference_ns: Annotated[int, msgspec.Meta(gt=0)] | None = None  # of this machine, as far as known by then
+    usual_scatter: Annotated[float, msgspec.Meta(gt=0)] | None = None  # of processes here, as far as known by then
     remeasured: int = 0  # processes whose runs were dropped because the machine ran slowly
 
     @property
@@ -718,6 +729,11 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
         if self.method.statistic is Statistic.MEDIAN:
             return self.median_ms
         return intervals.mean(self.round_means_ms)
+
+    @property
+    def process_medians_ns(self) -> list[float]:
+        """The median of each round, which is a process where runs are spread over several."""
+        return [median(samples) for samples in self.samples_ns]
 
     @functools.cached_property
     def samples_ms(self) -> list[float]:
@@ -753,7 +769,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     def _another_run_ms(self, confidence: float) -> Interval | None:
         """Interval of the figure that another such run would give, from what the processes' medians differ by."""
         within = intervals.quantile_interval(self.samples_ms, 0.5, confidence)
-        factor = intervals.another_figure([median(samples) for samples in self.samples_ns], confidence)
+        factor = intervals.another_figure(self.process_medians_ns, confidence, self.usual_scatter)
         if within is None or factor is None:
             return None
         low, high = self.figure_ms / factor, self.figure_ms * factor

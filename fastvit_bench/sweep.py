@@ -152,13 +152,14 @@ def run(
     """Export and measure each step, write its line to the run file, then yield it.
 
     `notify` is told what begins; `command` starts the workers instead of this package's own. What a process timed
-    while the machine ran slowly is timed again once it is quick again, for which `wait_s` seconds may be waited in all;
-    None takes figures of any speed.
+    while the machine ran slowly is timed again once it is quick again, for which `wait_s` seconds may be waited in all,
+    shared out among the steps that are left; None takes figures of any speed.
     """
     start = Worker if command is None else functools.partial(Worker, command)
     patience = _Patience(path.parent.parent, wait_s, request.timeout_s, start)
     with start() as exporter:
-        for step in steps:
+        for number, step in enumerate(steps):
+            patience.share(len(steps) - number)
             made = ready(step, exporter, request.timeout_s, notify)
             if isinstance(made, Trouble):
                 yield _record(path, failure(step, made))
@@ -174,7 +175,7 @@ def run(
             )
             announce = functools.partial(notify, step)
             reply, _ = timed(job, request.timeout_s, start, functools.partial(patience.waited, announce))
-            yield _record(path, patience.with_best(reply) if isinstance(reply, Measurement) else failure(step, reply))
+            yield _record(path, patience.with_usual(reply) if isinstance(reply, Measurement) else failure(step, reply))
 
 
 POLL_S = 3.0  # between two looks whether the machine is quick again
@@ -187,35 +188,49 @@ class _Patience:
         self, results: Path, seconds: float | None, timeout_s: float, start: Callable[[], Worker] = Worker
     ) -> None:
         self._results, self._left_s, self._timeout_s, self._start = results, seconds or 0.0, timeout_s, start
+        self._share_s = self._left_s
+
+    def share(self, cells: int) -> None:
+        """Begin a cell, with so many to go, this one included: each may wait as long as the others."""
+        self._share_s = self._left_s / cells
 
     def waited(self, announce: Callable[[str], None], process: Measurement) -> bool:
         """Note the speed of one process's runs; returns whether they were slow and the machine is quick again."""
-        if not process.speed_checks:
+        checks = process.speed_checks
+        if not checks:
             return False
-        times = [round(check.median_ns) for check in process.speed_checks]
+        times = [round(check.median_ns) for check in checks]
         best_ns = speeds.add(self._results, process.machine, times).best_ns
-        now_ns = process.reference_median_ns
-        if best_ns is None or now_ns is None or best_ns / now_ns >= SLOW or self._left_s <= 0:
+        if best_ns is None or self._share_s <= 0 or not any(check.is_slow(best_ns) for check in checks):
             return False
         announce("waiting for the machine's usual speed for")
         quick = self._until_quick(best_ns)
         announce("timing")
         return quick
 
-    def with_best(self, figure: Measurement) -> Measurement:
-        """A measurement with the machine's best speed as known by now."""
-        if not figure.speed_checks:
+    def with_usual(self, figure: Measurement) -> Measurement:
+        """A measurement with what the machine has shown by now: its best speed, and how much processes differ.
+
+        What this figure's own differ by is noted for the next ones, where none of them ran slowly.
+        """
+        checks = figure.speed_checks
+        if not checks:
             return figure
-        return msgspec.structs.replace(figure, best_reference_ns=speeds.load(self._results, figure.machine).best_ns)
+        known = speeds.load(self._results, figure.machine)
+        best_ns = known.best_ns
+        if len(checks) > 1 and best_ns and not any(check.is_slow(best_ns) for check in checks):
+            speeds.add_scatter(self._results, figure.machine, figure.process_medians_ns)
+        return msgspec.structs.replace(figure, best_reference_ns=best_ns, usual_scatter=known.scatter)
 
     def _until_quick(self, best_ns: int) -> bool:
         """Wait until the reference workload is as quick as it should be; False where the seconds are used up first."""
-        while self._left_s > 0:
+        while self._share_s > 0:
             since = machines.now_s()
-            machines.rest(min(POLL_S, self._left_s))
+            machines.rest(min(POLL_S, self._share_s))
             with self._start() as worker:
                 reply = worker.ask(ReferenceJob(), self._timeout_s)
-            self._left_s -= machines.now_s() - since
+            waited_s = machines.now_s() - since
+            self._left_s, self._share_s = self._left_s - waited_s, self._share_s - waited_s
             if not isinstance(reply, ReferenceTimed):
                 return False
             if best_ns / median(reply.samples_ns) >= SLOW:

@@ -22,7 +22,7 @@ MACHINE = builders.machine()
 
 
 def check(ns: int) -> SpeedCheck:
-    return SpeedCheck(before_ns=(ns,) * 9, after_ns=(2 * ns,) * 9)  # disturbed once: the quicker half counts
+    return SpeedCheck(before_ns=(ns,) * 9, after_ns=(round(1.08 * ns),) * 9)  # disturbed once: the quicker half counts
 
 
 def figure(
@@ -43,6 +43,16 @@ def test_a_figure_made_at_a_slow_speed_is_marked_with_it() -> None:
     usual = figure(2_440_000, 2_400_000, 2_420_000, 9_000_000, best_ns=2_400_000)  # one process was disturbed
     assert usual.warnings == []
     assert figure(3_400_000).speed is None  # nothing is known to compare with
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "slow"),
+    [(1.0, 1.0, False), (1.0, 1.1, False), (1.0, 1.2, True), (1.9, 1.0, True), (1.06, 1.07, True)],
+)
+def test_a_process_is_slow_all_along_or_clearly_at_one_end(before: float, after: float, slow: bool) -> None:
+    """Planted: one that began at half the speed and ended at full speed was taken for a quick one."""
+    found = SpeedCheck(before_ns=(round(2e6 * before),) * 9, after_ns=(round(2e6 * after),) * 9)
+    assert found.is_slow(2e6) is slow
 
 
 def test_the_interval_holds_what_the_processes_differ_by() -> None:
@@ -73,6 +83,44 @@ def test_another_figure_is_held_in_95_percent_of_runs() -> None:
         figures = [math.exp(np.log(it).mean()) for it in (ours, others)]
         held += figures[0] / factor <= figures[1] <= figures[0] * factor
     assert held / 4000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_processes_that_agree_by_luck_do_not_make_a_narrow_interval() -> None:
+    """Planted: of intervals of at most 5 %, which no warning marks, far fewer than 95 % held the next figure."""
+    import numpy as np
+
+    scatter = 0.02
+    draws = np.exp(np.random.default_rng(5).normal(2.0, scatter, size=(2, 4000, 4)))
+    for usual, least, most in ((None, 0.0, 0.8), (scatter, 0.9, 1.0)):
+        held = []
+        for ours, others in zip(draws[0], draws[1], strict=True):
+            factor = intervals.another_figure(ours.tolist(), usual=usual) or 0
+            if factor - 1 / factor <= 0.055:
+                figures = [math.exp(np.log(it).mean()) for it in (ours, others)]
+                held.append(figures[0] / factor <= figures[1] <= figures[0] * factor)
+        assert len(held) > 100
+        assert least < sum(held) / len(held) <= most
+
+
+def test_a_machine_s_scatter_counts_beside_a_figure_s_own() -> None:
+    alike = (8.0, 8.01, 7.99, 8.0)
+    assert intervals.another_figure(alike, usual=0.02) > intervals.another_figure(alike) * 1.02
+    apart = (8.0, 8.8, 7.4, 8.2)
+    assert intervals.another_figure(apart, usual=0.02) < intervals.another_figure(apart)
+    usual = msgspec.structs.replace(figure(), usual_scatter=0.02)
+    assert usual.interval_ms.high > figure().interval_ms.high
+    assert msgspec.json.decode(msgspec.json.encode(usual), type=Measurement) == usual
+
+
+def test_what_processes_usually_differ_by_is_known_from_eight_figures_on(tmp_path: Path) -> None:
+    import numpy as np
+
+    for number, medians in enumerate(np.exp(np.random.default_rng(1).normal(2.0, 0.02, size=(200, 4)))):
+        assert (speeds.load(tmp_path, MACHINE).scatter is None) == (number < speeds.FEWEST)
+        speeds.add_scatter(tmp_path, MACHINE, medians.tolist())
+    assert speeds.load(tmp_path, MACHINE).scatter == pytest.approx(0.02, rel=0.2)
+    assert len(speeds.load(tmp_path, MACHINE).variances) == speeds.SCATTERS
+    assert speeds.load(tmp_path, MACHINE).best_ns is None
 
 
 def test_speeds_are_kept_by_hardware_and_a_damaged_file_is_no_experience(tmp_path: Path) -> None:
@@ -172,6 +220,27 @@ def test_a_failure_on_repeating_costs_nothing_that_was_timed(monkeypatch: pytest
     result, _ = swept(monkeypatch, tmp_path, processes, [2_400_000], 60)
     assert result.remeasured == 0
     assert sorted(len(samples) for samples in result.samples_ns) == [25] * 4
+
+
+def test_a_figure_of_slow_processes_says_nothing_of_the_usual_scatter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for processes, known in (([USUAL] * 4, 1), ([USUAL, USUAL, USUAL, SLOWED], 0)):
+        swept(monkeypatch, tmp_path / str(known), processes, [], None)
+        assert len(speeds.load(tmp_path / str(known) / "results", MACHINE).variances) == known
+
+
+def test_cells_share_what_may_be_waited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Planted: the first cell of a sweep used up all of it, and those behind it stayed slow."""
+    results = tmp_path / "results"
+    speeds.add(results, MACHINE, [2_400_000] * 40)
+    shapes = tuple(builders.shape(size) for size in (224, 256))
+    asked = builders.request(method=Method(processes=4), shapes=shapes)
+    steps = sweep.plan(asked, tmp_path / "models")
+    machine = Machines(monkeypatch, itertools.repeat(SLOWED), itertools.repeat(3_400_000))
+    path = sweep.begin(asked, steps, MACHINE, results)
+    waited = [machine.clock_s for _ in sweep.run(asked, steps, MACHINE, path, wait_s=20)]
+    assert waited == [pytest.approx(10), pytest.approx(20)]
 
 
 def test_any_speed_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""The speeds a machine has shown: times of the reference workload, kept by hardware in results/machine-speeds.json."""
+"""What a machine has shown, kept by hardware in results/machine-speeds.json.
+
+That is its speeds, as times of the reference workload, and by how much processes of one file differ.
+"""
 
 import math
 import os
@@ -7,17 +10,21 @@ from pathlib import Path
 import msgspec
 
 from fastvit_bench.records import Machine, Record
+from fastvit_bench.stats import intervals
 
 FILE_NAME = "machine-speeds.json"
 KEPT = 400  # newest times of a machine
 BEST = 0.05  # quantile that is its best: the very quickest of hundreds is luck
-FEWEST = 8  # times from which on a machine's own range is known
+FEWEST = 8  # times, or figures, from which on a machine's own range and scatter are known
+SCATTERS = 100  # newest figures whose processes' scatter is kept
 
 
 class Speeds(Record, frozen=True):
-    """Times of the reference workload on one machine, in nanoseconds, the oldest first."""
+    """Times of the reference workload on one machine, in nanoseconds, and variances of processes; the oldest first."""
 
     times_ns: tuple[int, ...] = ()
+    # of the logarithms of the medians of each figure's processes, over what the median of such a variance is
+    variances: tuple[float, ...] = ()
 
     @property
     def best_ns(self) -> int | None:
@@ -36,6 +43,13 @@ class Speeds(Record, frozen=True):
             return None
         return self.best_ns / self.slowest_ns, self.slowest_ns / self.best_ns
 
+    @property
+    def scatter(self) -> float | None:
+        """The usual standard deviation of the logarithms of processes' medians; None where too few are known."""
+        if len(self.variances) < FEWEST:
+            return None
+        return math.sqrt(intervals.median(self.variances)) or None
+
 
 def _quantile(times_ns: tuple[int, ...], share: float) -> int | None:
     """The order statistic at that share of the sorted times; of few times the first or the last."""
@@ -53,9 +67,22 @@ def load(results: Path, machine: Machine) -> Speeds:
 def add(results: Path, machine: Machine, times_ns: list[int]) -> Speeds:
     """Note times of the reference workload and return all that is known; a disk that refuses costs the note only."""
     known = _read(results)
-    key = _key(machine)
-    speeds = Speeds(times_ns=(*known.get(key, Speeds()).times_ns, *times_ns)[-KEPT:])
-    known[key] = speeds
+    speeds = known.get(_key(machine), Speeds())
+    speeds = msgspec.structs.replace(speeds, times_ns=(*speeds.times_ns, *times_ns)[-KEPT:])
+    _write(results, {**known, _key(machine): speeds})
+    return speeds
+
+
+def add_scatter(results: Path, machine: Machine, medians: list[float]) -> None:
+    """Note what the medians of a figure's processes differ by; likewise."""
+    variance = intervals.log_variance(medians) / intervals.median_of_variance(len(medians) - 1)
+    known = _read(results)
+    speeds = known.get(_key(machine), Speeds())
+    speeds = msgspec.structs.replace(speeds, variances=(*speeds.variances, variance)[-SCATTERS:])
+    _write(results, {**known, _key(machine): speeds})
+
+
+def _write(results: Path, known: dict[str, Speeds]) -> None:
     path = results / FILE_NAME
     draft = path.with_name(f".{FILE_NAME}.{os.getpid()}")
     try:
@@ -64,7 +91,6 @@ def add(results: Path, machine: Machine, times_ns: list[int]) -> Speeds:
         draft.replace(path)
     except OSError:
         draft.unlink(missing_ok=True)
-    return speeds
 
 
 def _read(results: Path) -> dict[str, Speeds]:
