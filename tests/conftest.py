@@ -1,6 +1,8 @@
 """What tests of more than one room need."""
 
+import contextlib
 import dataclasses
+import gc
 import importlib.util
 import os
 import shutil
@@ -32,6 +34,12 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Take what was imported out of the garbage collector's sight: looking through torch takes half a second."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def timm() -> ModuleType:
     """timm, as the product imports it; where it is not installed, a skip."""
@@ -42,20 +50,28 @@ def timm() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder with FastViT-T8 exported at 32 pixels: made once, because an export takes seconds. Read only."""
+    """A models folder with FastViT-T8, made shallow, exported at 32 pixels: an export takes seconds. Read only."""
     folder = tmp_path_factory.mktemp("exported")
-    build.build(export_job(folder))
+    with made_shallow():
+        build.build(export_job(folder))
     return folder
 
 
 @pytest.fixture
-def shallow(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+def shallow() -> Generator[None]:
     """FastViT-T8 has one narrow block per stage in this process: for tests that need no network in particular."""
+    with made_shallow():
+        yield
+
+
+@contextlib.contextmanager
+def made_shallow() -> Generator[None]:
     small = dataclasses.replace(VARIANTS["fastvit_t8"], blocks=(1, 1, 1, 1), channels=(16, 32, 64, 128))
-    monkeypatch.setitem(VARIANTS, "fastvit_t8", small)
-    for known in (checkpoint.expected, build._reference):
-        known.cache_clear()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "fastvit_t8", small)
+        for known in (checkpoint.expected, build._reference):
+            known.cache_clear()
+        yield
     for known in (checkpoint.expected, build._reference):
         known.cache_clear()
 

@@ -17,6 +17,7 @@ import pictures
 import pytest
 import torch
 from commands import call, refused
+from conftest import made_shallow
 from numpy.typing import NDArray
 
 from fastvit_bench import backends, build, config, evaluation, files, sweep
@@ -53,8 +54,9 @@ NAMES = [f"c{at}" for at in range(10)]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with a T8 of ten classes at 64 pixels, for one image at a time and for four. Read only."""
     folder = tmp_path_factory.mktemp("ten")
-    for batch in (1, 4):
-        build.build(job(folder, batch))
+    with made_shallow():
+        for batch in (1, 4):
+            build.build(job(folder, batch))
     return folder
 
 
@@ -274,13 +276,15 @@ def test_the_interval_is_wilsons() -> None:
 # --- against a plain loop ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [4, 1])
 def test_it_counts_what_a_plain_pytorch_loop_counts(timm: ModuleType, place: Path, batch: int) -> None:
     """timm's transform, torchvision's list of files and the unfused network; classes of which half are its own."""
     from timm.data import create_transform
     from torchvision.datasets.folder import default_loader
 
-    network, _ = checkpoint.randomised("fastvit_t8", Head.CLASSIFIER, 10, 0)
+    with made_shallow():
+        network, _ = checkpoint.randomised("fastvit_t8", Head.CLASSIFIER, 10, 0)
     transform = create_transform((3, 64, 64), interpolation="bicubic", mean=MEAN, std=STD, crop_pct=0.9)
     paths = sorted(path for path in (place / "set").rglob("*.jpg") if path.stat().st_size > 410)
     draw = random.Random(4)

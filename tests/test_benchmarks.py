@@ -343,6 +343,7 @@ def test_the_readme_describes_every_script():
         assert f"python benchmarks/{script}.py" in readme
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_says_what_is_claimed(script: str, tmp_path: Path):
     done = call(script, "--help", folder=tmp_path)

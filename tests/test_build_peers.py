@@ -37,6 +37,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(litv2.DESIGNS, "litv2_s", SMALL_LITV2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("head", [Head.CLASSIFIER, pytest.param(Head.DENSE, marks=pytest.mark.slow)])
 def test_cmt_becomes_a_proved_file(head: Head, tmp_path: Path) -> None:
@@ -49,6 +50,7 @@ def test_cmt_becomes_a_proved_file(head: Head, tmp_path: Path) -> None:
     assert {"stem", "stages.1.downsample", "stages.3.blocks.0"} <= {_onnx.block_of(name) for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_litv2_becomes_a_proved_file_without_a_deformable_convolution(tmp_path: Path) -> None:
     artifact = build.build(asked(tmp_path, "litv2_s", (64, 96)))
@@ -66,6 +68,7 @@ def test_norms_of_a_dense_peer_are_told_apart(tmp_path: Path) -> None:
     assert {f"stages.{stage}.norm" for stage in range(4)} < {_onnx.block_of(n) for n in nodes(artifact, tmp_path)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_peer_that_lost_its_position_bias_fails_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(parts.MIXES, "batched", lambda q, k, v, heads, bias: parts.batched(q, k, v, heads))

@@ -45,7 +45,9 @@ def measured() -> tuple[Peak, list[str]]:
 # --- probes -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["pointwise", "spatial", "product", "copy"])
+@pytest.mark.parametrize(
+    "kind", ["product", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pointwise", "spatial", "copy"))]
+)
 def test_a_probe_is_the_work_it_says(kind: Any, tmp_path: Path) -> None:
     """Multiply-accumulates and bytes as counted on the written file, but for what makes the channels."""
     probe = builders.probe(kind=kind, width=3 if kind == "copy" else 64, side=32, depth=1 if kind == "copy" else 3)
@@ -270,6 +272,7 @@ def test_files_without_counts_are_counted_where_they_lie(exported: Path) -> None
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_real_network_below_a_peak(zoo: Path) -> None:
     """From the file to the table: share of the peak is MACs over latency over peak."""
     call("latency", "--device", "cpu", "--model", "m00", "--res", "32", "--threads", "1")

@@ -201,8 +201,18 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("value", HOSTILE)
-@pytest.mark.parametrize("name", ["baseline-rev", "baseline", "device", "model", "res", "max-regression", "max-time"])
+INPUTS = ["baseline-rev", "baseline", "device", "model", "res", "max-regression", "max-time"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        # by default each value once
+        pytest.param(name, value, marks=() if at % len(INPUTS) == INPUTS.index(name) else pytest.mark.slow)
+        for at, value in enumerate(HOSTILE)
+        for name in INPUTS
+    ],
+)
 def test_inputs_arrive_as_they_are(name: str, value: str, tmp_path: Path) -> None:
     done, said = run(tmp_path, step("Gate"), {"device": "", name: value})
     assert done.returncode == 0, done.stderr

@@ -68,6 +68,7 @@ def test_flags_win_over_the_file_and_are_recorded(zoo: Path) -> None:
     assert measurement.artifact.shape.nchw == (2, 3, 32, 32)
 
 
+@pytest.mark.slow
 def test_modelbench_is_a_protocol_and_a_table_of_its_own(zoo: Path) -> None:
     done = call("latency", "-m", "m00", "--protocol", "modelbench", "--threads", "1")
     assert "20 x (1 + 50) runs each" in done.stderr

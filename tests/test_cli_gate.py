@@ -189,6 +189,7 @@ def test_two_gates_at_once_on_one_device(baseline: Path, gate: Path) -> None:
         assert "Another" in refused("gate", "--baseline", "base", expect=6)
 
 
+@pytest.mark.slow
 def test_a_stored_run_is_a_weaker_baseline(gate: Path) -> None:
     call("latency", "-m", "m00", "--res", "32", "--runs", "20")
     (run,) = (gate / "results" / "cpu").glob("*.jsonl")
@@ -199,6 +200,11 @@ def test_a_stored_run_is_a_weaker_baseline(gate: Path) -> None:
     assert found.kind == "stored"
     assert found.plan.margin == pytest.approx(1.0)
     assert all(block.reference for block in found.cells[0].blocks)
+
+
+def test_a_stored_run_of_another_machine_is_not_compared(gate: Path) -> None:
+    call("latency", "-m", "m00", "--res", "32", "--runs", "6")
+    (run,) = (gate / "results" / "cpu").glob("*.jsonl")
     text = run.read_text()
     run.write_text(text.replace('"cores":', '"cores":1'))  # as if it had been measured on another machine
     said = refused("gate", "--baseline", str(run), expect=4)

@@ -102,6 +102,7 @@ def test_a_device_that_is_not_here_can_be_planned_for(home: Path) -> None:
     assert "widths on phone: 2 pairs of 6 blocks" in planned.stderr
 
 
+@pytest.mark.slow
 def test_own_files_join_and_one_that_cannot_costs_itself(home: Path) -> None:
     classifier(home / "mine.onnx", 8)
     declared = home / "benchmark.toml"

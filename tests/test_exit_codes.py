@@ -50,7 +50,13 @@ def test_wrong_words_are_wrong_usage(zoo: Path) -> None:
 
 @pytest.mark.parametrize(
     ("command", "encoding"),
-    [("claims", "ascii"), ("claims", "latin-1"), ("study", "ascii"), ("study", "cp1252"), ("models", "cp1252")],
+    [
+        ("claims", "ascii"),
+        ("claims", "latin-1"),
+        ("study", "ascii"),
+        ("study", "cp1252"),
+        pytest.param("models", "cp1252", marks=pytest.mark.slow),
+    ],
 )
 def test_a_console_that_cannot_show_every_character_gets_its_table(command: str, encoding: str, zoo: Path) -> None:
     done = program(command, encoding=encoding)

@@ -336,6 +336,7 @@ def ended(out: Path) -> dict[str, Any]:
     return {entry["name"]: entry for entry in report["steps"]}
 
 
+@pytest.mark.slow
 @cudadriver.compiled
 def test_a_step_runs_on_an_imaginary_card_and_its_report_is_kept(card: Path):
     done = run_small(card, "--only", "another-card")

@@ -72,6 +72,7 @@ def test_parts_hold_no_more_than_they_may_and_a_group_begins_with_its_own(wheels
     assert not base & rtx
 
 
+@pytest.mark.slow
 def test_what_is_complete_is_installed_and_the_rest_waits(wheels: ModuleType, tmp_path: Path):
     parts, names = laid(wheels, tmp_path)
     last = (parts / names[-1]).read_bytes()
@@ -87,6 +88,7 @@ def test_what_is_complete_is_installed_and_the_rest_waits(wheels: ModuleType, tm
     assert (site / "large" / "data.bin").stat().st_size == 2048
 
 
+@pytest.mark.slow
 def test_what_this_python_has_is_left_as_it_is(wheels: ModuleType, tmp_path: Path):
     parts, _ = laid(wheels, tmp_path)
     (line,) = (line for line in wheels.unpack(parts) if line.startswith("pytest "))

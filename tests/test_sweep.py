@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from conftest import export_job
 
-from fastvit_bench import backends, build, config, sweep
+from fastvit_bench import backends, build, catalogue, config, sweep
 from fastvit_bench.errors import NotComparableError
 from fastvit_bench.measure import machine
 from fastvit_bench.records import Failure, Fuse, Measurement, Method, Request, Shape
@@ -58,7 +58,7 @@ def test_the_plan_knows_what_is_there(zoo: Path) -> None:
         (model, size, size == "32") for model in ("m00", "m01", "m02") for size in ("32", "64")
     ]
     assert steps[0].macs == steps[0].cached.macs  # type: ignore[union-attr]
-    assert steps[1].macs == pytest.approx(4 * steps[0].macs, rel=0.3)  # from the variant's table
+    assert steps[1].macs == catalogue.macs("fastvit_t8", 64 * 64)  # from the variant's table
     outline = sweep.outline(request(), steps, None)
     assert "cpu: 6 cells · 3 exported already · 3 to export · 1 + 6 runs each · about" in outline
 
@@ -66,8 +66,8 @@ def test_the_plan_knows_what_is_there(zoo: Path) -> None:
 def test_the_estimate_follows_what_was_measured(zoo: Path) -> None:
     asked = request("m00")
     steps = sweep.plan(asked, Path("models"))
-    quick, slow = (sweep.seconds(steps, asked, rate) for rate in (1e12, 1e6))
-    assert quick < 1 < 60 < slow
+    quick, slow = (sweep.seconds(steps, asked, rate) for rate in (1e12, 1e5))
+    assert quick < 2 < 60 < slow
     assert sweep.measured_rate(Path("results"), "cpu") is None
     _, path = begun(asked)
     (measurement,) = sweep.run(asked, steps, machine.collect(), path)
@@ -215,7 +215,8 @@ def test_killed_at_twenty_points_nothing_is_lost_and_nothing_is_done_twice(zoo: 
 
 
 def test_interrupted_by_ctrl_c_it_says_how_to_go_on(zoo: Path) -> None:
-    process = subprocess.Popen([*LATENCY, "--model", "m*"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    asked = [*LATENCY, "--model", "m0[0-4]"]
+    process = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240  # a machine busy with other work takes its time
     while not any(finished(run) for run in store.all_runs(Path("results"))):
         assert time.monotonic() < deadline
@@ -228,8 +229,8 @@ def test_interrupted_by_ctrl_c_it_says_how_to_go_on(zoo: Path) -> None:
     assert f"fastvit-bench latency --device cpu --resume {path.stem}" in said
     assert "Traceback" not in said
     done = subprocess.run([*LATENCY, "--resume", "last"], capture_output=True, text=True, check=True)
-    assert sorted(finished(path)) == [f"m{i:02d}" for i in range(12)]
-    assert "12 cells" not in done.stderr
+    assert sorted(finished(path)) == [f"m{i:02d}" for i in range(5)]
+    assert "5 cells" not in done.stderr
 
 
 def test_two_sweeps_at_once_on_one_device_do_not_happen(zoo: Path) -> None:

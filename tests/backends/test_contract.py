@@ -34,7 +34,13 @@ class Forked(nn.Module):
         return x + 1, x * 2
 
 
-@pytest.fixture(params=backends.implemented())
+# it shares its files with TensorRT, and has tests of its own
+OFTEN = [
+    pytest.param(name, marks=pytest.mark.slow if name == "tensorrt-rtx" else ()) for name in backends.implemented()
+]
+
+
+@pytest.fixture(scope="module", params=OFTEN)
 def backend(request: pytest.FixtureRequest) -> Backend:
     found = backends.get(request.param)
     lacking = found.missing()
@@ -43,7 +49,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def device(backend: Backend) -> Device:
     bare = Device(name="test", backend=backend.name, precision=backend.precisions[0], batch=SHAPE.batch)
     return msgspec.structs.replace(bare, options=backend.options(bare))
@@ -59,6 +65,12 @@ def export(backend: Backend, device: Device, network: nn.Module, folder: Path) -
     path = folder / f"tiny{backend.suffix}"
     backend.export(network.double().eval(), asked(backend, device), path, {"fastvit_bench.variant": "tiny"})
     return path
+
+
+@pytest.fixture(scope="module")
+def tiny(backend: Backend, device: Device, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of `Tiny`; read only."""
+    return export(backend, device, Tiny(), tmp_path_factory.mktemp("tiny"))
 
 
 def sessions(backend: Backend, device: Device, path: Path) -> Iterator[Session]:
@@ -93,11 +105,10 @@ def test_times_of_layers_that_are_not_told_are_refused_in_the_same_words(backend
     assert str(caught.value) == refusal
 
 
-def test_a_session_computes_what_the_network_computes(backend: Backend, device: Device, tmp_path: Path) -> None:
-    path = export(backend, device, Tiny(), tmp_path)
+def test_a_session_computes_what_the_network_computes(backend: Backend, device: Device, tiny: Path) -> None:
     images = np.random.default_rng(0).standard_normal(SHAPE.nchw, np.float32)
     precise = {"fp32": 1e-5, "fp16": 1e-3}[device.precision]
-    for session in sessions(backend, device, path):
+    for session in sessions(backend, device, tiny):
         assert session.window in Window
         assert session.images is Images.TENSOR
         for scale in (1, 3):  # the second feed must reach the second run
@@ -111,9 +122,8 @@ def test_a_session_computes_what_the_network_computes(backend: Backend, device: 
             )
 
 
-def test_fetched_outputs_outlive_the_next_run(backend: Backend, device: Device, tmp_path: Path) -> None:
-    path = export(backend, device, Tiny(), tmp_path)
-    for session in sessions(backend, device, path):
+def test_fetched_outputs_outlive_the_next_run(backend: Backend, device: Device, tiny: Path) -> None:
+    for session in sessions(backend, device, tiny):
         session.feed(np.ones(SHAPE.nchw, np.float32))
         session.run()
         session.wait()
@@ -135,17 +145,15 @@ def test_several_outputs_are_feature_maps(backend: Backend, device: Device, tmp_
         assert outputs["feature0"].shape == SHAPE.nchw
 
 
-def test_a_batch_of_another_shape_is_refused(backend: Backend, device: Device, tmp_path: Path) -> None:
-    path = export(backend, device, Tiny(), tmp_path)
-    for session in sessions(backend, device, path):
+def test_a_batch_of_another_shape_is_refused(backend: Backend, device: Device, tiny: Path) -> None:
+    for session in sessions(backend, device, tiny):
         with pytest.raises(UsageError, match=r"\[1, 3, 8, 16\]"):
             session.feed(np.ones((1, 3, 8, 16), np.float32))
 
 
-def test_the_file_says_what_it_was_told(backend: Backend, device: Device, tmp_path: Path) -> None:
-    path = export(backend, device, Tiny(), tmp_path)
-    assert backend.metadata(path)["fastvit_bench.variant"] == "tiny"
-    assert sum(backend.operations(path).values()) >= 1
+def test_the_file_says_what_it_was_told(backend: Backend, tiny: Path) -> None:
+    assert backend.metadata(tiny)["fastvit_bench.variant"] == "tiny"
+    assert sum(backend.operations(tiny).values()) >= 1
 
 
 def test_the_network_handed_over_is_left_as_it_was(backend: Backend, device: Device, tmp_path: Path) -> None:

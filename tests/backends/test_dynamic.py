@@ -65,7 +65,14 @@ def kinds(path: Path) -> dict[str, int]:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 128), (96, 64), (128, 128), (160, 64)])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [
+        (32, 128),
+        (96, 64),
+        *(pytest.param(*size, marks=pytest.mark.slow) for size in ((32, 32), (128, 128), (160, 64))),
+    ],
+)
 def test_one_file_computes_at_every_size_what_the_network_does(
     reference: FastViT, written: Path, height: int, width: int
 ) -> None:
@@ -75,6 +82,7 @@ def test_one_file_computes_at_every_size_what_the_network_does(
     assert found.passed, found.reason
 
 
+@pytest.mark.slow
 def test_free_sizes_have_names_and_cost_three_nodes(reference: FastViT, written: Path, tmp_path: Path) -> None:
     model = onnx.load(written)
     assert sizes_of(model.graph.input[0]) == [2, 3, "height", "width"]
@@ -89,6 +97,7 @@ def test_free_sizes_have_names_and_cost_three_nodes(reference: FastViT, written:
     assert {name.split("_")[0] for name in names if not _onnx.block_of(name)} == {"/Cast", "/ReduceMean"}
 
 
+@pytest.mark.slow
 def test_a_dense_network_hands_out_maps_of_every_size(tmp_path: Path) -> None:
     reference, path = made(Head.DENSE), tmp_path / "x.onnx"
     write(folded(reference), path)

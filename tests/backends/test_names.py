@@ -50,9 +50,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("level", "head", "how"),
     [
         (Fuse.FOLDED, Head.CLASSIFIER, {"interface": "fp32"}),
-        (Fuse.FOLDED, Head.DENSE, {}),
+        pytest.param(Fuse.FOLDED, Head.DENSE, {}, marks=pytest.mark.slow),
         pytest.param(Fuse.FOLDED, Head.SEGMENTER, {}, marks=pytest.mark.slow),
-        (Fuse.FUSED, Head.CLASSIFIER, {}),
+        pytest.param(Fuse.FUSED, Head.CLASSIFIER, {}, marks=pytest.mark.slow),
         pytest.param(Fuse.NONE, Head.DENSE, {}, marks=pytest.mark.slow),
     ],
 )

@@ -85,6 +85,7 @@ def test_every_variant_computes_in_half_what_it_should(variant: str, tmp_path: P
         assert parity.prove(parity.expected(families.of(network), SHAPE), session, "fp16").passed
 
 
+@pytest.mark.slow
 def test_a_dense_network_in_half(tmp_path: Path) -> None:
     network, path = golden_network("fastvit_sa12", Head.DENSE), tmp_path / "half.onnx"
     _onnx.write(deployed(network), asked(), path, {})
@@ -162,8 +163,7 @@ def test_only_what_changes_nothing_is_dropped(operator: str, value: float, shape
     "head",
     [
         Head.CLASSIFIER,
-        Head.DENSE,
-        *(pytest.param(head, marks=pytest.mark.slow) for head in Head if head not in ("classifier", "dense")),
+        *(pytest.param(head, marks=pytest.mark.slow) for head in Head if head != "classifier"),
     ],
 )
 def test_single_precision_outside_is_two_kinds_of_casts(head: Head, tmp_path: Path) -> None:

@@ -321,8 +321,13 @@ def sampled(session: Session) -> int:
 
 
 @pytest.mark.usefixtures("shallow")
-@pytest.mark.parametrize("graph", [True, False])
-@pytest.mark.parametrize("interface", ["fp16", "fp32"])
+@pytest.mark.parametrize(
+    ("interface", "graph"),
+    [
+        ("fp32", True),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("fp16", True), ("fp16", False), ("fp32", False))),
+    ],
+)
 def test_an_engine_computes_what_its_file_says(
     tmp_path: Path, trt: nvidia.Behaviour, graph: bool, interface: str
 ) -> None:

@@ -137,6 +137,7 @@ def test_shapes_that_do_not_fit_are_one_sentence(profile: str, tmp_path: Path) -
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 @installed
 def test_single_precision_outside_and_other_cards(tmp_path: Path) -> None:
@@ -148,6 +149,7 @@ def test_single_precision_outside_and_other_cards(tmp_path: Path) -> None:
     assert known.layers["CAST"] == 2
 
 
+@pytest.mark.slow
 @installed
 def test_an_engine_that_fits_is_kept_and_another_replaced(asked: ExportJob) -> None:
     known, engine = built(asked), engine_of(asked)
@@ -192,6 +194,7 @@ def test_what_it_does_not_build_for_is_one_sentence(asked: ExportJob) -> None:
     refused(other(asked, compute_capability="9.0"), r"does not build for compute capability 9\.0; it builds for .*7\.5")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 @installed
 def test_what_turing_does_not_have_is_one_sentence(tmp_path: Path) -> None:

@@ -86,7 +86,10 @@ def test_an_unknown_operator_is_one_sentence() -> None:
 
 @pytest.mark.parametrize(
     ("variant", "head", "level"),
-    [("fastvit_t8", Head.DENSE, Fuse.NONE), ("fastvit_sa12", Head.CLASSIFIER, Fuse.FOLDED)],
+    [
+        pytest.param("fastvit_t8", Head.DENSE, Fuse.NONE, marks=pytest.mark.slow),
+        ("fastvit_sa12", Head.CLASSIFIER, Fuse.FOLDED),
+    ],
 )
 def test_macs_are_those_of_the_network(variant: str, head: Head, level: Fuse, tmp_path: Path) -> None:
     """Also of attention, of several outputs, and of a batch; half the bytes in half the precision."""
@@ -102,6 +105,7 @@ def test_macs_are_those_of_the_network(variant: str, head: Head, level: Fuse, tm
         assert found["fp16"].moved_bytes == pytest.approx(found["fp32"].moved_bytes / 2, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_what_the_exporter_drops_is_not_counted(tmp_path: Path) -> None:
     """The published dense SA networks do not hand out their last stage, so it is not in the file that is timed."""
     network, shape, counted = networks("fastvit_sa12", Head.DENSE, Fuse.FUSED)

@@ -45,7 +45,9 @@ def transform(timm: ModuleType, how: Preprocessing, *, normalise: bool):
     )
 
 
-@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=() if name == "fastvit_t8" else pytest.mark.slow) for name in sorted(VARIANTS)]
+)
 def test_every_variants_preparation_is_timms_to_the_bit(timm: ModuleType, tmp_path: Path, variant: str) -> None:
     how = declared()[variant]
     assert (how.resolution, how.crop, how.shorter_side) == (

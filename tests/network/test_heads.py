@@ -1,5 +1,6 @@
 """Heads on four maps: what the paper counts of them, shapes, folding, and their exports."""
 
+import copy
 import csv
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,11 @@ def square(size: int) -> Shape:
 
 
 def small(head: Head) -> FastViT:
+    return copy.deepcopy(_small(head))
+
+
+@cache
+def _small(head: Head) -> FastViT:
     network = FastViT(SMALL, head=head).double().eval()
     randomise(network, 3, (64, 64))
     return network
@@ -53,6 +59,7 @@ def counted(name: str, head: Head, size: int, level: Fuse = Fuse.FUSED) -> tuple
     return found.params / 1e6, found.macs / 1e9
 
 
+DEEPER = ("timm:mobileone_s0", "timm:resnet50")
 ATTENTION = {"fastvit_sa12": "SA12", "fastvit_sa24": "SA24", "fastvit_sa36": "SA36", "fastvit_ma36": "MA36"}
 
 
@@ -186,7 +193,7 @@ def test_norms_that_are_not_taken_in_would_show(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("timm")
 @pytest.mark.parametrize("head", [*ON_MAPS, Head.STAGES])
-@pytest.mark.parametrize("name", ["timm:mobileone_s0", pytest.param("timm:resnet50", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["timm:resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in DEEPER)])
 def test_peers_carry_the_same_heads(name: str, head: Head) -> None:
     reference = families.random(name, head, 1000, 0, square(64))
     assert reference.head is head
@@ -207,7 +214,7 @@ def test_a_size_that_does_not_divide_is_one_sentence() -> None:
 
 @pytest.mark.parametrize("asked", [Head.STAGES, *ON_MAPS])
 def test_a_published_dense_checkpoint_is_that_and_nothing_else(asked: Head, tmp_path: Path) -> None:
-    network, _ = checkpoint.randomised("fastvit_t8", Head.DENSE, 1000, 0)
+    network = FastViT(VARIANTS["fastvit_t8"], head=Head.DENSE)
     path = tmp_path / "dense.pth"
     torch.save(network.state_dict(), path)
     assert checkpoint.load(path, variant="fastvit_t8").head is Head.DENSE
@@ -228,7 +235,7 @@ def made(head: Head, folder: Path, variant: str = "fastvit_t8", size: int = 64, 
 
 
 @pytest.mark.usefixtures("shallow")
-@pytest.mark.parametrize("head", [Head.STAGES, *ON_MAPS])
+@pytest.mark.parametrize("head", [Head.STAGES, *(pytest.param(head, marks=pytest.mark.slow) for head in ON_MAPS)])
 def test_a_file_computes_what_the_network_does(head: Head, tmp_path: Path) -> None:
     found = made(head, tmp_path)
     assert found.head is head

@@ -1,9 +1,11 @@
 """The study networks: timm's PoolFormer and our FastViT as second opinions, exact folding, printed sizes, exports."""
 
+import copy
 import itertools
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,18 @@ TOLERANCE = 1e-9  # relative, in float64
 NAMES = list(
     {DESIGNS[name]: name for name in reversed(DESIGNS)}.values()
 )  # one of each design: v1 and v4 are steps too
+QUICK = ("poolformer_s12", "metaformer_s12_repmixer", "ablation_v5")  # with each kind of part between them
+MARKED = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
+
 
 # printed in the paper: millions of parameters, 10^9 multiply-accumulates and at how many pixels
+@cache
+def counted(name: str, size: int) -> cost.Cost:
+    """What the fused network costs for one square image."""
+    network = families.skeleton(name, Head.CLASSIFIER, 1000, Fuse.FUSED, (size, size))
+    return cost.count(network, Shape(batch=1, height=size, width=size))
+
+
 PRINTED = {
     "poolformer_s12": [(11.9, 1.8, 224), (11.9, 2.4, 256)],
     "metaformer_s12_repmixer": [(11.9, 2.4, 256)],
@@ -47,10 +59,15 @@ def image(height: int = 75, width: int = 100) -> Tensor:
     return torch.randn(1, 3, height, width, generator=draw, dtype=torch.float64)
 
 
-def spread(name: str, seed: int = 7) -> MetaFormer:
+def spread(name: str) -> MetaFormer:
     """With weights on which every branch matters."""
+    return copy.deepcopy(_spread(name))
+
+
+@lru_cache(4)
+def _spread(name: str) -> MetaFormer:
     network = metaformer.network(name, head=Head.CLASSIFIER, classes=10, size=(64, 64)).double().eval()
-    randomise(network, seed, (64, 64))
+    randomise(network, 7, (64, 64))
     return network
 
 
@@ -106,6 +123,7 @@ def in_fastvits_names(state: dict[str, Tensor], design: metaformer.Design) -> di
     return {key: tensor for key, tensor in named.items() if not key.startswith("classifier")}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("name", "variant"), [("metaformer_s12_lk_embed", "fastvit_s12"), ("ablation_v5", "fastvit_sa12")]
@@ -128,8 +146,7 @@ def test_the_end_of_the_path_is_fastvit_but_for_its_head(name: str, variant: str
 @pytest.mark.parametrize("name", PRINTED)
 def test_parameters_and_work_are_the_printed_ones_within_a_hundredth_and_rounding(name: str):
     for params, gmacs, size in PRINTED[name]:
-        network = families.skeleton(name, Head.CLASSIFIER, 1000, Fuse.FUSED, (size, size))
-        found = cost.count(network, Shape(batch=1, height=size, width=size))
+        found = counted(name, size)
         assert found.params / 1e6 == pytest.approx(params, abs=0.05 + 0.01 * params)
         if gmacs is not None:
             assert f"{found.macs / 1e9:.1f}" == f"{gmacs}"
@@ -153,8 +170,7 @@ def test_the_table_in_the_docs_holds_what_is_counted_and_what_is_printed():
     for named, params, printed_params, gmacs, size, printed_gmacs in rows:
         name = named or name
         seen.append(name)
-        network = families.skeleton(name, Head.CLASSIFIER, 1000, Fuse.FUSED, (int(size), int(size)))
-        found = cost.count(network, Shape(batch=1, height=int(size), width=int(size)))
+        found = counted(name, int(size))
         assert (params, gmacs) == (f"{found.params / 1e6:.2f}", f"{found.macs / 1e9:.2f}")
         known = {at: (str(p), str(g or "")) for p, g, at in PRINTED.get(name, [])}
         assert (printed_params, printed_gmacs) == known.get(int(size), ("", ""))
@@ -164,10 +180,8 @@ def test_the_table_in_the_docs_holds_what_is_counted_and_what_is_printed():
 @pytest.mark.parametrize("name", DESIGNS)
 def test_the_catalogue_knows_what_they_cost(name: str):
     entry = catalogue.find(name)
-    shape = Shape(batch=1, height=entry.resolution, width=entry.resolution)
-    network = families.skeleton(name, Head.CLASSIFIER, 1000, Fuse.FUSED, (shape.height, shape.width))
     assert (entry.family, entry.stride) == ("metaformer", 1)
-    assert cost.count(network, shape).macs / 1e9 == pytest.approx(entry.gmacs, abs=5e-4)
+    assert counted(name, entry.resolution).macs / 1e9 == pytest.approx(entry.gmacs, abs=5e-4)
 
 
 def test_the_catalogue_has_every_design():
@@ -199,7 +213,7 @@ def test_a_dense_head_is_refused_in_one_sentence():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MARKED)
 def test_fusing_and_folding_change_no_output(name: str, difference):
     network = spread(name)
     wanted = network(image())
@@ -228,7 +242,7 @@ def test_images_in_batches_do_not_know_of_each_other(level: Fuse, difference):
     assert difference(network(two), torch.cat([network(one[None]) for one in two])) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MARKED)
 def test_folding_leaves_no_batchnorm_no_layer_scale_and_no_weights_of_norms(name: str):
     folded = metaformer.fold(spread(name))
     assert reparam.count_norms(folded) == 0
@@ -239,6 +253,7 @@ def test_folding_leaves_no_batchnorm_no_layer_scale_and_no_weights_of_norms(name
     assert pools == (12 if DESIGNS[name].mixers[0] is Mixer.POOLING else 0)
 
 
+@pytest.mark.slow
 def test_branches_leave_no_trace_in_the_folded_network():
     """The steps of overparameterisation in table 1: the same parameters, work and latency, another accuracy."""
     shapes = [
@@ -255,7 +270,7 @@ def test_each_re_parameterisable_module_of_a_design_is_fused():
 
 
 @pytest.mark.parametrize("level", Fuse)
-@pytest.mark.parametrize("name", ["poolformer_s12", "ablation_v5"])
+@pytest.mark.parametrize("name", ["poolformer_s12", pytest.param("ablation_v5", marks=pytest.mark.slow)])
 def test_the_source_is_left_alone(name: str, level: Fuse):
     network = spread(name)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
@@ -339,18 +354,18 @@ def with_a_default_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("plant", "name"),
     [
-        (without_the_scale_branch, "ablation_v1"),
+        pytest.param(without_the_scale_branch, "ablation_v1", marks=pytest.mark.slow),
         (without_a_batchnorm, "metaformer_s12_factorised"),
         (without_the_norms_affine_part, "poolformer_s12"),
         (without_the_norms_affine_part, "metaformer_s12_repmixer"),
         (without_the_norms_factor_in_pooling, "poolformer_s12"),
         (without_the_norms_factor_in_pooling, "metaformer_s12_pooling_bn"),
         (without_the_groupnorms_division, "poolformer_s12"),
-        (without_layer_scales, "ablation_v3"),
-        (without_layer_scales, "metaformer_s12_lk_ffn"),
+        pytest.param(without_layer_scales, "ablation_v3", marks=pytest.mark.slow),
+        pytest.param(without_layer_scales, "metaformer_s12_lk_ffn", marks=pytest.mark.slow),
         (without_pooling_layer_scales, "poolformer_s12"),
         (with_padding_in_the_means, "metaformer_s12_pooling_bn"),
-        (with_channels_in_the_old_order, "metaformer_s12_factorised"),
+        pytest.param(with_channels_in_the_old_order, "metaformer_s12_factorised", marks=pytest.mark.slow),
         (with_a_default_epsilon, "poolformer_s12"),
     ],
 )
@@ -381,6 +396,7 @@ def exported(folder: Path, name: str, backend: str, size: int, fused: Fuse = Fus
     return build.build(build.job(spec, build.weights_of(spec, 0), shape, fused, device, folder=folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "backend"),
     [

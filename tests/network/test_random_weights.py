@@ -39,16 +39,19 @@ def deviations(network: nn.Module, images: Tensor) -> dict[str, float]:
     ("name", "size"),
     [
         ("fastvit_t8", 224),
-        ("fastvit_sa12", 224),
-        ("metaformer_s12_overparam", 224),
-        ("cmt_ti", 160),
         ("litv2_s", 224),
-        pytest.param("fastvit_ma36", 224, marks=pytest.mark.slow),
+        *(
+            pytest.param(name, size, marks=pytest.mark.slow)
+            for name, size in (
+                *(("fastvit_sa12", 224), ("fastvit_ma36", 224)),
+                *(("metaformer_s12_overparam", 224), ("cmt_ti", 160)),
+            )
+        ),
         *(
             pytest.param(f"timm:{arch}", 224, marks=[timm, pytest.mark.slow])
             for arch in ("fastvit_s12", "mobileone_s4", "resnet50", "convnext_tiny", "swin_tiny_patch4_window7_224")
         ),
-        pytest.param("timm:mobileone_s0", 224, marks=timm),
+        pytest.param("timm:mobileone_s0", 224, marks=[timm, pytest.mark.slow]),
         pytest.param("timm:fastvit_sa36", 64, marks=[timm, pytest.mark.slow]),
     ],
 )
@@ -70,6 +73,7 @@ def test_weights_of_one_size_serve_others(size: int) -> None:
     assert max(spread.values()) < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_seed_gives_the_same_whatever_the_type_and_the_threads(threads: int) -> None:
     def state(seed: int, dtype: torch.dtype) -> dict[str, Tensor]:

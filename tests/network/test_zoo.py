@@ -84,7 +84,7 @@ def timms() -> dict[tuple[str, int], tuple[float, float]]:
         }
 
 
-QUICK = {"MobileOne-S0@224", "EfficientNet-B1@256", "ConvNeXt-T@224", "DeiT-S@224", "PoolFormer-S12@224"}
+QUICK = {"MobileOne-S0@224", "DeiT-S@224", "PoolFormer-S12@224"}
 EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in PEERS]
 
 
@@ -131,7 +131,13 @@ def test_the_catalogue_knows_the_peers() -> None:
 # --- fusing -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mobileone_s0", "repvgg_a0", "fastvit_t8", "repvit_m0_9"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "repvgg_a0",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobileone_s0", "fastvit_t8", "repvit_m0_9")),
+    ],
+)
 def test_fusing_is_exact_and_takes_branches_away(name: str) -> None:
     network = drawn(name, 64)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
@@ -183,6 +189,7 @@ def test_a_wrong_branch_would_show() -> None:
 # --- heads and sizes --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [Head.DENSE])
 @pytest.mark.parametrize("name", ["resnet50", "poolformer_s12", "mobileone_s0", "swin_tiny_patch4_window7_224"])
 def test_dense_networks_hand_out_four_maps(name: str, head: Head) -> None:
@@ -309,6 +316,7 @@ def test_a_peer_computes_in_onnx_runtime_what_timm_does(arch: str, tmp_path: Pat
     assert found.passed, found.reason
 
 
+@pytest.mark.slow
 def test_a_peer_is_exported_by_its_name(tmp_path: Path) -> None:
     spec = ModelSpec(name="peer", variant="timm:mobileone_s0", classes=10)
     cpu = Device(name="cpu", backend="onnxruntime")

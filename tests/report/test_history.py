@@ -189,7 +189,7 @@ NOISE = {
 
 
 @pytest.mark.parametrize("kind", NOISE)
-@pytest.mark.parametrize("count", [5, 6, 10, 20, 60, 200])
+@pytest.mark.parametrize("count", [5, 20, *(pytest.param(count, marks=pytest.mark.slow) for count in (6, 10, 60, 200))])
 def test_noise_is_no_change_in_95_percent_of_series(kind: str, count: int) -> None:
     draw = random.Random(f"{kind} {count}")
     trials = 200

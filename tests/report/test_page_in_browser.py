@@ -96,6 +96,7 @@ def test_it_opens_without_a_word_and_draws_every_chart(browser: Any, report: Pat
     opened.context.close()
 
 
+@pytest.mark.slow
 def test_a_script_for_a_name_stays_text(browser: Any, report: Path) -> None:
     opened = Opened(browser, report)
     assert SHOWN in opened.column(1)
@@ -118,6 +119,7 @@ def test_a_script_for_a_name_stays_text(browser: Any, report: Path) -> None:
     opened.context.close()
 
 
+@pytest.mark.slow
 def test_tables_sort_by_number_and_filter(browser: Any, report: Path) -> None:
     opened = Opened(browser, report)
     latency = "#figures-table thead th:nth-child(3)"
@@ -140,6 +142,7 @@ def test_tables_sort_by_number_and_filter(browser: Any, report: Path) -> None:
     opened.context.close()
 
 
+@pytest.mark.slow
 def test_numbers_tell_how_they_were_measured_by_keyboard(browser: Any, report: Path) -> None:
     opened = Opened(browser, report)
     page = opened.page
@@ -165,6 +168,7 @@ def test_numbers_tell_how_they_were_measured_by_keyboard(browser: Any, report: P
     opened.context.close()
 
 
+@pytest.mark.slow
 def test_the_theme_follows_the_system_and_the_button(browser: Any, report: Path) -> None:
     paper = "getComputedStyle(document.body).backgroundColor"
     dark = Opened(browser, report, color_scheme="dark")
@@ -181,6 +185,7 @@ def test_the_theme_follows_the_system_and_the_button(browser: Any, report: Path)
     light.context.close()
 
 
+@pytest.mark.slow
 def test_it_fits_a_phone_and_prints_light(browser: Any, report: Path) -> None:
     phone = Opened(browser, report, viewport={"width": 390, "height": 844}, color_scheme="dark")
     assert phone.page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -57,6 +57,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- the program ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "blocks", "published", "ours"),
     [("fastvit_t8", 0, 89, 88), pytest.param("fastvit_sa12", 2, 142, 117, marks=pytest.mark.slow)],
@@ -77,6 +78,7 @@ def test_the_program_has_nothing_left_to_fold(
     assert sum(counted.values()) == ours < published
 
 
+@pytest.mark.slow
 def test_tensors_need_no_preprocessing(tmp_path: Path) -> None:
     made = build.build(job(tmp_path, input="tensor", batch=2))
     assert made.operations["mul"] == 1
@@ -122,6 +124,7 @@ def test_networks_that_are_not_folded_are_exact_too(fused: Fuse, tmp_path: Path)
     assert made.parity.relative_error < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_the_debugging_twin_computes_in_fp32(tmp_path: Path) -> None:
     asked = job(tmp_path, precision="fp32")
@@ -245,6 +248,7 @@ def test_no_weight_is_stored_twice(packages: Path) -> None:
 # --- classifiers, several sizes, compression --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_a_classifier_answers_with_a_name(tmp_path: Path) -> None:
     labels = tuple(f"class {number}" for number in range(10))
@@ -265,6 +269,7 @@ def artifact_differs(one: ExportJob, other: ExportJob) -> bool:
     return one.path != other.path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_labels_in_another_order_are_found_out(tmp_path: Path) -> None:
     labels = tuple(f"class {number}" for number in range(10))
@@ -444,6 +449,7 @@ def test_a_wrong_network_fails_the_proof(fault: str, tmp_path: Path, monkeypatch
     assert Path(asked.path + ".rejected").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_a_weight_that_the_converter_changes_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the smallest step of FP16, which no output would tell."""
@@ -461,6 +467,7 @@ def test_a_weight_that_the_converter_changes_is_found(tmp_path: Path, monkeypatc
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("step", [0, 1])
 def test_weights_that_half_precision_makes_zero_are_known_for_what_coremltools_makes_of_them(
@@ -498,6 +505,7 @@ def test_weights_that_half_precision_makes_zero_are_known_for_what_coremltools_m
     assert [2**-24, -(2**-24), 0.0, 3 * 2**-24] in held
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_a_weight_beyond_half_precision_ends_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def large(network: FastViT, *rest: Any) -> torch.nn.Module:
@@ -529,6 +537,7 @@ def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if "mlpackage" in path.name or path.name.endswith(".work")]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:

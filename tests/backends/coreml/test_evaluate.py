@@ -470,7 +470,7 @@ def seen(image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(((image / 255 - np.array(MEAN)) / np.array(STD)).transpose(0, 3, 1, 2).copy())
 
 
-@pytest.mark.parametrize("variant", ["fastvit_t8", "fastvit_sa12"])
+@pytest.mark.parametrize("variant", ["fastvit_t8", pytest.param("fastvit_sa12", marks=pytest.mark.slow)])
 def test_a_network_in_float32(ct: Any, variant: str, tmp_path: Path) -> None:
     original, path = network(variant), tmp_path / "net.mlpackage"
     convert(ct, folded(original), path, (1, 3, 64, 96), half=False, inputs=[picture(ct, (1, 3, 64, 96))])
@@ -495,6 +495,7 @@ def test_a_network_in_float16(ct: Any, tmp_path: Path) -> None:
     assert relative(found, right) < 2e-2
 
 
+@pytest.mark.slow
 def test_a_dense_network(ct: Any, tmp_path: Path) -> None:
     original, path = network("fastvit_t8", Head.DENSE), tmp_path / "net.mlpackage"
     names = [f"feature{i}" for i in range(4)]
@@ -570,6 +571,7 @@ COMPRESSED: dict[str, tuple[str, str, dict[str, Any]]] = {
 SINCE_IOS_18 = ("int4", "palettes", "vectors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "how"),
     [(t, how) for t in ("iOS16", "iOS18") for how in COMPRESSED if t == "iOS18" or how not in SINCE_IOS_18],
@@ -597,6 +599,7 @@ def test_compressed_weights_are_restored_as_coremltools_restores_them(
     assert not np.array_equal(found["smaller"], found["small"])
 
 
+@pytest.mark.slow
 def test_functions_of_one_package(ct: Any, small: Small, tmp_path: Path) -> None:
     functions = ct.utils.MultiFunctionDescriptor()
     for size in (32, 48):

@@ -256,6 +256,7 @@ def test_outputs_come_back_and_nothing_else_is_left(
     assert {file.name for file in cache.rglob("*") if not list(file.glob("*"))} == {"modelrunner.app"}
 
 
+@pytest.mark.slow
 def test_the_app_is_built_once_and_signed_by_the_team(xcode: apple.Xcode, path: Path) -> None:
     reading = read(
         path, Method(warmup=1, runs=1, rounds=2, statistic=Statistic.TRIMMED_MEAN, loading="per-round"), match=None
@@ -307,6 +308,7 @@ def test_a_package_that_does_not_load_ends_the_session(xcode: apple.Xcode, path:
     assert xcode.ended()
 
 
+@pytest.mark.slow
 def test_an_app_that_cannot_be_signed_is_told_in_xcodes_words_and_built_anew(xcode: apple.Xcode, path: Path) -> None:
     (xcode.folder / "unsigned").touch()
     with pytest.raises(UnavailableError, match=r"cannot start its app on iPhone 12 Pro .*: error: No Accounts; unlock"):
