@@ -25,7 +25,7 @@ from fastvit_bench.report import judge
 from fastvit_bench.verdicts import Plan, Turns
 
 PAUSED = "ten turns of ten runs, with a pause"
-STOPPED = "ten turns of ten runs, the other side halted"
+STOPPED = "ten turns of eight runs, the other side halted"
 WAYS = {
     "one after the other, 100 runs each": Turns(turns=1, runs=100, turn_ms=60_000),
     "ten turns of ten runs, no pause": Turns(pause_ms=0),

@@ -44,8 +44,9 @@ SLOWED = 0.05  # by which both sides ran slower at the end of a block than at it
 REPEATS = 2  # times that a disturbed block is measured again
 NEVER_QUIET = 4  # so many blocks disturbed one after the other show that waiting does not help
 
-# How sides take turns on this system: a process that is halted needs no pause for its threads to come to rest.
-TURNS = Turns(idle="stopped", pause_ms=0) if can_stop else Turns()
+# How sides take turns on this system: a process that is halted needs no pause for its threads to come to rest, and
+# eight runs a turn scatter no more than ten (benchmarks/turns.py).
+TURNS = Turns(idle="stopped", pause_ms=0, runs=8) if can_stop else Turns()
 
 # By what the reference workload may differ between two days, on a machine of which no speeds are known.
 FACTORS = (0.8, 1.25)

@@ -13,10 +13,10 @@ from conftest import export_job
 
 from fastvit_bench import build, sides, turns
 from fastvit_bench.measure import machine as machines
-from fastvit_bench.records import Method, Window
+from fastvit_bench.records import Interval, Method, Window
 from fastvit_bench.report import judge
 from fastvit_bench.sides import Entry, Missing, Pair
-from fastvit_bench.verdicts import Block, Kind, Outcome, Plan, Readings, Turns
+from fastvit_bench.verdicts import Block, Kind, Outcome, Plan, Readings, Turns, Verdict
 from fastvit_bench.worker import Opened, OpenJob, Reply, Trouble, Turned, TurnJob, WarmedUp, WarmUpJob
 
 QUIET = Readings(load=0.1, others_percent=1.0, steal_percent=0.0)
@@ -383,6 +383,15 @@ def test_the_stored_figures_own_interval_and_warnings_enter_the_verdict() -> Non
     assert found.outcome is Outcome.INCONCLUSIVE
     assert "itself uncertain" in found.cells[0].verdict.reason
     assert any("warning of its own: median uncertain" in warning for warning in found.warnings)
+
+
+def test_a_contradiction_far_below_the_margin_leaves_no_cell_open() -> None:
+    """Planted: the same file on both sides, +0.4 % by turns and -0.5 % by medians, was inconclusive at 5 %."""
+    ends = Interval(low=0.998, high=1.021, confidence=0.95)
+    verdict = Verdict(outcome=Outcome.PASS, margin=0.05, reason="", blocks=6, ratio=1.004, interval=ends)
+    near, far = ([builders.block(number, 10.0, head_ms) for number in range(1, 7)] for head_ms in (9.95, 9.0))
+    assert judge.without_contradiction(verdict, near) == verdict
+    assert judge.without_contradiction(verdict, far).outcome is Outcome.INCONCLUSIVE
 
 
 def test_paired_ratio_and_medians_that_say_the_opposite_leave_a_cell_open() -> None:

@@ -301,14 +301,16 @@ def without_contradiction(verdict: Verdict, blocks: Sequence[Block]) -> Verdict:
     """Return the verdict, left open where the sides' own medians say the opposite of the paired ratio.
 
     The ratio is taken turn by turn; the medians of all of a side's runs are another estimate of the same. Where they
-    lie on different sides of 1, the medians' ratio beyond the interval, one of them is disturbed.
+    lie on different sides of 1, and further apart than the interval is wide and than half the margin, one of them is
+    disturbed. Nearer than that, whichever is right gives the same verdict.
     """
     if verdict.ratio is None or verdict.interval is None:
         return verdict
     factor = _median([block.reference or 1.0 for block in blocks])
     raw = _median([block.head_ms for block in blocks]) / _median([block.base_ms for block in blocks]) / factor
-    opposite = (raw - 1) * (verdict.ratio - 1) < 0 and not verdict.interval.low <= raw <= verdict.interval.high
-    if not opposite:
+    apart = abs(math.log(raw / verdict.ratio))
+    width = verdict.interval.high / verdict.interval.low
+    if (raw - 1) * (verdict.ratio - 1) >= 0 or apart <= max(math.log(width), math.log1p(verdict.margin) / 2):
         return verdict
     return _left_open(
         verdict,
