@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from fastvit_bench import api, build
 from fastvit_bench.report import store, verdict
 from fastvit_bench.verdicts import Outcome
 
+# what an unchanged network may come to: on a busy machine some runs in a hundred are called quicker
+GREEN = {Outcome.PASS, Outcome.IMPROVED}
 SMALL = """
 [gate]
 models = ["m00"]
@@ -61,7 +64,7 @@ def test_an_unchanged_tree_passes_and_leaves_every_report(baseline: Path, gate: 
         for name in environment:
             del os.environ[name]
     assert "m00 32 b1" in done.stdout
-    assert "passes" in done.stdout
+    assert re.search(r"passes|improved", done.stdout)
     assert files(gate / "out") == [
         "gate.bmf.json",
         "gate.gha.json",
@@ -75,14 +78,14 @@ def test_an_unchanged_tree_passes_and_leaves_every_report(baseline: Path, gate: 
     (kept,) = (gate / "results" / "cpu").glob("gate-*.json")
     found = verdict.read(kept)
     (cell,) = found.cells
-    assert found.outcome is Outcome.PASS
+    assert found.outcome in GREEN
     assert cell.verdict.blocks in found.plan.looks  # how many it takes is up to the machine
     assert cell.base is not None
     assert cell.base.parity is not None  # proved where it was timed
     assert found.commit == git(gate, "rev-parse", "HEAD")
     assert found.dirty is False
     assert "m00 32 b1" in (gate / "summary.md").read_text()
-    assert "verdict=pass" in (gate / "output").read_text()
+    assert re.search("^verdict=(pass|improved)$", (gate / "output").read_text(), re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -240,7 +243,7 @@ def test_a_revision_is_exported_by_its_own_code(zoo: Path) -> None:
     assert "exporting m00 by HEAD" in done.stderr
     found = verdict.read(zoo / "out" / "gate.json")
     assert found.base == "HEAD"
-    assert found.outcome is Outcome.PASS
+    assert found.outcome in GREEN
     assert len(git(zoo, "worktree", "list").splitlines()) == 1
     # a model that the revision does not have is a missing cell
     (zoo / "benchmark.toml").write_text(
@@ -299,7 +302,7 @@ def test_the_same_from_python(gate: Path) -> None:
     (measured,) = api.measure("m00", res=32)
     assert measured.artifact == artifact
     found = api.compare(str(path), "m00", margin=1.0)
-    assert found.outcome is Outcome.PASS
+    assert found.outcome in GREEN
     assert not list((gate / "results" / "cpu").glob("compare-*"))
 
 
