@@ -59,7 +59,7 @@ def exported(variant: str, device: Device, shape: Shape, folder: Path) -> tuple[
     if build.cached(asked) is None:
         build.build(asked)
     if backend.engines is not None:
-        build.equip(asked)
+        build.build_engine(asked)
     return Path(asked.path), asked.device
 
 

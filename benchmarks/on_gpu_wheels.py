@@ -38,7 +38,7 @@ PRESENT = (
     *("networkx", "python-dateutil", "setuptools", "six", "sympy", "typing-extensions", "tzdata"),
 )
 # imported by what no step of on_gpu.py does: Core ML, histories and pictures
-UNUSED = ("coremltools", "ruptures", "matplotlib", "altair", "vl-convert-python")
+UNUSED = ("coremltools", "ruptures", "altair", "vl-convert-python")
 GPU = ("cuda-bindings", "nvidia-ml-py")
 
 # group -> its packages, by the dependency of pyproject.toml that says which versions

@@ -45,7 +45,7 @@ def measured(pair: sides.Pair, blocks: int, seed: int) -> dict[str, list[float]]
             plan = Plan(looks=(1,), seed=seed + number, turns=how, max_time_s=36_000)
             contest = turns.Contest([pair], plan, machine, timeout_s=600, same=sides.anything_goes)
             block = contest.measure(pair.name)
-            if isinstance(block, sides.Missing):
+            if isinstance(block, sides.Unavailable):
                 raise SystemExit(f"error: {pair.name} cannot be timed: {block.reason}")
             found[way].append(block.log_ratio)
     return found

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,10 @@ from fastvit_bench.errors import ExitCode
 from fastvit_bench.measure import images
 from fastvit_bench.network.fastvit import FastViT
 from fastvit_bench.records import MEAN, STD, Accuracy, Artifact, Fuse, Measurement, Preprocessing, Share, share
-from fastvit_bench.report import store, table
-from fastvit_bench.report.sheet import NONE, Column, latency, percent
+from fastvit_bench.render import markdown
+from fastvit_bench.render.table import NONE, Column, Table, TableReport
+from fastvit_bench.render.text import latency, percent
+from fastvit_bench.report import store
 from fastvit_bench.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -334,10 +337,10 @@ def shown(found: Sequence[Row], trained: Mapping[str, Share], notes: Sequence[st
         cells.append((model, row.file, percent(counted.top1_share), f"{apart:+.2f}", took, size, counted.how))
     titles = ("network", "file", "top-1 %", "points apart", "latency ms", "MiB", "counted by")
     columns = [
-        Column(title, list(values), "left" if title in {"network", "file", "counted by"} else "right")
-        for title, values in zip(titles, zip(*cells, strict=True), strict=True)
+        Column(title, title, itemgetter(at), align="left" if title in {"network", "file", "counted by"} else "right")
+        for at, title in enumerate(titles)
     ]
-    return table.listed(columns, [*notes, *warned(found)])
+    return markdown.report(TableReport([Table(cells, columns)], [*notes, *warned(found)]))
 
 
 def warned(found: Sequence[Row]) -> list[str]:

@@ -38,7 +38,6 @@ from fastvit_bench.records import (
     Parity,
     Shape,
     Weights,
-    artifact_key,
 )
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ def job(
     )
     if path is None:
         name = spec.name.replace(":", "-")  # of networks of timm's, for file systems that mind
-        parts = (name, shape.size, f"b{shape.batch}", device.precision, fused, artifact_key(asked))
+        parts = (name, shape.size, f"b{shape.batch}", device.precision, fused, asked.key)
         path = folder / name / ("_".join(parts) + backend.suffix)
     return msgspec.structs.replace(asked, path=str(path))
 
@@ -142,7 +141,7 @@ def cached(asked: ExportJob) -> Artifact | None:
     except (OSError, msgspec.MsgspecError):
         return None
     proved = artifact.parity is not None and artifact.parity.passed
-    same = artifact.key == artifact_key(asked) and artifact.sha256 == digest
+    same = artifact.key == asked.key and artifact.sha256 == digest
     return artifact if proved and same and expected_file(path).is_file() else None
 
 
@@ -162,7 +161,7 @@ def build(asked: ExportJob) -> Artifact:
         )
     path = Path(asked.path)
     # a file that is named after its key is ours, even if its side-car was never finished
-    if path.exists() and not sidecar(path).is_file() and artifact_key(asked) not in path.name:
+    if path.exists() and not sidecar(path).is_file() and asked.key not in path.name:
         raise UsageError(
             f"{path} exists and was not written by fastvit-bench: no {sidecar(path).name} lies beside it. "
             f"Remove it, or name another place with -o."
@@ -348,7 +347,7 @@ def check(session: "Session", path: Path, made: ExportJob | Artifact, how: str) 
     return found
 
 
-def equip(asked: ExportJob) -> Parity | None:
+def build_engine(asked: ExportJob) -> Parity | None:
     """Build the engine of a proved file, and compare what it computes; None where it cannot be run on this machine.
 
     For a process of its own, which native code may end. Raises what `backends.Engines.build` does, `ParityError` for
@@ -575,7 +574,7 @@ def _metadata(asked: ExportJob, price: "Cost") -> dict[str, str]:
         "labels": "\n".join(asked.labels),
         "params": str(price.params),
         "macs": str(price.macs),
-        "key": artifact_key(asked),
+        "key": asked.key,
     }
     return {_PREFIX + name: str(value) for name, value in facts.items() if value}
 

@@ -16,6 +16,7 @@ from fastvit_bench.records import (
     BUSY_PERCENT,
     PROBES,
     Artifact,
+    CellError,
     Device,
     Machine,
     Measurement,
@@ -24,13 +25,14 @@ from fastvit_bench.records import (
     Probe,
     ProbeJob,
     ProbeTime,
+    ProbeTimed,
     ProbeTimingJob,
     Traffic,
     apart,
 )
 from fastvit_bench.report import peaks, store
 from fastvit_bench.report.rows import Row
-from fastvit_bench.worker import Probed, Trouble, Worker, Written
+from fastvit_bench.worker import Worker
 
 # kind, width, side and depth, by rising work; the last three are for GPUs. No layer is so small that starting it
 # counts, and a run on a processor takes milliseconds, so that a set of them fits between two disturbances.
@@ -151,7 +153,7 @@ def measure(
     """
     method = _method(device)
     watch, own_s = machines.Between(0.0), 0.0
-    times: dict[Probe, list[Probed]] = {}
+    times: dict[Probe, list[ProbeTimed]] = {}
     side = _side(array_bytes or _array_bytes(machine))
     copy = _probe("copy", 3, side, 1, "fp32" if "fp32" in backends.get(device.backend).precisions else device.precision)
     with tempfile.TemporaryDirectory(prefix="fastvit-bench-") as name, Worker() as writer:
@@ -163,14 +165,14 @@ def measure(
             if probe not in written:
                 suffix = backends.get(device.backend).suffix
                 path = str(Path(name, f"probe{len(written)}{suffix}"))
-                _answer(writer.ask(ProbeJob(probe=probe, device=device, path=path), TIMEOUT_S), Written, probe)
+                _require(writer.ask(ProbeJob(probe=probe, device=device, path=path), TIMEOUT_S), probe)
                 written[probe] = path
             with Worker() as timer:
                 job = ProbeTimingJob(probe=probe, device=device, path=written[probe], method=method)
                 reply = timer.ask(job, TIMEOUT_S)
                 own_s += timer.busy_s()
-            answer = _answer(reply, Probed, probe)
-            times.setdefault(probe, []).append(answer)
+            timed = _require(reply, probe)
+            times.setdefault(probe, []).append(timed)
 
         reason: UnavailableError | None = None
         for rung in ladder:
@@ -210,14 +212,14 @@ def measure(
     )
 
 
-def _answer(reply: object, kind: type[T], probe: Probe) -> T:
-    if isinstance(reply, Trouble):
+def _require(reply: T | CellError, probe: Probe) -> T:
+    """Return what a probe answered; raise `UnavailableError` where it failed."""
+    if isinstance(reply, CellError):
         raise UnavailableError(f"The probe of {probe.label} failed: {reply.reason.rstrip('.')}.")
-    assert isinstance(reply, kind)
     return reply
 
 
-def _told(times: dict[Probe, list[Probed]]) -> list[ProbeTime]:
+def _told(times: dict[Probe, list[ProbeTimed]]) -> list[ProbeTime]:
     return [ProbeTime(probe=probe, best_ns=tuple(each.best_ns for each in found)) for probe, found in times.items()]
 
 

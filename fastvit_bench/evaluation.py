@@ -19,6 +19,7 @@ from fastvit_bench.records import (
     Accuracy,
     Artifact,
     Cell,
+    CellError,
     Device,
     Evaluation,
     EvaluationJob,
@@ -31,7 +32,7 @@ from fastvit_bench.records import (
 )
 from fastvit_bench.report import store
 from fastvit_bench.sweep import Step
-from fastvit_bench.worker import Trouble, Worker
+from fastvit_bench.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def run(
     with Worker(**options) as exporter:
         for step in steps:
             made = sweep.ready(step, exporter, request.timeout_s, notify, engine=place.on_device)
-            if isinstance(made, Trouble):
+            if isinstance(made, CellError):
                 yield step, _record(path, sweep.failure(step, made))
                 continue
             notify(step, "counting")
@@ -174,28 +175,28 @@ def run(
                 preprocessing=how,
                 workers=request.evaluation.workers,
             )
-            trouble: Trouble | None = None
+            trouble: CellError | None = None
             with Worker(**options) as counter:
                 for reply in counter.evaluate(job, request.timeout_s):
-                    if isinstance(reply, Trouble):
+                    if isinstance(reply, CellError):
                         trouble = reply
                         break
                     tallies.append(reply)
                     store.append(path, reply)
                     yield step, reply
             outcome = trouble or _summed(request, made, how, tallies, place.machine)
-            yield step, _record(path, sweep.failure(step, outcome) if isinstance(outcome, Trouble) else outcome)
+            yield step, _record(path, sweep.failure(step, outcome) if isinstance(outcome, CellError) else outcome)
 
 
 def _summed(
     request: Request, made: Artifact, how: Preprocessing, tallies: Sequence[Tally], machine: Machine
-) -> Accuracy | Trouble:
+) -> Accuracy | CellError:
     assert request.evaluation is not None
     unreadable = tuple(each for tally in tallies for each in tally.unreadable)
     seen = sum(tally.pictures for tally in tallies) - len(unreadable)
     if seen == 0:
         reason = f"none of the {len(unreadable)} files can be read as an image ({unreadable[0].name}: "
-        return Trouble(stage="accuracy", reason=f"{reason}{unreadable[0].reason})")
+        return CellError(stage="accuracy", reason=f"{reason}{unreadable[0].reason})")
     return Accuracy(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         device=request.device,

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -237,87 +237,89 @@ class Traffic(Record, frozen=True):
         return self.weight_bytes + self.read_bytes + self.written_bytes
 
 
-class Artifact(Record, frozen=True, tag="artifact", tag_field="kind"):
-    """An exported file and everything that decides whether it may be compared with another."""
+class ExportSpec(Record, frozen=True):
+    """What decides the content of an exported file: asked for before it exists, and noted of it afterwards."""
 
     model: str
     variant: str
-    head: Head
-    classes: int
+    head: Head  # asked for: of random weights, a checkpoint tells its own
+    classes: int  # likewise
     backend: str
     precision: str
-    shape: Shape
+    shape: Shape  # of a file that takes several, its default
     fused: Fuse
     weights: Weights
-    toolchain: dict[str, str]  # package -> version, of everything that shaped the file
-    path: str  # name of the file beside the side-car
+    toolchain: dict[str, str]  # package -> version, of everything that shapes the file
+    path: str  # where the file goes; of an artifact its name beside the side-car
+    options: dict[str, str] = {}  # of the backend, those that shape the file
+    functions: tuple[Shape, ...] = ()  # of a file that takes several shapes, all of them
+
+    @property
+    def key(self) -> str:
+        """Eight hex digits over everything that decides a file's content; files with one key are interchangeable.
+
+        The number of classes and the head follow from a checkpoint's content, so they count for random weights only. A
+        checkpoint's name does not count.
+        """
+        import hashlib  # here, because `--help` would wait for OpenSSL
+
+        weights = self.weights
+        drawn: tuple[int | str | None, ...] | str | None = weights.sha256
+        if weights.origin == "random":
+            drawn = (weights.seed, self.head, self.classes, *([weights.draw] if weights.draw > 1 else ()))
+        decisive = (
+            self.model,
+            self.variant,
+            self.backend,
+            self.precision,
+            self.shape,
+            self.fused,
+            drawn,
+            self.toolchain,
+        )
+        if self.options or self.functions:
+            decisive = (*decisive, self.options, self.functions)
+        return hashlib.sha256(msgspec.json.encode(decisive, order="sorted")).hexdigest()[:8]
+
+
+class Artifact(ExportSpec, frozen=True, kw_only=True, tag="artifact", tag_field="kind"):
+    """An exported file, and what is known of it."""
+
     sha256: str | None  # of the file, or of the files in a package; None where only a report of it was seen
     size_bytes: int
     params: int  # of the exported network
     macs: int  # multiply-accumulates of one batch, counted on the exported network
     parity: Parity | None  # the worst of `proofs`; None where only a report of the file was seen
     proofs: dict[str, Parity] = {}  # by what was looked at, where that is more than one thing
-    options: dict[str, str] = {}  # of the backend, those that shape the file
-    functions: tuple[Shape, ...] = ()  # of a file that takes several shapes, all of them
     operations: dict[str, int] = {}  # kind -> how many the file's program has, where the backend counts them
     half_weights: HalfWeights | None = None  # what FP16 made of the weights, where the backend tells
     traffic: Traffic | None = None  # counted on the file, where the backend can
 
-    @property
-    def key(self) -> str:
-        """Eight hex digits over what was asked for; artifacts with one key are interchangeable."""
-        return artifact_key(self)
+
+Answer = TypeVar("Answer")
 
 
-def artifact_key(asked: "Artifact | ExportJob") -> str:
-    """Eight hex digits over everything that decides an artifact's content; known before the file exists.
+class Job(Generic[Answer]):
+    """A piece of work for a process of its own, by the type of what it answers."""
 
-    The number of classes and the head follow from a checkpoint's content, so they count for random weights only. A
-    checkpoint's name does not count.
-    """
-    import hashlib  # here, because `--help` would wait for OpenSSL
-
-    weights = asked.weights
-    drawn: tuple[int | str | None, ...] | str | None = weights.sha256
-    if weights.origin == "random":
-        drawn = (weights.seed, asked.head, asked.classes, *([weights.draw] if weights.draw > 1 else ()))
-    decisive = (
-        asked.model,
-        asked.variant,
-        asked.backend,
-        asked.precision,
-        asked.shape,
-        asked.fused,
-        drawn,
-        asked.toolchain,
-    )
-    if asked.options or asked.functions:
-        decisive = (*decisive, asked.options, asked.functions)
-    return hashlib.sha256(msgspec.json.encode(decisive, order="sorted")).hexdigest()[:8]
+    __slots__ = ()
 
 
-class ExportJob(Record, frozen=True, tag="export", tag_field="job"):
+class ExportJob(ExportSpec, Job[Artifact], frozen=True, kw_only=True, tag="export", tag_field="job"):
     """What one export is asked for."""
 
-    model: str
-    variant: str
-    head: Head  # of random weights; a checkpoint tells its own
-    classes: int  # likewise
     checkpoint: str | None
-    weights: Weights
-    backend: str
-    precision: str
-    shape: Shape
-    fused: Fuse
     device: Device  # the proof runs the file with its options
-    toolchain: dict[str, str]
-    path: str  # where the file goes
-    options: dict[str, str] = {}  # of the backend, those that shape the file
-    functions: tuple[Shape, ...] = ()  # all shapes of a file that takes several; `shape` is its default
     labels: tuple[str, ...] = ()  # class names to put into the file; `options` holds their digest
 
 
-class EngineJob(Record, frozen=True, tag="engine", tag_field="job"):
+class EngineBuilt(Record, frozen=True, tag="equipped", tag_field="kind"):
+    """An engine that was built, or was there."""
+
+    parity: Parity | None  # of what it computes; None where it cannot be run on this machine
+
+
+class EngineJob(Record, Job[EngineBuilt], frozen=True, tag="engine", tag_field="job"):
     """What one engine is asked for: that of a file which an export made."""
 
     export: ExportJob
@@ -889,17 +891,22 @@ class Cell(Record, frozen=True, order=False):
 Stage = Literal["export", "parity", "engine", "timing", "accuracy"]  # of what is done for a cell
 
 
-class Failure(Record, frozen=True, tag="failure", tag_field="kind"):
-    """A cell that gave no figure, and why."""
+class CellError(Record, frozen=True, tag="trouble", tag_field="kind"):
+    """Why there is nothing of a cell, and where in its work that was."""
 
-    finished: str  # UTC, ISO 8601
-    cell: Cell
     stage: Stage
     reason: str
     log: str = ""  # the end of what the process had said, where it died
 
 
-class TimingJob(Record, frozen=True, tag="timing", tag_field="job"):
+class Failure(CellError, frozen=True, kw_only=True, tag="failure", tag_field="kind"):  # noqa: N818 - no exception
+    """A cell that gave no figure, as a run keeps it."""
+
+    finished: str  # UTC, ISO 8601
+    cell: Cell
+
+
+class TimingJob(Record, Job[Measurement], frozen=True, tag="timing", tag_field="job"):
     """What one measurement is asked for."""
 
     artifact: Artifact
@@ -954,20 +961,6 @@ class Evaluation(Record, frozen=True):
     decoder: str  # what decoded and resized them, with its version
 
 
-class EvaluationJob(Record, frozen=True, tag="evaluation", tag_field="job"):
-    """What one evaluation is asked for."""
-
-    artifact: Artifact
-    export: ExportJob  # its path is that of the exported file
-    on_device: bool  # or by what proves such files anywhere
-    machine: Machine
-    folder: str
-    pictures: tuple[Picture, ...]  # all of them
-    first: int  # number of the first picture that is still to be looked at
-    preprocessing: Preprocessing
-    workers: int
-
-
 class Tally(Record, frozen=True, tag="tally", tag_field="kind"):
     """What some consecutive images of an evaluation gave; tallies follow one another without a gap."""
 
@@ -979,6 +972,20 @@ class Tally(Record, frozen=True, tag="tally", tag_field="kind"):
     top5: int | None  # or one of the five highest; None of a network with fewer than six classes
     overflowed: int = 0  # images for which some score was NaN or infinite: they count as wrong
     unreadable: tuple[Unreadable, ...] = ()
+
+
+class EvaluationJob(Record, Job[Tally], frozen=True, tag="evaluation", tag_field="job"):
+    """What one evaluation is asked for."""
+
+    artifact: Artifact
+    export: ExportJob  # its path is that of the exported file
+    on_device: bool  # or by what proves such files anywhere
+    machine: Machine
+    folder: str
+    pictures: tuple[Picture, ...]  # all of them
+    first: int  # number of the first picture that is still to be looked at
+    preprocessing: Preprocessing
+    workers: int
 
 
 class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
@@ -1142,7 +1149,19 @@ class Peak(Record, frozen=True):
         return found
 
 
-class ProbeJob(Record, frozen=True, tag="probe", tag_field="job"):
+class ProbeWritten(Record, frozen=True, tag="written", tag_field="kind"):
+    """A probe's file lies where it should."""
+
+
+class ProbeTimed(Record, frozen=True, tag="probed", tag_field="kind"):
+    """A probe was timed in one process."""
+
+    best_ns: int  # the lowest of the medians of its sets of runs
+    window: Window
+    clock: str
+
+
+class ProbeJob(Record, Job[ProbeWritten], frozen=True, tag="probe", tag_field="job"):
     """What is asked of a process that writes a probe's file, in the form of the device's toolkit."""
 
     probe: Probe
@@ -1150,7 +1169,7 @@ class ProbeJob(Record, frozen=True, tag="probe", tag_field="job"):
     path: str  # where the file goes
 
 
-class ProbeTimingJob(Record, frozen=True, tag="probe-timing", tag_field="job"):
+class ProbeTimingJob(Record, Job[ProbeTimed], frozen=True, tag="probe-timing", tag_field="job"):
     """What is asked of a process that times that file."""
 
     probe: Probe

@@ -22,6 +22,7 @@ from fastvit_bench.errors import (
 )
 from fastvit_bench.records import (
     Artifact,
+    CellError,
     Device,
     EngineJob,
     Failure,
@@ -37,7 +38,7 @@ from fastvit_bench.records import (
 )
 from fastvit_bench.report import store
 from fastvit_bench.verdicts import NoBaseline, Outcome
-from fastvit_bench.worker import Trouble, Worker
+from fastvit_bench.worker import Worker
 
 Command = tuple[str, ...]
 
@@ -54,7 +55,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Missing:
+class Unavailable:
     """A side of a cell that is not there, and why."""
 
     name: str  # of the cell
@@ -63,7 +64,7 @@ class Missing:
     outcome: Outcome = Outcome.INCOMPARABLE  # what is concluded of its cell
 
 
-BaseSide = Entry | Measurement | Missing
+BaseSide = Entry | Measurement | Unavailable
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Pair:
 
     name: str
     base: BaseSide
-    head: Entry | Missing
+    head: Entry | Unavailable
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ def made(
     timeout_s: float,
     command: Command = (),
     notify: Callable[[str], None] = lambda what: None,
-) -> list[Entry | Missing]:
+) -> list[Entry | Unavailable]:
     """Export what is missing of some models at some shapes; a cell that fails comes back by name, with the reason."""
     request = Request(
         device=device,
@@ -213,7 +214,7 @@ def made(
     )
     steps = sweep.plan(request, models)
     sweep.check_checkpoints(request, steps)
-    found: list[Entry | Missing] = []
+    found: list[Entry | Unavailable] = []
     with Worker() as exporter:
         for step in steps:
             reply = sweep.ready(
@@ -221,16 +222,16 @@ def made(
                 exporter,
                 timeout_s,
                 lambda step, what: notify(f"{what} {label}: {step.cell.label}"),
-                engine=False,  # `equip` builds those of all sides
+                engine=False,  # `build_engines` builds those of all sides
             )
-            if isinstance(reply, Trouble):
-                found.append(Missing(step.cell.label, reply.reason, reply.stage))
+            if isinstance(reply, CellError):
+                found.append(Unavailable(step.cell.label, reply.reason, reply.stage))
             else:
                 found.append(Entry(label, reply, Path(sweep.file_of(step, reply)), step.job.device, command))
     return found
 
 
-def equip(side: Iterable["BaseSide"], timeout_s: float) -> None:
+def build_engines(side: Iterable["BaseSide"], timeout_s: float) -> None:
     """Build the engines of a side's files that lack them, where the toolkit runs engines.
 
     Raises `ParityError` for one that computes something else, `UnavailableError` for one that cannot be built.
@@ -240,7 +241,7 @@ def equip(side: Iterable["BaseSide"], timeout_s: float) -> None:
         for entry in entries:
             asked = build.asked_for(entry.path, backends.get(entry.device.backend))
             reply = builder.ask(EngineJob(export=msgspec.structs.replace(asked, device=entry.device)), timeout_s)
-            if isinstance(reply, Trouble):
+            if isinstance(reply, CellError):
                 kind = ParityError if reply.stage == "parity" else UnavailableError
                 raise kind(f"{entry.path}: {reply.reason.rstrip('.')}.")
 
@@ -250,7 +251,7 @@ def name_of(artifact: Artifact) -> str:
     return cell_name(artifact.model, artifact.shape)
 
 
-def by_name(base: Sequence[BaseSide], head: Sequence[Entry | Missing], wanted: Sequence[str] = ()) -> list[Pair]:
+def by_name(base: Sequence[BaseSide], head: Sequence[Entry | Unavailable], wanted: Sequence[str] = ()) -> list[Pair]:
     """Cells of the gate: sides of one name are compared, and a name that one side lacks is a cell without a figure.
 
     So is a name of `wanted` that both lack. Where the base has nothing at all of a model, there is no baseline.
@@ -260,15 +261,15 @@ def by_name(base: Sequence[BaseSide], head: Sequence[Entry | Missing], wanted: S
     known = {_model(side) for side in base}
     found: list[Pair] = []
     for name in dict.fromkeys([*wanted, *ours, *theirs]):
-        here = ours.get(name, Missing(name, "this tree lacks it"))
+        here = ours.get(name, Unavailable(name, "this tree lacks it"))
         assert not isinstance(here, Measurement)
         there = theirs.get(name)
-        if there is None and not isinstance(here, Missing) and here.artifact.model not in known:
+        if there is None and not isinstance(here, Unavailable) and here.artifact.model not in known:
             reason = f"the baseline has no model '{here.artifact.model}' yet, so there is nothing to compare with"
-            there = Missing(name, reason, outcome=Outcome.NO_BASELINE)
-        if isinstance(here, Missing) and isinstance(there, Missing) and there.outcome is Outcome.NO_BASELINE:
+            there = Unavailable(name, reason, outcome=Outcome.NO_BASELINE)
+        if isinstance(here, Unavailable) and isinstance(there, Unavailable) and there.outcome is Outcome.NO_BASELINE:
             there = here  # a file that this tree could not make is no first gate that may pass
-        found.append(Pair(name, there or Missing(name, "the baseline lacks it"), here))
+        found.append(Pair(name, there or Unavailable(name, "the baseline lacks it"), here))
     if not found:
         raise NotComparableError("There are no cells to compare; name models and sizes in [gate] of benchmark.toml.")
     return found
@@ -276,7 +277,7 @@ def by_name(base: Sequence[BaseSide], head: Sequence[Entry | Missing], wanted: S
 
 def _model(side: BaseSide) -> str:
     """Of which model a side is; a missing one names its cell, which begins with it."""
-    if isinstance(side, Missing):
+    if isinstance(side, Unavailable):
         return side.name.rsplit(" ", 2)[0]
     return side.artifact.model
 
@@ -321,7 +322,7 @@ def _shape_name(base: Entry, head: Entry) -> str:
 def _named(side: Sequence[BaseSide], whose: str) -> dict[str, BaseSide]:
     found: dict[str, BaseSide] = {}
     for each in side:
-        name = each.name if isinstance(each, Missing) else cell_of(each)
+        name = each.name if isinstance(each, Unavailable) else cell_of(each)
         if name in found:
             raise NotComparableError(
                 f"{whose[0].upper()}{whose[1:]} holds two artifacts for {name}; keep those of one precision and fuse "
@@ -356,7 +357,7 @@ def anything_goes(base: BaseSide, head: Entry) -> list[str]:
 
 def differences(base: BaseSide, head: Entry) -> list[str]:
     """What forbids a gate to compare two sides: ``precision: fp16 there, fp32 here``. A cell's model may change."""
-    if isinstance(base, Missing):
+    if isinstance(base, Unavailable):
         return []
     theirs, ours = base.artifact, head.artifact
     assert isinstance(theirs, Artifact)
@@ -380,14 +381,14 @@ def exported_by(
     shapes: Sequence[Shape],
     device: Device,
     notify: Callable[[str], None] = lambda what: None,
-) -> Generator[list[Entry | Missing]]:
+) -> Generator[list[Entry | Unavailable]]:
     """What a revision exports of the cells, by its own code and configuration; the files are gone afterwards.
 
     A model that the revision cannot export is a missing cell, one that it does not have is a cell without a baseline.
     Raises what `revisions` does.
     """
     backend, kept = backends.get(device.backend), Path(settings.paths.models)
-    found: list[Entry | Missing] = []
+    found: list[Entry | Unavailable] = []
     with (
         revisions.checked_out(name, kept / ".environments", notify) as revision,
         tempfile.TemporaryDirectory(prefix="fastvit-bench-") as temporary,
@@ -398,11 +399,11 @@ def exported_by(
             cells = [cell_name(spec.name, shape) for shape in shapes]
             if not configuration.is_file():
                 reason = f"{name} has no {configuration.name} yet, so there is nothing to compare with"
-                found += [Missing(cell, reason, outcome=Outcome.NO_BASELINE) for cell in cells]
+                found += [Unavailable(cell, reason, outcome=Outcome.NO_BASELINE) for cell in cells]
                 continue
             if spec.name not in old:
                 reason = f"{name} has no model '{spec.name}' yet, so there is nothing to compare with"
-                found += [Missing(cell, reason, outcome=Outcome.NO_BASELINE) for cell in cells]
+                found += [Unavailable(cell, reason, outcome=Outcome.NO_BASELINE) for cell in cells]
                 continue
             place = Path(temporary) / spec.name
             words = ["--target", backend.target, "--model", spec.name, "--batch", str(device.batch)]
@@ -418,7 +419,7 @@ def exported_by(
             try:
                 revisions.export(revision, words, settings.sweep.timeout_s)
             except UnavailableError as error:
-                found += [Missing(cell, str(error).rstrip("."), "export") for cell in cells]
+                found += [Unavailable(cell, str(error).rstrip("."), "export") for cell in cells]
                 continue
             found += lying(place, device, f"{name} ({revision.commit[:8]})")
         yield found
@@ -450,7 +451,7 @@ def advised(pairs: Sequence[Pair], policy: NoBaseline) -> list[Pair]:
     }
     return [
         replace(pair, base=replace(pair.base, reason=f"{pair.base.reason}; {advice[policy]}"))
-        if isinstance(pair.base, Missing) and pair.base.outcome is Outcome.NO_BASELINE
+        if isinstance(pair.base, Unavailable) and pair.base.outcome is Outcome.NO_BASELINE
         else pair
         for pair in pairs
     ]
@@ -467,7 +468,7 @@ def stored(path: Path, device: Device, machine: Machine) -> list[BaseSide]:
     for line in file.lines:
         if isinstance(line, Failure):
             name = line.cell.label
-            found.setdefault(name, Missing(name, f"the stored run failed there: {line.reason}", line.stage))
+            found.setdefault(name, Unavailable(name, f"the stored run failed there: {line.reason}", line.stage))
         if isinstance(line, Measurement) and isinstance(line.artifact, Artifact):
             found[name_of(line.artifact)] = line
     measured = [each for each in found.values() if isinstance(each, Measurement)]
@@ -483,7 +484,7 @@ def stored(path: Path, device: Device, machine: Machine) -> list[BaseSide]:
                 f"--baseline DIR or --baseline-rev, or store a new baseline on this machine."
             )
     lacking = [cell.label for cell in file.runs[0].cells if cell.label not in found]
-    return [*found.values(), *(Missing(name, "the stored run ended before it") for name in lacking)]
+    return [*found.values(), *(Unavailable(name, "the stored run ended before it") for name in lacking)]
 
 
 def host_hints(bases: Iterable[BaseSide], machine: Machine) -> list[str]:
@@ -567,7 +568,7 @@ def resolve(
             command=command,
             notify=notify,
         ):
-            if isinstance(each, Missing):
+            if isinstance(each, Unavailable):
                 kind = ParityError if each.stage == "parity" else UnavailableError
                 raise kind(f"{each.name} ({asked.label}) gave no file: {each.reason}")
             entries.append(each)
@@ -591,7 +592,7 @@ def both(
     for at in (first, 1 - first):
         wanted = shapes or [entry.artifact.shape for side in sides.values() for entry in side]
         sides[at] = resolve(asked[at], settings, wanted, commands[at], notify)
-        equip(sides[at], settings.sweep.timeout_s)
+        build_engines(sides[at], settings.sweep.timeout_s)
     return by_shape(sides[0], sides[1])
 
 

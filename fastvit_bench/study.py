@@ -13,7 +13,7 @@ from fastvit_bench.errors import FastViTBenchError, NotComparableError, Unavaila
 from fastvit_bench.records import Artifact, Device, Machine, Method, ModelSpec, Request, Shape
 from fastvit_bench.report import store
 from fastvit_bench.report import studies as written
-from fastvit_bench.sides import Entry, Missing, Pair
+from fastvit_bench.sides import Entry, Pair, Unavailable
 from fastvit_bench.stats.intervals import median
 from fastvit_bench.studies import SCHEMA, Contestant, Match, Study, StudyResult, StudyRow
 from fastvit_bench.sweep import Step
@@ -82,7 +82,7 @@ class Planned:
     """A study, ready to be measured: its file on the disk, and how each contestant is made."""
 
     result: StudyResult
-    steps: Mapping[Contestant, Step | Missing]
+    steps: Mapping[Contestant, Step | Unavailable]
 
     @property
     def left(self) -> list[Match]:
@@ -92,7 +92,7 @@ class Planned:
     def state(self, each: Contestant) -> str:
         """Of a contestant's file, in words."""
         step = self.steps[each]
-        if isinstance(step, Missing):
+        if isinstance(step, Unavailable):
             return f"cannot be made: {step.reason}"
         return "to export" if step.cached is None else "exported already"
 
@@ -142,8 +142,8 @@ def resumed(result: StudyResult, settings: config.Config, machine: Machine) -> P
     return Planned(result, _steps(result, settings))
 
 
-def _steps(result: StudyResult, settings: config.Config) -> dict[Contestant, Step | Missing]:
-    found: dict[Contestant, Step | Missing] = {}
+def _steps(result: StudyResult, settings: config.Config) -> dict[Contestant, Step | Unavailable]:
+    found: dict[Contestant, Step | Unavailable] = {}
     for match in result.matches:
         for each in (match.reference, match.row):
             if each not in found:
@@ -151,7 +151,7 @@ def _steps(result: StudyResult, settings: config.Config) -> dict[Contestant, Ste
     return found
 
 
-def _step(each: Contestant, result: StudyResult, settings: config.Config) -> Step | Missing:
+def _step(each: Contestant, result: StudyResult, settings: config.Config) -> Step | Unavailable:
     """How a contestant's file is made; what it lacks is told by the cell and stops no other."""
     try:
         check_size(each.shape.height, each.shape.width, catalogue.find(_spec(each.row, settings).variant).stride)
@@ -168,7 +168,7 @@ def _step(each: Contestant, result: StudyResult, settings: config.Config) -> Ste
     except UnavailableError:  # a package that is not installed: no row that needs it could be made
         raise
     except FastViTBenchError as error:
-        return Missing(each.name, str(error), "export")
+        return Unavailable(each.name, str(error), "export")
     return step
 
 
@@ -244,11 +244,11 @@ def run(
     """
     result, timeout_s = planned.result, settings.sweep.timeout_s
     needed = dict.fromkeys(each for match in planned.left for each in (match.reference, match.row))
-    entries: dict[Contestant, Entry | Missing] = {}
+    entries: dict[Contestant, Entry | Unavailable] = {}
     with Worker() as exporter:
         for each in needed:
             entries[each] = _entry(each, planned.steps[each], exporter, timeout_s, say)
-    sides.equip(entries.values(), timeout_s)
+    sides.build_engines(entries.values(), timeout_s)
     contest_plan = Plan(looks=(result.blocks,), max_time_s=float("inf"), seed=result.seed, turns=result.turns)
     for match in planned.left:
         pair = Pair(match.name, entries[match.reference], entries[match.row])
@@ -273,16 +273,16 @@ def _told(cell: CellResult) -> CellResult:
 
 
 def _entry(
-    each: Contestant, step: Step | Missing, exporter: Worker, timeout_s: float, say: Callable[[str], None]
-) -> Entry | Missing:
-    if isinstance(step, Missing):
+    each: Contestant, step: Step | Unavailable, exporter: Worker, timeout_s: float, say: Callable[[str], None]
+) -> Entry | Unavailable:
+    if isinstance(step, Unavailable):
         return step
     reply = sweep.ready(
         step, exporter, timeout_s, lambda step, what: say(f"{what} {each.name} ({step.cell.model})"), engine=False
     )
     if isinstance(reply, Artifact):
         return Entry(each.name, reply, Path(sweep.file_of(step, reply)), step.job.device)
-    return Missing(each.name, f"{each.row.label}: {reply.reason}", reply.stage)
+    return Unavailable(each.name, f"{each.row.label}: {reply.reason}", reply.stage)
 
 
 def file_of(result: StudyResult, results: Path) -> Path:

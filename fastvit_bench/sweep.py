@@ -23,6 +23,7 @@ from fastvit_bench.records import (
     SLOW,
     Artifact,
     Cell,
+    CellError,
     Device,
     EngineJob,
     ExportJob,
@@ -39,7 +40,7 @@ from fastvit_bench.records import (
 from fastvit_bench.report import store
 from fastvit_bench.stats.intervals import median
 from fastvit_bench.store import speeds
-from fastvit_bench.worker import Equipped, ReferenceJob, ReferenceTimed, Trouble, Worker, timed
+from fastvit_bench.worker import ReferenceJob, ReferenceTimed, Worker, timed
 
 # A first guess of how many multiply-accumulates per second one core does, for the estimate before anything has been
 # measured here. It decides nothing.
@@ -161,7 +162,7 @@ def run(
         for number, step in enumerate(steps):
             patience.share(len(steps) - number)
             made = ready(step, exporter, request.timeout_s, notify)
-            if isinstance(made, Trouble):
+            if isinstance(made, CellError):
                 yield _record(path, failure(step, made))
                 continue
             notify(step, "timing")
@@ -240,22 +241,20 @@ class _Patience:
 
 def ready(
     step: Step, exporter: Worker, timeout_s: float, notify: Callable[[Step, str], None], *, engine: bool = True
-) -> Artifact | Trouble:
+) -> Artifact | CellError:
     """The step's artifact, exported and proved if there is none yet, and its engine where the toolkit runs engines."""
     artifact = step.cached
     if artifact is None:
         notify(step, "exporting")
         reply = exporter.ask(step.job, timeout_s)
-        if not isinstance(reply, Artifact):
-            assert isinstance(reply, Trouble)
+        if isinstance(reply, CellError):
             return reply
         artifact = reply
     if engine and backends.get(step.job.backend).engines is not None:
         notify(step, "building")
         built = msgspec.structs.replace(step.job, path=file_of(step, artifact))
         reply = exporter.ask(EngineJob(export=built), timeout_s)
-        if not isinstance(reply, Equipped):
-            assert isinstance(reply, Trouble)
+        if isinstance(reply, CellError):
             return reply
     return artifact
 
@@ -403,16 +402,10 @@ def _header(identity: str, started: datetime, request: Request, cells: tuple[Cel
     )
 
 
-def failure(step: Step, trouble: object) -> Failure:
-    """What a worker could not do, as a line."""
-    assert isinstance(trouble, Trouble)
-    return Failure(
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        cell=step.cell,
-        stage=trouble.stage,
-        reason=trouble.reason,
-        log=trouble.log,
-    )
+def failure(step: Step, error: CellError) -> Failure:
+    """What could not be done of a step, as a line of the run."""
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    return Failure(finished=finished, cell=step.cell, **msgspec.structs.asdict(error))
 
 
 def _record(path: Path, result: Measurement | Failure) -> Measurement | Failure:

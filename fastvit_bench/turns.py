@@ -17,9 +17,20 @@ import fastvit_bench
 from fastvit_bench import backends, revisions
 from fastvit_bench.errors import UnavailableError
 from fastvit_bench.measure import machine as machines
-from fastvit_bench.records import Artifact, Device, GpuState, Machine, Measurement, TimingJob, gpu_warnings
+from fastvit_bench.records import (
+    Answer,
+    Artifact,
+    CellError,
+    Device,
+    GpuState,
+    Job,
+    Machine,
+    Measurement,
+    TimingJob,
+    gpu_warnings,
+)
 from fastvit_bench.report import judge
-from fastvit_bench.sides import BaseSide, Entry, Missing, Pair, differences
+from fastvit_bench.sides import BaseSide, Entry, Pair, Unavailable, differences
 from fastvit_bench.stats.intervals import median
 from fastvit_bench.verdicts import (
     SCHEMA,
@@ -34,7 +45,7 @@ from fastvit_bench.verdicts import (
     Turns,
     Verdict,
 )
-from fastvit_bench.worker import Opened, OpenJob, Trouble, Turned, TurnJob, WarmedUp, WarmUpJob, Worker, can_stop, timed
+from fastvit_bench.worker import Opened, OpenJob, TurnJob, WarmUpJob, Worker, can_stop, timed
 
 # A block counts as disturbed where other processes used more than this share of one processor while it ran, or the
 # hypervisor took more than this share of all. A quiet Linux machine shows 1 to 3 and 0.
@@ -68,7 +79,7 @@ class _Progress:
     head: Side | None = None
     runs: int = 0  # in a turn; set by the first block and the same ever after
     references: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])  # of blocks against a stored base
-    failed: Missing | None = None
+    failed: Unavailable | None = None
 
     @property
     def counted(self) -> list[Block]:
@@ -176,7 +187,7 @@ class Contest:
         cell = self.cells[name]
         for attempt in range(REPEATS + 1):
             found = self.measure(name)
-            if isinstance(found, Missing):
+            if isinstance(found, Unavailable):
                 cell.failed = found
                 return
             self._disturbed_in_a_row = self._disturbed_in_a_row + 1 if found.disturbed else 0
@@ -185,11 +196,11 @@ class Contest:
             if not again:
                 return
 
-    def measure(self, name: str) -> Block | Missing:
+    def measure(self, name: str) -> Block | Unavailable:
         """One block of a cell, whatever disturbs it; not kept."""
         cell, pair = self.cells[name], self._pairs[name]
         assert isinstance(pair.head, Entry)
-        assert not isinstance(pair.base, Missing)
+        assert not isinstance(pair.base, Unavailable)
         if isinstance(pair.base, Measurement):
             return self._against_stored(pair, cell)
         since = machines.now_s()
@@ -204,7 +215,7 @@ class Contest:
             opened: list[Opened] = []
             for (entry, worker), job in zip(loaded, jobs, strict=True):
                 reply = worker.receive(job, self._timeout_s)
-                if not isinstance(reply, Opened):
+                if isinstance(reply, CellError):
                     return _broken(pair.name, entry, reply)
                 opened.append(reply)
             stops = self._stops(pair.head)
@@ -213,7 +224,7 @@ class Contest:
             runs_ns: list[int] = []
             for entry, worker in loaded:
                 warm = self._alone(worker, stops, WarmUpJob(turns=self.plan.turns))
-                if not isinstance(warm, WarmedUp):
+                if isinstance(warm, CellError):
                     return _broken(pair.name, entry, warm)
                 runs_ns.append(warm.run_ns)
             problem = self._introduced(pair, cell, opened, max(runs_ns))
@@ -226,7 +237,7 @@ class Contest:
         """Whether a side is halted while the other runs: where both compute on the processor."""
         return self.plan.turns.idle == "stopped" and not _on_gpu(entry)
 
-    def _alone(self, worker: Worker, stops: bool, job: WarmUpJob | TurnJob) -> object:
+    def _alone(self, worker: Worker, stops: bool, job: Job[Answer]) -> Answer | CellError:
         """Ask a side while the other is halted."""
         if stops:
             worker.go_on()
@@ -259,7 +270,7 @@ class Contest:
         assert isinstance(base, Entry)
         return max(1, base.artifact.macs)
 
-    def _introduced(self, pair: Pair, cell: _Progress, opened: Sequence[Opened], slower: int) -> Missing | None:
+    def _introduced(self, pair: Pair, cell: _Progress, opened: Sequence[Opened], slower: int) -> Unavailable | None:
         """Note what the sides turned out to be; returns why their times must not be compared, if so.
 
         `slower` is the nanoseconds of a run of the slower side.
@@ -272,14 +283,14 @@ class Contest:
         for what in ("window", "clock", "pacing"):
             there, here = getattr(base, what), getattr(head, what)
             if there != here:
-                return Missing(pair.name, f"not comparable: {what}: {there} there, {here} here")
+                return Unavailable(pair.name, f"not comparable: {what}: {there} there, {here} here")
         if cell.base is None:
             cell.base, cell.head = base, head
             turns = self.plan.turns
             cell.runs = max(1, min(turns.runs, 1_000_000 * turns.turn_ms // max(1, slower)))
         return None
 
-    def _turns(self, pair: Pair, cell: _Progress, base: Worker, head: Worker) -> Block | Missing:
+    def _turns(self, pair: Pair, cell: _Progress, base: Worker, head: Worker) -> Block | Unavailable:
         """The turns of one block, both sides loaded."""
         plan, number = self.plan.turns, len(cell.blocks) + 1
         order = judge.block_order(self.plan, pair.name, number)
@@ -294,7 +305,7 @@ class Contest:
                 machines.rest(plan.pause_ms / 1e3)
             worker, entry = (base, pair.base) if letter == "A" else (head, pair.head)
             reply = self._alone(worker, stops, TurnJob(runs=cell.runs, untimed=plan.settle))
-            if not isinstance(reply, Turned):
+            if isinstance(reply, CellError):
                 return _broken(pair.name, entry, reply)
             taken[letter].append(reply.samples_ns)
             looks += [_without_counterpart(reply.gpu)] if reply.gpu else []
@@ -304,7 +315,7 @@ class Contest:
         )
         return msgspec.structs.replace(block, disturbed=tuple(disturbances(block)))
 
-    def _against_stored(self, pair: Pair, cell: _Progress) -> Block | Missing:
+    def _against_stored(self, pair: Pair, cell: _Progress) -> Block | Unavailable:
         """One fresh process of the head, set against a figure of another day."""
         base, entry = pair.base, pair.head
         assert isinstance(base, Measurement)
@@ -324,7 +335,7 @@ class Contest:
         for what in ("window", "clock", "pacing", "method"):
             there, here = getattr(base, what), getattr(reply, what)
             if there != here:
-                return Missing(pair.name, f"not comparable: {what}: {there} there, {here} here")
+                return Unavailable(pair.name, f"not comparable: {what}: {there} there, {here} here")
         if cell.head is None:
             cell.base, cell.head = _side_of(base, "stored"), _side_of(reply, entry.label)
         there, here = base.reference_median_ns, reply.reference_median_ns
@@ -402,19 +413,18 @@ def _worker(entry: Entry) -> Worker:
     return Worker(entry.command) if entry.command else Worker()
 
 
-def _unable(pair: Pair, same: Callable[[BaseSide, Entry], list[str]]) -> Missing | None:
+def _unable(pair: Pair, same: Callable[[BaseSide, Entry], list[str]]) -> Unavailable | None:
     """Why a pair cannot be compared, before anything is measured."""
     for side in (pair.base, pair.head):
-        if isinstance(side, Missing):
+        if isinstance(side, Unavailable):
             return side
     assert isinstance(pair.head, Entry)
     apart = same(pair.base, pair.head)
-    return Missing(pair.name, "not comparable: " + "; ".join(apart)) if apart else None
+    return Unavailable(pair.name, "not comparable: " + "; ".join(apart)) if apart else None
 
 
-def _broken(name: str, entry: Entry, reply: object) -> Missing:
-    assert isinstance(reply, Trouble)
-    return Missing(name, f"{entry.label}: {reply.reason}", reply.stage)
+def _broken(name: str, entry: Entry, error: CellError) -> Unavailable:
+    return Unavailable(name, f"{entry.label}: {error.reason}", error.stage)
 
 
 def _side(entry: Entry, opened: Opened, machine: Machine) -> Side:

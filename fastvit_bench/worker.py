@@ -23,7 +23,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, cast
 
 import msgspec
 
@@ -31,12 +31,16 @@ from fastvit_bench import backends, build, probing
 from fastvit_bench.backends import Session
 from fastvit_bench.errors import FastViTBenchError, ParityError
 from fastvit_bench.records import (
+    Answer,
     Artifact,
+    CellError,
     Device,
+    EngineBuilt,
     EngineJob,
     EvaluationJob,
     ExportJob,
     GpuState,
+    Job,
     LayerTime,
     Machine,
     Measurement,
@@ -44,7 +48,9 @@ from fastvit_bench.records import (
     Pacing,
     Parity,
     ProbeJob,
+    ProbeTimed,
     ProbeTimingJob,
+    ProbeWritten,
     Record,
     Samples,
     SpeedCheck,
@@ -54,46 +60,6 @@ from fastvit_bench.records import (
     Window,
 )
 from fastvit_bench.verdicts import Turns
-
-
-class OpenJob(Record, frozen=True, tag="open", tag_field="job"):
-    """Load an artifact, see that it computes what it should, and keep it for the turns to come."""
-
-    artifact: Artifact
-    path: str  # of the exported file
-    device: Device
-    machine: Machine
-
-
-class WarmUpJob(Record, frozen=True, tag="warm-up", tag_field="job"):
-    """Warm up what was opened, until it is steady."""
-
-    turns: Turns
-
-
-class TurnJob(Record, frozen=True, tag="turn", tag_field="job"):
-    """Some runs of what was opened."""
-
-    runs: int
-    untimed: int  # in front
-
-
-class ReferenceJob(Record, frozen=True, tag="reference", tag_field="job"):
-    """Time the reference workload."""
-
-
-Job = (
-    ExportJob
-    | EngineJob
-    | TimingJob
-    | EvaluationJob
-    | ProbeJob
-    | ProbeTimingJob
-    | OpenJob
-    | WarmUpJob
-    | TurnJob
-    | ReferenceJob
-)
 
 
 class Opened(Record, frozen=True, tag="opened", tag_field="kind"):
@@ -126,34 +92,56 @@ class Turned(Record, frozen=True, tag="turned", tag_field="kind"):
     gpu: GpuState | None = None  # a look after it
 
 
-class Equipped(Record, frozen=True, tag="equipped", tag_field="kind"):
-    """An engine that was built, or was there."""
+class OpenJob(Record, Job[Opened], frozen=True, tag="open", tag_field="job"):
+    """Load an artifact, see that it computes what it should, and keep it for the turns to come."""
 
-    parity: Parity | None  # of what it computes; None where it cannot be run on this machine
-
-
-class Written(Record, frozen=True, tag="written", tag_field="kind"):
-    """A probe's file lies where it should."""
-
-
-class Probed(Record, frozen=True, tag="probed", tag_field="kind"):
-    """A probe was timed in this process."""
-
-    best_ns: int  # the lowest of the medians of its sets of runs
-    window: Window
-    clock: str
+    artifact: Artifact
+    path: str  # of the exported file
+    device: Device
+    machine: Machine
 
 
-class Trouble(Record, frozen=True, tag="trouble", tag_field="kind"):
-    """A job that gave nothing, and why."""
+class WarmUpJob(Record, Job[WarmedUp], frozen=True, tag="warm-up", tag_field="job"):
+    """Warm up what was opened, until it is steady."""
 
-    stage: Stage
-    reason: str
-    log: str = ""  # the end of what a process that died had said
+    turns: Turns
 
 
+class TurnJob(Record, Job[Turned], frozen=True, tag="turn", tag_field="job"):
+    """Some runs of what was opened."""
+
+    runs: int
+    untimed: int  # in front
+
+
+class ReferenceJob(Record, Job[ReferenceTimed], frozen=True, tag="reference", tag_field="job"):
+    """Time the reference workload."""
+
+
+AnyJob = (
+    ExportJob
+    | EngineJob
+    | TimingJob
+    | EvaluationJob
+    | ProbeJob
+    | ProbeTimingJob
+    | OpenJob
+    | WarmUpJob
+    | TurnJob
+    | ReferenceJob
+)
 Reply = (
-    Artifact | Equipped | Measurement | Written | Probed | Opened | WarmedUp | Turned | ReferenceTimed | Tally | Trouble
+    Artifact
+    | EngineBuilt
+    | Measurement
+    | ProbeWritten
+    | ProbeTimed
+    | Opened
+    | WarmedUp
+    | Turned
+    | ReferenceTimed
+    | Tally
+    | CellError
 )
 
 LOG_LINES = 20
@@ -180,28 +168,27 @@ class Worker:
         self._reader.shutdown()
         self._stderr.close()
 
-    def ask(self, job: Job, timeout_s: float) -> Reply:
-        """Do a job in the worker; never raises for what happens there, but answers with `Trouble`."""
+    def ask(self, job: Job[Answer], timeout_s: float) -> Answer | CellError:
+        """Do a job in the worker; never raises for what happens there, but answers with `CellError`."""
         self.send(job)
         return self.receive(job, timeout_s)
 
-    def send(self, job: Job) -> None:
+    def send(self, job: Job[Answer]) -> None:
         """Hand a job over, to a process that is started for it if need be; `receive` waits for what comes of it."""
         self._write(msgspec.json.encode(job) + b"\n")
 
-    def receive(self, job: Job, timeout_s: float) -> Reply:
-        """Wait for the answer to the job that was sent; never raises for what happens there, but answers `Trouble`."""
-        return self._read(_stage(job), timeout_s)
+    def receive(self, job: Job[Answer], timeout_s: float) -> Answer | CellError:
+        """Wait for the answer to the job that was sent; never raises for what happens there."""
+        return cast("Answer | CellError", self._read(_STAGES[type(job)], timeout_s))  # a worker answers what was asked
 
-    def evaluate(self, job: EvaluationJob, timeout_s: float) -> "Generator[Tally | Trouble]":
+    def evaluate(self, job: EvaluationJob, timeout_s: float) -> "Generator[Tally | CellError]":
         """The tallies of all pictures as they come, each within that time; ends early with what went wrong."""
         self.send(job)
         seen = job.first
         while seen < len(job.pictures):
             reply = self.receive(job, timeout_s)
-            assert isinstance(reply, Tally | Trouble)
             yield reply
-            if isinstance(reply, Trouble):
+            if isinstance(reply, CellError):
                 return
             seen += reply.pictures
 
@@ -228,14 +215,14 @@ class Worker:
             line = self._reader.submit(process.stdout.readline).result(timeout_s)
         except FutureTimeout:
             self._kill()
-            return Trouble(stage=stage, reason=f"took longer than {timeout_s:g} s and was stopped")
+            return CellError(stage=stage, reason=f"took longer than {timeout_s:g} s and was stopped")
         if line.endswith(b"\n"):
             return msgspec.json.decode(line, type=Reply)
         code = process.wait()
         self._kill()
         self._stderr.seek(0)
         said = self._stderr.read().decode(errors="replace").strip().splitlines()[-LOG_LINES:]
-        return Trouble(stage=stage, reason=_obituary(code, said), log="\n".join(said))
+        return CellError(stage=stage, reason=_exit_reason(code, said), log="\n".join(said))
 
     def stop(self) -> None:
         """Halt the process, threads that spin included, until `go_on`; only where `can_stop`."""
@@ -271,7 +258,7 @@ class Worker:
             self._process = None
 
 
-_STAGES: dict[type[Job], Stage] = {
+_STAGES: dict[type[Job[Any]], Stage] = {
     ExportJob: "export",
     EngineJob: "engine",
     TimingJob: "timing",
@@ -285,11 +272,7 @@ _STAGES: dict[type[Job], Stage] = {
 }
 
 
-def _stage(job: Job) -> Stage:
-    return _STAGES[type(job)]
-
-
-def _obituary(code: int, said: Sequence[str]) -> str:
+def _exit_reason(code: int, said: Sequence[str]) -> str:
     """Why a process that gave no answer is gone."""
     if code == -9:  # by number, because not every system has the name
         return "the process was killed (signal 9), most often because memory ran out"
@@ -312,7 +295,7 @@ def main() -> None:
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     while True:
-        job = msgspec.json.decode(jobs.get(), type=Job)
+        job = msgspec.json.decode(jobs.get(), type=AnyJob)
         for reply in answers(job) if isinstance(job, EvaluationJob) else [answer(job)]:
             replies.write(msgspec.json.encode(reply) + b"\n")
 
@@ -350,15 +333,15 @@ def answer(
             case ExportJob():
                 return build.build(job)
             case EngineJob():
-                return Equipped(parity=build.equip(job.export))
+                return EngineBuilt(parity=build.build_engine(job.export))
             case TimingJob():
                 return time_artifact(job)
             case ProbeJob():
                 probing.write(job)
-                return Written()
+                return ProbeWritten()
             case ProbeTimingJob():
                 reading = probing.read(job)
-                return Probed(best_ns=probing.best_ns(reading), window=reading.window, clock=reading.clock)
+                return ProbeTimed(best_ns=probing.best_ns(reading), window=reading.window, clock=reading.clock)
             case OpenJob():
                 return _open(job)
             case WarmUpJob():
@@ -370,7 +353,7 @@ def answer(
 
                 return ReferenceTimed(samples_ns=reference.time_ns())
     except Exception as error:  # whatever a toolkit raises costs this cell only
-        return _trouble(_stage(job), error)
+        return _error(_STAGES[type(job)], error)
 
 
 def answers(job: EvaluationJob) -> Iterable[Reply]:
@@ -378,20 +361,20 @@ def answers(job: EvaluationJob) -> Iterable[Reply]:
     try:
         yield from evaluate_artifact(job)
     except Exception as error:  # likewise
-        yield _trouble(_stage(job), error)
+        yield _error(_STAGES[type(job)], error)
 
 
-def _trouble(stage: Stage, error: Exception) -> Trouble:
+def _error(stage: Stage, error: Exception) -> CellError:
     """An exception as an answer."""
     if isinstance(error, ParityError):
-        return Trouble(stage="parity", reason=str(error))
+        return CellError(stage="parity", reason=str(error))
     if isinstance(error, FastViTBenchError):
-        return Trouble(stage=stage, reason=str(error))
+        return CellError(stage=stage, reason=str(error))
     if isinstance(error, MemoryError):
-        return Trouble(stage=stage, reason="memory ran out")
+        return CellError(stage=stage, reason="memory ran out")
     text = " ".join(str(error).split()) or type(error).__name__
     memory = "memory ran out: " if "alloc" in text.lower() else ""
-    return Trouble(stage=stage, reason=f"{memory}{type(error).__name__}: {text[:300]}")
+    return CellError(stage=stage, reason=f"{memory}{type(error).__name__}: {text[:300]}")
 
 
 AGAIN = 3  # times that the runs of one process are repeated at most
@@ -402,7 +385,7 @@ def timed(
     timeout_s: float,
     start: Callable[[], Worker] = Worker,
     again: Callable[[Measurement], bool] = lambda process: False,
-) -> tuple[Measurement | Trouble, float]:
+) -> tuple[Measurement | CellError, float]:
     """Measure an artifact in fresh processes, as many as the method asks for; the first that fails ends it.
 
     Returns what came of it and the processor time in seconds that the processes used. Warm-up and timed runs are
@@ -413,12 +396,11 @@ def timed(
     parts: list[Measurement] = []
     busy_s = 0.0
 
-    def measured(part: TimingJob) -> Measurement | Trouble:
+    def measured(part: TimingJob) -> Measurement | CellError:
         nonlocal busy_s
         with start() as worker:
             reply = worker.ask(part, timeout_s)
             busy_s += worker.busy_s()
-        assert isinstance(reply, Measurement | Trouble)
         return reply
 
     for number in range(method.processes):
@@ -431,12 +413,12 @@ def timed(
         last = number == method.processes - 1
         part = msgspec.structs.replace(job, method=share, profile=job.profile and last)
         reply = measured(part)
-        if isinstance(reply, Trouble):
+        if isinstance(reply, CellError):
             return reply, busy_s
         latest = reply
         while reply.remeasured < AGAIN and again(latest):
             repeated = measured(part)
-            if isinstance(repeated, Trouble):
+            if isinstance(repeated, CellError):
                 break  # the figure at hand is worth more than the failure
             latest = repeated
             quicker = min(

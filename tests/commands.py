@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 # of the environment's variables, those that act when an interpreter or a library is loaded
-_READ_AT_START = ("PYTHON", "LD_", "DYLD_", "LANG", "LC_", "OMP_", "GOMP_", "CUDA", "MPL")
+_READ_AT_START = ("PYTHON", "LD_", "DYLD_", "LANG", "LC_", "OMP_", "GOMP_", "CUDA")
 
 
 def call(
@@ -67,7 +67,7 @@ def _at_start(environment: dict[str, str]) -> dict[str, str]:
 
 # modules that are imported before the next fork once a call has needed them; onnxruntime starts a thread, and no fork
 # has the threads of its origin
-_WARM = {"altair", "coremltools", "jinja2", "matplotlib.figure", "onnx", "pandas", "rich.table", "scipy.stats", "torch"}
+_WARM = {"altair", "coremltools", "jinja2", "onnx", "pandas", "rich.table", "scipy.stats", "torch"}
 _WARM |= {"vl_convert"}
 
 

@@ -140,6 +140,6 @@ def test_a_default_install_gates_to_a_green_end(environment: Path, tmp_path: Pat
 
 def test_the_closure_follows_requirements_and_extras() -> None:
     found = closure(PROJECT["project"]["dependencies"])
-    assert {"torch", "numpy", "matplotlib", "altair", "vl-convert-python"} <= set(found)
+    assert {"torch", "numpy", "altair", "vl-convert-python"} <= set(found)
     assert not {"timm", "scikit-learn", "pytest"} & set(found)
     assert sys.version_info >= (3, 11)

@@ -14,14 +14,14 @@ from fastvit_bench import backends, build
 from fastvit_bench.errors import CheckpointError, ChecksumError, ParityError, UsageError
 from fastvit_bench.network import checkpoint as files
 from fastvit_bench.network import reparam
-from fastvit_bench.records import Artifact, Fuse, Head, ModelSpec, artifact_key
+from fastvit_bench.records import Artifact, Fuse, Head, ModelSpec
 
 
 def test_the_side_car_tells_everything_of_the_file(exported: Path) -> None:
     job = export_job(exported)
     artifact = msgspec.json.decode(build.sidecar(Path(job.path)).read_bytes(), type=Artifact)
     assert artifact == build.cached(job)
-    assert artifact.key == artifact_key(job)
+    assert artifact.key == job.key
     assert artifact.key in artifact.path
     assert artifact.parity.passed
     assert artifact.parity.top1_agreement == 1

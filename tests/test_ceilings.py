@@ -19,12 +19,22 @@ from fastvit_bench import backends, build, ceilings, probing, sweep, worker
 from fastvit_bench.backends import _traffic
 from fastvit_bench.errors import NotComparableError, UnavailableError
 from fastvit_bench.measure import machine
-from fastvit_bench.records import Device, Machine, Method, Peak, Probe, ProbeJob, ProbeTimingJob
+from fastvit_bench.records import (
+    CellError,
+    Device,
+    Machine,
+    Method,
+    Peak,
+    Probe,
+    ProbeJob,
+    ProbeTimed,
+    ProbeTimingJob,
+    ProbeWritten,
+)
 from fastvit_bench.report import peaks, store
 from fastvit_bench.report.rows import Row, collect
 from fastvit_bench.report.store import RunFile
 from fastvit_bench.verdicts import Readings
-from fastvit_bench.worker import Probed, Trouble, Written
 
 SMALL = (("pointwise", 16, 32, 2), ("product", 32, 32, 1))
 
@@ -53,7 +63,7 @@ def test_a_probe_is_the_work_it_says(kind: Any, tmp_path: Path) -> None:
     probe = builders.probe(kind=kind, width=3 if kind == "copy" else 64, side=32, depth=1 if kind == "copy" else 3)
     path = tmp_path / "probe.onnx"
     job = ProbeJob(probe=probe, device=cpu(), path=str(path))
-    assert worker.answer(job) == Written()
+    assert worker.answer(job) == ProbeWritten()
     counted = _traffic.count(path, probe.shape)
     if kind == "copy":
         assert counted.macs == probe.macs == 0
@@ -64,7 +74,7 @@ def test_a_probe_is_the_work_it_says(kind: Any, tmp_path: Path) -> None:
     timed = worker.answer(
         ProbeTimingJob(probe=probe, device=cpu(), path=str(path), method=Method(warmup=1, runs=3, rounds=2))
     )
-    assert isinstance(timed, Probed)
+    assert isinstance(timed, ProbeTimed)
     assert timed.best_ns > 0
     assert timed.clock == "time.perf_counter_ns"
 
@@ -127,12 +137,12 @@ class Toolkit:
 
     def ask(self, job: ProbeJob | ProbeTimingJob, timeout_s: float) -> object:
         if isinstance(job, ProbeJob):
-            return Written()
+            return ProbeWritten()
         told = self.times(job.probe, self.asked.count(job.probe))
         self.asked.append(job.probe)
         if isinstance(told, str):
-            return Trouble(stage="timing", reason=told)
-        return Probed(best_ns=told, window=builders.measurement().window, clock="clock")
+            return CellError(stage="timing", reason=told)
+        return ProbeTimed(best_ns=told, window=builders.measurement().window, clock="clock")
 
 
 def simulated(
@@ -303,6 +313,6 @@ def test_wrong_words_are_refused(zoo: Path) -> None:
     assert "cannot run here" in refused("roofline", "--device", "elsewhere", expect=6)
     Path("results/cpu").mkdir(parents=True)
     Path("results/cpu/peak.json").write_text("[1]", encoding="utf-8")
-    assert "remove it, and the peak is measured again" in refused("roofline")
+    assert "or remove it and measure again" in refused("roofline")
     assert not store.all_runs(Path("results"))
     assert sweep.measured_rate(Path("results"), "cpu") is None

@@ -310,10 +310,10 @@ def test_the_same_from_python(gate: Path) -> None:
 
 # the program with something planted in front of it
 PLANTED = "import fastvit_bench.cli as cli\n{}\ncli.main()"
-NO_MATPLOTLIB = """
+NOTHING_DRAWS = """
 import importlib.util
 find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *more: None if name == "matplotlib" else find(name, *more)
+importlib.util.find_spec = lambda name, *more: None if name == "vl_convert" else find(name, *more)
 """
 BROKEN_DRAWING = """
 from fastvit_bench.report import verdict
@@ -379,13 +379,13 @@ def test_a_report_that_cannot_be_written_is_a_warning_beside_the_verdict(
 
 
 def test_what_draws_is_looked_for_before_anything_is_measured(baseline: Path, gate: Path) -> None:
-    done = planted(NO_MATPLOTLIB, *NEW_MODEL, "--report", "out", "--report-format", "junit,svg")
+    done = planted(NOTHING_DRAWS, *NEW_MODEL, "--report", "out", "--report-format", "junit,svg")
     assert done.returncode == 6
     assert done.stderr.count("\n") == 1
-    assert "pip install 'matplotlib'" in done.stderr
+    assert "pip install 'vl-convert-python'" in done.stderr
     assert not (gate / "out").exists()
     # of the default formats it is left out, and said to be
-    done = planted(NO_MATPLOTLIB, *NEW_MODEL, "--report", "out")
+    done = planted(NOTHING_DRAWS, *NEW_MODEL, "--report", "out")
     assert done.returncode == 4
     assert done.stderr.startswith("warning: svg is left out of the reports: ")
     assert files(gate / "out") == ["gate.json", "gate.junit.xml", "gate.md"]
@@ -454,6 +454,6 @@ def test_a_base_of_before_the_gate_was_added_has_no_baseline(zoo: Path) -> None:
 @pytest.mark.parametrize("format_", ["svg", "png"])
 def test_commands_that_draw_look_for_what_draws_first(format_: str, zoo: Path) -> None:
     for words in (["roofline"], ["history"]):
-        done = planted(NO_MATPLOTLIB, *words, "-o", f"a.{format_}")
+        done = planted(NOTHING_DRAWS, *words, "-o", f"a.{format_}")
         assert (done.returncode, done.stderr.count("\n")) == (6, 1)
-        assert "pip install 'matplotlib'" in done.stderr
+        assert "pip install 'vl-convert-python'" in done.stderr

@@ -28,9 +28,8 @@ from fastvit_bench.records import (
     Pacing,
     Unit,
     Window,
-    artifact_key,
 )
-from fastvit_bench.report import mlperf, store, table
+from fastvit_bench.report import mlperf, row_table, store
 from fastvit_bench.report.rows import collect
 
 IPHONE = Device(name="iphone12pro", backend="coreml", precision="fp16", match="iPhone13,3")
@@ -244,7 +243,7 @@ def test_a_file_of_ours_is_known_from_its_own_metadata(here: Path) -> None:
     assert (made.variant, made.weights, made.options, made.shape) == (
         "fastvit_t8", builders.RANDOM, asked.options, asked.shape
     )  # fmt: skip
-    assert made.key == artifact_key(asked)
+    assert made.key == asked.key
     assert (made.params, made.macs, made.size_bytes) == (3_996_040, 691_200_000, 1_234_567)
     assert made.parity is None
     assert made.sha256 is None
@@ -259,7 +258,7 @@ def test_its_side_car_brings_the_proof(here: Path) -> None:
         options=asked.options,
         path=Path(asked.path).name,
     )
-    assert noted.key == artifact_key(asked)
+    assert noted.key == asked.key
     notes = build.sidecar(Path(asked.path))
     notes.parent.mkdir(parents=True)
     notes.write_bytes(msgspec.json.encode(noted))
@@ -378,7 +377,7 @@ def test_no_change_of_a_file_s_own_words_is_more_than_refused(
         assert str(error).endswith(".")  # noqa: PT017
     else:
         rows = collect([store.read(path)])
-        assert all(format_(rows) for format_ in table.FORMATS.values())
+        assert all(format_(rows) for format_ in row_table.FORMATS.values())
 
 
 # --- names of products ------------------------------------------------------------------------------------------------

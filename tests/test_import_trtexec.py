@@ -16,7 +16,7 @@ from commands import call, refused
 from fastvit_bench import backends, build, elsewhere
 from fastvit_bench.errors import ChecksumError, UsageError
 from fastvit_bench.network.cost import Cost
-from fastvit_bench.records import Artifact, Foreign, Fuse, Measurement, Window, artifact_key
+from fastvit_bench.records import Artifact, Foreign, Fuse, Measurement, Window
 from fastvit_bench.report import store, trtexec
 
 CONFIG = """
@@ -278,7 +278,7 @@ def test_without_a_side_car_the_file_is_known_and_not_proved(here: Path, monkeyp
     file = Path("t8.trt.onnx")
     file.write_bytes(b"content")
     made = elsewhere.timed_file(file, Path("models"))
-    assert (made.key, made.parity, made.size_bytes) == (artifact_key(job), None, 7)
+    assert (made.key, made.parity, made.size_bytes) == (job.key, None, 7)
     assert made.sha256 is not None
     noted = msgspec.structs.replace(made, sha256="ab" * 32, path=file.name, parity=builders.parity())
     notes = build.sidecar(Path("models/fastvit_t8/t8.trt.onnx"))

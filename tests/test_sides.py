@@ -15,7 +15,7 @@ from fastvit_bench.errors import ChecksumError, FastViTBenchError, NotComparable
 from fastvit_bench.measure import machine as machines
 from fastvit_bench.records import Device, Fuse, Measurement, Shape
 from fastvit_bench.report import store
-from fastvit_bench.sides import Entry, Missing
+from fastvit_bench.sides import Entry, Unavailable
 from fastvit_bench.verdicts import NoBaseline, Outcome
 
 CPU = Device(name="cpu", backend="onnxruntime", options={"threads": 2})
@@ -122,41 +122,41 @@ def test_a_path_that_is_not_there_or_of_another_toolkit(tmp_path: Path, name: st
 
 def test_the_gate_pairs_by_model_and_shape_and_misses_nothing() -> None:
     base = [entry(), entry(model="fastvit_s12")]
-    head = [entry("head"), Missing("fastvit_sa12 256 b1", "its export failed", "export")]
+    head = [entry("head"), Unavailable("fastvit_sa12 256 b1", "its export failed", "export")]
     pairs = {pair.name: pair for pair in sides.by_name(base, head)}
     assert set(pairs) == {"fastvit_t8 256 b1", "fastvit_s12 256 b1", "fastvit_sa12 256 b1"}
-    assert isinstance(pairs["fastvit_s12 256 b1"].head, Missing)
-    assert isinstance(pairs["fastvit_sa12 256 b1"].base, Missing)
+    assert isinstance(pairs["fastvit_s12 256 b1"].head, Unavailable)
+    assert isinstance(pairs["fastvit_sa12 256 b1"].base, Unavailable)
 
 
 def test_a_cell_that_was_asked_for_and_both_sides_lack_is_a_cell() -> None:
     pairs = {pair.name: pair for pair in sides.by_name([entry()], [entry("head")], ["fastvit_t8 64 b1"])}
     lacking = pairs["fastvit_t8 64 b1"]
-    assert isinstance(lacking.base, Missing)
-    assert isinstance(lacking.head, Missing)
+    assert isinstance(lacking.base, Unavailable)
+    assert isinstance(lacking.head, Unavailable)
     assert lacking.base.outcome is Outcome.INCOMPARABLE
 
 
 def test_only_a_model_that_the_base_lacks_altogether_has_no_baseline() -> None:
     head = [entry("head"), entry("head", model="fastvit_s12")]
-    base = [entry(), Missing("fastvit_sa12 256 b1", "its export failed", "export")]
+    base = [entry(), Unavailable("fastvit_sa12 256 b1", "its export failed", "export")]
     pairs = {pair.name: pair for pair in sides.advised(sides.by_name(base, head), NoBaseline.FAIL)}
     new = pairs["fastvit_s12 256 b1"].base
-    assert isinstance(new, Missing)
+    assert isinstance(new, Unavailable)
     assert new.outcome is Outcome.NO_BASELINE
     assert new.reason == (
         "the baseline has no model 'fastvit_s12' yet, so there is nothing to compare with; "
         "--no-baseline pass lets the first gate pass"
     )
     failed = pairs["fastvit_sa12 256 b1"].base
-    assert isinstance(failed, Missing)
+    assert isinstance(failed, Unavailable)
     assert failed.outcome is Outcome.INCOMPARABLE
     assert failed.reason == "its export failed"
 
 
 def test_a_new_model_that_this_tree_cannot_make_is_no_first_gate() -> None:
-    broken = Missing("fastvit_s12 256 b1", "it computes something else", "parity")
-    new = Missing("fastvit_s12 256 b1", "main has no model 'fastvit_s12' yet", outcome=Outcome.NO_BASELINE)
+    broken = Unavailable("fastvit_s12 256 b1", "it computes something else", "parity")
+    new = Unavailable("fastvit_s12 256 b1", "main has no model 'fastvit_s12' yet", outcome=Outcome.NO_BASELINE)
     (pair,) = sides.advised(sides.by_name([new], [broken]), NoBaseline.PASS)
     assert pair.base == pair.head == broken
 
@@ -220,7 +220,7 @@ def test_a_stored_run_gives_its_last_figures_and_names_what_it_lacks(tmp_path: P
     found = sides.stored(path, CPU, machines.collect())
     measured = [each for each in found if isinstance(each, Measurement)]
     assert [each.median_ms for each in measured] == [8.0]
-    assert [each.name for each in found if isinstance(each, Missing)] == ["fastvit_t8 224 b1"]
+    assert [each.name for each in found if isinstance(each, Unavailable)] == ["fastvit_t8 224 b1"]
 
 
 def test_another_machine_is_refused_with_each_key_and_both_values(tmp_path: Path) -> None:

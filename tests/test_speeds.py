@@ -216,7 +216,7 @@ def test_a_machine_that_stays_quick_between_slow_processes_is_not_waited_for_wit
 
 
 def test_a_failure_on_repeating_costs_nothing_that_was_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    processes = [USUAL, SLOWED, worker.Trouble(stage="timing", reason="killed", log=""), USUAL, USUAL]
+    processes = [USUAL, SLOWED, worker.CellError(stage="timing", reason="killed", log=""), USUAL, USUAL]
     result, _ = swept(monkeypatch, tmp_path, processes, [2_400_000], 60)
     assert result.remeasured == 0
     assert sorted(len(samples) for samples in result.samples_ns) == [25] * 4

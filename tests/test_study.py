@@ -11,12 +11,11 @@ from test_turns import QUIET, Side
 from fastvit_bench import backends, config, study, sweep, turns
 from fastvit_bench.errors import NotComparableError, UsageError
 from fastvit_bench.measure import machine as machines
-from fastvit_bench.records import Artifact
+from fastvit_bench.records import Artifact, CellError
 from fastvit_bench.report import studies
 from fastvit_bench.sides import Entry
 from fastvit_bench.studies import Study, StudyRow
 from fastvit_bench.verdicts import Outcome
-from fastvit_bench.worker import Trouble
 
 TIMES_MS = {"Pooling": 10.0, "RepMixer": 7.5, "Pooling, BatchNorm": 9.5}
 
@@ -176,9 +175,9 @@ def test_a_row_that_fails_stops_no_other_and_is_tried_again(
 ) -> None:
     working = sweep.ready
 
-    def failing(step: Any, *_: Any, **__: Any) -> Artifact | Trouble:
+    def failing(step: Any, *_: Any, **__: Any) -> Artifact | CellError:
         if step.cell.model == "metaformer_s12_repmixer":
-            return Trouble(stage="export", reason="no room on the disk")
+            return CellError(stage="export", reason="no room on the disk")
         return working(step)
 
     monkeypatch.setattr(sweep, "ready", failing)

@@ -18,7 +18,7 @@ from fastvit_bench.cli import COMMANDS, _screen, app
 from fastvit_bench.cli._options import Format
 from fastvit_bench.records import Fuse, Fusing, Head, ModelFacts, Unit
 from fastvit_bench.render import terminal
-from fastvit_bench.render.table import Column
+from fastvit_bench.render.table import Table
 from fastvit_bench.report import calibration, listing, peaks, store, studies, verdict
 from fastvit_bench.verdicts import Calibration, CellCalibration, Plan
 
@@ -234,12 +234,12 @@ def test_every_figure_of_every_table_is_whole(
     tables = TABLES[command]
     assert isinstance(tables, dict)
     show, figures = tables[what]
-    laid_out: list[Column] = []
+    laid_out: list[Table[Any]] = []
     layout = terminal.layout
 
-    def watched(columns: list[Column], width: int, **how: Any) -> list[terminal.Line]:
-        laid_out.extend(columns)
-        return layout(columns, width, **how)
+    def watched(table: Table[Any], width: int) -> list[terminal.Line]:
+        laid_out.append(table)
+        return layout(table, width)
 
     monkeypatch.setattr(terminal, "layout", watched)
     for width in (60, 80, 100, 200):
@@ -251,9 +251,9 @@ def test_every_figure_of_every_table_is_whole(
         for figure in figures:
             assert whole(figure, text), (width, figure, text)
         words = " ".join(text.split())
-        for column in laid_out:
-            for cell in column.cells:
-                for part in parts(cell):
+        for column, cells in (pair for table in laid_out for pair in table.visible):
+            for cell in cells:
+                for part in parts(terminal.FOLD.sub(" ", cell, 1) if column.folds else cell):
                     assert whole(part, words) or (column.wraps and part in text.replace("\n", "")), (width, part, text)
 
 

@@ -13,11 +13,11 @@ from conftest import export_job
 
 from fastvit_bench import build, sides, turns
 from fastvit_bench.measure import machine as machines
-from fastvit_bench.records import Interval, Method, Window
+from fastvit_bench.records import CellError, Interval, Method, Window
 from fastvit_bench.report import judge
-from fastvit_bench.sides import Entry, Missing, Pair
+from fastvit_bench.sides import Entry, Pair, Unavailable
 from fastvit_bench.verdicts import Block, Kind, Outcome, Plan, Readings, Turns, Verdict
-from fastvit_bench.worker import Opened, OpenJob, Reply, Trouble, Turned, TurnJob, WarmedUp, WarmUpJob
+from fastvit_bench.worker import Opened, OpenJob, Reply, Turned, TurnJob, WarmedUp, WarmUpJob
 
 QUIET = Readings(load=0.1, others_percent=1.0, steal_percent=0.0)
 
@@ -207,9 +207,9 @@ def test_no_time_at_all_is_not_green(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("fault", "said", "code"),
     [
-        ({"open": Trouble(stage="timing", reason="memory ran out")}, "head: memory ran out", 4),
-        ({"turn": Trouble(stage="timing", reason="the process crashed (SIGSEGV)")}, "head: the process crashed", 4),
-        ({"open": Trouble(stage="parity", reason="computes something else")}, "computes something else", 5),
+        ({"open": CellError(stage="timing", reason="memory ran out")}, "head: memory ran out", 4),
+        ({"turn": CellError(stage="timing", reason="the process crashed (SIGSEGV)")}, "head: the process crashed", 4),
+        ({"open": CellError(stage="parity", reason="computes something else")}, "computes something else", 5),
         ({"window": Window.END_TO_END}, "window: compute there, end-to-end here", 4),
     ],
 )
@@ -224,7 +224,9 @@ def test_a_side_that_breaks_down_or_is_timed_otherwise_is_never_green(
 
 
 def test_a_cell_that_one_side_lacks_is_never_green_and_the_others_are_measured() -> None:
-    lone = Pair("fastvit_t12 256 b1", entry("base", "fastvit_t12"), Missing("fastvit_t12 256 b1", "this tree lacks it"))
+    lone = Pair(
+        "fastvit_t12 256 b1", entry("base", "fastvit_t12"), Unavailable("fastvit_t12 256 b1", "this tree lacks it")
+    )
     found = told(contest(pair(), lone))
     assert [cell.verdict.outcome for cell in found.cells] == [Outcome.PASS, Outcome.INCOMPARABLE]
     assert found.cells[1].verdict.reason == "this tree lacks it"

@@ -14,8 +14,8 @@ from conftest import export_job
 
 from fastvit_bench import build, worker
 from fastvit_bench.measure import machine
-from fastvit_bench.records import MachineState, Measurement, Method, TimingJob
-from fastvit_bench.worker import Trouble, Worker
+from fastvit_bench.records import CellError, MachineState, Measurement, Method, TimingJob
+from fastvit_bench.worker import Worker
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_measurement_comes_back_whole(timing: TimingJob) -> None:
 
 
 def test_one_worker_answers_many_jobs_and_what_toolkits_print_does_not_matter() -> None:
-    body = "print('chatter'); os.write(1, b'more\\n'); return worker.Trouble(stage='timing', reason='as asked')"
+    body = "print('chatter'); os.write(1, b'more\\n'); return worker.CellError(stage='timing', reason='as asked')"
     with Worker(program(body)) as process:
         job = TimingJob(
             artifact=builders.artifact(),
@@ -63,7 +63,7 @@ def test_one_worker_answers_many_jobs_and_what_toolkits_print_does_not_matter() 
             method=Method(),
             machine=builders.machine(),
         )
-        assert [process.ask(job, 60) for _ in range(3)] == [Trouble(stage="timing", reason="as asked")] * 3
+        assert [process.ask(job, 60) for _ in range(3)] == [CellError(stage="timing", reason="as asked")] * 3
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_death_is_told_and_the_next_job_gets_a_new_process(timing: TimingJob, 
     with Worker(program(body)) as process:
         for _ in range(2):
             reply = process.ask(timing, 1 if "sleep" in body else 60)
-            assert isinstance(reply, Trouble)
+            assert isinstance(reply, CellError)
             assert reason in reply.reason
             assert reply.stage == "timing"
 
@@ -100,7 +100,7 @@ def test_an_error_inside_is_one_line(
         raise error
 
     monkeypatch.setattr(worker, "time_artifact", broken)
-    assert worker.answer(timing) == Trouble(stage="timing", reason=reason)
+    assert worker.answer(timing) == CellError(stage="timing", reason=reason)
 
 
 def test_a_parity_failure_is_its_own_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_a_parity_failure_is_its_own_stage(tmp_path: Path, monkeypatch: pytest.M
         raise ParityError("it differs")
 
     monkeypatch.setattr(build, "build", rejected)
-    assert worker.answer(export_job(tmp_path)) == Trouble(stage="parity", reason="it differs")
+    assert worker.answer(export_job(tmp_path)) == CellError(stage="parity", reason="it differs")
 
 
 @pytest.mark.parametrize(

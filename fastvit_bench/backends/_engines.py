@@ -6,12 +6,11 @@ loaded, and only where toolkit, version, system and card are those they were bui
 """
 
 import hashlib
-import importlib.util
 import math
 import os
 import platform
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from fastvit_bench import files
-from fastvit_bench.backends import INPUT, Hardware, Proving, Session, _gpu, _onnx, _traffic, available_cores
+from fastvit_bench.backends import INPUT, Hardware, Proving, Session, _gpu, _onnx, available_cores
+from fastvit_bench.backends._onnx_file import OnnxFileBackend
 from fastvit_bench.cuda.monitor import Monitor
 from fastvit_bench.cuda.timing import EventSession
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, UnavailableError, UsageError
@@ -32,11 +32,9 @@ from fastvit_bench.records import (
     Engine,
     ExportJob,
     LayerTime,
-    Layout,
     Parity,
     Shape,
     TimingCache,
-    Traffic,
 )
 
 if TYPE_CHECKING:
@@ -459,28 +457,15 @@ def profiled(trt: Any, engine: Path, known: Engine, device: Device, images: "Bat
 RANGES = {"optimization_level": (3, 0, 5), "workspace_mib": (0, 0, 2**20)}  # default, least, most
 
 
-class EngineBackend(ABC):
+class EngineBackend(OnnxFileBackend):
     """A toolkit whose files are strongly typed ONNX, proved on the processor, with engines beside them."""
 
-    name: str
-    target: str
-    suffix: str
-    product: str  # what the toolkit calls itself
     precisions = ("fp16", "fp32")
-    packages = _onnx.PACKAGES
-    proof_packages = _onnx.RUNTIMES
     shaping: tuple[str, ...] = ("io", "dynamic")
     flags: tuple[str, ...] = ("io", "dynamic")
-    adopts = False
-
-    def missing(self, device: Device | None = None) -> str | None:
-        """None where ONNX Runtime is installed, which proves the files."""
-        if importlib.util.find_spec("onnxruntime") is None:
-            return "the package onnxruntime is not installed; run: pip install onnxruntime"
-        return None
 
     @property
-    def engines(self) -> Self:
+    def engines(self) -> Self:  # type: ignore[override]
         """Its own."""
         return self
 
@@ -493,8 +478,8 @@ class EngineBackend(ABC):
         return _gpu.SETTLING
 
     def runtime_packages(self, device: Device) -> tuple[str, ...]:
-        """The toolkit's own, which bears its name, and the binding's."""
-        return (self.name, *_gpu.binding_packages(device))
+        """The toolkit's own, and the binding's."""
+        return (self.distribution, *_gpu.binding_packages(device))
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
         """Those that shape the file, the builder's settings (`RANGES`), and a GPU's options.
@@ -524,43 +509,21 @@ class EngineBackend(ABC):
             found[name] = value
         return found
 
-    def layout(self, options: Mapping[str, str]) -> Layout:
-        """One convolution per layer, as in the published export; which form a GPU runs faster is not measured yet."""
-        return Layout(doubling="grouped")
-
     def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
         """Write a strongly typed ONNX file of one shape, or of those that ``dynamic`` says; its engine is `build`'s."""
-        if asked.precision not in self.precisions:
-            raise UsageError(f"{self.product} files are in {' or '.join(self.precisions)}, not in {asked.precision}.")
+        self.require_precision(asked.precision)
         dynamic = _onnx.sizes(asked.options.get("dynamic", ""))
         _onnx.write(network, asked, path, metadata, interface=asked.options.get("io"), dynamic=dynamic)
 
     def proofs(self, path: Path, asked: ExportJob) -> Iterable[Proving]:
-        """The ONNX file on this processor: its types are its arithmetic, whoever computes it.
-
-        One that takes several sizes is looked at in the smallest, the largest and its own.
-        """
-        rounded = ", every result rounded to float16" if asked.precision == "fp16" else ""
-        how = f"ONNX Runtime on this processor{rounded}, not {self.product}"
+        """The ONNX file on this processor; one that takes several sizes in the smallest, the largest and its own."""
         dynamic = _onnx.sizes(asked.options.get("dynamic", ""))
         if dynamic is None:
-            yield Proving("", how, asked.shape, _onnx.as_typed(path, available_cores()))
+            yield from super().proofs(path, asked)
             return
         for shape in dict.fromkeys(_profile(asked.shape, dynamic)):
             name = f"{shape.height}x{shape.width}"
-            yield Proving(name, how, shape, _onnx.as_typed(path, available_cores()))
-
-    def operations(self, path: Path) -> dict[str, int]:
-        """Kinds of the ONNX file's nodes."""
-        return _onnx.operations(path)
-
-    def traffic(self, path: Path, shape: Shape) -> Traffic | None:
-        """Of the ONNX file; what a runtime fuses moves less."""
-        return _traffic.count(path, shape)
-
-    def metadata(self, path: Path) -> dict[str, str]:
-        """The ONNX file's metadata properties."""
-        return _onnx.metadata(path)
+            yield Proving(name, self.prover(asked), shape, _onnx.as_typed(path, available_cores()))
 
     @abstractmethod
     def engine(self, path: Path, device: Device) -> tuple[Path, Place]:

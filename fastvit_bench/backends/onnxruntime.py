@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastvit_bench import cuda
-from fastvit_bench.backends import INPUT, Hardware, Proving, Session, _gpu, _onnx, _traffic, available_cores
+from fastvit_bench.backends import INPUT, Hardware, Proving, Session, _gpu, _onnx
+from fastvit_bench.backends._onnx_file import OnnxFileBackend, threads
 from fastvit_bench.cuda import binding
 from fastvit_bench.cuda.timing import EventSession
 from fastvit_bench.errors import FastViTBenchError, UnavailableError, UsageError
-from fastvit_bench.records import Device, ExportJob, LayerTime, Layout, Shape, Traffic
+from fastvit_bench.records import Device, ExportJob, LayerTime, Layout
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from fastvit_bench.backends import Batch
 
 PROVIDERS = ("cpu", "cuda")  # option provider: what runs the operators
@@ -29,25 +28,15 @@ _CUDA_LIBRARIES = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-cublas-cu12
 _OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory")  # in its messages, which have no numbers for it
 
 
-class OnnxRuntime:
+class OnnxRuntime(OnnxFileBackend):
     """ONNX Runtime; its CPU provider stores FP16 files' values as such, and computes most of them wider."""
 
     name = "onnxruntime"
     target = "onnx"
     suffix = ".onnx"
-    precisions = _onnx.PRECISIONS
-    packages = _onnx.PACKAGES
-    proof_packages = _onnx.RUNTIMES
-    shaping = ()
-    flags = ()
+    product = "ONNX Runtime"
+    distribution = "onnxruntime"
     adopts = True
-    engines = None
-
-    def missing(self, device: Device | None = None) -> str | None:
-        """None where the package is installed."""
-        if importlib.util.find_spec("onnxruntime") is None:
-            return "the package onnxruntime is not installed; run: pip install onnxruntime"
-        return None
 
     def absent(self, device: Device) -> str | None:
         """None for the processor. Of a GPU the driver is asked first, then whether the CUDA provider is installed."""
@@ -84,42 +73,22 @@ class OnnxRuntime:
         if _on_gpu(device):
             _gpu.only_known(device, {"provider", *_gpu.NAMES})
             return {"provider": provider, **_gpu.options(device)}
-        _gpu.only_known(device, {"provider", "threads"})
-        threads = device.options.get("threads", available_cores())
-        if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
-            raise UsageError(f"Device '{device.name}': threads = {threads!r} must be a whole number above 0.")
-        return {"threads": threads}
+        return {"threads": threads(device, {"provider", "threads"})}
 
     def layout(self, options: Mapping[str, str]) -> Layout:
         """Split: ONNX Runtime's depthwise kernels are quicker than its grouped ones (benchmarks/against_timm.py)."""
         return Layout()
 
-    def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
-        """Write an ONNX file with static shapes, with one type inside and out."""
-        if asked.precision not in self.precisions:
-            raise UsageError(f"ONNX Runtime computes in {' or '.join(self.precisions)}, not in {asked.precision}.")
-        _onnx.write(network, asked, path, metadata)
-
     def proofs(self, path: Path, asked: ExportJob) -> Iterable[Proving]:
         """The file on this processor: as it will be timed there, or, for a GPU, as its types say."""
         if _on_gpu(asked.device):
-            rounded = ", every result rounded to float16" if asked.precision == "fp16" else ""
-            how, session = f"ONNX Runtime on this processor{rounded}", _onnx.as_typed(path, available_cores())
+            yield from super().proofs(path, asked)
         else:
-            how, session = "ONNX Runtime on this processor", self.open(path, asked.device)
-        yield Proving("", how, asked.shape, session)
+            yield Proving("", "ONNX Runtime on this processor", asked.shape, self.open(path, asked.device))
 
-    def operations(self, path: Path) -> dict[str, int]:
-        """Kinds of nodes; ONNX Runtime fuses many of them when it loads the file."""
-        return _onnx.operations(path)
-
-    def traffic(self, path: Path, shape: Shape) -> Traffic | None:
-        """Of the ONNX file; what a runtime fuses moves less."""
-        return _traffic.count(path, shape)
-
-    def metadata(self, path: Path) -> dict[str, str]:
-        """The model's metadata properties."""
-        return _onnx.metadata(path)
+    def prover(self, asked: ExportJob) -> str:
+        """ONNX Runtime itself, on the processor."""
+        return super().prover(asked).removesuffix(f", not {self.product}")
 
     def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
         """Of the nodes that ONNX Runtime makes of the file's, on the processor; of a GPU its trace times the host."""

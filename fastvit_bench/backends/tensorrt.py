@@ -28,6 +28,7 @@ class TensorRT(_engines.EngineBackend):
     target = "tensorrt"
     suffix = ".trt.onnx"
     product = "TensorRT"
+    distribution = "tensorrt"
 
     def absent(self, device: Device) -> str | None:
         """The driver is asked first, and TensorRT not at all: without a driver it can end the process."""

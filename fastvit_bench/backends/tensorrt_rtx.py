@@ -27,6 +27,7 @@ class TensorRTRTX(_engines.EngineBackend):
     target = "tensorrt-rtx"
     suffix = ".rtx.onnx"
     product = "TensorRT-RTX"
+    distribution = "tensorrt-rtx"
     shaping = ("io", "dynamic", "compute_capability")
     flags = shaping
 

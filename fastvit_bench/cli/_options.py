@@ -47,9 +47,8 @@ PrecisionOption = Annotated[
     str | None, typer.Option("--precision", help="Of the file's arithmetic: fp32 or fp16. [default: the device's]")
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads. [default: all cores]")]
-# without a default of their own, so that --resume can tell what was given
-FuseLevelOption = Annotated[Fuse | None, typer.Option("--fuse", help="none, fused or folded. [default: folded]")]
-WeightSeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of random weights. [default: 0]")]
+FuseLevelOption = Annotated[Fuse, typer.Option("--fuse", help="none, fused or folded.")]
+WeightSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights.")]
 MachineOption = Annotated[
     str | None,
     typer.Option(

@@ -6,7 +6,7 @@ import io
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from fastvit_bench.records import Request
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fastvit_bench.render.table import Column
+    from fastvit_bench.render.table import TableReport
     from fastvit_bench.sweep import Step
 
 
@@ -165,12 +165,17 @@ def tell_unknown_commit() -> None:
         typer.echo(f"warning: the commit is not recorded: {refusal}.", err=True)
 
 
-def print_columns(columns: "Sequence[Column]") -> None:
-    """A table without anything around it."""
+def print_report(report: "TableReport", format_: str) -> None:
+    """Tables with their notes, on the terminal or in a format of text."""
+    from fastvit_bench.report import row_table
+
+    if format_ in row_table.REPORTS:
+        sys.stdout.write(row_table.REPORTS[format_](report))
+        return
     from fastvit_bench.render import terminal
 
     out = stdout()
-    out.print(terminal.styled(terminal.layout(columns, out.width)))
+    out.print(terminal.report(report, out.width))
 
 
 def plural(count: int, what: str) -> str:
@@ -188,18 +193,19 @@ def print_table(
     compact: bool = False,
 ) -> None:
     """Tabulate runs; with what was counted in others, where those are given."""
-    from fastvit_bench.report import frontiers, joined, rows, sheet, table
+    from fastvit_bench.report import frontiers, joined, row_table, rows
 
     found, counted = rows.read(paths, others or ())
     if others is not None:
         found = rows.join(found, counted)
-    further = joined.join(found, reference=reference, pareto=pareto, accuracies=frontiers.counted(counted))
-    shown = sheet.compact(table.told(found, further)) if compact and found else None
-    if format_ is Format.RICH:
+    extras = joined.join(found, reference=reference, pareto=pareto, accuracies=frontiers.counted(counted))
+    if compact and found:
+        print_report(row_table.compact(row_table.report(found, extras)), format_.value)
+    elif format_ is Format.RICH:
         console = stdout()
-        console.print(table.on_terminal(shown, console.width) if shown else table.rich(found, console.width, further))
+        console.print(row_table.rich(found, console.width, extras))
     else:
-        sys.stdout.write(table.DOCUMENTS[format_](shown) if shown else table.FORMATS[format_](found, further))
+        sys.stdout.write(row_table.FORMATS[format_](found, extras))
 
 
 def print_accuracies(path: Path, format_: Format) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
+from typer.core import TyperOption
 
 from fastvit_bench import backends, config, files
 from fastvit_bench.errors import StoreError, UsageError
@@ -61,9 +62,24 @@ def require_folders(settings: "Config", device: str, report: Path | None = None)
             raise StoreError(f"The folder {folder} for {what} cannot be written: {refused}.")
 
 
-def refuse_besides_resume(given: Mapping[str, Any]) -> None:
-    """Raise `UsageError` for options that were given besides --resume."""
-    set_too = [name for name, value in given.items() if value is not None and value != []]
+# what does not decide how a run was begun, and may be given when it goes on
+_NOT_OF_THE_RUN = {
+    *("resume", "device", "machine_name", "config_file", "format_", "output", "dry_run"),
+    *("wait", "any_speed", "allow_device_mismatch"),
+}
+
+
+def refuse_besides_resume(context: typer.Context) -> None:
+    """Raise `UsageError` for options of a command that were given besides --resume."""
+    set_too = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name
+        and parameter.name not in _NOT_OF_THE_RUN
+        and isinstance(parameter, TyperOption)
+        and (source := context.get_parameter_source(parameter.name)) is not None
+        and source.name != "DEFAULT"
+    ]
     if set_too:
         raise UsageError(
             f"--resume continues a run as it was begun; leave out {', '.join(set_too)} or start a new run."

@@ -189,7 +189,7 @@ def gate(
                 notify=notify,
             )
         for side in (bases, heads):
-            sides.equip(side, timeout_s)
+            sides.build_engines(side, timeout_s)
         wanted = [cell_name(spec.name, shape) for spec in specs for shape in shapes]
         pairs = [
             pair

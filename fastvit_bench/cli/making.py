@@ -257,18 +257,17 @@ def devices(config_file: ConfigOption = None) -> None:
 def _engine(lacking: str | None, job: ExportJob, timeout_s: float) -> str:
     """Build the engine of an exported file in a process of its own; returns what came of it, as a line."""
     from fastvit_bench.errors import ParityError, UnavailableError
-    from fastvit_bench.records import EngineJob
+    from fastvit_bench.records import CellError, EngineJob
     from fastvit_bench.report import listing
-    from fastvit_bench.worker import Equipped, Trouble, Worker
+    from fastvit_bench.worker import Worker
 
     if lacking is not None:
         return f"left to do: build the engine, on the machine with the GPU it is for ({lacking})"
     with Worker() as worker:
         reply = worker.ask(EngineJob(export=job), timeout_s)
-    if isinstance(reply, Trouble):
+    if isinstance(reply, CellError):
         kind = ParityError if reply.stage == "parity" else UnavailableError
         raise kind(f"{Path(job.path).name} is proved and was kept, its engine failed: {reply.reason.rstrip('.')}.")
-    assert isinstance(reply, Equipped)
     if reply.parity is None:
         return "engine built; it has not run, because its GPU is not here"
     return f"engine built: {listing.proof('', reply.parity)}"

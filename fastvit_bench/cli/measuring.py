@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 
 def latency(
+    context: typer.Context,
     device: DeviceOption = "cpu",
     model: ModelsOption = None,
     checkpoint: CheckpointOption = None,
@@ -54,13 +55,13 @@ def latency(
         int | None, typer.Option("--warmup", "-w", min=0, help="Untimed runs in front. [default: 10]")
     ] = None,
     protocol: Annotated[
-        Protocol | None,
+        Protocol,
         typer.Option(
             "--protocol",
             help="median100; modelbench: how the published iPhone figures were made; paper: its GPU column; "
-            "trtexec: as that tool does. [default: median100]",
+            "trtexec: as that tool does.",
         ),
-    ] = None,
+    ] = Protocol.MEDIAN100,
     threads: ThreadsOption = None,
     precision: PrecisionOption = None,
     head: Annotated[
@@ -101,8 +102,8 @@ def latency(
     any_speed: Annotated[
         bool, typer.Option("--any-speed", help="Take figures at whatever speed the machine runs; they stay marked.")
     ] = False,
-    fuse: FuseLevelOption = None,
-    seed: WeightSeedOption = None,
+    fuse: FuseLevelOption = Fuse.FOLDED,
+    seed: WeightSeedOption = 0,
     resume: ResumeOption = None,
     machine_name: MachineOption = None,
     format_: FormatOption = Format.RICH,
@@ -119,27 +120,8 @@ def latency(
     settings = _values.load(config_file)
     models, results = Path(settings.paths.models), Path(settings.paths.results)
     chosen = settings.device(device)
-    given = {
-        "--model": model,
-        "--checkpoint": checkpoint,
-        "--res": res,
-        "--batch": batch,
-        "--runs": runs,
-        "--warmup": warmup,
-        "--protocol": protocol,
-        "--threads": threads,
-        "--precision": precision,
-        "--head": head,
-        "--graph": graph,
-        "--transfers": transfers,
-        "--sync": sync,
-        "--cuda-binding": cuda_binding,
-        "--profile": profile or None,
-        "--fuse": fuse,
-        "--seed": seed,
-    }
     if resume is not None:
-        _values.refuse_besides_resume(given)
+        _values.refuse_besides_resume(context)
     if head is not None and checkpoint is not None:
         raise UsageError("--head is for random weights; a checkpoint tells its own, so leave it out.")
     running = {"graph": graph, "transfers": transfers, "sync": sync, "cuda_binding": cuda_binding, "threads": threads}
@@ -171,9 +153,9 @@ def latency(
             device=chosen,
             models=tuple(specs),
             shapes=tuple(config.shapes(res or f"{min(grid)}..{max(grid)}", grid, chosen.batch, config.stride(specs))),
-            fused=fuse or Fuse.FOLDED,
+            fused=fuse,
             method=method,
-            seed=seed or 0,
+            seed=seed,
             timeout_s=settings.sweep.timeout_s,
             profile=profile,
         )
@@ -191,7 +173,7 @@ def latency(
 def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, device: str, wait_s: float | None) -> int:
     """Run the steps under a progress bar; returns how many failed."""
     from fastvit_bench import sweep
-    from fastvit_bench.report import table
+    from fastvit_bench.report import row_text
 
     console = _screen.stderr()
     _screen.tell_unknown_commit()
@@ -202,7 +184,7 @@ def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, devi
         try:
             for result in sweep.run(request, steps, machine, path, advance, wait_s=wait_s):
                 failed += isinstance(result, Failure)
-                console.print(table.live_row(result), highlight=False, markup=False, soft_wrap=True)
+                console.print(row_text.live_row(result), highlight=False, markup=False, soft_wrap=True)
         except KeyboardInterrupt:
             console.print(
                 f"interrupted; every finished size is kept. Go on with: "
@@ -215,6 +197,7 @@ def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, devi
 
 
 def accuracy(
+    context: typer.Context,
     device: DeviceOption = "cpu",
     model: ModelsOption = None,
     data: Annotated[
@@ -242,8 +225,8 @@ def accuracy(
     workers: Annotated[
         int | None, typer.Option("--workers", "-j", min=1, help="Threads that decode images. [default: all cores]")
     ] = None,
-    fuse: FuseLevelOption = None,
-    seed: WeightSeedOption = None,
+    fuse: FuseLevelOption = Fuse.FOLDED,
+    seed: WeightSeedOption = 0,
     resume: ResumeOption = None,
     machine_name: MachineOption = None,
     format_: FormatOption = Format.RICH,
@@ -262,21 +245,8 @@ def accuracy(
 
     settings = _values.load(config_file)
     models, results = Path(settings.paths.models), Path(settings.paths.results)
-    given = {
-        "--model": model,
-        "--data": data,
-        "--labels": labels,
-        "--checkpoint": checkpoint,
-        "--res": res,
-        "--batch": batch,
-        "--precision": precision,
-        "--limit": limit,
-        "--workers": workers,
-        "--fuse": fuse,
-        "--seed": seed,
-    }
     if resume is not None:
-        _values.refuse_besides_resume(given)
+        _values.refuse_besides_resume(context)
     if resume is None and data is None:
         raise UsageError("Name the folder with the images: --data DIR.")
     chosen = _values.as_asked(settings.device(device), precision=precision, batch=batch)
@@ -304,9 +274,9 @@ def accuracy(
             device=place.device,
             models=tuple(specs),
             shapes=(_square(res, specs, place.device.batch),),
-            fused=fuse or Fuse.FOLDED,
+            fused=fuse,
             method=settings.method,
-            seed=seed or 0,
+            seed=seed,
             timeout_s=settings.sweep.timeout_s,
             evaluation=evaluation.described(found, data, limit, workers or backends.available_cores()),
         )
@@ -412,14 +382,15 @@ def roofline(
     fastvit-bench roofline --device cpu -o roofline.svg
     """
     from fastvit_bench import ceilings
+    from fastvit_bench.render import charts
     from fastvit_bench.report import roofline as rooflines
-    from fastvit_bench.report import roofline_plot, store, table
+    from fastvit_bench.report import roofline_plot, store
     from fastvit_bench.report.rows import collect
 
     settings = _values.load(config_file)
     chosen = settings.device(device)
     if output is not None:
-        roofline_plot.check(output)
+        charts.check(output)
     results = Path(settings.paths.results)
     paths = _values.runs(run or [], results)
     files = [store.read(path) for path in paths if path.parent.name == device or run]
@@ -438,19 +409,14 @@ def roofline(
     if format_.value in rooflines.FORMATS:
         sys.stdout.write(rooflines.FORMATS[format_.value](points, held))
         return
-    found = rooflines.document(points, held)
-    if format_ is SeriesFormat.MARKDOWN:
-        sys.stdout.write(table.in_markdown(found))
-    else:
-        out = _screen.stdout()
-        out.print(table.on_terminal(found, out.width))
+    _screen.print_report(rooflines.report(points, held), format_.value)
 
 
 def _method(
-    settings: "Config", protocol: Protocol | None, runs: int | None, warmup: int | None, settling: Mapping[str, float]
+    settings: "Config", protocol: Protocol, runs: int | None, warmup: int | None, settling: Mapping[str, float]
 ) -> Method:
     """How to measure: by [method], the options and how such devices settle, unless a protocol fixes it."""
-    if protocol is not None and protocol is not Protocol.MEDIAN100:
+    if protocol is not Protocol.MEDIAN100:
         given = [name for name, value in (("--runs", runs), ("--warmup", warmup)) if value is not None]
         if given:
             fixed = METHODS[protocol]

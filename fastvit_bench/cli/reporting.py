@@ -96,10 +96,11 @@ def report(
     """
     from datetime import UTC, datetime
 
-    from fastvit_bench.report import compose, figures, frontiers, store, studies
+    from fastvit_bench.render import charts
+    from fastvit_bench.report import compose, frontiers, store, studies
     from fastvit_bench.report.rows import collect
 
-    figures.require()
+    charts.require()
     results = Path(_values.load(config_file).paths.results)
     paths = _values.runs(run or [], results)
     folders = [path.parent for path in paths] if run else sorted(path for path in results.glob("*") if path.is_dir())
@@ -171,13 +172,14 @@ def history(
     \b
     fastvit-bench history --device cpu --model 'fastvit_*' -o history.svg
     """
+    from fastvit_bench.render import charts
     from fastvit_bench.report import history as histories
-    from fastvit_bench.report import history_plot, store, table
+    from fastvit_bench.report import history_plot, store
 
     settings = _values.load(config_file)
     least = config.share(min_change, zero=True)
     if output is not None:
-        history_plot.check(output)
+        charts.check(output)
     results = Path(settings.paths.results)
     paths = _values.runs(run, results) if run else _runs_on(settings, results, device)
     files = [store.read(path) for path in paths]
@@ -199,12 +201,7 @@ def history(
     if format_.value in histories.FORMATS:
         sys.stdout.write(histories.FORMATS[format_.value](series))
         return
-    found = histories.document(series, sum(len(file.failures) for file in files))
-    if format_ is SeriesFormat.MARKDOWN:
-        sys.stdout.write(table.in_markdown(found))
-    else:
-        console = _screen.stdout()
-        console.print(table.on_terminal(found, console.width))
+    _screen.print_report(histories.report(series, sum(len(file.failures) for file in files)), format_.value)
 
 
 def _runs_on(settings: "Config", results: Path, device: str | None) -> list[Path]:

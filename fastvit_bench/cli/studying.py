@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 def study(
+    context: typer.Context,
     name: Annotated[
         str | None, typer.Argument(help="Study of benchmark.toml. [default: list them]", show_default=False)
     ] = None,
@@ -50,14 +51,9 @@ def study(
         typer.Option("--row", help="Only these rows and what they are divided by; globs; repeatable. [default: all]"),
     ] = None,
     blocks: Annotated[
-        int | None,
-        typer.Option(
-            "--blocks", min=1, help="Blocks of turns of each pair; below 6 there is no interval. [default: 6]"
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Of random weights and of the order of turns. [default: 0]")
-    ] = None,
+        int, typer.Option("--blocks", min=1, help="Blocks of turns of each pair; below 6 there is no interval.")
+    ] = 6,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of random weights and of the order of turns.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be measured and how long it takes.")
     ] = False,
@@ -81,12 +77,13 @@ def study(
     """
     from fastvit_bench import study as studying
     from fastvit_bench import sweep
-    from fastvit_bench.report import store, studies, study_figures
+    from fastvit_bench.render import charts
+    from fastvit_bench.report import store, studies
 
     settings = _values.load(config_file)
     results = Path(settings.paths.results)
     if output is not None:
-        study_figures.check(output)
+        charts.check(output)
     if name is None:
         _list(settings)
         return
@@ -94,8 +91,7 @@ def study(
         _show(_stored(stored, name), format_, output)
         return
     if resume:
-        given = {"--res": res, "--batch": batch, "--threads": threads, "--model": model, "--onnx": onnx, "--row": row}
-        _values.refuse_besides_resume({**given, "--blocks": blocks, "--seed": seed})
+        _values.refuse_besides_resume(context)
     chosen = settings.study(name)
     if row:
         chosen = _only(chosen, row)
@@ -122,9 +118,7 @@ def study(
         planned = studying.resumed(studies.read(path), settings, machine)
     else:
         sizes = config.sizes(res, settings.sweep.grid, 1) if res else []
-        planned = studying.plan(
-            chosen, settings, target, machine, sizes=sizes, blocks=blocks or studying.BLOCKS, seed=seed or 0
-        )
+        planned = studying.plan(chosen, settings, target, machine, sizes=sizes, blocks=blocks, seed=seed)
         path = studying.file_of(planned.result, results)
     rate = studying.measured_rate(results, target.name)
     console = _screen.stderr()
@@ -143,17 +137,16 @@ def study(
 
 
 def _list(settings: "Config") -> None:
-    from fastvit_bench.render.table import Column
+    from fastvit_bench.render.table import Column, Table, TableReport
+    from fastvit_bench.studies import Study
 
-    studies = list(settings.studies.values())
-    _screen.print_columns(
-        [
-            Column("study", [each.name for each in studies]),
-            Column("what", [each.title for each in studies], wraps=True),
-            Column("networks", [str(len({row.label for row in each.rows})) for each in studies], "right"),
-            Column("published in", [", ".join(each.tables) for each in studies], wraps=True),
-        ]
-    )
+    columns: list[Column[Study]] = [
+        Column("study", "study", lambda each: each.name, role="key"),
+        Column("what", "what", lambda each: each.title, wraps=True),
+        Column("networks", "networks", lambda each: len({row.label for row in each.rows}), align="right"),
+        Column("tables", "published in", lambda each: ", ".join(each.tables), wraps=True),
+    ]
+    _screen.print_report(TableReport([Table(list(settings.studies.values()), columns)]), "rich")
 
 
 def _only(chosen: "Study", patterns: list[str]) -> "Study":
@@ -178,18 +171,17 @@ def _stored(path: Path, name: str) -> "StudyResult":
 
 
 def _show_plan(planned: "Planned") -> None:
-    from fastvit_bench.render.table import Column
+    from fastvit_bench.render.table import Column, Table, TableReport
+    from fastvit_bench.studies import Match
 
-    rows = [match.row for match in planned.left]
-    _screen.print_columns(
-        [
-            Column("row", [each.row.label for each in rows]),
-            Column("network", [each.row.model for each in rows]),
-            Column("px", [each.shape.size for each in rows], "right"),
-            Column("divided by", [match.reference.name for match in planned.left]),
-            Column("file", [planned.state(each) for each in rows], wraps=True),
-        ]
-    )
+    columns: list[Column[Match]] = [
+        Column("row", "row", lambda match: match.row.row.label, role="key"),
+        Column("network", "network", lambda match: match.row.row.model),
+        Column("size", "px", lambda match: match.row.shape.size, align="right"),
+        Column("reference", "divided by", lambda match: match.reference.name),
+        Column("file", "file", lambda match: planned.state(match.row), wraps=True),
+    ]
+    _screen.print_report(TableReport([Table(planned.left, columns)]), "rich")
 
 
 def _measure(planned: "Planned", settings: "Config", path: Path) -> "StudyResult":

@@ -1,16 +1,146 @@
-"""The column that every table of text is made of."""
+"""The table that every command prints: rows, and columns that say of each row what programs get and people read."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+if TYPE_CHECKING:  # takes longer to import than `--help` may
+    import pandas as pd
+
+NONE = "–"  # there is no value, as opposed to an empty one
+
+Row = TypeVar("Row")
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
-class Column:
-    """A heading and what stands below it."""
+class Column(Generic[Row]):
+    """One column of a table: programs know it by its name, people by its title and unit.
 
+    Without a title people do not see it, without a name programs do not.
+    """
+
+    name: str  # in CSV, JSON and data frames
     title: str
-    cells: list[str]
-    justify: Literal["left", "right"] = "left"
-    wraps: bool = False  # prose, which a terminal may break between words
-    styles: Sequence[str] = ()  # of the cells on a terminal, as rich names them; empty: plain
+    value: Callable[[Row], object]  # in full precision; None where there is none
+    text: Callable[[Row], str] | None = None  # for people; without it the value is printed as it is
+    unit: str = ""  # behind the title
+    align: Literal["left", "right"] = "left"
+    role: Literal["key", "figure", "fact"] = "fact"  # says which row it is; is what the table is for; goes with it
+    shown: Literal["always", "filled", "varied"] = "always"  # varied: to people, where rows differ
+    optional: bool = False  # CSV does without it where no row has a value
+    part: int = 0  # of the table, where a terminal is too narrow for the whole
+    under: str = ""  # title of the column that it stands under where a terminal is narrow
+    folds: bool = False  # a narrow terminal may break it into two lines
+    wraps: bool = False  # prose: a terminal may break it between any words
+    style: Callable[[Row], str] | None = None  # on a terminal, as rich names it
+    facet: bool = False  # a page offers to choose one of its values
+    minor: bool = False  # a narrow page does without it
+    note: Callable[[Row], Sequence[object]] | None = None  # what a page tells of the cell on demand
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title} {self.unit}".rstrip()
+
+    def cell(self, row: Row) -> str:
+        """What people read of a row."""
+        if self.text is not None:
+            return self.text(row)
+        value = self.value(row)
+        return NONE if value is None else str(value)
+
+    def of(self, get: Callable[[Other], Row]) -> "Column[Other]":
+        """The same column of rows that hold this one's."""
+        text, style, note = self.text, self.style, self.note
+        return Column(
+            **{name: getattr(self, name) for name in _PLAIN_FIELDS},
+            value=lambda other: self.value(get(other)),
+            text=text and (lambda other: text(get(other))),
+            style=style and (lambda other: style(get(other))),
+            note=note and (lambda other: note(get(other))),
+        )
+
+
+_OF_ROWS = ("value", "text", "style", "note")
+_PLAIN_FIELDS = tuple(name for name in Column.__dataclass_fields__ if name not in _OF_ROWS)
+
+
+@dataclass(frozen=True)
+class Table(Generic[Row]):
+    """Rows and their columns; every format is made of this."""
+
+    rows: Sequence[Row]
+    columns: Sequence[Column[Row]]
+    title: str = ""
+    sections: Collection[int] = ()  # rows that something new begins with
+
+    @cached_property
+    def visible(self) -> list[tuple[Column[Row], list[str]]]:
+        """The columns that people see, each with its cells."""
+        found = [(column, [column.cell(row) for row in self.rows]) for column in self.columns if column.title]
+        return [(column, cells) for column, cells in found if self._is_shown(column, cells)]
+
+    def _is_shown(self, column: Column[Row], cells: Sequence[str]) -> bool:
+        if column.shown == "filled":
+            return self._is_filled(column)
+        return column.shown == "always" or len(set(cells)) > 1
+
+    def _is_filled(self, column: Column[Row]) -> bool:
+        return any(column.value(row) is not None for row in self.rows)
+
+    @cached_property
+    def _values(self) -> dict[str, list[object]]:
+        """The values of each column that programs may get."""
+        return {column.name: [column.value(row) for row in self.rows] for column in self.columns if column.name}
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The columns that programs get."""
+        optional = {column.name for column in self.columns if column.optional}
+        filled = {name for name, values in self._values.items() if any(value is not None for value in values)}
+        return [name for name in self._values if name not in optional or name in filled]
+
+    def records(self) -> list[dict[str, object]]:
+        """The values of each row by the names of its columns."""
+        values = [self._values[name] for name in self.names]
+        return [dict(zip(self.names, line, strict=True)) for line in zip(*values, strict=True)]
+
+    def frame(self) -> "pd.DataFrame":
+        """The table as a data frame: a line per row, every value in full precision."""
+        import pandas as pd
+
+        frame = pd.DataFrame({name: self._values[name] for name in self.names})
+        # pandas makes floats of whole numbers beside gaps
+        return frame.astype({name: "Int64" for name in self.names if _is_whole(self._values[name])})
+
+
+def _is_whole(values: Sequence[object]) -> bool:
+    """Whether there are whole numbers and gaps, and nothing else."""
+    return {type(value) for value in values} == {int, type(None)}
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """What a command shows people: its tables, one sentence above them, and notes below."""
+
+    tables: Sequence[Table[Any]]
+    notes: Sequence[str] = ()
+    caption: str = ""
+
+
+def equal_columns(tables: Sequence[Table[Any]]) -> dict[str, str]:
+    """Heading -> text of the facts that say the same in every row of all the tables."""
+    cells: dict[str, list[str]] = {}
+    for table in tables:
+        for column, texts in table.visible:
+            if column.role == "fact":
+                cells.setdefault(column.heading, []).extend(texts)
+    count = sum(len(table.rows) for table in tables)
+    return {heading: texts[0] for heading, texts in cells.items() if len(texts) == count and len(set(texts)) == 1}
+
+
+def without(table: Table[Row], headings: Collection[str]) -> Table[Row]:
+    """Return the table without columns of these headings."""
+    return replace(table, columns=[column for column in table.columns if column.heading not in headings])

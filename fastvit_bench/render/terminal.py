@@ -3,16 +3,19 @@
 import re
 import textwrap
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from fastvit_bench.render.table import Column
+from fastvit_bench.render.table import Column, Table, TableReport
 
 if TYPE_CHECKING:  # takes longer to import than `--help` may
+    from rich.console import Group
     from rich.text import Text
 
 Span = tuple[str, str]  # text, and its style as rich names it
 Line = list[Span]
+_Cells = tuple[Column[Any], list[str]]  # a column that people see, and its text in each row
 
 GAP = 2  # spaces between columns
 INDENT = 2  # of a record's figures below its name
@@ -20,20 +23,37 @@ NARROWEST = 24  # of a column that wraps
 HEADING = 7  # characters before a heading is broken into lines
 
 
-def layout(columns: Sequence[Column], width: int, *, named: int = 1, sections: Collection[int] = ()) -> list[Line]:
+def report(shown: TableReport, width: int) -> "Group":
+    """Every table of a command under its title, then the notes, for a terminal of `width` columns."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts = [Text(shown.caption)] if shown.caption else []
+    for table in shown.tables:
+        parts += [Text()] if parts else []
+        parts += [Text(table.title, style="bold")] if table.title else []
+        parts.append(styled(layout(table, width)))
+    return Group(
+        *parts, *([Text()] if parts and shown.notes else []), *(Text(note, style="dim") for note in shown.notes)
+    )
+
+
+def layout(table: Table[Any], width: int) -> list[Line]:
     """Return the lines of a table, none longer than `width` columns of a terminal.
 
-    A grid has a line per row, with an interval under its figure. Where it does not fit, each row becomes a record:
-    the first `named` cells on a line, and below them every figure behind its heading, whole. Before the rows of
-    `sections` a grid has an empty line.
+    A grid has a line per row, with an interval under its figure. Where it does not fit, cells that can are broken into
+    two lines, then the parts of the table stand below each other. Where that does not fit either, each row becomes a
+    record: its keys on a line, and below them every figure behind its heading, whole.
     """
-    widths = _widths(columns, width)
-    return _records(columns, width, named) if widths is None else _grid(columns, widths, sections)
-
-
-def fits(columns: Sequence[Column], width: int) -> bool:
-    """Return whether `layout` makes a grid of them."""
-    return _widths(columns, width) is not None
+    whole, folded = table.visible, _folded(table.visible)
+    for cells in (whole, folded):
+        if (widths := _widths(cells, width)) is not None:
+            return _grid(table, cells, widths)
+    parts = _parts(folded)
+    grids = [_grid(table, part, widths) for part in parts if (widths := _widths(part, width)) is not None]
+    if len(grids) == len(parts):
+        return [line for at, grid in enumerate(grids) for line in ([[], *grid] if at else grid)]
+    return _records(whole, width)
 
 
 def plain(lines: Sequence[Line]) -> str:
@@ -53,12 +73,43 @@ def styled(lines: Sequence[Line]) -> "Text":
     return text
 
 
+# --- narrower ---------------------------------------------------------------------------------------------------------
+
+FOLD = re.compile(r" |(?=[(@])")
+
+
+def _folded(columns: Sequence[_Cells]) -> list[_Cells]:
+    """With columns under those that they may stand under, and cells in two lines that may be broken."""
+    titles = {column.title for column, _ in columns}
+    lower = {column.under: (column, cells) for column, cells in columns if column.under in titles}
+    found: list[_Cells] = []
+    for column, cells in columns:
+        if column.under in titles:
+            continue
+        texts = [FOLD.sub("\n", cell, 1) for cell in cells] if column.folds else cells
+        if column.title in lower:
+            below, more = lower[column.title]
+            texts = [f"{one}\n{other}" if other else one for one, other in zip(cells, more, strict=True)]
+            column = replace(column, title=f"{column.heading}\n{below.heading}", unit="")
+        found.append((column, texts))
+    return found
+
+
+def _parts(columns: Sequence[_Cells]) -> list[list[_Cells]]:
+    """The parts of a table, each with the keys."""
+    keys = [pair for pair in columns if pair[0].role == "key"]
+    others = [pair for pair in columns if pair[0].role != "key"]
+    numbers = sorted({column.part for column, _ in others})
+    return [[*keys, *(pair for pair in others if pair[0].part == number)] for number in numbers]
+
+
 # --- a grid -----------------------------------------------------------------------------------------------------------
 
 
-def _heading(column: Column) -> list[str]:
-    longest = max(map(len, column.title.split()), default=0)
-    return [part for line in column.title.split("\n") for part in textwrap.wrap(line, max(HEADING, longest))] or [""]
+def _heading(column: Column[Any]) -> list[str]:
+    longest = max(map(len, column.heading.split()), default=0)
+    lines = column.heading.split("\n")
+    return [part for line in lines for part in textwrap.wrap(line, max(HEADING, longest))] or [""]
 
 
 def _stacked(cell: str) -> list[str]:
@@ -66,13 +117,13 @@ def _stacked(cell: str) -> list[str]:
     return cell.replace(" [", "\n[", 1).split("\n")
 
 
-def _widths(columns: Sequence[Column], width: int) -> list[int] | None:
+def _widths(columns: Sequence[_Cells], width: int) -> list[int] | None:
     """The width of each column of a grid, or None where a grid does not fit."""
     least: list[int] = []
     most: list[int] = []
-    for column in columns:
+    for column, cells in columns:
         heading = max(map(_length, _heading(column)))
-        lines = [line for cell in column.cells for line in ([cell] if column.wraps else _stacked(cell))]
+        lines = [line for cell in cells for line in ([cell] if column.wraps else _stacked(cell))]
         whole = max([heading, *map(_length, lines)])
         most.append(whole)
         words = (_length(word) for line in lines for word in _WORD.findall(line)) if column.wraps else ()
@@ -80,7 +131,7 @@ def _widths(columns: Sequence[Column], width: int) -> list[int] | None:
     spare = width - sum(least) - GAP * (len(columns) - 1)
     if spare < 0:
         return None
-    wrapping = sorted((at for at, column in enumerate(columns) if column.wraps), key=lambda at: most[at] - least[at])
+    wrapping = sorted((at for at, pair in enumerate(columns) if pair[0].wraps), key=lambda at: most[at] - least[at])
     for left, at in zip(range(len(wrapping), 0, -1), wrapping, strict=True):
         more = min(most[at] - least[at], spare // left)
         least[at] += more
@@ -88,25 +139,24 @@ def _widths(columns: Sequence[Column], width: int) -> list[int] | None:
     return least
 
 
-def _grid(columns: Sequence[Column], widths: Sequence[int], sections: Collection[int]) -> list[Line]:
-    headings = [_heading(column) for column in columns]
+def _grid(table: Table[Any], columns: Sequence[_Cells], widths: Sequence[int]) -> list[Line]:
+    headings = [_heading(column) for column, _ in columns]
     depth = max(map(len, headings), default=0)
-    upright = [[""] * (depth - len(each)) + each for each in headings]  # the last line of each stands on the rule
+    upright = [[""] * (depth - len(lines)) + lines for lines in headings]  # the last line of each stands on the rule
     lines = [_joined([[(text, "bold")] for text in parts], columns, widths) for parts in zip(*upright, strict=True)]
     lines.append([("─" * (sum(widths) + GAP * (len(widths) - 1)), "dim")])
-    for at in range(len(columns[0].cells) if columns else 0):
-        if at in sections:
+    for at, row in enumerate(table.rows):
+        if at in table.sections:
             lines.append([])
-        cells = [_cell(column, at, width) for column, width in zip(columns, widths, strict=True)]
-        height = max(map(len, cells))
-        padded = [each + [[]] * (height - len(each)) for each in cells]
+        cells = [_cell(column, texts[at], row, width) for (column, texts), width in zip(columns, widths, strict=True)]
+        height = max(map(len, cells), default=0)
+        padded = [cell + [[]] * (height - len(cell)) for cell in cells]
         lines += [_joined(parts, columns, widths) for parts in zip(*padded, strict=True)]
     return lines
 
 
-def _cell(column: Column, at: int, width: int) -> list[Line]:
-    cell = column.cells[at]
-    style = column.styles[at] if column.styles else ""
+def _cell(column: Column[Any], cell: str, row: object, width: int) -> list[Line]:
+    style = column.style(row) if column.style else ""
     if column.wraps:
         return [[(line, style)] for line in _wrapped(cell, width)]
     first, *below = _stacked(cell)
@@ -114,13 +164,13 @@ def _cell(column: Column, at: int, width: int) -> list[Line]:
     return [[(first, strong)], *([(line, "dim")] for line in below)]
 
 
-def _joined(parts: Sequence[Line], columns: Sequence[Column], widths: Sequence[int]) -> Line:
+def _joined(parts: Sequence[Line], columns: Sequence[_Cells], widths: Sequence[int]) -> Line:
     """One line of cells side by side, without spaces at its end."""
     line: Line = []
-    for at, (part, column, width) in enumerate(zip(parts, columns, widths, strict=True)):
+    for at, (part, (column, _), width) in enumerate(zip(parts, columns, widths, strict=True)):
         room = " " * (width - sum(_length(text) for text, _ in part))
         gap = [(" " * GAP, "")] if at else []
-        line += [*gap, (room, ""), *part] if column.justify == "right" else [*gap, *part, (room, "")]
+        line += [*gap, (room, ""), *part] if column.align == "right" else [*gap, *part, (room, "")]
     while line and not line[-1][0].strip():
         line.pop()
     return line
@@ -129,13 +179,19 @@ def _joined(parts: Sequence[Line], columns: Sequence[Column], widths: Sequence[i
 # --- records ----------------------------------------------------------------------------------------------------------
 
 
-def _records(columns: Sequence[Column], width: int, named: int) -> list[Line]:
+def _records(columns: Sequence[_Cells], width: int) -> list[Line]:
+    """Each row as its keys on a line, and below them its figures, then what goes with them."""
+    ordered = sorted(columns, key=lambda pair: ("key", "figure", "fact").index(pair[0].role))
+    keys = sum(column.role == "key" for column, _ in columns)
     lines: list[Line] = []
-    for at in range(len(columns[0].cells) if columns else 0):
-        cells = [(" ".join(column.title.split()), " ".join(column.cells[at].split())) for column in columns]
-        keys = [cells[0][1], *(f"{title} {cell}".strip() for title, cell in cells[1:named] if cell)]
-        lines += _packed([[(key, "bold")] for key in keys], width, 0)
-        lines += _packed([_pair(title, cell) for title, cell in cells[named:] if cell], width, INDENT)
+    for texts in zip(*(cells for _, cells in ordered), strict=True):
+        pairs = [
+            (" ".join(column.heading.split()), " ".join(text.split()))
+            for (column, _), text in zip(ordered, texts, strict=True)
+        ]
+        names = [pairs[0][1], *(f"{title} {text}".strip() for title, text in pairs[1:keys] if text)]
+        lines += _packed([[(name, "bold")] for name in names], width, 0)
+        lines += _packed([_pair(title, text) for title, text in pairs[max(keys, 1) :] if text], width, INDENT)
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Accuracies as text: a line per artifact, with what it was counted on and what could not be read."""
+"""Accuracies as tables: a line per artifact, with what it was counted on and what could not be read."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fastvit_bench.records import Accuracy, Failure
-from fastvit_bench.render import terminal
-from fastvit_bench.render.table import Column
-from fastvit_bench.report import table
-from fastvit_bench.report.sheet import FAILED, counted, folder_of, percent, plain
+from fastvit_bench.render import data, terminal
+from fastvit_bench.render import latex as latex_tables
+from fastvit_bench.render import markdown as markdown_tables
+from fastvit_bench.render.table import Column, Table, TableReport
+from fastvit_bench.render.text import percent, plain
+from fastvit_bench.report.row_table import counted, folder_of
+from fastvit_bench.report.row_text import FAILED
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -31,22 +34,59 @@ def line(found: Accuracy | Failure) -> str:
     )
 
 
-def columns(found: Sequence[Accuracy]) -> list[Column]:
-    """Of a table for a person."""
-    made = [each.artifact for each in found]
-    return [
-        Column("model", [plain(each.model) for each in made]),
-        Column("weights", [plain(each.weights.label) for each in made]),
-        Column("device", [plain(each.device.name) for each in found]),
-        Column("precision", [plain(each.precision) for each in made]),
-        Column("size", [each.shape.size for each in made], "right"),
-        Column("batch", [str(each.shape.batch) for each in made], "right"),
-        Column("top-1 %", [percent(each.top1_share) for each in found], "right"),
-        Column("top-5 %", [percent(each.top5_share) for each in found], "right"),
-        Column("images", [str(each.images) for each in found], "right"),
-        Column("unreadable", [str(len(each.unreadable)) for each in found], "right"),
-        Column("artifact", [(each.sha256 or "")[:12] for each in made]),
-    ]
+COLUMNS: list[Column[Accuracy]] = [
+    Column("model", "model", lambda each: each.artifact.model, lambda each: plain(each.artifact.model), role="key"),
+    Column("variant", "", lambda each: each.artifact.variant),
+    Column(
+        "weights", "weights", lambda each: each.artifact.weights.label, lambda each: plain(each.artifact.weights.label)
+    ),
+    Column("fused", "", lambda each: each.artifact.fused.value),
+    Column("device", "device", lambda each: each.device.name, lambda each: plain(each.device.name)),
+    Column("backend", "", lambda each: each.artifact.backend),
+    Column("precision", "precision", lambda each: each.artifact.precision, lambda each: plain(each.artifact.precision)),
+    Column("size", "size", lambda each: each.artifact.shape.size, align="right"),
+    Column("batch", "batch", lambda each: each.artifact.shape.batch, align="right"),
+    Column(
+        "top1",
+        "top-1",
+        lambda each: each.top1_share.value,
+        lambda each: percent(each.top1_share),
+        unit="%",
+        align="right",
+        role="figure",
+    ),
+    Column("top1_low", "", lambda each: each.top1_share.low),
+    Column("top1_high", "", lambda each: each.top1_share.high),
+    Column(
+        "top5",
+        "top-5",
+        lambda each: each.top5_share.value if each.top5_share else None,
+        lambda each: percent(each.top5_share),
+        unit="%",
+        align="right",
+        role="figure",
+    ),
+    Column("top5_low", "", lambda each: each.top5_share.low if each.top5_share else None),
+    Column("top5_high", "", lambda each: each.top5_share.high if each.top5_share else None),
+    Column("images", "images", lambda each: each.images, align="right"),
+    Column("top1_images", "", lambda each: each.top1),
+    Column("top5_images", "", lambda each: each.top5),
+    Column("overflowed", "", lambda each: each.overflowed),
+    Column("unreadable", "unreadable", lambda each: len(each.unreadable), align="right"),
+    Column("unreadable_names", "", lambda each: "; ".join(bad.name for bad in each.unreadable)),
+    Column("how", "", lambda each: each.how),
+    Column("data", "", lambda each: folder_of(each.evaluation.data)),
+    Column("data_digest", "", lambda each: each.evaluation.digest),
+    Column("shorter_side", "", lambda each: each.preprocessing.shorter_side),
+    Column("crop", "", lambda each: each.preprocessing.crop),
+    Column("artifact", "artifact", lambda each: each.artifact.sha256, lambda each: (each.artifact.sha256 or "")[:12]),
+    Column("finished", "", lambda each: each.finished),
+]
+
+
+def report(found: Sequence[Accuracy]) -> TableReport:
+    """Accuracies as people read them."""
+    return TableReport([Table(found, COLUMNS)], notes(found))
 
 
 def notes(found: Sequence[Accuracy]) -> list[str]:
@@ -73,37 +113,32 @@ def notes(found: Sequence[Accuracy]) -> list[str]:
 def rich(found: Sequence[Accuracy], width: int) -> "Group":
     """For a terminal of so many columns."""
     from rich.console import Group
-    from rich.text import Text
 
-    if not found:
-        return Group(EMPTY)
-    lines = terminal.layout(columns(found), width)
-    return Group(terminal.styled(lines), Text(), *(Text(note, style="dim") for note in notes(found)))
+    return terminal.report(report(found), width) if found else Group(EMPTY)
 
 
 def markdown(found: Sequence[Accuracy]) -> str:
     """A pipe table with its notes as a list below."""
-    return table.listed(columns(found), notes(found)) if found else EMPTY + "\n"
+    return markdown_tables.report(report(found)) if found else EMPTY + "\n"
 
 
 def latex(found: Sequence[Accuracy]) -> str:
     """A booktabs table in a float, with its notes as the caption."""
-    return table.floating(columns(found), notes(found)) if found else f"% {EMPTY}\n"
+    return latex_tables.report(report(found)) if found else f"% {EMPTY}\n"
 
 
 def csv(found: Sequence[Accuracy]) -> str:
     """A line per accuracy, in full precision; unreadable files by their names."""
-    import pandas as pd
-
-    return pd.DataFrame([_flat(each) for each in found]).to_csv(index=False, lineterminator="\n")
+    return data.csv(Table(found, COLUMNS))
 
 
 def json(found: Sequence[Accuracy]) -> str:
     """The records as they stand in the run file, with their shares."""
-    nested = [
-        {**msgspec.to_builtins(each), "top1_share": each.top1_share, "top5_share": each.top5_share} for each in found
-    ]
-    return msgspec.json.format(msgspec.json.encode(nested), indent=2).decode() + "\n"
+    return data.json(data.records(Table(found, COLUMNS), _nested))
+
+
+def _nested(each: Accuracy) -> dict[str, object]:
+    return {**msgspec.to_builtins(each), "top1_share": each.top1_share, "top5_share": each.top5_share}
 
 
 FORMATS: dict[str, Callable[[Sequence[Accuracy]], str]] = {
@@ -112,37 +147,3 @@ FORMATS: dict[str, Callable[[Sequence[Accuracy]], str]] = {
     "json": json,
     "latex": latex,
 }
-
-
-def _flat(found: Accuracy) -> dict[str, object]:
-    made, top5 = found.artifact, found.top5_share
-    return {
-        "model": made.model,
-        "variant": made.variant,
-        "weights": made.weights.label,
-        "fused": made.fused.value,
-        "device": found.device.name,
-        "backend": made.backend,
-        "precision": made.precision,
-        "size": made.shape.size,
-        "batch": made.shape.batch,
-        "top1": found.top1_share.value,
-        "top1_low": found.top1_share.low,
-        "top1_high": found.top1_share.high,
-        "top5": top5.value if top5 else None,
-        "top5_low": top5.low if top5 else None,
-        "top5_high": top5.high if top5 else None,
-        "images": found.images,
-        "top1_images": found.top1,
-        "top5_images": found.top5,
-        "overflowed": found.overflowed,
-        "unreadable": len(found.unreadable),
-        "unreadable_names": "; ".join(each.name for each in found.unreadable),
-        "how": found.how,
-        "data": folder_of(found.evaluation.data),
-        "data_digest": found.evaluation.digest,
-        "shorter_side": found.preprocessing.shorter_side,
-        "crop": found.preprocessing.crop,
-        "artifact": made.sha256,
-        "finished": found.finished,
-    }

@@ -4,14 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from fastvit_bench import files
-from fastvit_bench.errors import StoreError
 from fastvit_bench.records import Machine
 from fastvit_bench.render import terminal
-from fastvit_bench.render.table import Column
-from fastvit_bench.report.sheet import plain
+from fastvit_bench.render.table import Column, Table, TableReport
+from fastvit_bench.render.text import plain
+from fastvit_bench.store import documents
 from fastvit_bench.verdicts import Calibration, CellCalibration, Plan
 
 if TYPE_CHECKING:
@@ -23,23 +20,14 @@ NAME = "calibration.json"  # in the folder of a device's results; the last one c
 def save(calibration: Calibration, folder: Path) -> Path:
     """Keep it in a device's folder, in place of an earlier one; raises `StoreError` where the disk refuses."""
     path = folder / NAME
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write(path, msgspec.json.format(msgspec.json.encode(calibration), indent=2) + b"\n")
-    except OSError as error:
-        raise StoreError(f"The calibration {path} cannot be written: {error.strerror or error}.") from error
+    documents.write(path, documents.encoded(calibration), "calibration")
     return path
 
 
 def load(folder: Path) -> Calibration | None:
     """The last calibration of a device, None where there is none; raises `StoreError` for one that cannot be read."""
     path = folder / NAME
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Calibration)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.MsgspecError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); remove it, or calibrate again.") from None
+    return documents.read(path, documents.CALIBRATION) if path.exists() else None
 
 
 def doubts(folder: Path, plan: Plan, machine: Machine) -> list[str]:
@@ -60,30 +48,39 @@ def doubts(folder: Path, plan: Plan, machine: Machine) -> list[str]:
     ]
 
 
-# heading -> text of a cell
-_COLUMNS: dict[str, Callable[[CellCalibration], str]] = {
-    "margin": lambda cell: _percent(cell.margin),
-    "blocks": lambda cell: str(cell.blocks),
-    "scatter": lambda cell: _percent(cell.scatter),
-    "noise floor": lambda cell: _percent(cell.floor),
-    "detectable": lambda cell: _percent(cell.detectable),
-    "false alarms (of redrawn)": lambda cell: f"{cell.false_alarms} ({_percent(cell.drawn_false_alarms)})",
-    "left open (of redrawn)": lambda cell: f"{cell.inconclusive} ({_percent(cell.drawn_inconclusive)})",
-}
+def _share(name: str, title: str, of: Callable[[CellCalibration], float | None]) -> Column[CellCalibration]:
+    return Column(name, title, of, lambda cell: _percent(of(cell)), align="right")
+
+
+_COLUMNS: list[Column[CellCalibration]] = [
+    Column("cell", "cell", lambda cell: cell.name, lambda cell: plain(_name(cell)), role="key"),
+    _share("margin", "margin", lambda cell: cell.margin),
+    Column("blocks", "blocks", lambda cell: cell.blocks, align="right"),
+    _share("scatter", "scatter", lambda cell: cell.scatter),
+    _share("floor", "noise floor", lambda cell: cell.floor),
+    _share("detectable", "detectable", lambda cell: cell.detectable),
+    Column(
+        "false_alarms",
+        "false alarms (of redrawn)",
+        lambda cell: cell.false_alarms,
+        lambda cell: f"{cell.false_alarms} ({_percent(cell.drawn_false_alarms)})",
+        align="right",
+    ),
+    Column(
+        "inconclusive",
+        "left open (of redrawn)",
+        lambda cell: cell.inconclusive,
+        lambda cell: f"{cell.inconclusive} ({_percent(cell.drawn_inconclusive)})",
+        align="right",
+    ),
+]
 
 
 def rich(calibration: Calibration, width: int) -> "Group":
     """A row per cell, for a terminal of so many columns."""
-    from rich.console import Group
-    from rich.text import Text
-
     cells = [*calibration.cells, *([calibration.pooled] if calibration.pooled else [])]
-    columns = [
-        Column("cell", [plain(_name(cell)) for cell in cells]),
-        *(Column(title, [text(cell) for cell in cells], "right") for title, text in _COLUMNS.items()),
-    ]
-    title = Text(f"{calibration.repetitions} gates of each cell against itself", style="bold")
-    return Group(title, terminal.styled(terminal.layout(columns, width)))
+    table = Table(cells, _COLUMNS, f"{calibration.repetitions} gates of each cell against itself")
+    return terminal.report(TableReport([table]), width)
 
 
 def sentence(calibration: Calibration) -> str:

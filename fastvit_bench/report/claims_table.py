@@ -1,18 +1,15 @@
 """Judged claims as text: a table by sections of the paper for people, lines and records for other programs."""
 
-import csv as _csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from fastvit_bench.render import terminal
-from fastvit_bench.render.table import Column
+from fastvit_bench.render import data, terminal
+from fastvit_bench.render import markdown as markdown_tables
+from fastvit_bench.render.table import NONE, Column, Table, TableReport
+from fastvit_bench.render.text import plain
 from fastvit_bench.report.claims import Aside, Cell, Here, Judged, Verdict
-from fastvit_bench.report.sheet import NONE, Detail, Document, plain
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -78,25 +75,46 @@ def _capital(text: str) -> str:
 _STYLES = {Verdict.AGREES: "", Verdict.DIFFERS: "bold red", Verdict.UNCHECKABLE: "yellow"}
 
 
+def _style(each: Judged) -> str:
+    return _STYLES[each.verdict]
+
+
+def _tables(judged: Sequence[Judged], claim: Column[Judged], *more: Column[Judged]) -> list[Table[Judged]]:
+    """A table per section of the paper."""
+    numbers: list[Column[Judged]] = [
+        Column(
+            "printed",
+            "printed",
+            lambda each: each.claim.printed,
+            lambda each: _numbers(each)[0],
+            align="right",
+            role="figure",
+            style=_style,
+        ),
+        Column(
+            "recomputed",
+            "its tables",
+            lambda each: each.recomputed and each.recomputed.value,
+            lambda each: _numbers(each)[1],
+            align="right",
+            role="figure",
+            style=_style,
+        ),
+        Column("off", "off by", lambda each: each.off, lambda each: _numbers(each)[2], align="right", style=_style),
+        Column("verdict", "verdict", lambda each: each.verdict, lambda each: _numbers(each)[3], style=_style),
+    ]
+    return [Table(found, [claim, *numbers, *more], section) for section, found in _by_section(judged)]
+
+
 def rich(judged: Sequence[Judged], width: int) -> "Group":
     """A table per section for a terminal of so many columns; claims that do not follow stand out."""
-    from rich.console import Group
-    from rich.text import Text
-
     ran = _measured(judged)
-    parts: list[Text] = []
-    for section, found in _by_section(judged):
-        styles = [_STYLES[each.verdict] for each in found]
-        numbers = zip(*(_numbers(each) for each in found), strict=True)
-        titles: tuple[tuple[str, Literal["left", "right"]], ...]
-        titles = (("printed", "right"), ("its tables", "right"), ("off by", "right"), ("verdict", "left"))
-        told = [plain(" ".join([each.claim.text, f"({each.claim.id})", *_told(each, ran)])) for each in found]
-        columns = [
-            Column("claim", told, wraps=True),
-            *(Column(title, list(c), side, styles=styles) for (title, side), c in zip(titles, numbers, strict=True)),
-        ]
-        parts += [Text(section, style="bold"), terminal.styled(terminal.layout(columns, width)), Text()]
-    return Group(*parts, *(Text(note, style="dim") for note in summary(judged)))
+
+    def told(each: Judged) -> str:
+        return plain(" ".join([each.claim.text, f"({each.claim.id})", *_told(each, ran)]))
+
+    claim: Column[Judged] = Column("claim", "claim", told, role="key", wraps=True)
+    return terminal.report(TableReport(_tables(judged, claim), summary(judged)), width)
 
 
 def sentences(judged: Sequence[Judged]) -> list[str]:
@@ -154,91 +172,67 @@ def _cell(cell: Cell) -> str:
 
 def markdown(judged: Sequence[Judged]) -> str:
     """A pipe table per section."""
-    from fastvit_bench.report.table import in_markdown
-
     ran = _measured(judged)
-    tables = [
-        Detail(
-            section,
-            [
-                Column("claim", [each.claim.text for each in found]),
-                Column("printed", [each.printed for each in found], "right"),
-                Column("its tables", [_numbers(each)[1] for each in found], "right"),
-                Column("off by", [_numbers(each)[2] for each in found], "right"),
-                Column("verdict", [_numbers(each)[3] for each in found]),
-                Column("note", [" ".join(_told(each, ran)) for each in found]),
-            ],
-            1,
-        )
-        for section, found in _by_section(judged)
-    ]
-    return in_markdown(Document(sheets=[], details=tables, notes=summary(judged)))
+    claim: Column[Judged] = Column("claim", "claim", lambda each: each.claim.text, role="key")
+    note: Column[Judged] = Column("note", "note", lambda each: " ".join(_told(each, ran)))
+    return markdown_tables.report(TableReport(_tables(judged, claim, note), summary(judged)))
+
+
+_FACTS: list[Column[tuple[str, str]]] = [
+    Column("name", "of the claim", lambda line: line[0], role="key"),
+    Column("text", "what is known", lambda line: line[1], wraps=True),
+]
 
 
 def markdown_details(judged: Sequence[Judged]) -> str:
     """A pipe table per claim."""
-    from fastvit_bench.report.table import in_markdown
-
-    tables: list[Detail] = []
-    for each in judged:
-        lines = _lines(each)
-        columns = [Column("", [name for name, _ in lines]), Column("", [told for _, told in lines])]
-        tables.append(Detail(f"{each.claim.id}: {each.claim.text}", columns, 1))
-    return in_markdown(Document(sheets=[], details=tables, notes=summary(judged)))
+    tables = [Table(_lines(each), _FACTS, f"{each.claim.id}: {each.claim.text}") for each in judged]
+    return markdown_tables.report(TableReport(tables, summary(judged)))
 
 
 # --- for programs -----------------------------------------------------------------------------------------------------
 
-# column -> value, once per claim
-_FLAT: dict[str, Callable[[Judged], object]] = {
-    "id": lambda each: each.claim.id,
-    "section": lambda each: each.claim.section,
-    "text": lambda each: each.claim.text,
-    "where": lambda each: "; ".join(each.claim.where),
-    "kind": lambda each: each.claim.kind,
-    "printed": lambda each: each.claim.printed,
-    "recomputed": lambda each: each.recomputed.value if each.recomputed else None,
-    "recomputed_low": lambda each: each.recomputed.low if each.recomputed else None,
-    "recomputed_high": lambda each: each.recomputed.high if each.recomputed else None,
-    "verdict": lambda each: each.verdict,
-    "why": lambda each: " ".join([each.sentence, *(aside.sentence for aside in each.asides)]).strip(),
-    "cell": lambda each: " / ".join(each.claim.cell.place),
-    "cell_value": lambda each: each.claim.cell.text,
-    "base": lambda each: " / ".join(each.claim.base.place) if each.claim.base else None,
-    "base_value": lambda each: each.claim.base.text if each.claim.base else None,
-    "printed_for": lambda each: each.claim.printed_for,
-    "study": lambda each: each.claim.measured.study if each.claim.measured else None,
-}
+Row = tuple[Judged, Here]  # a claim, and what was measured of it on a device
 
-# likewise, of each device
-_OF_DEVICE: dict[str, Callable[[Here], object]] = {
-    "outcome": lambda here: here.outcome,
-    "device": lambda here: here.measured.device if here.measured else None,
-    "device_kind": lambda here: here.measured.device_kind if here.measured else None,
-    "measured": lambda here: here.value,
-    "measured_low": lambda here: here.low,
-    "measured_high": lambda here: here.high,
-    "measured_why": lambda here: here.sentence,
-    "machine": lambda here: here.measured.machine if here.measured else None,
-    "finished": lambda here: here.measured.finished if here.measured else None,
-    "source": lambda here: here.measured.source if here.measured else None,
-}
+_COLUMNS: list[Column[Row]] = [
+    Column("id", "", lambda row: row[0].claim.id),
+    Column("section", "", lambda row: row[0].claim.section),
+    Column("text", "", lambda row: row[0].claim.text),
+    Column("where", "", lambda row: "; ".join(row[0].claim.where)),
+    Column("kind", "", lambda row: row[0].claim.kind),
+    Column("printed", "", lambda row: row[0].claim.printed),
+    Column("recomputed", "", lambda row: row[0].recomputed.value if row[0].recomputed else None),
+    Column("recomputed_low", "", lambda row: row[0].recomputed.low if row[0].recomputed else None),
+    Column("recomputed_high", "", lambda row: row[0].recomputed.high if row[0].recomputed else None),
+    Column("verdict", "", lambda row: row[0].verdict),
+    Column("why", "", lambda row: " ".join([row[0].sentence, *(aside.sentence for aside in row[0].asides)]).strip()),
+    Column("cell", "", lambda row: " / ".join(row[0].claim.cell.place)),
+    Column("cell_value", "", lambda row: row[0].claim.cell.text),
+    Column("base", "", lambda row: " / ".join(row[0].claim.base.place) if row[0].claim.base else None),
+    Column("base_value", "", lambda row: row[0].claim.base.text if row[0].claim.base else None),
+    Column("printed_for", "", lambda row: row[0].claim.printed_for),
+    Column("study", "", lambda row: row[0].claim.measured.study if row[0].claim.measured else None),
+    Column("outcome", "", lambda row: row[1].outcome),
+    Column("device", "", lambda row: row[1].measured.device if row[1].measured else None),
+    Column("device_kind", "", lambda row: row[1].measured.device_kind if row[1].measured else None),
+    Column("measured", "", lambda row: row[1].value),
+    Column("measured_low", "", lambda row: row[1].low),
+    Column("measured_high", "", lambda row: row[1].high),
+    Column("measured_why", "", lambda row: row[1].sentence),
+    Column("machine", "", lambda row: row[1].measured.machine if row[1].measured else None),
+    Column("finished", "", lambda row: row[1].measured.finished if row[1].measured else None),
+    Column("source", "", lambda row: row[1].measured.source if row[1].measured else None),
+]
 
 
 def csv(judged: Sequence[Judged]) -> str:
     """A line per claim and device."""
-    text = io.StringIO()
-    writer = _csv.DictWriter(text, [*_FLAT, *_OF_DEVICE], lineterminator="\n")
-    writer.writeheader()
-    for each in judged:
-        line = {name: value(each) for name, value in _FLAT.items()}
-        writer.writerows({**line, **{name: value(here) for name, value in _OF_DEVICE.items()}} for here in each.here)
-    return text.getvalue()
+    return data.csv(Table([(each, here) for each in judged for here in each.here], _COLUMNS))
 
 
 def json(judged: Sequence[Judged]) -> str:
     """A list of claims with their cells, sources and both verdicts."""
-    return msgspec.json.format(msgspec.json.encode(judged), indent=2).decode() + "\n"
+    return data.json(judged)
 
 
 COMPLETE: dict[str, Callable[[Sequence[Judged]], str]] = {"csv": csv, "json": json}

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from fastvit_bench import files
 from fastvit_bench.errors import StoreError, UsageError
+from fastvit_bench.render import charts
+from fastvit_bench.render.charts import LIGHT, PAGE, Chart, Palette
+from fastvit_bench.report import comparison_chart, page, study_figures, verdict
 from fastvit_bench.report import figures as drawing
 from fastvit_bench.report import frontiers as standings
-from fastvit_bench.report import page, study_figures, verdict
-from fastvit_bench.report.figures import LIGHT, MOST_CHOICES, PAGE, Figure, Palette
+from fastvit_bench.report.figures import MOST_CHOICES
 from fastvit_bench.report.frontiers import Frontier, Group
 from fastvit_bench.report.page.content import content
 from fastvit_bench.report.pareto import Counted
@@ -33,8 +35,8 @@ def html(
     accuracies: Mapping[str, Counted] | None = None,
     notes: Sequence[str] = (),
 ) -> str:
-    """The whole page; `made` says when and by what. Raises as `ratios.against` and `figures.require` do."""
-    drawing.require()
+    """The whole page; `made` says when and by what. Raises as `ratios.against` and `charts.require` do."""
+    charts.require()
     groups, frontiers, ratios = _joined(rows, reference, accuracies)
     figures, left_out = _figures(rows, comparisons, studies, groups, frontiers, ratios, reference, PAGE)
     words = content(
@@ -67,7 +69,7 @@ def pictures(
 
     Raises as `html` does, `UsageError` when there is nothing to draw, `StoreError` where a file cannot be written.
     """
-    drawing.require()
+    charts.require()
     groups, frontiers, ratios = _joined(rows, reference, accuracies)
     figures, left_out = _figures(rows, comparisons, studies, groups, frontiers, ratios, reference, LIGHT)
     if not figures:
@@ -77,7 +79,7 @@ def pictures(
         folder.mkdir(parents=True, exist_ok=True)
         for figure in figures:
             written.append(folder / f"{figure.name}.{kind}")
-            written[-1].write_bytes(drawing.picture(figure, kind))
+            written[-1].write_bytes(charts.picture(figure, kind))
     except OSError as error:
         raise StoreError(f"The pictures cannot be written to {folder}: {error.strerror or error}.") from error
     return written, left_out
@@ -137,11 +139,11 @@ def _figures(
     ratios: Mapping[Key, Ratio],
     reference: str | None,
     palette: Palette,
-) -> tuple[list[Figure], list[str]]:
+) -> tuple[list[Chart], list[str]]:
     """Every figure, at most so many of a kind; and a sentence on each kind that has more."""
     measured = drawing.conditions(rows)
     first = sorted(frontiers, key=lambda each: -len(each.places))  # stable: groups and sizes keep their order
-    found: list[Figure | None] = []
+    found: list[Chart | None] = []
     notes: list[str] = []
     for what, count, made in (
         ("frontiers", len(first), (drawing.accuracy(each, measured, palette) for each in first[:MOST_CHOICES])),
@@ -160,7 +162,11 @@ def _figures(
             ),
         ),
         ("studies", len(studies), (study_figures.figure(each, palette) for each in studies[:MOST_CHOICES])),
-        ("comparisons", len(comparisons), (drawing.comparison(each, palette) for each in comparisons[:MOST_CHOICES])),
+        (
+            "comparisons",
+            len(comparisons),
+            (comparison_chart.comparison(each, palette) for each in comparisons[:MOST_CHOICES]),
+        ),
     ):
         found += made
         if count > MOST_CHOICES:
@@ -168,10 +174,10 @@ def _figures(
     return _named([each for each in found if each]), notes
 
 
-def _named(figures: Sequence[Figure]) -> list[Figure]:
+def _named(figures: Sequence[Chart]) -> list[Chart]:
     """With file names that differ."""
     seen: dict[str, int] = {}
-    found: list[Figure] = []
+    found: list[Chart] = []
     for figure in figures:
         seen[figure.name] = seen.get(figure.name, 0) + 1
         number = seen[figure.name]

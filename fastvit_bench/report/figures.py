@@ -1,96 +1,26 @@
 """The report's figures, each described once: the page draws the description itself, PNG and SVG are made from it."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fastvit_bench.records import Measurement, Shape
-from fastvit_bench.report import pictures
+from fastvit_bench.render.charts import SHAPES, Chart, Palette, Spec, chart, distinct, scale, short
+from fastvit_bench.render.text import NOT_COMPARED_NOTE, compared, figure_text, plain
 from fastvit_bench.report.frontiers import Basis, Frontier, Group, Place
 from fastvit_bench.report.joined import BASES, accuracy_text, label_of, probability_text, ratio_text, some
 from fastvit_bench.report.pareto import SURE, Counted
 from fastvit_bench.report.ratios import Key, Ratio
+from fastvit_bench.report.row_text import legend
 from fastvit_bench.report.rows import Row, size_of
-from fastvit_bench.report.sheet import NOT_COMPARED_NOTE, compared, figure_text, legend, plain
-from fastvit_bench.report.verdict import words
-from fastvit_bench.verdicts import Comparison, Outcome
 
 MOST_LINES = 16  # models in one chart; colour and shape together tell that many apart
 MOST_POINTS = 60  # in one frontier's chart: its members, then the quickest
-MOST_CELLS = 40  # of a comparison, the worst first
 MOST_CHOICES = 40  # figures of one kind
 LABELLED = 14  # models whose names a frontier's chart has room for
 
-PACKAGES = ("altair", "vl_convert")  # that draw
 
-Spec = dict[str, Any]  # a Vega-Lite description
-
-
-@dataclass(frozen=True)
-class Palette:
-    """Colours by what they are for; the page hands in CSS variables, so that its theme is the figures' theme."""
-
-    ink: str
-    muted: str
-    grid: str
-    accent: str
-    paper: str
-    bad: str
-    good: str
-    unsure: str
-    series: tuple[str, ...]
-    background: str | None
-
-
-# of Okabe & Ito's palette and neighbours of it, which do not rely on telling red from green
-LIGHT = Palette(
-    ink="#1b1f24",
-    muted="#57606a",
-    grid="#e3e6ea",
-    accent="#0b62a8",
-    paper="#ffffff",
-    bad="#b8410b",
-    good="#00785a",
-    unsure="#8a6100",
-    series=("#0072b2", "#d55e00", "#00875f", "#a8437f", "#8a6100", "#2b9bd6", "#5b4fc4", "#57606a"),
-    background="#ffffff",
-)
-PAGE = Palette(
-    ink="var(--ink)",
-    muted="var(--muted)",
-    grid="var(--grid)",
-    accent="var(--accent)",
-    paper="var(--paper)",
-    bad="var(--bad)",
-    good="var(--good)",
-    unsure="var(--unsure)",
-    series=tuple(f"var(--series-{number})" for number in range(1, 9)),
-    background=None,
-)
-
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One chart and what is written around it."""
-
-    kind: str  # accuracy, latency, ratio or comparison: figures of one kind stand in one place of the page
-    name: str  # of its file, without suffix: letters, digits, hyphens
-    choice: str  # what tells it from others of its kind
-    title: str
-    caption: str  # how to read it, and what is left out
-    spec: Spec
-
-
-def require() -> None:
-    """Raise `UnavailableError` where the packages that draw are missing."""
-    pictures.require(*PACKAGES)
-
-
-def conditions(rows: Sequence[Row]) -> dict[int, str]:
-    """How the figures of each row were measured, by the row's `id`."""
+def conditions(rows: Sequence[Row]) -> dict[bytes, str]:
+    """How the figures of each row were measured, by the row's key."""
     marks, lines = legend(rows)
     texts = [line[line.index("Measured: ") :].removesuffix(".") for line in lines]
     numbers = list(dict.fromkeys(marks.values()))
@@ -123,7 +53,7 @@ def standing(place: Place) -> str:
     return ON if share >= SURE else OFF if share <= 1 - SURE else OPEN
 
 
-def accuracy(frontier: Frontier, measured: Mapping[int, str], palette: Palette) -> Figure:
+def accuracy(frontier: Frontier, measured: Mapping[bytes, str], palette: Palette) -> Chart:
     """Top-1 against latency, with the frontier as a staircase and both intervals where they are known."""
     import altair as alt
 
@@ -133,7 +63,7 @@ def accuracy(frontier: Frontier, measured: Mapping[int, str], palette: Palette) 
     points: list[Spec] = [
         {
             **_point(frontier, place, measured),
-            "label": _short(place.name if alike else label_of(frontier, place), 36) if id(place) in labelled else "",
+            "label": short(place.name if alike else label_of(frontier, place), 36) if id(place) in labelled else "",
         }
         for place in kept
     ]
@@ -191,7 +121,7 @@ def accuracy(frontier: Frontier, measured: Mapping[int, str], palette: Palette) 
         caption += f" {which} were timed with random weights, whose speed is that of any."
     if left_out:
         caption += f" {left_out} further dominated models are in the table only."
-    return figure(
+    return chart(
         "accuracy",
         f"{where}, {frontier.basis} top-1",
         f"Accuracy against latency: {where}",
@@ -212,7 +142,7 @@ def _chosen(frontier: Frontier) -> tuple[list[Place], int]:
     return [place for place in places if id(place) in kept], len(places) - MOST_POINTS
 
 
-def _point(frontier: Frontier, place: Place, measured: Mapping[int, str]) -> Spec:
+def _point(frontier: Frontier, place: Place, measured: Mapping[bytes, str]) -> Spec:
     share, interval = place.accuracy.percent, place.cell.interval_ms
     least, most = share, share
     told = f"{accuracy_text(place.accuracy)} % top-1, published ({plain(place.source)})"
@@ -233,7 +163,7 @@ def _point(frontier: Frontier, place: Place, measured: Mapping[int, str]) -> Spe
             place.row,
             place.cell,
             label_of(frontier, place),
-            measured[id(place.row)],
+            measured[place.row.key],
             told,
             f"on the frontier with {probability_text(place.standing.probability)}",
             *([f"dominated by {some(by)}"] if by else []),
@@ -244,13 +174,13 @@ def _point(frontier: Frontier, place: Place, measured: Mapping[int, str]) -> Spe
 # --- latency and ratio against resolution -----------------------------------------------------------------------------
 
 
-def resolution(group: Group, measured: Mapping[int, str], palette: Palette) -> Figure | None:
+def resolution(group: Group, measured: Mapping[bytes, str], palette: Palette) -> Chart | None:
     """A line per model; None where everything was measured at one size."""
 
     def value(name: str, row: Row, cell: Measurement) -> tuple[float, float, float, str]:
         interval = cell.interval_ms
         ends = (interval.low, interval.high) if interval else (cell.figure_ms, cell.figure_ms)
-        return cell.figure_ms, *ends, about(row, cell, name, measured[id(row)])
+        return cell.figure_ms, *ends, about(row, cell, name, measured[row.key])
 
     points, layers, caption = _lines(group, value, "latency, ms per batch", palette, at_one=None)
     if not layers:
@@ -260,31 +190,31 @@ def resolution(group: Group, measured: Mapping[int, str], palette: Palette) -> F
         + caption
     )
     title = f"Latency against resolution: {group.label}"
-    return figure("latency", group.label, title, caption, points, layers, palette)
+    return chart("latency", group.label, title, caption, points, layers, palette)
 
 
 def ratios(
-    group: Group, found: Mapping[Key, Ratio], reference: str, measured: Mapping[int, str], palette: Palette
-) -> Figure | None:
+    group: Group, found: Mapping[Key, Ratio], reference: str, measured: Mapping[bytes, str], palette: Palette
+) -> Chart | None:
     """A line per model, of its figures over those of the reference; None where there is nothing to draw."""
 
     def value(name: str, row: Row, cell: Measurement) -> tuple[float, float, float, str] | None:
-        ratio = found.get((id(row), cell.shape))
+        ratio = found.get((row.key, cell.shape))
         if ratio is None:
             return None
         interval = ratio.interval
         ends = (interval.low, interval.high) if interval else (ratio.value, ratio.value)
         told = f"{ratio_text(ratio)} times {plain(reference)}"
-        return ratio.value, *ends, about(row, cell, name, measured[id(row)], told)
+        return ratio.value, *ends, about(row, cell, name, measured[row.key], told)
 
-    points, layers, caption = _lines(group, value, f"ratio to {_short(reference)}", palette, at_one=1.0)
+    points, layers, caption = _lines(group, value, f"ratio to {short(reference)}", palette, at_one=1.0)
     if not layers:
         return None
     caption = (
         f"Below 1 is quicker than {plain(reference)} at the same size. Bars: 95 % intervals of the ratio." + caption
     )
     title = f"Ratio to {plain(reference)}: {group.label}"
-    return figure("ratio", group.label, title, caption, points, layers, palette)
+    return chart("ratio", group.label, title, caption, points, layers, palette)
 
 
 def _lines(
@@ -313,7 +243,7 @@ def _lines(
     # from the top of the chart to its bottom, as the legend is read
     ordered = sorted(series, key=lambda name: -series[name][-1]["value"])
     shown, left_out = _spread(ordered, MOST_LINES), max(0, len(ordered) - MOST_LINES)
-    labels = _distinct([_short(name) for name in shown])
+    labels = distinct([short(name) for name in shown])
     points: list[Spec] = [
         {"name": label, **point} for name, label in zip(shown, labels, strict=True) for point in series[name]
     ]
@@ -360,176 +290,3 @@ def _spread(names: Sequence[str], most: int) -> list[str]:
 
 def _side(shape: Shape) -> float:
     return round((shape.height * shape.width) ** 0.5, 1)
-
-
-# --- comparisons ------------------------------------------------------------------------------------------------------
-
-_NAMES = {
-    Outcome.REGRESSED: "regressed",
-    Outcome.INCONCLUSIVE: "inconclusive",
-    Outcome.PASS: "pass",
-    Outcome.IMPROVED: "improved",
-}
-
-
-def comparison(found: Comparison, palette: Palette) -> Figure | None:
-    """The change of every cell with its interval, and the margin; None where no cell has two figures."""
-    import altair as alt
-
-    told = [cell for cell in words.worst_first(found) if cell.verdict.ratio is not None]
-    if not told:
-        return None
-    kept = told[:MOST_CELLS]
-    names = _distinct([_short(words.shown(cell.name), 34) for cell in kept])
-    points: list[Spec] = []
-    for cell, name in zip(kept, names, strict=True):
-        verdict = cell.verdict
-        ratio, interval = verdict.ratio or 1.0, verdict.interval
-        points.append(
-            {
-                "cell": name,
-                "change": 100 * (ratio - 1),
-                "low": 100 * ((interval.low if interval else ratio) - 1),
-                "high": 100 * ((interval.high if interval else ratio) - 1),
-                "outcome": _NAMES.get(verdict.outcome, verdict.outcome.value),
-                "about": "\n".join(
-                    text
-                    for text in (
-                        words.shown(cell.name),
-                        f"{words.change(verdict)} {words.span(interval)}, margin {words.margin(verdict)}".strip(),
-                        f"{verdict.outcome.value}: {words.reason(verdict)}",
-                        f"{verdict.blocks} blocks of turns on {words.machine(found.machine)}",
-                        f"finished {found.finished[:16].replace('T', ' ')} UTC",
-                    )
-                    if text
-                ),
-            }
-        )
-    margin = 100 * found.plan.margin
-    ends = [point[end] for point in points for end in ("low", "high")] + [margin, -1.0]
-    room = 0.06 * (max(ends) - min(ends))
-    x = alt.X(
-        "change:Q",
-        title="change of latency, % (right is slower)",
-        scale=alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False, zero=False),
-    )
-    y = alt.Y("cell:N", title=None, sort=names, axis=alt.Axis(grid=True, ticks=False, domain=False))
-    outcomes = list(_NAMES.values())
-    colours = [palette.bad, palette.unsure, palette.muted, palette.good]
-    colour = alt.Color("outcome:N", title=None, scale=alt.Scale(domain=outcomes, range=colours))
-    shape = alt.Shape(
-        "outcome:N",
-        title=None,
-        scale=alt.Scale(domain=outcomes, range=["triangle-right", "diamond", "circle", "triangle-left"]),
-    )
-    layers = [
-        alt.Chart(alt.Data(values=[{"change": 0}])).mark_rule(color=palette.muted, aria=False).encode(x=x),
-        alt.Chart(alt.Data(values=[{"change": margin}]))
-        .mark_rule(color=palette.bad, strokeDash=[5, 4], aria=False)
-        .encode(x=x),
-        alt.Chart().mark_rule(strokeWidth=2.2, aria=False).encode(x="low:Q", x2="high:Q", y=y, color=colour),
-        alt.Chart()
-        .mark_point(filled=True, size=95, opacity=1)
-        .encode(x=x, y=y, color=colour, shape=shape, tooltip="about:N", description="about:N"),
-    ]
-    left_out = f" {len(told) - len(kept)} further cells are in the table only." if len(told) > len(kept) else ""
-    caption = f"Change: head over base. Dashed: the margin of {margin:g} %. Bars: 95 % intervals.{left_out}"
-    choice = (
-        f"{words.shown(found.head, 60)} against {words.shown(found.base, 60)}, {found.finished[:16].replace('T', ' ')}"
-    )
-    made = figure("comparison", choice, words.title(found), caption, points, layers, palette)
-    return of_height(made, 40 + 30 * len(kept))
-
-
-# --- of every figure --------------------------------------------------------------------------------------------------
-
-
-def figure(
-    kind: str, choice: str, title: str, caption: str, points: Sequence[Spec], layers: Sequence[Any], palette: Palette
-) -> Figure:
-    """A chart of layers over common points, with the palette's look."""
-    import altair as alt
-
-    # the points stand in the description once: a layer without data of its own takes the whole's
-    chart = alt.layer(*layers, data=alt.Data(values=list(points))).properties(
-        width=680, height=380, description=f"{title}. {caption}"
-    )
-    spec: Spec = chart.configure(**_config(palette)).to_dict(validate=False)
-    return Figure(kind, slug(f"{kind}-{choice}"), choice, title, caption, spec)
-
-
-def of_height(made: Figure, pixels: int) -> Figure:
-    """The same figure, higher or lower."""
-    return replace(made, spec={**made.spec, "height": pixels})
-
-
-def _config(palette: Palette) -> Spec:
-    quiet = {"labelColor": palette.muted, "titleColor": palette.ink, "labelFontSize": 12, "titleFontSize": 12}
-    return {
-        "background": palette.background or "transparent",
-        "font": "system-ui, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif",
-        "axis": {
-            **quiet,
-            "titleFontWeight": "normal",
-            "titlePadding": 10,
-            "gridColor": palette.grid,
-            "domainColor": palette.muted,
-            "tickColor": palette.muted,
-            "tickCount": 6,
-            "labelLimit": 230,
-        },
-        "legend": {
-            "labelColor": palette.ink,
-            "labelFontSize": 12,
-            "symbolSize": 80,
-            "labelLimit": 220,
-            "rowPadding": 4,
-        },
-        "view": {"stroke": None},
-        "title": {"color": palette.ink, "anchor": "start", "fontSize": 15, "subtitleColor": palette.muted},
-    }
-
-
-def scale(values: Sequence[float], below: float, above: float) -> Any:
-    """Logarithmic where the values span a factor of four, else linear; a little wider than they are."""
-    import altair as alt
-
-    low, high = min(values), max(values)
-    if low > 0 and high / low >= 4:
-        return alt.Scale(type="log", domain=[low * below, high * above], nice=False)
-    room = max(high - low, 0.02 * high)
-    return alt.Scale(domain=[low - room * (1 - below) * 0.6, high + room * (above - 1) * 0.6], nice=False, zero=False)
-
-
-def _short(name: str, most: int = 28) -> str:
-    """A name as charts have room for; its middle is left out where it is longer."""
-    line = plain(name) or "(no name)"
-    return line if len(line) <= most else f"{line[: most - 9]}…{line[-8:]}"
-
-
-def _distinct(labels: Sequence[str]) -> list[str]:
-    """Shortened names may have become equal, and one label is one line."""
-    seen: dict[str, int] = {}
-    found: list[str] = []
-    for label in labels:
-        seen[label] = seen.get(label, 0) + 1
-        found.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
-    return found
-
-
-def slug(text: str) -> str:
-    """A file name of any text: letters, digits and hyphens, 80 at most."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80].rstrip("-") or "figure"
-
-
-def picture(figure: Figure, kind: str) -> bytes:
-    """The content of an SVG or PNG file, with the title and the caption in it. `kind` is svg or png."""
-    import textwrap
-
-    import vl_convert
-
-    title = {"text": textwrap.wrap(figure.title, 90), "subtitle": textwrap.wrap(figure.caption, 110), "offset": 12}
-    spec = {**figure.spec, "title": title, "padding": 12}
-    if kind == "svg":
-        return vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]).encode()
-    return vl_convert.vegalite_to_png(spec, scale=2, allowed_base_urls=[])

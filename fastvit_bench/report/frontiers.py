@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fastvit_bench.records import Accuracy, Artifact, Measurement, Shape
+from fastvit_bench.render.text import plain
 from fastvit_bench.report import pareto, published
 from fastvit_bench.report.pareto import Counted, Standing, Stated
 from fastvit_bench.report.published import Figure
+from fastvit_bench.report.row_text import form, legend, model_name
 from fastvit_bench.report.rows import Row, best_of, size_of
-from fastvit_bench.report.sheet import form, legend, model_name, plain
 
 
 class Basis(StrEnum):
@@ -72,7 +73,7 @@ def groups(rows: Sequence[Row]) -> list[Group]:
     found: dict[tuple[str, int, str], list[Row]] = {}
     for row in rows:
         if row.measured:
-            key = (f"{plain(row.device.name)}{marks[id(row)]}", row.batch, plain(row.precision))
+            key = (f"{plain(row.device.name)}{marks[row.key]}", row.batch, plain(row.precision))
             found.setdefault(key, []).append(row)
     made = [
         Group(f"{device}, batch {batch}, {precision}", device, tuple(members), tuple(names(members)))

@@ -4,22 +4,24 @@ A history tells when a figure moved, after the fact and from figures of differen
 to be made is slower, only two versions that take turns can tell.
 """
 
-import csv as _csv
 import functools
-import io
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import msgspec
 
 from fastvit_bench import backends
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Artifact, Engine, Head, Machine, Measurement, Run, Weights, by_name
-from fastvit_bench.render.table import Column
+from fastvit_bench.render import data
+from fastvit_bench.render.table import NONE, Column, Table, TableReport
+from fastvit_bench.render.text import plain, significant
+from fastvit_bench.report.row_text import form, legend, model_name
 from fastvit_bench.report.rows import Row, key, measured_row, size_of
-from fastvit_bench.report.sheet import NONE, Detail, Document, form, legend, model_name, plain, significant
 from fastvit_bench.report.store import RunFile
 from fastvit_bench.stats.intervals import CONFIDENCE, median, normal_quantile
 
@@ -347,12 +349,12 @@ def _of_engines(then: Engine, now: Engine) -> list[tuple[str, str, str]]:
 # --- as text ----------------------------------------------------------------------------------------------------------
 
 
-def document(series: Sequence[Series], failures: int = 0) -> Document:
+def report(series: Sequence[Series], failures: int = 0) -> TableReport:
     """Series and their changes for a person; `failures` of the same runs gave no figures."""
     marks, conditions = legend([each.row for each in series])
-    return Document(
-        sheets=[],
-        details=[_series_table(series, marks), *_change_table(series, marks)],
+    title = "Series: the figures of one cell over the runs"
+    return TableReport(
+        tables=[Table(series, _columns(marks), title), *_change_tables(series, marks)],
         notes=[*_notes(series, failures), *conditions],
     )
 
@@ -370,7 +372,7 @@ def label(series: Series) -> str:
 def condition_marks(series: Sequence[Series]) -> tuple[list[str], list[str]]:
     """Behind each series' device, a mark where their conditions differ; and a line on the conditions of each mark."""
     marks, lines = legend([each.row for each in series])
-    return [marks[id(each.row)] for each in series], lines
+    return [marks[each.row.key] for each in series], lines
 
 
 def settings(series: Series) -> str:
@@ -389,88 +391,187 @@ def changes_in_words(series: Series) -> str:
     return str(len(series.changes)) if series.changes else "none found"
 
 
-# heading -> text; what tells series apart
-_NAMED: dict[str, Callable[[Series], str]] = {
-    "size": lambda each: size_of(each.newest.shape),
-    "batch": lambda each: f"b{each.row.batch}",
-    "precision": lambda each: plain(each.row.precision),
-    "fused": lambda each: each.row.fused.value if each.row.fused else NONE,
-    "weights": lambda each: each.row.weights.origin if each.row.weights else NONE,
-    "form": lambda each: form(each.row) or NONE,
-    "device": lambda each: plain(each.row.device.name),
-}
+def _columns(marks: Mapping[bytes, str]) -> list[Column[Series]]:
+    """What is said of a series; what all have in common but for size and batch is not told people."""
+    return [
+        Column(
+            "model",
+            "model",
+            lambda each: each.row.model,
+            lambda each: f"{model_name(each.row)}{marks[each.row.key]}",
+            role="key",
+        ),
+        Column("size", "size", lambda each: size_of(each.newest.shape), align="right", role="key"),
+        Column("batch", "batch", lambda each: each.row.batch, lambda each: f"b{each.row.batch}", role="key"),
+        Column(
+            "precision",
+            "precision",
+            lambda each: each.row.precision,
+            lambda each: plain(each.row.precision),
+            role="key",
+            shown="varied",
+        ),
+        Column("head", "", lambda each: each.row.head),
+        Column(
+            "fused",
+            "fused",
+            lambda each: each.row.fused,
+            lambda each: str(each.row.fused or NONE),
+            role="key",
+            shown="varied",
+        ),
+        Column(
+            "weights",
+            "weights",
+            lambda each: each.row.weights.origin if each.row.weights else None,
+            role="key",
+            shown="varied",
+        ),
+        Column("form", "form", lambda each: form(each.row) or None, role="key", shown="varied"),
+        Column(
+            "device",
+            "device",
+            lambda each: each.row.device.name,
+            lambda each: plain(each.row.device.name),
+            role="key",
+            shown="varied",
+        ),
+        Column("backend", "", lambda each: each.row.device.backend),
+        Column("window", "", lambda each: each.row.window),
+        Column("clock", "", lambda each: each.row.clock),
+        Column("statistic", "", lambda each: each.row.method.statistic),
+        Column("host", "", lambda each: _shared(each, lambda machine: machine.host)),
+        Column("machine", "", lambda each: _shared(each, lambda machine: machine.name)),
+        Column("processor", "", lambda each: each.row.machine.processor),
+        Column("cores", "", lambda each: each.row.machine.cores),
+        Column("quota", "", lambda each: each.row.machine.quota),
+        Column("accelerator", "", lambda each: each.row.machine.accelerator),
+        Column("runs", "runs", lambda each: len(each.points), align="right"),
+        Column("first", "first", lambda each: each.points[0].day, align="right"),
+        Column("last", "last", lambda each: each.points[-1].day, align="right"),
+        Column(
+            "from_ms",
+            "from",
+            lambda each: each.levels[0][2],
+            lambda each: significant(each.levels[0][2], 3),
+            unit="ms",
+            align="right",
+            role="figure",
+        ),
+        Column(
+            "to_ms",
+            "to",
+            lambda each: each.levels[-1][2],
+            lambda each: significant(each.levels[-1][2], 3),
+            unit="ms",
+            align="right",
+            role="figure",
+        ),
+        Column("noise", "noise", lambda each: each.noise, _noise, unit="%", align="right"),
+        Column(
+            "changes",
+            "changes",
+            lambda each: len(each.changes) if each.searched else None,
+            changes_in_words,
+            align="right",
+        ),
+    ]
 
-# heading -> text; what a series is like
-_ABOUT: dict[str, Callable[[Series], str]] = {
-    "runs": lambda each: str(len(each.points)),
-    "first": lambda each: each.points[0].day,
-    "last": lambda each: each.points[-1].day,
-    "from ms": lambda each: significant(each.levels[0][2], 3),
-    "to ms": lambda each: significant(each.levels[-1][2], 3),
-    "noise %": lambda each: NONE if each.noise is None else f"{100 * each.noise:.1f}",
-    "changes": changes_in_words,
-}
+
+def _noise(series: Series) -> str:
+    return NONE if series.noise is None else f"{100 * series.noise:.1f}"
 
 
-def _which(lines: Sequence[Series], marks: dict[int, str]) -> list[Column]:
-    """The columns that say which series a line is about; what all have in common but for size and batch is left out."""
-    found = [Column("model", [f"{model_name(each.row)}{marks[id(each.row)]}" for each in lines])]
-    for title, text in _NAMED.items():
-        cells = [text(each) for each in lines]
-        if title in {"size", "batch"} or len(set(cells)) > 1:
-            found.append(Column(title, cells, "right" if title == "size" else "left"))
-    return found
+def _shared(series: Series, read: Callable[[Machine], str]) -> str | None:
+    """What all points of a series have in common, else None."""
+    values = {read(point.cell.machine) for point in series.points}
+    return values.pop() or None if len(values) == 1 else None
 
 
-def _series_table(series: Sequence[Series], marks: dict[int, str]) -> Detail:
-    which = _which(series, marks)
-    about = [Column(title, [text(each) for each in series], "right") for title, text in _ABOUT.items()]
-    return Detail("Series: the figures of one cell over the runs", [*which, *about], len(which))
+class _Seen(NamedTuple):
+    """A change, the series it is of, and the first point that shows it."""
+
+    series: Series
+    change: Change
+
+    @property
+    def point(self) -> Point:
+        return self.series.points[self.change.at]
 
 
-def _change_table(series: Sequence[Series], marks: dict[int, str]) -> list[Detail]:
-    """A line per change, in the order in which they happened; no table without any."""
-    lines = [(each, change) for each in series for change in each.changes]
+class _Also(NamedTuple):
+    """What else changed with a run, and in how many series."""
+
+    run: str
+    also: tuple[str, ...]
+    series: int
+
+
+_CHANGE_COLUMNS: list[Column[_Seen]] = [
+    Column("run", "from run", lambda seen: seen.point.run.id, role="key"),
+    Column("date", "date", lambda seen: seen.point.day, role="key"),
+    Column("commit", "commit", lambda seen: plain(seen.point.commit) or None, role="key"),
+    Column(
+        "before_ms",
+        "from",
+        lambda seen: seen.change.before_ms,
+        lambda seen: significant(seen.change.before_ms, 3),
+        unit="ms",
+        align="right",
+        role="figure",
+    ),
+    Column(
+        "after_ms",
+        "to",
+        lambda seen: seen.change.after_ms,
+        lambda seen: significant(seen.change.after_ms, 3),
+        unit="ms",
+        align="right",
+        role="figure",
+    ),
+    Column(
+        "change",
+        "change",
+        lambda seen: seen.change.shift.ratio,
+        lambda seen: _interval(seen.change.shift),
+        unit="%",
+        align="right",
+        role="figure",
+    ),
+]
+_ALSO_COLUMNS: list[Column[_Also]] = [
+    Column("run", "from run", lambda line: line.run, role="key"),
+    Column("series", "series", lambda line: line.series, align="right"),
+    Column(
+        "also",
+        "also changed",
+        lambda line: line.also,
+        lambda line: "; ".join(line.also) or "nothing that is recorded",
+        wraps=True,
+    ),
+]
+
+
+def _change_tables(series: Sequence[Series], marks: Mapping[bytes, str]) -> list[Table[Any]]:
+    """A line per change, in the order in which they happened, and what else changed there; nothing without any."""
+    lines = [_Seen(each, change) for each in series for change in each.changes]
     if not lines:
         return []
-    lines.sort(key=lambda line: line[0].points[line[1].at].cell.finished)
-    first = [each.points[change.at] for each, change in lines]
-    which = [
-        *_which([each for each, _ in lines], marks),
-        Column("from run", [point.run.id for point in first]),
-        Column("date", [point.day for point in first]),
-        Column("commit", [plain(point.commit) or NONE for point in first]),
-    ]
+    lines.sort(key=lambda line: line.point.cell.finished)
+    keys = [column.of(_series_of) for column in _columns(marks) if column.role == "key"]
+    also = Counter((line.point.run.id, line.change.also) for line in lines)
     return [
-        Detail(
-            "Changes, by the run they were first seen in",
-            [
-                *which,
-                Column("from ms", [significant(change.before_ms, 3) for _, change in lines], "right"),
-                Column("to ms", [significant(change.after_ms, 3) for _, change in lines], "right"),
-                Column("change %", [_interval(change.shift) for _, change in lines], "right"),
-            ],
-            len(which),
+        Table(lines, [*keys, *_CHANGE_COLUMNS], "Changes, by the run they were first seen in"),
+        Table(
+            [_Also(*where, count) for where, count in also.items()],
+            _ALSO_COLUMNS,
+            "What else changed with the runs named above, against the run before of the same series",
         ),
-        _also_table(lines),
     ]
 
 
-def _also_table(lines: Sequence[tuple[Series, Change]]) -> Detail:
-    """What else changed, once for all series that say the same of a run."""
-    found: dict[tuple[str, tuple[str, ...]], int] = {}
-    for each, change in lines:
-        where = (each.points[change.at].run.id, change.also)
-        found[where] = found.get(where, 0) + 1
-    return Detail(
-        "What else changed with the runs named above, against the run before of the same series",
-        [
-            Column("from run", [run for run, _ in found]),
-            Column("series", [str(count) for count in found.values()], "right"),
-            Column("also changed", ["; ".join(also) or "nothing that is recorded" for _, also in found], wraps=True),
-        ],
-        1,
-    )
+def _series_of(line: "_Seen | _Placed") -> Series:
+    return line.series
 
 
 def _interval(found: Shift) -> str:
@@ -500,102 +601,82 @@ def _notes(series: Sequence[Series], failures: int) -> list[str]:
 # --- in formats for programs ------------------------------------------------------------------------------------------
 
 
+class _Placed(NamedTuple):
+    """A point in its series: the number of its level, and the change that it is the first to show."""
+
+    number: int  # of the series
+    series: Series
+    point: Point
+    level: int
+    level_ms: float
+    change: Shift | None
+
+
+_POINT_COLUMNS: list[Column[_Placed]] = [
+    Column("run", "", lambda line: line.point.run.id),
+    Column("finished", "", lambda line: line.point.cell.finished),
+    Column("commit", "", lambda line: line.point.run.commit),
+    Column("dirty", "", lambda line: line.point.run.dirty),
+    Column("figure_ms", "", lambda line: line.point.figure_ms),
+    Column("low_ms", "", lambda line: line.point.cell.interval_ms.low if line.point.cell.interval_ms else None),
+    Column("high_ms", "", lambda line: line.point.cell.interval_ms.high if line.point.cell.interval_ms else None),
+    Column("level", "", lambda line: line.level),
+    Column("level_ms", "", lambda line: line.level_ms),
+    Column("change", "", lambda line: line.change.ratio if line.change else None),
+    Column("change_low", "", lambda line: line.change.low if line.change else None),
+    Column("change_high", "", lambda line: line.change.high if line.change else None),
+    Column("change_confidence", "", lambda line: line.change.confidence if line.change else None),
+]
+
+
+def _points(number: int, series: Series) -> list[_Placed]:
+    changes = {change.at: change.shift for change in series.changes}
+    return [
+        _Placed(number, series, series.points[at], level, middle_ms, changes.get(at))
+        for level, (start, end, middle_ms) in enumerate(series.levels, 1)
+        for at in range(start, end)
+    ]
+
+
 def csv(series: Sequence[Series]) -> str:
     """A line per point, with its series' number and settings and the level it belongs to."""
-    text = io.StringIO()
-    writer = _csv.DictWriter(text, [*_FLAT, *_POINT], lineterminator="\n")
-    writer.writeheader()
-    for number, each in enumerate(series, 1):
-        setting = {name: value(each) for name, value in _FLAT.items()}
-        writer.writerows({**setting, "series": number, **point} for point in _points(each))
-    return text.getvalue()
+    marks, _ = legend([each.row for each in series])
+    number: Column[_Placed] = Column("series", "", lambda line: line.number)
+    of_series = [column.of(_series_of) for column in _columns(marks)]
+    points = [line for at, each in enumerate(series, 1) for line in _points(at, each)]
+    return data.csv(Table(points, [number, *of_series, *_POINT_COLUMNS]))
 
 
 def json(series: Sequence[Series]) -> str:
     """A list of series, each with its settings, its points and its changes."""
-    found = [
-        {
-            **{name: value(each) for name, value in _FLAT.items() if name != "series"},
-            "options": each.row.device.options,
-            "method": each.row.method,
-            "searched": each.searched,
-            "noise": each.noise,
-            "points": _points(each),
-            "changes": [_nested(each, change) for change in each.changes],
-        }
-        for each in series
-    ]
-    return msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n"
+    marks, _ = legend([each.row for each in series])
+    return data.json(data.records(Table(series, _columns(marks)), _nested))
+
+
+def _nested(series: Series) -> dict[str, object]:
+    return {
+        "options": series.row.device.options,
+        "method": series.row.method,
+        "searched": series.searched,
+        "points": Table(_points(0, series), _POINT_COLUMNS).records(),
+        "changes": [_nested_change(_Seen(series, change)) for change in series.changes],
+    }
 
 
 FORMATS: dict[str, Callable[[Sequence[Series]], str]] = {"csv": csv, "json": json}
 
-# column -> value, of what a series has once
-_FLAT: dict[str, Callable[[Series], object]] = {
-    "series": lambda _: None,  # its number
-    "model": lambda each: each.row.model,
-    "head": lambda each: each.row.head,
-    "weights": lambda each: each.row.weights.origin if each.row.weights else None,
-    "fused": lambda each: each.row.fused,
-    "form": lambda each: form(each.row) or None,
-    "size": lambda each: size_of(each.newest.shape),
-    "batch": lambda each: each.row.batch,
-    "device": lambda each: each.row.device.name,
-    "backend": lambda each: each.row.device.backend,
-    "precision": lambda each: each.row.precision,
-    "window": lambda each: each.row.window,
-    "clock": lambda each: each.row.clock,
-    "statistic": lambda each: each.row.method.statistic,
-    "host": lambda each: _shared(each, lambda machine: machine.host),
-    "machine": lambda each: _shared(each, lambda machine: machine.name),
-    "processor": lambda each: each.row.machine.processor,
-    "cores": lambda each: each.row.machine.cores,
-    "quota": lambda each: each.row.machine.quota,
-    "accelerator": lambda each: each.row.machine.accelerator,
-}
 
-
-def _shared(series: Series, read: Callable[[Machine], str]) -> str | None:
-    """What all points of a series have in common, else None."""
-    values = {read(point.cell.machine) for point in series.points}
-    return values.pop() or None if len(values) == 1 else None
-
-
-_POINT = (
-    *("run", "finished", "commit", "dirty", "figure_ms", "low_ms", "high_ms"),
-    *("level", "level_ms", "change", "change_low", "change_high", "change_confidence"),
-)
-
-
-def _points(series: Series) -> list[dict[str, object]]:
-    """`_POINT` of every point; the four of a change only where one is first seen, as ratios."""
-    changes = {change.at: change.shift for change in series.changes}
-    found: list[dict[str, object]] = []
-    for level, (start, end, middle_ms) in enumerate(series.levels, 1):
-        for at in range(start, end):
-            point, shifted = series.points[at], changes.get(at)
-            interval = point.cell.interval_ms
-            values = (
-                *(point.run.id, point.cell.finished, point.run.commit, point.run.dirty, point.figure_ms),
-                *((interval.low, interval.high) if interval else (None, None)),
-                *(level, middle_ms),
-                *((shifted.ratio, shifted.low, shifted.high, shifted.confidence) if shifted else (None,) * 4),
-            )
-            found.append(dict(zip(_POINT, values, strict=True)))
-    return found
-
-
-def _nested(series: Series, change: Change) -> dict[str, object]:
-    first = series.points[change.at]
+def _nested_change(seen: _Seen) -> dict[str, object]:
+    shift, first = seen.change.shift, seen.point
     return {
         "run": first.run.id,
         "finished": first.cell.finished,
         "commit": first.run.commit,
-        "before_ms": change.before_ms,
-        "after_ms": change.after_ms,
-        "ratio": change.shift.ratio,
-        "low": change.shift.low,
-        "high": change.shift.high,
-        "confidence": change.shift.confidence,
-        "also_changed": change.also,
+        "before_ms": seen.change.before_ms,
+        "after_ms": seen.change.after_ms,
+        "ratio": shift.ratio,
+        "low": shift.low,
+        "high": shift.high,
+        "confidence": shift.confidence,
+        "also_changed": seen.change.also,
     }

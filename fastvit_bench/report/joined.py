@@ -1,28 +1,16 @@
 """What a table can be told besides its rows: standing on the frontier, and ratios to a reference."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from fastvit_bench.records import Shape
-from fastvit_bench.render.table import Column
+from fastvit_bench.render.table import NONE, Column, Table
+from fastvit_bench.render.text import figure_text, latency, percent, plain
 from fastvit_bench.report.frontiers import Basis, Frontier, Place, frontiers, groups
 from fastvit_bench.report.pareto import DRAWS, Counted, Stated
 from fastvit_bench.report.ratios import HOW, Key, Ratio, against
+from fastvit_bench.report.row_table import TableExtras
+from fastvit_bench.report.row_text import legend
 from fastvit_bench.report.rows import Row, size_of, sizes_of
-from fastvit_bench.report.sheet import NONE, Detail, figure_text, latency, legend, percent, plain
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Tables for people, and columns for programs by row and size."""
-
-    details: tuple[Detail, ...] = ()
-    notes: tuple[str, ...] = ()
-    cells: Mapping[Key, Mapping[str, object]] | None = None
-
-    def of(self, row: Row, shape: Shape | None) -> Mapping[str, object]:
-        """The further columns of a cell."""
-        return (self.cells or {}).get((id(row), shape), {})
 
 
 def join(
@@ -31,30 +19,30 @@ def join(
     reference: str | None = None,
     pareto: bool = False,
     accuracies: Mapping[str, Counted] | None = None,
-) -> Joined:
+) -> TableExtras:
     """What was asked for. Raises as `ratios.against` does."""
     cells: dict[Key, dict[str, object]] = {}
-    details: list[Detail] = []
+    tables: list[Table[Any]] = []
     notes: list[str] = []
     if reference is not None:
         found = against(rows, reference)
         for key, each in found.items():
             cells.setdefault(key, {}).update(_ratio_cells(each, reference))
-        details.append(_ratio_detail(rows, found, reference))
+        tables.append(_ratio_table(rows, found, reference))
         notes.append(f"Ratios: figure over that of {plain(reference)} measured alike; interval {HOW}.")
     if pareto:
         every = frontiers(groups(rows), accuracies)
         for frontier in every:
             for key, line in _frontier_cells(frontier).items():
                 cells.setdefault(key, {}).update(line)
-        details += [_frontier_detail(frontier) for frontier in every]
+        tables += map(_frontier_table, every)
         notes.append(
             f"Frontier: share of {DRAWS} resamplings in which no other model measured alike is both as quick and as "
             f"accurate; latencies by bootstrap, measured accuracies by their counts, published ones as printed."
             if every
             else "No frontier: it takes two models measured alike at a size their accuracy is known for."
         )
-    return Joined(tuple(details), tuple(notes), cells)
+    return TableExtras(tuple(tables), tuple(notes), cells)
 
 
 def _ratio_cells(ratio: Ratio, reference: str) -> dict[str, object]:
@@ -71,7 +59,7 @@ def _frontier_cells(frontier: Frontier) -> dict[Key, dict[str, object]]:
     """Columns whose names say on which accuracies they rest."""
     called = f"frontier_by_{frontier.basis}_top1"
     return {
-        (id(place.row), place.cell.shape): {
+        (place.row.key, place.cell.shape): {
             called: place.standing.probability,
             f"{called}_dominated_by": ", ".join(frontier.dominating(place)) or None,
         }
@@ -79,23 +67,42 @@ def _frontier_cells(frontier: Frontier) -> dict[Key, dict[str, object]]:
     }
 
 
-def _ratio_detail(rows: Sequence[Row], found: Mapping[Key, Ratio], reference: str) -> Detail:
+class _Ratios(NamedTuple):
+    """The ratios of a row by size."""
+
+    name: str
+    row: Row
+    by_size: Mapping[str, Ratio]
+
+
+def _ratio_table(rows: Sequence[Row], found: Mapping[Key, Ratio], reference: str) -> Table[_Ratios]:
     marks, _ = legend(rows)
-    named = {id(row): name for group in groups(rows) for row, name in zip(group.rows, group.names, strict=True)}
-    lines = [row for row in rows if any((id(row), shape) in found for shape in row.cells)]
-    texts = [
-        {size_of(shape): ratio_text(found[id(row), shape]) for shape in row.cells if (id(row), shape) in found}
-        for row in lines
-    ]
-    sizes = [size for size in sizes_of(rows) if any(size in each for each in texts)]
-    return Detail(
-        f"Ratio to {plain(reference)}: below 1 is quicker, 95 % interval in brackets",
+    names = {row.key: name for group in groups(rows) for row, name in zip(group.rows, group.names, strict=True)}
+
+    def by_size(row: Row) -> dict[str, Ratio]:
+        return {size_of(shape): found[row.key, shape] for shape in row.cells if (row.key, shape) in found}
+
+    lines = [_Ratios(f"{names[row.key]}{marks[row.key]}", row, ratios) for row in rows if (ratios := by_size(row))]
+
+    def column(size: str) -> Column[_Ratios]:
+        return Column(
+            f"ratio_{size}",
+            f"at {size}",
+            lambda line: ratio.value if (ratio := line.by_size.get(size)) else None,
+            lambda line: ratio_text(ratio) if (ratio := line.by_size.get(size)) else NONE,
+            align="right",
+            role="figure",
+            shown="filled",
+        )
+
+    return Table(
+        lines,
         [
-            Column("model", [f"{named[id(row)]}{marks[id(row)]}" for row in lines]),
-            Column("batch", [str(row.batch) for row in lines], "right"),
-            *(Column(f"at {size}", [each.get(size, NONE) for each in texts], "right") for size in sizes),
+            Column("model", "model", lambda line: line.name, role="key"),
+            Column("batch", "batch", lambda line: line.row.batch, role="key", align="right"),
+            *map(column, sizes_of(rows)),
         ],
-        2,
+        f"Ratio to {plain(reference)}: below 1 is quicker, 95 % interval in brackets",
     )
 
 
@@ -111,19 +118,45 @@ BASES = {
 }
 
 
-def _frontier_detail(frontier: Frontier) -> Detail:
-    places = frontier.places
-    return Detail(
+def _frontier_table(frontier: Frontier) -> Table[Place]:
+    return Table(
+        frontier.places,
+        [
+            Column("model", "model", lambda place: place.name, lambda place: label_of(frontier, place), role="key"),
+            Column(
+                "top1",
+                f"{frontier.basis} top-1",
+                lambda place: place.accuracy.percent,
+                lambda place: accuracy_text(place.accuracy),
+                unit="%",
+                align="right",
+            ),
+            Column(
+                "ms",
+                "ms",
+                lambda place: place.cell.figure_ms,
+                lambda place: figure_text(place.cell, place.row.doubts(place.cell)),
+                align="right",
+                role="figure",
+            ),
+            Column(
+                "on_frontier",
+                "on frontier",
+                lambda place: place.standing.probability,
+                lambda place: probability_text(place.standing.probability),
+                align="right",
+                role="figure",
+            ),
+            Column(
+                "dominated_by",
+                "dominated by",
+                lambda place: ", ".join(frontier.dominating(place)) or None,
+                lambda place: some(frontier.dominating(place)) or NONE,
+                wraps=True,
+            ),
+        ],
         f"Accuracy-latency frontier on {frontier.group.label}, at {size_of(frontier.shape)}, by "
         f"{BASES[frontier.basis]}",
-        [
-            Column("model", [label_of(frontier, place) for place in places]),
-            Column(f"{frontier.basis} top-1 %", [accuracy_text(place.accuracy) for place in places], "right"),
-            Column("ms", [figure_text(place.cell, place.row.doubts(place.cell)) for place in places], "right"),
-            Column("on frontier", [probability_text(place.standing.probability) for place in places], "right"),
-            Column("dominated by", [some(frontier.dominating(place)) or NONE for place in places], wraps=True),
-        ],
-        1,
     )
 
 

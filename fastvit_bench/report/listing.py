@@ -1,61 +1,96 @@
 """Lists for a person: the models, the devices, and what a fuse did."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fastvit_bench.records import Artifact, Device, Fuse, Fusing, HalfWeights, ModelFacts, Parity
 from fastvit_bench.render import terminal
-from fastvit_bench.render.table import Column
+from fastvit_bench.render.table import NONE, Column, Table, TableReport
 
 if TYPE_CHECKING:
     from rich.console import Group
+
+    from fastvit_bench.report.published import Published
 
 
 def models(facts: Sequence[ModelFacts], width: int) -> "Group":
     """One row per model: what was counted here, what was published, and the checkpoints in the models folder."""
     from fastvit_bench.report import published
 
-    rows: list[tuple[str, ...]] = []
-    for fact in facts:
-        known = published.find(fact.spec.published) if fact.spec.published else None
-        counts = (fact.params[level] / 1e6 for level in (Fuse.NONE, Fuse.FUSED, Fuse.FOLDED))
-        rows.append(
-            (
-                fact.spec.name,
-                " / ".join(f"{count:.2f}" for count in counts),
-                f"{known.params_m.value:.1f}" if known and known.params_m else "–",
-                f"{fact.gmacs:.2f}",
-                f"{known.flops_g.value:.1f}" if known and known.flops_g else "–",
-                ", ".join(fact.checkpoints) or "–",
-            )
-        )
-    return _listed(
-        "Models",
-        ("model", "params M", "published params M", "GMACs", "published FLOPs G", "files"),
-        rows,
-        width,
+    def known(fact: ModelFacts) -> "Published | None":
+        return published.find(fact.spec.published) if fact.spec.published else None
+
+    def printed(name: str) -> Callable[[ModelFacts], float | None]:
+        return lambda fact: figure.value if (figure := getattr(known(fact), name, None)) else None
+
+    def one_digit(of: Callable[[ModelFacts], float | None]) -> Callable[[ModelFacts], str]:
+        return lambda fact: NONE if (value := of(fact)) is None else f"{value:.1f}"
+
+    columns: list[Column[ModelFacts]] = [
+        Column("model", "model", lambda fact: fact.spec.name, role="key"),
+        Column("params", "params", lambda fact: fact.params[Fuse.NONE], _three_levels, unit="M", align="right"),
+        Column(
+            "published_params_m",
+            "published params",
+            printed("params_m"),
+            one_digit(printed("params_m")),
+            unit="M",
+            align="right",
+        ),
+        Column("gmacs", "GMACs", lambda fact: fact.gmacs, lambda fact: f"{fact.gmacs:.2f}", align="right"),
+        Column(
+            "published_flops_g",
+            "published FLOPs",
+            printed("flops_g"),
+            one_digit(printed("flops_g")),
+            unit="G",
+            align="right",
+        ),
+        Column(
+            "files",
+            "files",
+            lambda fact: fact.checkpoints,
+            lambda fact: ", ".join(fact.checkpoints) or NONE,
+            wraps=True,
+        ),
+    ]
+    notes = (
         "Parameters in millions, as trained / fused / folded; GMACs of the folded network for one image.",
         "Published: the paper's tables, which print fewer parameters than its released code has.",
         "A published checkpoint: fastvit-bench download MODEL [--distilled] [--form fused]",
     )
+    return terminal.report(TableReport([Table(facts, columns, "Models")], notes), width)
 
 
-def devices(rows: Sequence[tuple[Device, str | None]], here: str, width: int) -> str:
+def _three_levels(fact: ModelFacts) -> str:
+    return " / ".join(f"{fact.params[level] / 1e6:.2f}" for level in (Fuse.NONE, Fuse.FUSED, Fuse.FOLDED))
+
+
+Profile = tuple[Device, str | None]  # a device, and what is missing for running it here
+
+_DEVICES: list[Column[Profile]] = [
+    Column("device", "device", lambda profile: profile[0].name, role="key"),
+    Column("backend", "backend", lambda profile: profile[0].backend),
+    Column("precision", "precision", lambda profile: profile[0].precision),
+    Column("batch", "batch", lambda profile: profile[0].batch, align="right"),
+    Column(
+        "here",
+        "here",
+        lambda profile: profile[1] is None,
+        lambda profile: f"no: {profile[1]}" if profile[1] else "ready",
+        wraps=True,
+    ),
+]
+
+
+def devices(rows: Sequence[Profile], here: str, width: int) -> str:
     """One line per device: its profile, and either that it can run here or what is missing, as text `width` wide.
 
     Plain text, because this is the first thing asked of a new machine, and rich takes longer to import than the answer.
     """
-    profiles = [device for device, _ in rows]
-    columns = [
-        Column("device", [device.name for device in profiles]),
-        Column("backend", [device.backend for device in profiles]),
-        Column("precision", [device.precision for device in profiles]),
-        Column("batch", [str(device.batch) for device in profiles], "right"),
-        Column("here", [f"no: {lacking}" if lacking else "ready" for _, lacking in rows], wraps=True),
-    ]
     about = textwrap.fill(f"this machine: {here}", width)
-    return f"{terminal.plain(terminal.layout(columns, width))}\n\n{about}"
+    return f"{terminal.plain(terminal.layout(Table(rows, _DEVICES), width))}\n\n{about}"
 
 
 def proof(name: str, found: Parity) -> str:
@@ -96,30 +131,27 @@ def content(made: Artifact) -> str:
 def fusing(report: Fusing, width: int) -> "Group":
     """What became one convolution, what each level still holds, and how far its outputs are from the checkpoint's."""
     kinds = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in report.kinds.items())
-    rows = [
-        (level, f"{report.params[level]:,}", str(report.norms[level]), f"{report.differences[level]:.1e}")
-        for level in Fuse
+    columns: list[Column[Fuse]] = [
+        Column("level", "level", lambda level: level.value, role="key"),
+        Column(
+            "params",
+            "params",
+            lambda level: report.params[level],
+            lambda level: f"{report.params[level]:,}",
+            align="right",
+        ),
+        Column("norms", "BatchNorms", lambda level: report.norms[level], align="right"),
+        Column(
+            "difference",
+            "difference",
+            lambda level: report.differences[level],
+            lambda level: f"{report.differences[level]:.1e}",
+            align="right",
+        ),
     ]
-    return _listed(
-        f"{report.variant} ({report.head}, {report.form}): {kinds or 'nothing to fuse, it was fused already'}",
-        ("level", "params", "BatchNorms", "difference"),
-        rows,
-        width,
+    title = f"{report.variant} ({report.head}, {report.form}): {kinds or 'nothing to fuse, it was fused already'}"
+    notes = (
         "Difference: the largest over the outputs' largest magnitude, in float64 on fixed images;",
         f"of the saved file, whose weights are float32: {report.saved_difference:.1e}.",
     )
-
-
-def _listed(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]], width: int, *notes: str) -> "Group":
-    """A table between its title and its notes."""
-    from rich.console import Group
-    from rich.text import Text
-
-    columns = [
-        Column(name, list(cells), "left" if at == 0 or name == "files" else "right", wraps=name == "files")
-        for at, (name, cells) in enumerate(zip(titles, zip(*rows, strict=True), strict=True))
-    ]
-    lines = terminal.layout(columns, width)
-    return Group(
-        Text(title, style="bold"), terminal.styled(lines), Text(), *(Text(note, style="dim") for note in notes)
-    )
+    return terminal.report(TableReport([Table(list(Fuse), columns, title)], notes), width)

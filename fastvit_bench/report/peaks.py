@@ -5,9 +5,9 @@ from pathlib import Path
 
 import msgspec
 
-from fastvit_bench import backends, files
-from fastvit_bench.errors import StoreError
+from fastvit_bench import backends
 from fastvit_bench.records import PROBES, Device, Machine, Peak
+from fastvit_bench.store import documents
 
 NAME = "peak.json"  # in the folder of a device's results
 
@@ -55,20 +55,11 @@ def replaced(held: Sequence[Peak], found: Peak) -> tuple[Peak, ...]:
 def load(folder: Path) -> tuple[Peak, ...]:
     """The peaks kept in a device's folder; raises `StoreError` for a file that cannot be read."""
     path = folder / NAME
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=tuple[Peak, ...])
-    except FileNotFoundError:
-        return ()
-    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); remove it, and the peak is measured again.") from None
+    return documents.read(path, documents.PEAKS) if path.exists() else ()
 
 
 def save(held: Sequence[Peak], folder: Path) -> Path:
     """Keep peaks in a device's folder, in the place of all earlier ones; raises `StoreError` where the disk refuses."""
     path = folder / NAME
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write(path, msgspec.json.format(msgspec.json.encode(held), indent=2) + b"\n")
-    except OSError as error:
-        raise StoreError(f"The peaks {path} cannot be written: {error.strerror or error}.") from error
+    documents.write(path, documents.encoded(held), "peaks")
     return path

@@ -17,7 +17,7 @@ HOW = (
 
 BOTH = 0.975  # confidence of two intervals that hold both figures at once with 95 %
 
-Key = tuple[int, Shape | None]  # `id` of a row, and a size
+Key = tuple[bytes, Shape | None]  # of a row, and a size
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def against(rows: Sequence[Row], model: str) -> dict[Key, Ratio]:
                 bases = [each for each in bases if each[3] is cell] or bases
             if bases:
                 base = max(bases, key=lambda each: each[:3])[3]
-                found[id(row), cell.shape] = ratio(cell, base)
+                found[row.key, cell.shape] = ratio(cell, base)
                 others = others or row.model != model
     if not others and len(known) > 1:
         raise NotComparableError(

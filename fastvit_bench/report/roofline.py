@@ -9,25 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from fastvit_bench import backends
 from fastvit_bench.records import Artifact, Fuse, Measurement, Peak, Traffic
-from fastvit_bench.render.table import Column
+from fastvit_bench.render import data
+from fastvit_bench.render.table import NONE, Column, Table, TableReport
+from fastvit_bench.render.text import derived, figure_text, plain, significant
 from fastvit_bench.report import peaks
+from fastvit_bench.report.row_text import form, legend, model_name
 from fastvit_bench.report.rows import Row, size_of
-from fastvit_bench.report.sheet import (
-    NONE,
-    Detail,
-    Document,
-    derived,
-    figure_text,
-    form,
-    legend,
-    model_name,
-    plain,
-    significant,
-)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,17 +110,20 @@ def used(points: Sequence[Point], held: Sequence[Peak]) -> list[Peak]:
     return list({id(peak): peak for peak in found}.values()) if points else list(held)
 
 
-def document(points: Sequence[Point], held: Sequence[Peak]) -> Document:
+def report(points: Sequence[Point], held: Sequence[Peak]) -> TableReport:
     """Roofs, then a line per figure; what is not known is a dash."""
     roofs = used(points, held)
     names = _roof_names(roofs)
-    rows = list({id(point.row): point.row for point in points}.values())
+    rows = list({point.row.key: point.row for point in points}.values())
     marks, conditions = legend(rows)
-    details = [_roofs(roofs, names)] if roofs else []
-    details += [_figures(points, marks, names)] if points else []
-    return Document(
-        sheets=[],
-        details=details,
+    tables: list[Table[Any]] = []
+    if roofs:
+        title = "Roofs: what the device did at best, measured through its toolkit"
+        tables.append(Table(roofs, _roof_columns(names), title))
+    if points:
+        tables.append(Table(points, _columns(marks, names), "Figures below the roofs, per batch"))
+    return TableReport(
+        tables=tables,
         notes=[
             *([_RULE] if roofs else []),
             *([_GRAPH] if any(point.traffic for point in points) else []),
@@ -182,90 +174,205 @@ def _about(peak: Peak) -> str:
     return plain("; ".join(fact for fact in facts if fact))
 
 
-def _roofs(roofs: Sequence[Peak], names: Mapping[int, str]) -> Detail:
-    several = len(roofs) > 1
-    which = [
-        *([Column("roof", [names[id(peak)].rstrip(": ") for peak in roofs])] if several else []),
-        Column("setting", [settings(peak) for peak in roofs], wraps=True),
+def _roof_columns(names: Mapping[int, str]) -> list[Column[Peak]]:
+    def rate(of: Callable[[Peak], float]) -> Callable[[Peak], str]:
+        return lambda peak: significant(of(peak) / 1e9, 3) + "*" * bool(peak.warnings)
+
+    return [
+        Column("roof", "roof", lambda peak: names[id(peak)].rstrip(": ") or None, role="key", shown="filled"),
+        Column("setting", "setting", settings, role="key", wraps=True),
+        Column(
+            "macs_per_s",
+            "arithmetic",
+            lambda peak: peak.macs_per_s,
+            rate(lambda peak: peak.macs_per_s),
+            unit="GMAC/s",
+            align="right",
+            role="figure",
+        ),
+        Column(
+            "bytes_per_s",
+            "memory",
+            lambda peak: peak.bytes_per_s,
+            rate(lambda peak: peak.bytes_per_s),
+            unit="GB/s",
+            align="right",
+            role="figure",
+        ),
+        Column(
+            "ridge_flop_per_byte",
+            "ridge",
+            lambda peak: peak.ridge,
+            lambda peak: significant(peak.ridge, 3),
+            unit="FLOP/byte",
+            align="right",
+        ),
+        Column("probe", "quickest probe", lambda peak: peak.best.probe.label),
     ]
-    marks = ["*" * bool(peak.warnings) for peak in roofs]
-    return Detail(
-        "Roofs: what the device did at best, measured through its toolkit",
-        [
-            *which,
-            Column(
-                "arithmetic GMAC/s",
-                [significant(peak.macs_per_s / 1e9, 3) + mark for peak, mark in zip(roofs, marks, strict=True)],
-                "right",
-            ),
-            Column(
-                "memory GB/s",
-                [significant(peak.bytes_per_s / 1e9, 3) + mark for peak, mark in zip(roofs, marks, strict=True)],
-                "right",
-            ),
-            Column("ridge FLOP/byte", [significant(peak.ridge, 3) for peak in roofs], "right"),
-            Column("quickest probe", [peak.best.probe.label for peak in roofs]),
-        ],
-        len(which),
-    )
 
 
-def _figures(points: Sequence[Point], marks: Mapping[int, str], names: Mapping[int, str]) -> Detail:
-    told: dict[str, Callable[[Point], str]] = {
-        "form": lambda point: form(point.row) or NONE,
-        "fused": lambda point: point.row.fused.value if point.row.fused else NONE,
-        "weights": lambda point: plain(point.row.weights.label) if point.row.weights else NONE,
-        "precision": lambda point: plain(point.row.precision),
-        "batch": lambda point: str(point.row.batch),
-        "roof": lambda point: names.get(id(point.peak), "").rstrip(": ") or NONE,
-    }
-    texts = {title: [text(point) for point in points] for title, text in told.items()}
-    which = [
-        Column("model", [f"{model_name(point.row)}{marks[id(point.row)]}" for point in points]),
-        *(Column(title, cells) for title, cells in texts.items() if len(set(cells)) > 1),
-        Column("size", [size_of(point.cell.shape) for point in points], "right"),
-    ]
-    return Detail(
-        "Figures below the roofs, per batch",
-        [*which, *(Column(title, [text(each) for each in points], side) for title, (text, side) in _FIGURES.items())],
-        len(which),
-    )
+def _scaled(of: Callable[[Point], float | None], unit: float) -> Callable[[Point], str]:
+    return lambda point: NONE if (value := of(point)) is None else significant(value / unit, 3)
 
 
-def _scaled(value: float | None, unit: float) -> str:
-    return NONE if value is None else significant(value / unit, 3)
-
-
-def _share_of(point: Point, most: float | None) -> str:
+def _share_of(of: Callable[[Point], float | None]) -> Callable[[Point], str]:
     """What the figure reaches of a rate, with the digits that its interval supports."""
-    return NONE if not most else f"{derived(point.cell, lambda ms: 100 * point.macs / (ms / 1e3) / most)} %"
+
+    def text(point: Point) -> str:
+        most = of(point)
+        return NONE if not most else f"{derived(point.cell, lambda ms: 100 * point.macs / (ms / 1e3) / most)} %"
+
+    return text
 
 
-# heading -> text of a point, and side of the column
-_FIGURES: dict[str, tuple[Callable[[Point], str], Any]] = {
-    "ms": (lambda each: figure_text(each.cell, each.row.doubts(each.cell)), "right"),
-    "params M": (lambda each: _scaled(each.params, 1e6), "right"),
-    "GMACs": (lambda each: _scaled(each.macs, 1e9), "right"),
-    "weights MB": (lambda each: _scaled(each.traffic and each.traffic.weight_bytes, 1e6), "right"),
-    "activations MB": (
-        lambda each: _scaled(each.traffic and each.traffic.read_bytes + each.traffic.written_bytes, 1e6),
-        "right",
-    ),
-    "GMAC/s": (lambda each: derived(each.cell, lambda ms: each.macs / ms / 1e6), "right"),
-    "of the peak": (lambda each: _share_of(each, each.peak.macs_per_s if each.peak else None), "right"),
-    "FLOP/byte": (lambda each: _scaled(each.intensity, 1), "right"),
-    "bound by": (lambda each: each.bound or NONE, "left"),
-    "attainable GMAC/s": (lambda each: _scaled(each.attainable, 1e9), "right"),
-    "of attainable": (lambda each: _share_of(each, each.attainable), "right"),
-}
+def _moved(name: str) -> Callable[[Point], int | None]:
+    return lambda point: getattr(point.traffic, name) if point.traffic else None
 
 
-def _gaps(points: Sequence[Point], marks: Mapping[int, str]) -> list[str]:
+def _activations(point: Point) -> int | None:
+    return point.traffic.read_bytes + point.traffic.written_bytes if point.traffic else None
+
+
+def _columns(marks: Mapping[bytes, str], names: Mapping[int, str]) -> list[Column[Point]]:
+    """What is said of a figure below its roof; what tells rows apart is told people where it does."""
+    return [
+        Column(
+            "model",
+            "model",
+            lambda each: each.row.model,
+            lambda each: f"{model_name(each.row)}{marks[each.row.key]}",
+            role="key",
+        ),
+        Column("variant", "", lambda each: each.row.variant),
+        Column("head", "", lambda each: each.row.head.value if each.row.head else None),
+        Column("form", "form", lambda each: form(each.row) or None, role="key", shown="varied"),
+        Column(
+            "fused",
+            "fused",
+            lambda each: (each.row.fused or Fuse.FOLDED).value,
+            lambda each: each.row.fused.value if each.row.fused else NONE,
+            role="key",
+            shown="varied",
+        ),
+        Column(
+            "weights",
+            "weights",
+            lambda each: each.row.weights.label if each.row.weights else None,
+            lambda each: plain(each.row.weights.label) if each.row.weights else NONE,
+            role="key",
+            shown="varied",
+        ),
+        Column("device", "", lambda each: each.row.device.name),
+        Column("backend", "", lambda each: each.row.device.backend),
+        Column(
+            "precision",
+            "precision",
+            lambda each: each.row.precision,
+            lambda each: plain(each.row.precision),
+            role="key",
+            shown="varied",
+        ),
+        Column(
+            "options", "", lambda each: " ".join(f"{name}={of}" for name, of in sorted(each.row.device.options.items()))
+        ),
+        Column("batch", "batch", lambda each: each.row.batch, role="key", shown="varied"),
+        Column(
+            "",
+            "roof",
+            lambda each: names.get(id(each.peak)),
+            lambda each: names.get(id(each.peak), "").rstrip(": ") or NONE,
+            role="key",
+            shown="varied",
+        ),
+        Column("size", "size", lambda each: size_of(each.cell.shape), align="right", role="key"),
+        Column("window", "", lambda each: each.cell.window.value),
+        Column("statistic", "", lambda each: each.cell.method.statistic.value),
+        Column(
+            "latency_ms",
+            "ms",
+            lambda each: each.cell.figure_ms,
+            lambda each: figure_text(each.cell, each.row.doubts(each.cell)),
+            align="right",
+            role="figure",
+        ),
+        Column(
+            "params",
+            "params",
+            lambda each: each.params,
+            _scaled(lambda each: each.params, 1e6),
+            unit="M",
+            align="right",
+        ),
+        Column("macs", "GMACs", lambda each: each.macs, _scaled(lambda each: each.macs, 1e9), align="right"),
+        Column(
+            "weight_bytes",
+            "weights",
+            _moved("weight_bytes"),
+            _scaled(_moved("weight_bytes"), 1e6),
+            unit="MB",
+            align="right",
+        ),
+        Column("", "activations", _activations, _scaled(_activations, 1e6), unit="MB", align="right"),
+        Column("read_bytes", "", _moved("read_bytes")),
+        Column("written_bytes", "", _moved("written_bytes")),
+        Column(
+            "macs_per_s",
+            "GMAC/s",
+            lambda each: each.macs_per_s,
+            lambda each: derived(each.cell, lambda ms: each.macs / ms / 1e6),
+            align="right",
+            role="figure",
+        ),
+        Column(
+            "share_of_peak",
+            "of the peak",
+            lambda each: each.share,
+            _share_of(lambda each: each.peak.macs_per_s if each.peak else None),
+            align="right",
+            role="figure",
+        ),
+        Column(
+            "flop_per_byte",
+            "FLOP/byte",
+            lambda each: each.intensity,
+            _scaled(lambda each: each.intensity, 1),
+            align="right",
+        ),
+        Column("bound", "bound by", lambda each: each.bound),
+        Column(
+            "attainable_macs_per_s",
+            "attainable",
+            lambda each: each.attainable,
+            _scaled(lambda each: each.attainable, 1e9),
+            unit="GMAC/s",
+            align="right",
+        ),
+        Column(
+            "share_of_attainable",
+            "of attainable",
+            lambda each: each.reached,
+            _share_of(lambda each: each.attainable),
+            align="right",
+            role="figure",
+        ),
+        Column("peak_macs_per_s", "", lambda each: each.peak.macs_per_s if each.peak else None),
+        Column("peak_bytes_per_s", "", lambda each: each.peak.bytes_per_s if each.peak else None),
+        Column("peak_finished", "", lambda each: each.peak.finished if each.peak else None),
+        Column("host", "", lambda each: each.cell.machine.host),
+        Column("machine", "", lambda each: each.cell.machine.name or None),
+        Column("processor", "", lambda each: each.row.machine.processor),
+        Column("accelerator", "", lambda each: each.row.machine.accelerator),
+        Column("finished", "", lambda each: each.cell.finished),
+        Column("artifact", "", lambda each: each.made.sha256),
+    ]
+
+
+def _gaps(points: Sequence[Point], marks: Mapping[bytes, str]) -> list[str]:
     """What stands without a roof, without counts, or below a roof of other versions."""
 
     def labels(chosen: Sequence[Point]) -> str:
         found = list(
-            dict.fromkeys(f"{model_name(each.row)} {size_of(each.cell.shape)}{marks[id(each.row)]}" for each in chosen)
+            dict.fromkeys(f"{model_name(each.row)} {size_of(each.cell.shape)}{marks[each.row.key]}" for each in chosen)
         )
         return ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
 
@@ -292,78 +399,32 @@ def _gaps(points: Sequence[Point], marks: Mapping[int, str]) -> list[str]:
 # --- for other programs -----------------------------------------------------------------------------------------------
 
 
+def _table(points: Sequence[Point]) -> Table[Point]:
+    marks, _ = legend([point.row for point in points])
+    return Table(points, _columns(marks, {}))
+
+
 def frame(points: Sequence[Point]) -> "pd.DataFrame":
     """A line per point, every figure in full precision."""
-    import pandas as pd
-
-    return pd.DataFrame([_flat(point) for point in points], columns=list(_FLAT))
+    return _table(points).frame()
 
 
 def csv(points: Sequence[Point], held: Sequence[Peak]) -> str:
     """`frame` as comma-separated values; the roofs stand in each line."""
-    return frame(points).to_csv(index=False, lineterminator="\n")
+    return data.csv(_table(points))
 
 
 def json(points: Sequence[Point], held: Sequence[Peak]) -> str:
     """The roofs, whole, with what follows from them, and a record per point."""
     roofs = used(points, held)
-    found = {
-        "peaks": [
-            {
-                "macs_per_s": peak.macs_per_s,
-                "bytes_per_s": peak.bytes_per_s,
-                "ridge_flop_per_byte": peak.ridge,
-                "warnings": peak.warnings,
-                "peak": peak,
-            }
-            for peak in roofs
-        ],
-        "points": [_flat(point) for point in points],
-    }
-    return msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n"
+    return data.json(
+        {
+            "peaks": data.records(
+                Table(roofs, _roof_columns(_roof_names(roofs))), lambda peak: {"warnings": peak.warnings, "peak": peak}
+            ),
+            "points": _table(points).records(),
+        }
+    )
 
 
 FORMATS: dict[str, Callable[[Sequence[Point], Sequence[Peak]], str]] = {"csv": csv, "json": json}
-
-# column -> value
-_FLAT: dict[str, Callable[[Point], object]] = {
-    "model": lambda each: each.row.model,
-    "variant": lambda each: each.row.variant,
-    "head": lambda each: each.row.head.value if each.row.head else None,
-    "fused": lambda each: (each.row.fused or Fuse.FOLDED).value,
-    "form": lambda each: form(each.row) or None,
-    "weights": lambda each: each.row.weights.label if each.row.weights else None,
-    "device": lambda each: each.row.device.name,
-    "backend": lambda each: each.row.device.backend,
-    "precision": lambda each: each.row.precision,
-    "options": lambda each: " ".join(f"{name}={value}" for name, value in sorted(each.row.device.options.items())),
-    "size": lambda each: size_of(each.cell.shape),
-    "batch": lambda each: each.row.batch,
-    "window": lambda each: each.cell.window.value,
-    "statistic": lambda each: each.cell.method.statistic.value,
-    "latency_ms": lambda each: each.cell.figure_ms,
-    "params": lambda each: each.params,
-    "macs": lambda each: each.macs,
-    "weight_bytes": lambda each: each.traffic.weight_bytes if each.traffic else None,
-    "read_bytes": lambda each: each.traffic.read_bytes if each.traffic else None,
-    "written_bytes": lambda each: each.traffic.written_bytes if each.traffic else None,
-    "macs_per_s": lambda each: each.macs_per_s,
-    "share_of_peak": lambda each: each.share,
-    "flop_per_byte": lambda each: each.intensity,
-    "bound": lambda each: each.bound,
-    "attainable_macs_per_s": lambda each: each.attainable,
-    "share_of_attainable": lambda each: each.reached,
-    "peak_macs_per_s": lambda each: each.peak.macs_per_s if each.peak else None,
-    "peak_bytes_per_s": lambda each: each.peak.bytes_per_s if each.peak else None,
-    "peak_finished": lambda each: each.peak.finished if each.peak else None,
-    "host": lambda each: each.cell.machine.host,
-    "machine": lambda each: each.cell.machine.name or None,
-    "processor": lambda each: each.row.machine.processor,
-    "accelerator": lambda each: each.row.machine.accelerator,
-    "finished": lambda each: each.cell.finished,
-    "artifact": lambda each: each.made.sha256,
-}
-
-
-def _flat(point: Point) -> dict[str, object]:
-    return {column: value(point) for column, value in _FLAT.items()}

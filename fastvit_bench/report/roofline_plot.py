@@ -1,55 +1,47 @@
-"""A picture of the roofline: the roofs of a device in double logarithmic axes, and below them a mark per figure."""
+"""The roofline as a picture: the roofs of a device in double logarithmic axes, and below them a mark per figure."""
 
-import io
 import math
 import textwrap
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Peak
-from fastvit_bench.report import pictures
-from fastvit_bench.report.pictures import check
+from fastvit_bench.render import charts
+from fastvit_bench.render.charts import LIGHT, SHAPES, Spec
+from fastvit_bench.render.text import plain
 from fastvit_bench.report.roofline import Point, settings, used
+from fastvit_bench.report.row_text import form, model_name
 from fastvit_bench.report.rows import Row, size_of
-from fastvit_bench.report.sheet import form, model_name, plain
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MOST = 16  # lines of figures; more cannot be told apart
 
-SIZE = (8.0, 5.4)  # inches, without the small print
-LINE = 0.17  # inches, of the small print
+SIZE = (700, 420)  # pixels of the axes
 
-# of Okabe & Ito's palette, which does not rely on telling red from green; shapes tell the colours apart once more
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B8860B", "#444444")
-SHAPES = "osD^vPX"
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
+DASHES = ([1, 0], [6, 3], [2, 2], [6, 2, 2, 2])
 
 
 def write(points: Sequence[Point], held: Sequence[Peak], path: Path) -> list[str]:
     """Draw the roofs and figures into an SVG or PNG file; returns what a person should know of what was left out.
 
-    Raises as `check` does, and `UsageError` when there is no roof to draw or the file cannot be written.
+    Raises as `charts.check` does, and `UsageError` when there is no roof to draw or the file cannot be written.
     """
-    check(path)
+    charts.check(path)
     roofs = used(points, held)
     if not roofs:
         raise UsageError("There is no peak to draw: none is known of the machine these figures were measured on.")
     series, notes = _series(points)
-    pictures.write(path, draw(roofs, series, notes, pictures.kind(path)))
+    charts.write(path, draw(roofs, series, notes, charts.kind(path)))
     return notes
 
 
 def _series(points: Sequence[Point]) -> tuple[list[list[Point]], list[str]]:
     """The points that have a place, row by row, and a sentence on each kind that has none."""
     placed = [point for point in points if point.peak is not None and point.intensity is not None]
-    rows: dict[int, list[Point]] = {}
+    rows: dict[bytes, list[Point]] = {}
     for point in placed:
-        rows.setdefault(id(point.row), []).append(point)
+        rows.setdefault(point.row.key, []).append(point)
     notes: list[str] = []
     if left := len(points) - len(placed):
         notes.append(f"{left} of {len(points)} figures have no place in the picture: no peak, or no counted file.")
@@ -61,40 +53,42 @@ def _series(points: Sequence[Point]) -> tuple[list[list[Point]], list[str]]:
 
 def draw(roofs: Sequence[Peak], series: Sequence[Sequence[Point]], notes: Sequence[str], kind: str) -> bytes:
     """The content of a picture, the same for the same figures. `kind` is svg or png."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    import altair as alt
 
-    width = SIZE[0]
+    low, high = _intensities(roofs, series)
+    bottom, top = _rates(roofs, series, low)
+    # powers of ten with 2 and 5 between them
+    ticks = [mantissa * 10.0**power for power in range(-6, 7) for mantissa in (1, 2, 5)]
+
+    def axis(ends: tuple[float, float]) -> Any:
+        return alt.Axis(values=[tick for tick in ticks if ends[0] <= tick <= ends[1]], format="~g")
+
+    x = alt.X(
+        "intensity:Q",
+        title="operational intensity, FLOP per byte moved",
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=axis((low, high)),
+    )
+    y = alt.Y(
+        "rate:Q",
+        title="GMAC/s",
+        scale=alt.Scale(type="log", domain=[bottom, top], nice=False),
+        axis=axis((bottom, top)),
+    )
+    layers = [*_roofs(roofs, (low, high), (bottom, top), x, y), *_rows(series, x, y)]
     small = [_legend(bool(series)), *notes, *(_measured(peak) for peak in roofs)]
-    lines = [line for note in small for line in textwrap.wrap(note, int(width * 19)) or [""]]
-    below = LINE * len(lines) + 0.2
-    height = SIZE[1] + below
-    # text stays text in an SVG; ids follow from the salt
-    fixed: Any = {"svg.fonttype": "none", "svg.hashsalt": "fastvit-bench", "font.family": "DejaVu Sans", "font.size": 9}
-    with rc_context(fixed), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script the font lacks
-        figure = Figure(figsize=(width, height), dpi=150)
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        figure.subplots_adjust(
-            left=0.75 / width, right=1 - 0.2 / width, top=1 - 0.5 / height, bottom=(below + 0.5) / height
-        )
-        low, high = _range(roofs, series)
-        _frame(axes, low, high, roofs, series)  # first, because the angle of a slope follows from it
-        for at, peak in enumerate(roofs):
-            _roof(axes, peak, DASHES[at % len(DASHES)], low, high, several=len(roofs) > 1)
-        for at, (points, name) in enumerate(zip(series, _names(series), strict=True)):
-            _row(axes, points, name, at)
-        if series or len(roofs) > 1:
-            _key(axes)
-        for number, line in enumerate(reversed(lines)):
-            y = (0.1 + LINE * number) / height
-            figure.text(0.2 / width, y, line, fontsize=7, color="#444444", parse_math=False)
-        data = io.BytesIO()
-        about: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(data, format=kind, metadata=about)
-    return data.getvalue()
+    devices = dict.fromkeys(peak.device.name for peak in roofs)
+    title = alt.TitleParams(
+        f"Roofline of {plain(', '.join(devices))}",
+        subtitle=[line for note in small for line in textwrap.wrap(note, 130) or [""]],
+        anchor="start",
+        subtitleFontSize=10,
+        offset=12,
+    )
+    drawn = alt.layer(*layers).resolve_scale(color="independent", shape="independent", strokeDash="independent")
+    drawn = drawn.properties(width=SIZE[0], height=SIZE[1], title=title)
+    spec: Spec = drawn.configure(**charts.config(LIGHT)).to_dict(validate=False)
+    return charts.rendered({**spec, "padding": 12}, kind)
 
 
 def _legend(with_figures: bool) -> str:
@@ -116,76 +110,130 @@ def _measured(peak: Peak) -> str:
     )
 
 
-def _range(roofs: Sequence[Peak], series: Sequence[Sequence[Point]]) -> tuple[float, float]:
+def _intensities(roofs: Sequence[Peak], series: Sequence[Sequence[Point]]) -> tuple[float, float]:
     """Of the horizontal axis, in FLOP per byte: every ridge and every mark, with room beside them."""
     places = [point.intensity for points in series for point in points if point.intensity]
     places += [peak.ridge for peak in roofs]
     return min(places) / 2.5, max(places) * 2.5
 
 
-def _roof(axes: "Axes", peak: Peak, dash: Any, low: float, high: float, *, several: bool) -> None:
-    """The slope up to the ridge and the flat part behind it."""
-    corners = [low, peak.ridge, high]
-    axes.plot(
-        corners,
-        [peak.attainable(intensity) / 1e9 for intensity in corners],
-        color="#000000",
-        linewidth=1.6,
-        linestyle=dash,
-        zorder=2,
-        label=settings(peak) if several else None,
-    )
-    top, slope = peak.macs_per_s / 1e9, peak.bytes_per_s / 2e9  # GMAC/s, and GMAC/s per FLOP/byte
-    place: Any = {"textcoords": "offset points", "fontsize": 8, "parse_math": False}
-    axes.annotate(f"{top:.4g} GMAC/s", (high, top), (-4, 4), horizontalalignment="right", **place)
-    middle = math.sqrt(low * min(peak.ridge, high))
-    (x0, y0), (x1, y1) = axes.transData.transform([(low, low * slope), (middle, middle * slope)])
-    axes.annotate(
-        f"{peak.bytes_per_s / 1e9:.4g} GB/s",
-        (middle, middle * slope),
-        (-4, 5),
-        rotation=math.degrees(math.atan2(y1 - y0, x1 - x0)),
-        rotation_mode="anchor",
-        horizontalalignment="center",
-        **place,
-    )
-    axes.plot([peak.ridge, peak.ridge], [1e-9, top], color="#999999", linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
-    if not several:
-        grey: Any = {"xycoords": ("data", "axes fraction"), "color": "#777777"} | place
-        axes.annotate("memory is the bound  ", (peak.ridge, 0), (0, 5), horizontalalignment="right", **grey)
-        axes.annotate("  arithmetic is the bound", (peak.ridge, 0), (0, 5), horizontalalignment="left", **grey)
+def _rates(roofs: Sequence[Peak], series: Sequence[Sequence[Point]], low: float) -> tuple[float, float]:
+    """Of the vertical axis, in 10^9 multiply-accumulates per second."""
+    heights = [point.macs_per_s / 1e9 for points in series for point in points]
+    heights += [peak.attainable(low) / 1e9 for peak in roofs] + [peak.macs_per_s / 1e9 for peak in roofs]
+    return min(heights) / 1.5, max(heights) * 1.6
 
 
-def _row(axes: "Axes", points: Sequence[Point], name: str, at: int) -> None:
-    """The figures of one row, joined in the order of their sizes; the first and the last tell theirs."""
-    colour = COLOURS[at % len(COLOURS)]
-    x = [point.intensity or math.nan for point in points]
-    y = [point.macs_per_s / 1e9 for point in points]
-    pixels = [shape.height * shape.width if (shape := point.cell.shape) else 1 for point in points]
-    axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.6, zorder=3)
-    axes.scatter(
-        x,
-        y,
-        s=[18 * max(0.6, min(6, math.sqrt(count) / 200)) for count in pixels],
-        color=colour,
-        marker=SHAPES[at % len(SHAPES)],
-        linewidths=0.5,
-        edgecolors="white",
-        zorder=4,
-        label=name,
+def _roofs(roofs: Sequence[Peak], across: tuple[float, float], up: tuple[float, float], x: Any, y: Any) -> list[Any]:
+    """The slope up to each ridge and the flat part behind it, with both rates."""
+    import altair as alt
+
+    low, high = across
+    names = charts.distinct([charts.short(settings(peak), 44) for peak in roofs])
+    corners: list[Spec] = [
+        {"intensity": intensity, "rate": peak.attainable(intensity) / 1e9, "roof": name}
+        for peak, name in zip(roofs, names, strict=True)
+        for intensity in (low, min(max(peak.ridge, low), high), high)
+    ]
+    dashes = [DASHES[at % len(DASHES)] for at in range(len(names))]
+    dash = alt.StrokeDash(
+        "roof:N",
+        title=None,
+        sort=names,
+        scale=alt.Scale(domain=names, range=dashes),
+        legend=alt.Legend(orient="bottom") if len(roofs) > 1 else None,
     )
-    for index in sorted({0, len(points) - 1}):
-        last = index == len(points) - 1
-        axes.annotate(
-            size_of(points[index].cell.shape),
-            (x[index], y[index]),
-            (7 if last else -5, -3),
-            textcoords="offset points",
-            horizontalalignment="left" if last else "right",
-            fontsize=6.5,
-            color=colour,
-            parse_math=False,
-        )
+    layers: list[Any] = [
+        alt.Chart(alt.Data(values=corners))
+        .mark_line(color=LIGHT.ink, strokeWidth=1.8)
+        .encode(x=x, y=y, strokeDash=dash, detail="roof:N")
+    ]
+    for peak in roofs:
+        rate, slope = peak.macs_per_s / 1e9, peak.bytes_per_s / 2e9  # GMAC/s, and GMAC/s per FLOP/byte
+        middle = math.sqrt(low * min(peak.ridge, high))
+        ridge = [{"intensity": peak.ridge, "rate": rate, "below": up[0]}]
+        layers += [
+            _text(high, rate, f"{rate:.4g} GMAC/s", x, y, align="right", dx=-4, dy=-8),
+            _text(
+                middle,
+                middle * slope,
+                f"{peak.bytes_per_s / 1e9:.4g} GB/s",
+                x,
+                y,
+                align="center",
+                dy=-8,
+                angle=-math.degrees(math.atan2(_decades(up) * SIZE[1], _decades(across) * SIZE[0])) % 360,
+            ),
+            alt.Chart(alt.Data(values=ridge))
+            .mark_rule(color=LIGHT.muted, strokeDash=[2, 3])
+            .encode(x=x, y=y, y2="below:Q"),
+        ]
+        if len(roofs) == 1:
+            layers += [
+                _text(peak.ridge, up[0], "memory is the bound", x, y, align="right", dx=-8, dy=-8, color=LIGHT.muted),
+                _text(peak.ridge, up[0], "arithmetic is the bound", x, y, align="left", dx=8, dy=-8, color=LIGHT.muted),
+            ]
+    return layers
+
+
+def _decades(ends: tuple[float, float]) -> float:
+    """Pixels of a decade in units of the axis's length, inverted: a slope of one decade per decade needs both."""
+    return 1 / math.log10(ends[1] / ends[0])
+
+
+def _text(intensity: float, rate: float, text: str, x: Any, y: Any, **how: Any) -> Any:
+    import altair as alt
+
+    place = [{"intensity": intensity, "rate": rate, "text": text}]
+    style: dict[str, Any] = {"fontSize": 11, "color": LIGHT.ink, **how}
+    return alt.Chart(alt.Data(values=place)).mark_text(**style).encode(x=x, y=y, text="text:N")
+
+
+def _rows(series: Sequence[Sequence[Point]], x: Any, y: Any) -> list[Any]:
+    """The figures of each row, joined in the order of their sizes; the first and the last tell theirs."""
+    import altair as alt
+
+    if not series:
+        return []
+    names = charts.distinct(_names(series))
+    marks: list[Spec] = []
+    for points, name in zip(series, names, strict=True):
+        for at, point in enumerate(points):
+            shape = point.cell.shape
+            pixels = shape.height * shape.width if shape else 1
+            marks.append(
+                {
+                    "intensity": point.intensity,
+                    "rate": point.macs_per_s / 1e9,
+                    "name": name,
+                    "area": 30 * max(0.6, min(6, math.sqrt(pixels) / 200)),
+                    "order": at,
+                    "size": size_of(shape) if at in (0, len(points) - 1) else "",
+                    "last": at == len(points) - 1,
+                }
+            )
+    colours = [LIGHT.series[at % len(LIGHT.series)] for at in range(len(names))]
+    shapes = [SHAPES[(at + at // len(LIGHT.series)) % len(SHAPES)] for at in range(len(names))]
+    legend = alt.Legend(orient="bottom", columns=3, symbolOpacity=1)
+    colour = alt.Color("name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=colours), legend=legend)
+    shape = alt.Shape("name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=shapes), legend=legend)
+    whole = alt.Chart(alt.Data(values=marks))
+    plain_colour = alt.Color("name:N", scale=alt.Scale(domain=names, range=colours), legend=None)
+    ends: tuple[tuple[str, Literal["left", "right"], int], ...] = (("true", "left", 9), ("false", "right", -7))
+    return [
+        whole.mark_line(strokeWidth=0.9, opacity=0.6).encode(
+            x=x, y=y, color=plain_colour, detail="name:N", order="order:Q"
+        ),
+        whole.mark_point(filled=True, opacity=1).encode(
+            x=x, y=y, color=colour, shape=shape, size=alt.Size("area:Q", scale=None, legend=None)
+        ),
+        *(
+            whole.transform_filter(f"datum.last === {last}")
+            .mark_text(align=align, dx=dx, dy=4, fontSize=9)
+            .encode(x=x, y=y, text="size:N", color=plain_colour)
+            for last, align, dx in ends
+        ),
+    ]
 
 
 def _names(series: Sequence[Sequence[Point]]) -> list[str]:
@@ -200,44 +248,9 @@ def _names(series: Sequence[Sequence[Point]]) -> list[str]:
         ", ".join([model_name(row), *(text for text, shown in zip(facts, differ, strict=True) if shown and text)])
         for row, facts in zip(rows, told, strict=True)
     ]
-    return [text if len(text) <= 44 else f"{text[:43]}…" for text in texts]
+    return [charts.short(text, 44) for text in texts]
 
 
 def _options(row: Row) -> str:
     """The options of a row's device."""
     return plain(" ".join(f"{name} {value}" for name, value in sorted(row.device.options.items())))
-
-
-def _frame(axes: "Axes", low: float, high: float, roofs: Sequence[Peak], series: Sequence[Sequence[Point]]) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    heights = [point.macs_per_s / 1e9 for points in series for point in points]
-    heights += [peak.attainable(low) / 1e9 for peak in roofs] + [peak.macs_per_s / 1e9 for peak in roofs]
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlim(low, high)
-    axes.set_ylim(min(heights) / 1.5, max(heights) * 1.6)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.set_minor_formatter(NullFormatter())
-    axes.grid(color="#e4e4e4", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.set_xlabel("operational intensity, FLOP per byte moved")
-    axes.set_ylabel("GMAC/s")
-    devices = {peak.device.name: None for peak in roofs}
-    axes.set_title(f"Roofline of {plain(', '.join(devices))}", loc="left", fontweight="bold", parse_math=False)
-
-
-def _key(axes: "Axes") -> None:
-    """Which mark is which, where the slope leaves room."""
-    from matplotlib.collections import PathCollection
-
-    found = axes.legend(loc="upper left", fontsize=7.5, frameon=True, framealpha=0.9, edgecolor="#dddddd")
-    for text in found.get_texts():
-        text.set_parse_math(False)
-    for handle in found.legend_handles:
-        if isinstance(handle, PathCollection):
-            handle.set_sizes([28])

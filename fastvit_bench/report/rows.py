@@ -46,6 +46,7 @@ UNKNOWN_SIZE = "other input"  # of a model that is not ours and takes no image
 class Row:
     """What was measured of one model in one setting, by image size."""
 
+    key: bytes  # differs between rows of one collection
     device: Device
     machine: Machine
     model: str
@@ -67,6 +68,11 @@ class Row:
     own_size: int | None  # pixels that the model is evaluated at, by the configuration
     cells: dict[Shape | None, Measurement | Failure] = field(default_factory=dict[Shape | None, Measurement | Failure])
     accuracies: dict[Shape | None, Accuracy] | None = None  # of the very files that were timed; None: not asked for
+
+    @functools.cached_property
+    def by_size(self) -> dict[str, Measurement | Failure]:
+        """The cells by their size as columns are called."""
+        return {size_of(shape): cell for shape, cell in self.cells.items()}
 
     @property
     def measured(self) -> list[Measurement]:
@@ -196,7 +202,7 @@ def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
         if row is None:
             where = lasting(run.machine, asked.device)
             name = msgspec.json.encode((asked.device, where, setting, asked.method), order="sorted")
-            row = found.setdefault(name, _failed_row(failure, run))
+            row = found.setdefault(name, _failed_row(failure, run, name))
         _take(row, cell.shape, failure)
     return [
         replace(
@@ -316,6 +322,7 @@ def measured_row(found: Measurement, run: Run) -> Row:
     ours = made if isinstance(made, Artifact) else None
     spec = next((spec for spec in run.request.models if ours and spec.name == made.model), None)
     return Row(
+        key=key(found),
         device=found.device,
         machine=_narrowed(found.machine, found.device),
         model=made.model,
@@ -338,11 +345,12 @@ def measured_row(found: Measurement, run: Run) -> Row:
     )
 
 
-def _failed_row(failure: Failure, run: Run) -> Row:
+def _failed_row(failure: Failure, run: Run, key: bytes) -> Row:
     cell = failure.cell
     spec = next((spec for spec in run.request.models if spec.name == cell.model), None)
     spec = spec or ModelSpec(name=cell.model, variant=cell.model)
     return Row(
+        key=key,
         device=run.request.device,
         machine=_narrowed(run.machine, run.request.device),
         model=cell.model,

@@ -1,7 +1,5 @@
 """Studies on the disk and as tables: what was measured and what was published, side by side and never mixed."""
 
-import csv as _csv
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,17 +8,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from fastvit_bench import backends, files
+from fastvit_bench import backends
 from fastvit_bench.errors import StoreError
 from fastvit_bench.records import Artifact, Interval
-from fastvit_bench.render import terminal
-from fastvit_bench.render.table import Column
+from fastvit_bench.render import data, terminal
+from fastvit_bench.render import markdown as markdown_tables
+from fastvit_bench.render.table import NONE, Column, Table, TableReport
+from fastvit_bench.render.text import latency, plain, significant
 from fastvit_bench.report import claims, judge, published
 from fastvit_bench.report.published import Place, Printed
 from fastvit_bench.report.rows import size_of
-from fastvit_bench.report.sheet import NONE, latency, plain, significant
 from fastvit_bench.stats import intervals
-from fastvit_bench.studies import SCHEMA, Contestant, StudyResult, StudyRow
+from fastvit_bench.store import documents
+from fastvit_bench.studies import Contestant, StudyResult, StudyRow
 from fastvit_bench.verdicts import CellResult
 
 if TYPE_CHECKING:
@@ -34,34 +34,12 @@ _ID = "-".join(("[0-9]" * 8, "[0-9]" * 6, "?" * 6))  # as `store.new_id` makes t
 
 def write(result: StudyResult, path: Path) -> None:
     """Write a study, whole or not at all. Raises `StoreError`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, msgspec.json.encode(result) + b"\n")
-    except OSError as error:
-        raise StoreError(f"The study {path} cannot be written: {error.strerror or error}.") from error
-
-
-class _Kind(msgspec.Struct):
-    document: str = ""
-    schema: int | None = None
+    documents.write(path, msgspec.json.encode(result) + b"\n", "study")
 
 
 def read(path: Path) -> StudyResult:
     """The study that `write` wrote. Raises `StoreError` with what is wrong and what to do."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"The study {path} cannot be read: {error.strerror or error}.") from error
-    try:
-        kind = msgspec.json.decode(data, type=_Kind)
-        if kind.document != "study":
-            raise StoreError(f"{path} is not a study; `fastvit-bench study` writes such files.")
-        if kind.schema != SCHEMA:
-            raise StoreError(f"{path} has schema {kind.schema}, this version reads {SCHEMA}; measure the study again.")
-        return msgspec.json.decode(data, type=StudyResult)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        reason = str(error).replace("`", "'").rstrip(".")
-        raise StoreError(f"{path} is damaged: {reason}. Restore it from a copy, or measure the study again.") from None
+    return documents.read(path, documents.STUDY)
 
 
 def lying(folders: Sequence[Path], name: str = "*") -> list[Path]:
@@ -265,28 +243,24 @@ def measured(result: StudyResult, source: str) -> list[claims.Measured]:
     return list(found.values())
 
 
-# --- as text ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Field:
-    """What a column of the table for people shows of each line."""
-
-    title: str
-    text: Callable[[Line], str]
-    words: bool = False  # aligned left
+# --- as tables --------------------------------------------------------------------------------------------------------
 
 
 def _printed(name: str) -> Callable[[Line], str]:
     return lambda line: line.published[name].text if name in line.published else NONE
 
 
+def _printed_value(name: str) -> Callable[[Line], object]:
+    return lambda line: line.published[name].value if name in line.published else None
+
+
 def _printed_ratio(name: str) -> Callable[[Line], str]:
-    return lambda line: "1" if line.reference and name in line.published else _two(line.published_ratios.get(name))
+    def text(line: Line) -> str:
+        if line.reference and name in line.published:
+            return "1"
+        return NONE if (value := line.published_ratios.get(name)) is None else f"{value:.2f}"
 
-
-def _two(value: float | None) -> str:
-    return NONE if value is None else f"{value:.2f}"
+    return text
 
 
 def ratio_text(line: Line) -> str:
@@ -298,37 +272,145 @@ def ratio_text(line: Line) -> str:
     return "failed" if line.failed and line.contestant else NONE
 
 
-_GROUP = Field("group", lambda line: plain(line.group), words=True)
-_NAME = Field("network", lambda line: plain(line.row.label), words=True)
-_SIZE = Field("px", lambda line: line.size)
-_NAMED = (_GROUP, _NAME, _SIZE)
-_HERE = (
-    Field("ms here", lambda line: latency(*line.figure) if line.figure else NONE),
-    Field("ratio here", ratio_text),
-)
-_IPHONE = Field("iPhone ms (published)", _printed("iphone_ms"))
-_IPHONE_RATIO = Field("iPhone ratio (published)", _printed_ratio("iphone_ms"))
-_GPU = Field("GPU ms (published)", _printed("gpu_ms"))
-_GPU_RATIO = Field("GPU ratio (published)", _printed_ratio("gpu_ms"))
-_COUNTS = (
-    Field("params M", lambda line: NONE if line.params_m is None else significant(line.params_m, 4)),
-    Field("params M (published)", _printed("params_m")),
-    Field("GMACs", lambda line: NONE if line.gmacs is None else significant(line.gmacs, 3)),
-    Field("GMACs (published)", _printed("gmacs")),
-)
-_TOP1 = Field("top-1 (published)", _printed("top1"))
-_WHOLE = (*_HERE, _IPHONE, _IPHONE_RATIO, _GPU, _GPU_RATIO, *_COUNTS, _TOP1)
-# what a narrower terminal gets one below the other
-_PARTS = ((*_HERE, _IPHONE_RATIO, _GPU_RATIO), (*_COUNTS, _IPHONE, _GPU, _TOP1))
+def _low(figure: Figure | None) -> float | None:
+    return figure.interval.low if figure and figure.interval else None
 
 
-def _table(found: Sequence[Line], fields: Sequence[Field]) -> list[Column]:
-    """The columns that say anything."""
-    columns = [
-        Column(field.title, [field.text(line) for line in found], "left" if field.words else "right")
-        for field in fields
+def _high(figure: Figure | None) -> float | None:
+    return figure.interval.high if figure and figure.interval else None
+
+
+def table(result: StudyResult) -> Table[Line]:
+    """A study's lines; measured and published figures in columns of their own."""
+    found = lines(result)
+    columns: list[Column[Line]] = [
+        Column("study", "", lambda line: result.study.name),
+        Column(
+            "group",
+            "group",
+            lambda line: line.group or None,
+            lambda line: plain(line.group),
+            role="key",
+            shown="filled",
+            facet=True,
+        ),
+        Column("network", "network", lambda line: line.row.label, lambda line: plain(line.row.label), role="key"),
+        Column("model", "", lambda line: line.row.model or None),
+        Column("fused", "", lambda line: line.row.fuse if line.row.model else None),
+        Column("head", "", lambda line: line.row.head if line.row.model else None),
+        Column("size", "px", lambda line: line.size, align="right", role="key"),
+        Column("reference", "", lambda line: line.reference),
+        Column(
+            "ms",
+            "ms here",
+            lambda line: line.figure.value if line.figure else None,
+            lambda line: latency(*line.figure) if line.figure else NONE,
+            align="right",
+            role="figure",
+            shown="filled",
+        ),
+        Column("ms_low", "", lambda line: _low(line.figure)),
+        Column("ms_high", "", lambda line: _high(line.figure)),
+        Column(
+            "ratio",
+            "ratio here",
+            lambda line: line.ratio.value if line.ratio else None,
+            ratio_text,
+            align="right",
+            role="figure",
+            shown="filled",
+        ),
+        Column("ratio_low", "", lambda line: _low(line.ratio)),
+        Column("ratio_high", "", lambda line: _high(line.ratio)),
+        Column(
+            "published_iphone_ms",
+            "iPhone ms (published)",
+            _printed_value("iphone_ms"),
+            _printed("iphone_ms"),
+            align="right",
+            shown="filled",
+            part=1,
+        ),
+        Column(
+            "published_iphone_ratio",
+            "iPhone ratio (published)",
+            lambda line: line.published_ratios.get("iphone_ms"),
+            _printed_ratio("iphone_ms"),
+            align="right",
+            shown="filled",
+        ),
+        Column(
+            "published_gpu_ms",
+            "GPU ms (published)",
+            _printed_value("gpu_ms"),
+            _printed("gpu_ms"),
+            align="right",
+            shown="filled",
+            part=1,
+        ),
+        Column(
+            "published_gpu_ratio",
+            "GPU ratio (published)",
+            lambda line: line.published_ratios.get("gpu_ms"),
+            _printed_ratio("gpu_ms"),
+            align="right",
+            shown="filled",
+        ),
+        Column(
+            "params_m",
+            "params",
+            lambda line: line.params_m,
+            lambda line: NONE if line.params_m is None else significant(line.params_m, 4),
+            unit="M",
+            align="right",
+            shown="filled",
+            part=1,
+        ),
+        Column(
+            "published_params_m",
+            "params M (published)",
+            _printed_value("params_m"),
+            _printed("params_m"),
+            align="right",
+            shown="filled",
+            part=1,
+        ),
+        Column(
+            "gmacs",
+            "GMACs",
+            lambda line: line.gmacs,
+            lambda line: NONE if line.gmacs is None else significant(line.gmacs, 3),
+            align="right",
+            shown="filled",
+            part=1,
+        ),
+        Column(
+            "published_gmacs",
+            "GMACs (published)",
+            _printed_value("gmacs"),
+            _printed("gmacs"),
+            align="right",
+            shown="filled",
+            part=1,
+        ),
+        Column(
+            "published_top1",
+            "top-1 (published)",
+            _printed_value("top1"),
+            _printed("top1"),
+            align="right",
+            shown="filled",
+            part=1,
+        ),
+        Column("failed", "", lambda line: line.failed),
+        Column("device", "", lambda line: result.device.name),
+        Column("processor", "", lambda line: result.machine.processor),
+        Column("accelerator", "", lambda line: result.machine.accelerator),
+        Column("finished", "", lambda line: result.finished),
+        Column("sha256", "", lambda line: line.artifact.sha256 if line.artifact else None),
     ]
-    return [column for column in columns if any(text not in ("", NONE, "1") for text in column.cells)]
+    groups = [at for at, line in enumerate(found) if at and line.reference]
+    return Table(found, columns, f"{plain(result.study.title)} ({result.device.name})", groups)
 
 
 def notes(result: StudyResult) -> list[str]:
@@ -372,92 +454,39 @@ def live_row(cell: CellResult) -> str:
 
 
 def rich(result: StudyResult, told: Sequence[str], width: int) -> "Group":
-    """For a terminal so many characters wide; `told` are sentences on the claims that the study is about."""
+    """For a terminal so many characters wide; the sentences stand out from the notes."""
     from rich.console import Group
     from rich.text import Text
 
-    found = lines(result)
-    named = len(_table(found, _NAMED))
-    tables = [_table(found, (*_NAMED, *_WHOLE))]
-    if not terminal.fits(tables[0], width):
-        parts = [_table(found, (*_NAMED, *part)) for part in _PARTS]
-        tables = parts if all(terminal.fits(part, width) for part in parts) else tables
-    groups = [at for at, line in enumerate(found) if at and line.reference]
     return Group(
-        Text(f"{result.study.title} ({result.device.name})", style="bold"),
-        *(terminal.styled(terminal.layout(columns, width, named=named, sections=groups)) for columns in tables),
-        *(Text(sentence) for sentence in told),
+        terminal.report(TableReport([table(result)]), width),
+        *map(Text, told),
         *(Text(note, style="dim") for note in notes(result)),
     )
 
 
 def markdown(result: StudyResult, told: Sequence[str]) -> str:
     """The same as Markdown."""
-    columns = _table(lines(result), (*_NAMED, *_WHOLE))
-    head = [
-        f"## {plain(result.study.title)} ({result.device.name})",
-        "",
-        "| " + " | ".join(column.title for column in columns) + " |",
-        "| " + " | ".join(":--" if column.justify == "left" else "--:" for column in columns) + " |",
-    ]
-    rows = zip(*(column.cells for column in columns), strict=True)
-    body = ["| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |" for texts in rows]
-    sentences = [f"- {sentence}" for sentence in told]
-    return "\n".join([*head, *body, "", *sentences, *([""] if told else []), *(f"- {n}" for n in notes(result))]) + "\n"
-
-
-def _published_value(name: str) -> Callable[[StudyResult, Line], object]:
-    return lambda result, line: line.published[name].value if name in line.published else None
-
-
-# column -> value, for programs
-FLAT: dict[str, Callable[[StudyResult, Line], object]] = {
-    "study": lambda result, line: result.study.name,
-    "group": lambda result, line: line.group,
-    "network": lambda result, line: line.row.label,
-    "model": lambda result, line: line.row.model or None,
-    "fused": lambda result, line: line.row.fuse if line.row.model else None,
-    "head": lambda result, line: line.row.head if line.row.model else None,
-    "size": lambda result, line: line.size,
-    "reference": lambda result, line: line.reference,
-    "params_m": lambda result, line: line.params_m,
-    "gmacs": lambda result, line: line.gmacs,
-    "ms": lambda result, line: line.figure.value if line.figure else None,
-    "ms_low": lambda result, line: line.figure.interval.low if line.figure and line.figure.interval else None,
-    "ms_high": lambda result, line: line.figure.interval.high if line.figure and line.figure.interval else None,
-    "ratio": lambda result, line: line.ratio.value if line.ratio else None,
-    "ratio_low": lambda result, line: line.ratio.interval.low if line.ratio and line.ratio.interval else None,
-    "ratio_high": lambda result, line: line.ratio.interval.high if line.ratio and line.ratio.interval else None,
-    **{f"published_{name}": _published_value(name) for name in PRINTED},
-    "published_iphone_ratio": lambda result, line: line.published_ratios.get("iphone_ms"),
-    "published_gpu_ratio": lambda result, line: line.published_ratios.get("gpu_ms"),
-    "failed": lambda result, line: line.failed,
-    "device": lambda result, line: result.device.name,
-    "processor": lambda result, line: result.machine.processor,
-    "accelerator": lambda result, line: result.machine.accelerator,
-    "finished": lambda result, line: result.finished,
-    "sha256": lambda result, line: line.artifact.sha256 if line.artifact else None,
-}
-
-
-def records(result: StudyResult) -> list[dict[str, object]]:
-    """A line each, by the names of `FLAT`."""
-    return [{name: value(result, line) for name, value in FLAT.items()} for line in lines(result)]
+    shown = table(result)
+    text = markdown_tables.report(TableReport([replace(shown, title="")], [*told, *notes(result)]))
+    return f"## {shown.title}\n\n{text}"
 
 
 def csv(result: StudyResult, told: Sequence[str]) -> str:
     """Comma-separated, a line per row and size; sentences have no place in it."""
-    text = io.StringIO()
-    writer = _csv.DictWriter(text, list(FLAT), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records(result))
-    return text.getvalue()
+    return data.csv(table(result))
 
 
 def json(result: StudyResult, told: Sequence[str]) -> str:
     """The same lines, and the sentences on claims."""
-    document = {"study": result.study.name, "lines": records(result), "claims": list(told), "notes": notes(result)}
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+    return data.json(
+        {
+            "study": result.study.name,
+            "lines": table(result).records(),
+            "claims": list(told),
+            "notes": notes(result),
+        }
+    )
 
 
 FORMATS: dict[str, Callable[[StudyResult, Sequence[str]], str]] = {"markdown": markdown, "csv": csv, "json": json}

@@ -5,18 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from fastvit_bench.errors import UsageError
-from fastvit_bench.report import figures as drawing
-from fastvit_bench.report import pictures
-from fastvit_bench.report.figures import LIGHT, Figure, Palette, Spec
+from fastvit_bench.render import charts
+from fastvit_bench.render.charts import LIGHT, Chart, Palette, Spec
+from fastvit_bench.render.text import latency, plain
 from fastvit_bench.report.rows import size_of
-from fastvit_bench.report.sheet import latency, plain
 from fastvit_bench.report.studies import Line, lines
 from fastvit_bench.studies import StudyResult
 
 HERE, IPHONE, GPU = "measured here", "published, iPhone 12 Pro", "published, RTX 2080 Ti"
 
 
-def figure(result: StudyResult, palette: Palette) -> Figure | None:
+def figure(result: StudyResult, palette: Palette) -> Chart | None:
     """The ratios of a study; None where nothing was measured yet.
 
     Against the image size where its rows have several, else a line per row.
@@ -32,18 +31,13 @@ def figure(result: StudyResult, palette: Palette) -> Figure | None:
 def write(result: StudyResult, path: Path) -> None:
     """Draw a study into an SVG or PNG file.
 
-    Raises `UsageError` where there is nothing to draw or the file cannot be written, and what `check` raises.
+    Raises `UsageError` where there is nothing to draw or the file cannot be written, and what `charts.check` raises.
     """
-    check(path)
+    charts.check(path)
     made = figure(result, LIGHT)
     if made is None:
         raise UsageError(f"Nothing of study '{result.study.name}' was measured, so there is nothing to draw.")
-    pictures.write(path, drawing.picture(made, pictures.kind(path)))
-
-
-def check(path: Path) -> None:
-    """Raise `UsageError` for a file that is no picture, `UnavailableError` where what draws it is missing."""
-    pictures.check(path, drawing.PACKAGES)
+    charts.write(path, charts.picture(made, charts.kind(path)))
 
 
 def _points(result: StudyResult, found: Sequence[Line]) -> list[Spec]:
@@ -119,7 +113,7 @@ def _rule_at_one(palette: Palette, **where: Any) -> Any:
     )
 
 
-def _by_row(result: StudyResult, found: Sequence[Line], palette: Palette) -> Figure:
+def _by_row(result: StudyResult, found: Sequence[Line], palette: Palette) -> Chart:
     import altair as alt
 
     points = _points(result, found)
@@ -129,7 +123,7 @@ def _by_row(result: StudyResult, found: Sequence[Line], palette: Palette) -> Fig
     names = list(dict.fromkeys(point["name"] for point in points))
     colour, shape = _encodings(points, palette)
     ends = [point[end] for point in points for end in ("low", "high")] + [1.0]
-    scale = drawing.scale(ends, 0.9, 1.1)
+    scale = charts.scale(ends, 0.9, 1.1)
     x = alt.X("ratio:Q", title="latency over the reference's (right is slower)", scale=scale)
     y = alt.Y("name:N", title=None, sort=names, axis=alt.Axis(grid=True, ticks=False, domain=False))
     layers = [
@@ -145,7 +139,7 @@ def _by_row(result: StudyResult, found: Sequence[Line], palette: Palette) -> Fig
     return _made(result, points, layers, palette, height=40 + 26 * len(names))
 
 
-def _over_sizes(result: StudyResult, found: Sequence[Line], palette: Palette) -> Figure:
+def _over_sizes(result: StudyResult, found: Sequence[Line], palette: Palette) -> Chart:
     import altair as alt
 
     points = _points(result, found)
@@ -156,7 +150,7 @@ def _over_sizes(result: StudyResult, found: Sequence[Line], palette: Palette) ->
     colours = [palette.series[at % len(palette.series)] for at in range(len(names))]
     colour = alt.Color("name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=colours))
     shape = alt.Shape(
-        "name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=list(drawing.SHAPES[: len(names)]))
+        "name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=list(charts.SHAPES[: len(names)]))
     )
     ticks = sorted({point["size"] for point in points})
     x = alt.X(
@@ -166,7 +160,7 @@ def _over_sizes(result: StudyResult, found: Sequence[Line], palette: Palette) ->
         scale=alt.Scale(type="log", domain=[ticks[0] / 1.04, ticks[-1] * 1.04], nice=False),
     )
     ends = [point[end] for point in points for end in ("low", "high")] + [1.0]
-    y = alt.Y("ratio:Q", title="latency over the reference's", scale=drawing.scale(ends, 0.9, 1.1))
+    y = alt.Y("ratio:Q", title="latency over the reference's", scale=charts.scale(ends, 0.9, 1.1))
     layers = [
         _rule_at_one(palette, y=alt.Y("one:Q")),
         alt.Chart().mark_line(strokeWidth=1.8, aria=False).encode(x=x, y=y, color=colour, detail="name:N"),
@@ -180,7 +174,7 @@ def _over_sizes(result: StudyResult, found: Sequence[Line], palette: Palette) ->
 
 def _made(
     result: StudyResult, points: Sequence[Spec], layers: Sequence[Any], palette: Palette, height: int | None = None
-) -> Figure:
+) -> Chart:
     references = list(dict.fromkeys(plain(match.reference.row.label) for match in result.matches))
     reference = references[0] if len(references) == 1 else "the first of each group"
     caption = (
@@ -189,7 +183,7 @@ def _made(
     if any(point["kind"] != HERE for point in points):
         caption += " The published ones are another device's."
     when = result.finished[:16].replace("T", " ")
-    made = drawing.figure(
+    made = charts.chart(
         "study",
         f"{result.study.name} on {result.device.name}, {when}",
         result.study.title,
@@ -198,4 +192,4 @@ def _made(
         layers,
         palette,
     )
-    return made if height is None else drawing.of_height(made, height)
+    return made if height is None else charts.of_height(made, height)

@@ -266,7 +266,7 @@ def test_an_engine_that_cannot_be_built_leaves_the_proved_file(trt: nvidia.Behav
     asked = job(tmp_path)
     build.build(asked)
     with pytest.raises(UnavailableError, match="out of memory"):
-        build.equip(asked)
+        build.build_engine(asked)
     assert build.cached(asked) is not None
 
 
@@ -333,7 +333,7 @@ def test_an_engine_computes_what_its_file_says(
 ) -> None:
     asked = job(tmp_path, options={"graph": graph, "io": interface})
     build.build(asked)
-    proof = build.equip(asked)
+    proof = build.build_engine(asked)
     assert proof is not None
     assert proof.how == "the engine on NVIDIA GeForce RTX 2080 Ti"
     assert proof.passed
@@ -363,7 +363,7 @@ def test_the_gpu_is_looked_at_where_nvml_is(asked: ExportJob, engine: Path, monk
 def test_copies_are_timed_where_they_are_asked_for(tmp_path: Path, trt: nvidia.Behaviour) -> None:
     asked = job(tmp_path, options={"transfers": True})
     build.build(asked)
-    build.equip(asked)
+    build.build_engine(asked)
     with BACKEND.open(Path(asked.path), asked.device) as session:
         session.feed(parity.images(asked.shape)[0])
         assert session.window is Window.END_TO_END
@@ -384,7 +384,7 @@ def test_an_engine_that_computes_something_else_is_named(
 ) -> None:
     trt.damage = damage
     with pytest.raises(ParityError, match="the engine on NVIDIA GeForce RTX 2080 Ti computes something else") as caught:
-        build.equip(asked)
+        build.build_engine(asked)
     assert said in str(caught.value)
 
 

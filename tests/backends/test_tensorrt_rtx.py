@@ -172,7 +172,7 @@ def test_what_it_was_found_to_compute_is_put_beside_it(asked: ExportJob) -> None
 def test_where_nothing_can_run_it_there_is_an_engine_and_no_proof_of_it(asked: ExportJob) -> None:
     assert BACKEND.engines.lacking(asked.device) is None  # of building, which needs no GPU
     assert nvidia.NO_DRIVER in str(BACKEND.absent(asked.device))
-    assert build.equip(asked) is None
+    assert build.build_engine(asked) is None
     assert _engines.notes(engine_of(asked)).parity is None
 
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from fastvit_bench.records import Accuracy, Unreadable
-from fastvit_bench.report import accuracies, table
+from fastvit_bench.report import accuracies, row_table
 from fastvit_bench.report.rows import Row, collect, join
 from fastvit_bench.report.store import Line, RunFile
 
@@ -39,7 +39,7 @@ def columns(markdown: str) -> dict[str, str]:
 
 
 def test_the_accuracy_of_the_very_file_stands_beside_its_latency() -> None:
-    found = columns(table.markdown(row(of(256))))
+    found = columns(row_table.markdown(row(of(256))))
     assert found["measured top-1 %"] == "76.20 [75.82, 76.57]"
     assert found["measured top-5 %"] == "93.00 [92.77, 93.22]"
     assert found["published top-1 % (not distilled)"] == "76.2"
@@ -47,7 +47,7 @@ def test_the_accuracy_of_the_very_file_stands_beside_its_latency() -> None:
 
 
 def test_without_joining_nothing_changes() -> None:
-    bare = columns(table.markdown(collect([RunFile(Path("a"), (builders.run(), builders.measurement()), 0)])))
+    bare = columns(row_table.markdown(collect([RunFile(Path("a"), (builders.run(), builders.measurement()), 0)])))
     assert bare["top-1 %"] == "–"
     assert not [title for title in bare if "measured" in title]
 
@@ -60,14 +60,14 @@ def test_without_joining_nothing_changes() -> None:
     ],
 )
 def test_another_files_accuracy_is_not_taken(other: Accuracy) -> None:
-    told = table.markdown(row(other))
+    told = row_table.markdown(row(other))
     assert columns(told)["measured top-1 %"] == "–"
     assert "none of these files has been counted" in told
 
 
 def test_other_sizes_say_which_they_are() -> None:
-    assert columns(table.markdown(row(of(224))))["measured top-1 %"] == "76.20 [75.82, 76.57] at 224"
-    both = columns(table.markdown(row(of(224, top1=38_000), of(256))))["measured top-1 %"]
+    assert columns(row_table.markdown(row(of(224))))["measured top-1 %"] == "76.20 [75.82, 76.57] at 224"
+    both = columns(row_table.markdown(row(of(224, top1=38_000), of(256))))["measured top-1 %"]
     assert both == "76.20 [75.82, 76.57], 76.00 [75.62, 76.37] at 224"
 
 
@@ -75,12 +75,12 @@ def test_more_images_count_more_and_then_the_newest() -> None:
     few = of(256, images=100, top1=90, top5=95, finished=builders.at(9))
     older = of(256, top1=10_000, finished=builders.at(1))
     for order in ([few, older, of(256)], [of(256), older, few]):
-        assert columns(table.markdown(row(*order)))["measured top-1 %"].startswith("76.20")
+        assert columns(row_table.markdown(row(*order)))["measured top-1 %"].startswith("76.20")
 
 
 def test_notes_tell_of_what_the_figures_are() -> None:
     broken = of(256, unreadable=(Unreadable(name="a", reason="b"),), images=49_999)
-    told = table.markdown(row(broken))
+    told = row_table.markdown(row(broken))
     assert "of the very file that was timed" in told
     assert (
         "imagenet (dadadadadada); shorter side 284, bicubic, middle 256 x 256 (crop 0.9), Pillow 13.0.0; 2026-01-31; "
@@ -88,21 +88,21 @@ def test_notes_tell_of_what_the_figures_are() -> None:
     )
     assert "not all of the same images" not in told
     mixed = row(of(224, evaluation=builders.evaluation(digest="0b" * 32)), of(256))
-    assert "not all of the same images" in table.markdown(mixed)
+    assert "not all of the same images" in row_table.markdown(mixed)
 
 
 def test_machines_get_all_digits() -> None:
     rows = row(of(256), sizes=(224, 256))
-    (line,) = csv.DictReader(io.StringIO(table.csv(rows)))
+    (line,) = csv.DictReader(io.StringIO(row_table.csv(rows)))
     assert float(line["measured_top1_256"]) == float(line["top1"]) == 76.2
     assert float(line["measured_top1_256_low"]) < 76.2 < float(line["measured_top1_256_high"])
     assert line["measured_images_256"] == "50000"
     assert "measured_top1_224" not in line
-    (record,) = json.loads(table.json(rows))
+    (record,) = json.loads(row_table.json(rows))
     assert record["top1"] == 76.2
     assert list(record["accuracy"]) == ["256"]
     assert record["accuracy"]["256"]["artifact"] == sha(256)
-    assert "measured top-1" in table.latex(rows)
+    assert "measured top-1" in row_table.latex(rows)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 300])

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.records import METHODS, Artifact, Engine, Fuse, Head, Measurement, Pacing, Protocol, Run, Window
-from fastvit_bench.report import history, history_plot, pictures, store, table
+from fastvit_bench.render import charts, markdown
+from fastvit_bench.report import history, history_plot, store
 from fastvit_bench.report.history import Point, Series
 from fastvit_bench.report.store import Line, RunFile
 
@@ -369,7 +370,7 @@ def test_formats_tell_the_same_changes() -> None:
     (change,) = document[1]["changes"]
     assert change["ratio"] == pytest.approx(float(changed["change"])) == pytest.approx(1.1, abs=1e-3)
     assert change["also_changed"] == ["commit: 0000005 then, 0000006 now"]
-    text = table.in_markdown(history.document(found, failures=2))
+    text = markdown.report(history.report(found, failures=2))
     assert "+10.0 [+10.0, +10.0] |" in text
     assert "2 failed cells of these runs gave no figure." in text
     assert "none found" in text
@@ -378,14 +379,14 @@ def test_formats_tell_the_same_changes() -> None:
 
 def test_what_was_not_searched_is_said() -> None:
     few = [series([10.0, 11.0])]
-    assert any("No changes were looked for" in note for note in history.document(few).notes)
+    assert any("No changes were looked for" in note for note in history.report(few).notes)
     some = [*few, series([10.0] * 6)]
-    assert any("1 of 2 series" in note for note in history.document(some).notes)
+    assert any("1 of 2 series" in note for note in history.report(some).notes)
 
 
 def test_a_picture_is_the_same_for_the_same_series_and_takes_names_as_they_are(tmp_path: Path) -> None:
     found = named(3)
-    for suffix in pictures.SUFFIXES:
+    for suffix in charts.SUFFIXES:
         one, other = tmp_path / f"one{suffix}", tmp_path / f"other{suffix}"
         assert history_plot.write(found, one) == history_plot.write(found, other) == []
         assert one.read_bytes() == other.read_bytes()
@@ -411,14 +412,14 @@ def test_pictures_of_short_and_flat_series(figures: list[float], tmp_path: Path)
     assert (tmp_path / "a.svg").stat().st_size > 1000
 
 
-def test_a_picture_needs_a_suffix_a_folder_and_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_needs_a_suffix_a_folder_and_what_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"\.svg or \.png"):
-        history_plot.check(tmp_path / "a.jpg")
+        charts.check(tmp_path / "a.jpg")
     with pytest.raises(UsageError, match="no folder"):
-        history_plot.check(tmp_path / "none" / "a.svg")
+        charts.check(tmp_path / "none" / "a.svg")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UnavailableError, match=r"pip install 'matplotlib'"):
-        history_plot.check(tmp_path / "a.svg")
+    with pytest.raises(UnavailableError, match=r"pip install 'altair' 'vl-convert-python'"):
+        charts.check(tmp_path / "a.svg")
 
 
 # --- as users call it -------------------------------------------------------------------------------------------------
@@ -511,7 +512,7 @@ def test_a_planted_slow_run_is_not_reported_and_a_planted_regression_is(here: Pa
 def test_the_program_starts_without_what_histories_need() -> None:
     program = (
         "import sys; from fastvit_bench.report import history, history_plot; import fastvit_bench.cli;"
-        "print(sorted({'numpy', 'ruptures', 'scipy', 'matplotlib', 'pandas'} & set(sys.modules)))"
+        "print(sorted({'numpy', 'ruptures', 'scipy', 'altair', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -11,7 +11,7 @@ from builders import RANDOM, accuracy, artifact, at, device, engine, measurement
 
 from fastvit_bench.errors import NotComparableError, UsageError
 from fastvit_bench.records import METHODS, Measurement, Protocol
-from fastvit_bench.report import table
+from fastvit_bench.report import row_table
 from fastvit_bench.report.frontiers import Basis, counted, frontiers, groups, names
 from fastvit_bench.report.joined import join
 from fastvit_bench.report.pareto import Counted
@@ -136,25 +136,25 @@ def test_the_newest_row_with_the_same_weights_is_the_reference() -> None:
         one("fastvit_t8", ms=4, finished=at(9), made={"weights": RANDOM}),
         one("fastvit_sa12", ms=16),
     )
-    ratios = {row.model: against(found, "fastvit_t8")[id(row), shape(256)].value for row in found}
+    ratios = {row.model: against(found, "fastvit_t8")[row.key, shape(256)].value for row in found}
     assert ratios["fastvit_sa12"] == pytest.approx(2.0)
 
 
 def test_programs_read_frontier_and_ratio_beside_the_latency() -> None:
     found = rows(*three())
     joined = join(found, reference="fastvit_t8", pareto=True)
-    lines = list(csv.DictReader(io.StringIO(table.csv(found, joined))))
+    lines = list(csv.DictReader(io.StringIO(row_table.csv(found, joined))))
     assert [line["frontier_by_published_top1_256"] for line in lines] == ["1.0"] * 3
     assert [round(float(line["ratio_256"]), 3) for line in lines] == [1.0, 2.625, 12.5]
     assert {line["ratio_to_256"] for line in lines} == {"fastvit_t8"}
-    cells = [row["latency"]["256"] for row in json.loads(table.json(found, joined))]
+    cells = [row["latency"]["256"] for row in json.loads(row_table.json(found, joined))]
     assert [cell["frontier_by_published_top1"] for cell in cells] == [1.0] * 3
     assert cells[1]["ratio_low"] < 2.625 < cells[1]["ratio_high"]
 
 
 def test_people_read_them_in_tables_that_name_basis_and_method() -> None:
     found = rows(*three(), one("twin", ms=9.0))
-    text = table.markdown(found, join(found, reference="fastvit_t8", pareto=True))
+    text = row_table.markdown(found, join(found, reference="fastvit_t8", pareto=True))
     assert "by published top-1 without distillation, which was not measured here" in text
     assert "**Ratio to fastvit_t8: below 1 is quicker, 95 % interval in brackets**" in text
     assert "order statistics of a median" in text
@@ -162,13 +162,13 @@ def test_people_read_them_in_tables_that_name_basis_and_method() -> None:
 
 def test_without_being_asked_tables_are_as_they_were() -> None:
     found = rows(*three())
-    assert table.csv(found) == table.csv(found, join(found))
-    assert table.markdown(found) == table.markdown(found, join(found))
+    assert row_table.csv(found) == row_table.csv(found, join(found))
+    assert row_table.markdown(found) == row_table.markdown(found, join(found))
 
 
 def test_no_frontier_is_said() -> None:
     found = rows(one())
-    assert "No frontier: it takes two models" in table.markdown(found, join(found, pareto=True))
+    assert "No frontier: it takes two models" in row_table.markdown(found, join(found, pareto=True))
 
 
 def test_measured_accuracy_of_the_very_file_makes_a_frontier_of_its_own() -> None:
@@ -191,6 +191,6 @@ def test_a_mean_has_an_interval_in_the_table_and_in_the_ratio_or_in_neither(roun
     )
     found = ratio(head, base)
     assert (head.interval_ms is None) is (found.interval is None) is (rounds == 1)
-    shown = table.markdown(rows(base, head), join(rows(base, head), reference="fastvit_t8"))
+    shown = row_table.markdown(rows(base, head), join(rows(base, head), reference="fastvit_t8"))
     assert (" [" in shown) is (rounds > 1)
     assert ("no interval" in shown) is (rounds == 1)

@@ -87,7 +87,7 @@ def test_it_opens_without_a_word_and_draws_every_chart(browser: Any, report: Pat
     kinds = opened.page.eval_on_selector_all(".chart", "found => found.map(each => each.dataset.kind)")
     assert kinds == ["accuracy", "latency", "ratio", "study", "comparison"]
     marks = "found => found.map(each => each.querySelectorAll('.mark-symbol.role-mark path').length)"
-    assert opened.page.eval_on_selector_all(".chart", marks) == [4, 12, 12, 4, 4]
+    assert opened.page.eval_on_selector_all(".chart", marks) == [4, 12, 12, 4, 4 + 41]  # the last with every block
     names = opened.page.eval_on_selector_all(
         ".chart[role=graphics-document]", "found => found.map(each => each.getAttribute('aria-label'))"
     )

@@ -282,7 +282,7 @@ def test_reopening_leaves_a_sound_file_and_a_damaged_one_as_they_are(path: Path)
         (3, b'{"kind"', b'"kind"', "Expected 'object'"),
         (3, b"{", b"\xff{", "malformed"),
         (3, b'"reason":"the', b'"reason":"the\xff', "UTF-8|utf-8|invalid"),
-        (3, b'"log":""}', b'"log":""}}', "malformed|trailing"),
+        (3, b'"stage":', b'"stage"', "malformed"),
         (4, b'"measurement"', b'"measure', ""),
     ],
 )

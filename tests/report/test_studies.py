@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fastvit_bench.errors import StoreError, UsageError
+from fastvit_bench.render.charts import LIGHT
 from fastvit_bench.report import claims, claims_table, studies, study_figures
-from fastvit_bench.report.figures import LIGHT
 from fastvit_bench.studies import Study, StudyResult, StudyRow
 from fastvit_bench.verdicts import Outcome
 
@@ -44,13 +44,13 @@ def test_a_study_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "is damaged"),
-        (b"{", "is damaged"),
-        (b"[]", "is damaged"),
+        (b"", "is no complete JSON"),
+        (b"{", "is no complete JSON"),
+        (b"[]", "is not a study"),
         (b'{"document": "comparison", "schema": 1}', "is not a study"),
         (b'{"document": "study", "schema": 99}', "has schema 99"),
-        (b'{"document": "study", "schema": 1}', "is damaged: Object missing"),
-        (b"\xff", "is damaged"),
+        (b'{"document": "study", "schema": 1}', "does not hold what a study must: Object missing"),
+        (b"\xff", "is no complete JSON"),
     ],
 )
 def test_what_is_no_study_is_one_sentence(content: bytes, told: str, tmp_path: Path) -> None:

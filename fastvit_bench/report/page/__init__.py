@@ -6,13 +6,13 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from fastvit_bench.report.figures import Figure
+from fastvit_bench.render.charts import Chart
 from fastvit_bench.report.page.content import KINDS, Content
 
 BUNDLE = "window.vegaEmbed = vegaEmbed;"  # all that the page's own script calls
 
 
-def html(content: Content, figures: list[Figure], bundle: str) -> str:
+def html(content: Content, figures: list[Chart], bundle: str) -> str:
     """The whole page. `bundle` is the JavaScript that draws (see `bundle`).
 
     Names reach the page in two ways: through the template, which escapes them, and as JSON, whose angle brackets are

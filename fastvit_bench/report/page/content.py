@@ -4,33 +4,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fastvit_bench.records import Artifact, Fuse, Measurement, Shape, Statistic
-from fastvit_bench.report import claims, claims_table
+from fastvit_bench.records import Artifact, Fuse, Measurement, Shape
+from fastvit_bench.render.html import sortable
+from fastvit_bench.render.table import NONE, Column, Table, equal_columns, without
+from fastvit_bench.render.text import NOT_COMPARED_NOTE, compared, figure_text, plain, significant
+from fastvit_bench.report import claims, claims_table, row_table
 from fastvit_bench.report import studies as studies_of
+from fastvit_bench.report.cell_table import CELL_COLUMNS, Line, Marks
 from fastvit_bench.report.figures import about
 from fastvit_bench.report.frontiers import Basis, Frontier, Group, Place, frontier, names, published_top1
 from fastvit_bench.report.joined import accuracy_text, probability_text, ratio_text, some
 from fastvit_bench.report.pareto import SURE, Counted
 from fastvit_bench.report.ratios import Key, Ratio, alike, ratio
+from fastvit_bench.report.row_table import PUBLISHED_TOP1, macs_per_image
+from fastvit_bench.report.row_text import legend, model_name
 from fastvit_bench.report.rows import REFERENCE_SIZE, Row, size_of
-from fastvit_bench.report.sheet import (
-    NONE,
-    NOT_COMPARED_NOTE,
-    PUBLISHED_TOP1,
-    TAILS,
-    compared,
-    figure_text,
-    form,
-    latency,
-    legend,
-    macs_per_image,
-    model_name,
-    per_image,
-    plain,
-    significant,
-    tail_texts,
-)
-from fastvit_bench.report.verdict import words
+from fastvit_bench.report.verdict import person, words
 from fastvit_bench.studies import StudyResult
 from fastvit_bench.verdicts import Comparison, Outcome
 
@@ -52,8 +41,6 @@ TONES = {
     Outcome.PASS: "good",
     Outcome.IMPROVED: "good",
 }
-
-Cell = list[Any]  # text, and what it is sorted by; behind them, of a measured figure, what goes with it
 
 
 @dataclass(frozen=True)
@@ -119,7 +106,7 @@ def content(
     tables = {"figures": table}
     tables |= {card.table: _comparison_table(found) for card, found in zip(cards, comparisons, strict=True)}
     told = [_of_study(found, f"study-{at}") for at, found in enumerate(studies)]
-    tables |= {each.table: _study_table(found) for each, found in zip(told, studies, strict=True)}
+    tables |= {each.table: sortable(studies_of.table(found)) for each, found in zip(told, studies, strict=True)}
     return Content(
         title=plain(title),
         headline=first if leads else words.sentence(comparisons[0]),
@@ -279,9 +266,9 @@ def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
-def _failures(rows: Sequence[Row], marks: Mapping[int, str]) -> list[str]:
+def _failures(rows: Sequence[Row], marks: Marks) -> list[str]:
     found = [
-        f"{model_name(row)} {size_of(shape)}{marks[id(row)]}: failed at {cell.stage}: {plain(cell.reason)}"
+        f"{model_name(row)} {size_of(shape)}{marks[row.key]}: failed at {cell.stage}: {plain(cell.reason)}"
         for row in rows
         for shape, cell in row.cells.items()
         if not isinstance(cell, Measurement)
@@ -303,184 +290,158 @@ def _card(found: Comparison, table: str) -> Card:
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class _Column:
-    """A column of the page's tables."""
-
-    title: str
-    cells: list[Cell]
-    number: bool = False
-    facet: bool = False  # offered as a choice of its own
-    fixed: bool = True  # stays, even where it says the same in every line
-    wide: bool = False  # may be broken into lines
-    minor: bool = False  # left out of a print, whose width is what it is
-
-
-def _table(columns: Sequence[_Column], caption: str, sort: tuple[str, int] | None = None) -> dict[str, Any]:
-    titles = [column.title for column in columns]
-    return {
-        "caption": caption,
-        "columns": [
-            {"title": each.title, "number": each.number, "facet": each.facet, "wide": each.wide, "minor": each.minor}
-            for each in columns
-        ],
-        "rows": [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)],
-        "sort": [titles.index(sort[0]), sort[1]] if sort else None,
-    }
+_OF_THE_NETWORK = {"params", "gmacs", "top1"}  # which the page tells of each figure's own file
 
 
 def _figures_table(
     rows: Sequence[Row],
     groups: Sequence[Group],
     frontiers: Sequence[Frontier],
-    marks: Mapping[int, str],
+    marks: Marks,
     accuracies: Mapping[str, Counted],
     ratios: Mapping[Key, Ratio],
     reference: str | None,
 ) -> tuple[dict[str, Any], list[str]]:
     """A line per figure, and in words the columns that would say the same in every line."""
-    lines = [(row, cell) for row in rows for cell in row.measured]
-    named = {id(row): name for group in groups for row, name in zip(group.rows, group.names, strict=True)}
+    lines = [Line(row, cell) for row in rows for cell in row.measured]
+    names = {row.key: name for group in groups for row, name in zip(group.rows, group.names, strict=True)}
     number = {mark: at for at, mark in enumerate(dict.fromkeys(marks.values()))}
+    facts = [column.of(_row_of) for column in row_table.columns(rows, marks) if column.title and column.role == "fact"]
+    facts = [column for column in facts if column.part == 0 and column.name not in _OF_THE_NETWORK]
+    columns: list[Column[Line]] = [
+        Column(
+            "model", "model", lambda line: line.row.model, lambda line: model_name(line.row), role="key", facet=True
+        ),
+        Column(
+            "size", "size px", _pixels, lambda line: size_of(line.cell.shape), align="right", role="key", facet=True
+        ),
+        Column(
+            "latency_ms",
+            "latency ms [95 % interval]",
+            lambda line: line.cell.figure_ms,
+            lambda line: figure_text(line.cell, line.row.doubts(line.cell)),
+            align="right",
+            role="figure",
+            note=lambda line: (about(*line, names[line.row.key], ""), number[marks[line.row.key]]),
+        ),
+        *(replace(column, facet=column.name == "device") for column in facts),
+        *(replace(column, minor=True) for column in CELL_COLUMNS),
+        *_accuracy_columns(accuracies),
+        *(column for basis in Basis for column in _frontier_columns(frontiers, basis)),
+        *_ratio_columns(ratios, reference),
+        Column("gmacs", "GMACs", _gmacs, _three(_gmacs), align="right", minor=True),
+        Column("params", "params", _params, _three(_params), unit="M", align="right", minor=True),
+        Column("measured", "measured", lambda line: line.cell.finished[:10], minor=True),
+    ]
+    table = Table(lines, columns, "Every measured figure")
+    equal = equal_columns([table]) if len(lines) > 1 else {}
+    common = [f"{heading} {text}" for heading, text in equal.items() if text not in ("", NONE)]
+    return sortable(without(table, equal)), common
+
+
+def _row_of(line: Line) -> Row:
+    return line.row
+
+
+def _pixels(line: Line) -> int | None:
+    shape = line.cell.shape
+    return shape.height * shape.width if shape else None
+
+
+def _three(of: Callable[[Line], float | None]) -> Callable[[Line], str]:
+    return lambda line: NONE if (value := of(line)) is None else significant(value, 3)
+
+
+def _gmacs(line: Line) -> float | None:
+    made = line.cell.artifact
+    return macs_per_image(made) / 1e9 if isinstance(made, Artifact) else None
+
+
+def _params(line: Line) -> float | None:
+    made = line.cell.artifact
+    return made.params / 1e6 if isinstance(made, Artifact) else None
+
+
+def _accuracy_columns(accuracies: Mapping[str, Counted]) -> list[Column[Line]]:
+    """Measured and published top-1, never in one column; no column without a value."""
+
+    def measured(line: Line) -> Counted | None:
+        made = line.cell.artifact
+        return accuracies.get(made.sha256) if isinstance(made, Artifact) and made.sha256 else None
+
+    def printed(line: Line) -> float | None:
+        figure = published_top1(line.row, line.cell.shape) if line.cell.shape else None
+        return figure.value if figure else None
+
+    return [
+        Column(
+            "measured_top1",
+            "measured top-1",
+            lambda line: found.percent if (found := measured(line)) else None,
+            lambda line: accuracy_text(found) if (found := measured(line)) else NONE,
+            unit="%",
+            align="right",
+            role="figure",
+            shown="filled",
+        ),
+        Column(
+            "published_top1",
+            PUBLISHED_TOP1,
+            printed,
+            lambda line: NONE if (share := printed(line)) is None else f"{share:g}",
+            align="right",
+            role="figure",
+            shown="filled",
+        ),
+    ]
+
+
+def _frontier_columns(frontiers: Sequence[Frontier], basis: Basis) -> list[Column[Line]]:
     places = {
-        (basis, id(place.row), place.cell.shape): (frontier, place)
-        for basis in Basis
+        (place.row.key, place.cell.shape): (frontier, place)
         for frontier in frontiers
         if frontier.basis is basis
         for place in frontier.places
     }
 
-    def texts(value: Callable[[Row, Measurement], str]) -> list[Cell]:
-        return [[text, text.lower()] for text in (value(row, cell) for row, cell in lines)]
+    def share(line: Line) -> float | None:
+        found = places.get((line.row.key, line.cell.shape))
+        return found[1].standing.probability if found else None
 
-    def numbers(value: Callable[[Row, Measurement], float | None], text: Callable[[float], str]) -> list[Cell]:
-        found = (value(row, cell) for row, cell in lines)
-        return [[NONE, None] if each is None else [text(each), each] for each in found]
+    def dominating(line: Line) -> str | None:
+        found = places.get((line.row.key, line.cell.shape))
+        return some(found[0].dominating(found[1])) or None if found else None
 
-    columns = [
-        _Column("model", texts(lambda row, _: model_name(row)), facet=True),
-        _Column(
-            "size px",
-            [[size_of(cell.shape), cell.shape.height * cell.shape.width if cell.shape else None] for _, cell in lines],
-            number=True,
-            facet=True,
-        ),
-        _Column(
-            "latency ms [95 % interval]",
-            [
-                [
-                    figure_text(cell, row.doubts(cell)),
-                    cell.figure_ms,
-                    about(row, cell, named[id(row)], ""),
-                    number[marks[id(row)]],
-                ]
-                for row, cell in lines
-            ],
-            number=True,
-        ),
-        _Column("device", texts(lambda row, _: f"{plain(row.device.name)}{marks[id(row)]}"), facet=True, fixed=False),
-        _Column("batch", numbers(lambda row, _: row.batch, lambda value: f"{value:.0f}"), number=True, fixed=False),
-        _Column("precision", texts(lambda row, _: plain(row.precision)), fixed=False),
-        _Column("fused", texts(lambda row, _: row.fused.value if row.fused else NONE), fixed=False),
-        _Column("form", texts(lambda row, _: form(row) or NONE), fixed=False, wide=True),
-    ]
-    if any(row.batch > 1 for row, _ in lines):
-        texts_of = [[per_image(cell), cell.ms_per_image] for _, cell in lines]
-        columns.append(_Column("ms/image", texts_of, number=True, minor=True))
-    columns += _tail_columns(lines)
-    columns += _accuracy_columns(lines, accuracies)
-    for basis in Basis:
-        if any(each is basis for each, _, _ in places):
-            columns += _frontier_columns(lines, basis, places)
-    if reference is not None:
-        found = [ratios.get((id(row), cell.shape)) for row, cell in lines]
-        cells: list[Cell] = [[ratio_text(each), each.value] if each else [NONE, None] for each in found]
-        columns.append(_Column(f"ratio to {plain(reference)}", cells, number=True))
-    columns += [
-        _Column("GMACs", numbers(lambda _, cell: _gmacs(cell), _three), number=True, minor=True),
-        _Column("params M", numbers(lambda _, cell: _params(cell), _three), number=True, minor=True),
-        _Column(
-            "weights",
-            texts(lambda row, _: plain(row.weights.label) if row.weights else NONE),
-            fixed=False,
-            minor=True,
-        ),
-        _Column("measured", texts(lambda _, cell: cell.finished[:10]), minor=True),
-    ]
-    kept, common = [], []
-    for column in columns:
-        said = {cell[0] for cell in column.cells}
-        if column.fixed or len(said) > 1:
-            kept.append(column)
-        elif said and said != {NONE}:
-            common.append(f"{column.title} {said.pop()}")
-    return _table(kept, "Every measured figure", None), common
-
-
-def _three(value: float) -> str:
-    return significant(value, 3)
-
-
-def _gmacs(cell: Measurement) -> float | None:
-    return macs_per_image(cell.artifact) / 1e9 if isinstance(cell.artifact, Artifact) else None
-
-
-def _params(cell: Measurement) -> float | None:
-    return cell.artifact.params / 1e6 if isinstance(cell.artifact, Artifact) else None
-
-
-def _accuracy_columns(lines: Sequence[tuple[Row, Measurement]], accuracies: Mapping[str, Counted]) -> list[_Column]:
-    """Measured and published top-1, never in one column; no column without a value."""
-
-    def measured(cell: Measurement) -> Cell:
-        made = cell.artifact
-        found = accuracies.get(made.sha256) if isinstance(made, Artifact) and made.sha256 else None
-        return [accuracy_text(found), found.percent] if found else [NONE, None]
-
-    def printed(row: Row, cell: Measurement) -> Cell:
-        figure = published_top1(row, cell.shape) if cell.shape else None
-        return [f"{figure.value:g}", figure.value] if figure else [NONE, None]
-
-    found = [
-        _Column("measured top-1 %", [measured(cell) for _, cell in lines], number=True),
-        _Column(PUBLISHED_TOP1, [printed(row, cell) for row, cell in lines], number=True),
-    ]
-    return [column for column in found if any(cell[1] is not None for cell in column.cells)]
-
-
-def _tail_columns(lines: Sequence[tuple[Row, Measurement]]) -> list[_Column]:
-    """Quantiles far out, where any figure has the runs that show them."""
-    medians = [row.method.statistic is Statistic.MEDIAN for row, _ in lines]
-    texts = [tail_texts(cell) if median else {} for (_, cell), median in zip(lines, medians, strict=True)]
-    found: list[_Column] = []
-    for title, quantile in TAILS.items():
-        cells: list[Cell] = [
-            [told[title], cell.quantile_ms(quantile)] if told.get(title, NONE) != NONE else [NONE, None]
-            for (_, cell), told in zip(lines, texts, strict=True)
-        ]
-        if any(cell[1] is not None for cell in cells):
-            found.append(_Column(f"{title} [95 % interval]", cells, number=True, minor=True))
-    return found
-
-
-def _frontier_columns(
-    lines: Sequence[tuple[Row, Measurement]],
-    basis: Basis,
-    places: Mapping[tuple[Basis, int, Any], tuple[Frontier, Place]],
-) -> list[_Column]:
-    found = [places.get((basis, id(row), cell.shape)) for row, cell in lines]
-    shares: list[Cell] = [
-        [probability_text(each[1].standing.probability), each[1].standing.probability] if each else [NONE, None]
-        for each in found
-    ]
-    beaten: list[Cell] = []
-    for each in found:
-        text = (some(each[0].dominating(each[1])) if each else "") or NONE
-        beaten.append([text, None if text == NONE else text.lower()])
     return [
-        _Column(f"on frontier, {basis} top-1", shares, number=True),
-        _Column("dominated by", beaten, wide=True),
+        Column(
+            f"frontier_by_{basis}_top1",
+            f"on frontier, {basis} top-1",
+            share,
+            lambda line: NONE if (found := share(line)) is None else probability_text(found),
+            align="right",
+            role="figure",
+            shown="filled",
+        ),
+        Column(f"dominated_by_{basis}_top1", "dominated by", dominating, role="figure", shown="filled", wraps=True),
+    ]
+
+
+def _ratio_columns(ratios: Mapping[Key, Ratio], reference: str | None) -> list[Column[Line]]:
+    if reference is None:
+        return []
+
+    def of(line: Line) -> Ratio | None:
+        return ratios.get((line.row.key, line.cell.shape))
+
+    return [
+        Column(
+            "ratio",
+            f"ratio to {plain(reference)}",
+            lambda line: found.value if (found := of(line)) else None,
+            lambda line: ratio_text(found) if (found := of(line)) else NONE,
+            align="right",
+            role="figure",
+        )
     ]
 
 
@@ -491,97 +452,33 @@ def _of_study(found: StudyResult, table: str) -> Told:
     return Told(title, claims_table.sentences(judged), studies_of.notes(found), table)
 
 
-def _study_table(found: StudyResult) -> dict[str, Any]:
-    """Measured and published figures in columns of their own."""
-    lines = studies_of.lines(found)
-
-    def numbers(values: Sequence[float | None], texts: Sequence[str]) -> list[Cell]:
-        return [[text, value] for text, value in zip(texts, values, strict=True)]
-
-    def printed(name: str) -> list[Cell]:
-        cells = [line.published.get(name) for line in lines]
-        return [[cell.text, cell.value] if cell else [NONE, None] for cell in cells]
-
-    columns = [
-        _Column("network", [[plain(line.row.label), line.row.label.lower()] for line in lines]),
-        _Column("px", [[line.size, line.contestant.shape.width if line.contestant else None] for line in lines], True),
-        _Column(
-            "ratio here [95 % interval]",
-            numbers(
-                [line.ratio.value if line.ratio else 1.0 if line.reference else None for line in lines],
-                [studies_of.ratio_text(line) for line in lines],
-            ),
-            True,
-        ),
-        _Column(
-            "ms here",
-            numbers(
-                [line.figure.value if line.figure else None for line in lines],
-                [latency(*line.figure) if line.figure else NONE for line in lines],
-            ),
-            True,
-        ),
-        *(
-            _Column(title, printed(name), True)
-            for name, title in (
-                ("iphone_ms", "published iPhone ms"),
-                ("gpu_ms", "published GPU ms"),
-                ("top1", "published top-1"),
-            )
-            if any(name in line.published for line in lines)
-        ),
-        _Column(
-            "params M",
-            numbers(
-                [line.params_m for line in lines],
-                [NONE if line.params_m is None else significant(line.params_m, 4) for line in lines],
-            ),
-            True,
-        ),
-        _Column(
-            "GMACs",
-            numbers(
-                [line.gmacs for line in lines],
-                [NONE if line.gmacs is None else significant(line.gmacs, 3) for line in lines],
-            ),
-            True,
-        ),
-    ]
-    if len({line.group for line in lines}) > 1:
-        columns.insert(0, _Column("group", [[plain(line.group), line.group] for line in lines], facet=True))
-    return _table(columns, plain(found.study.title))
-
-
 def _comparison_table(found: Comparison) -> dict[str, Any]:
-    cells = words.worst_first(found)
+    """A line per cell, the worst first; what is told of a change says how it was measured."""
+    cells = [line for line in person.lines(found) if line.cell]
+    ranks = {line.name: at for at, line in enumerate(cells)}
 
-    def numbers(values: Sequence[float | None], text: Callable[[float], str]) -> list[Cell]:
-        return [[NONE, None] if value is None else [text(value), value] for value in values]
+    def severity(line: person.Compared) -> int:
+        return ranks[line.name]
 
-    def four(value: float) -> str:
-        return significant(value, 4)
-
-    changes: list[Cell] = []
-    for cell in cells:
-        verdict = cell.verdict
-        text = f"{words.change(verdict)} {words.span(verdict.interval)}".strip()
-        told = (words.shown(cell.name), f"{text}, margin {words.margin(verdict)}", f"{verdict.blocks} blocks of turns")
-        at = f"finished {found.finished[:16].replace('T', ' ')} UTC"
-        window = cell.head.window.value if cell.head else "unknown"
-        how = f"median over blocks of the ratio of head to base; {window} window; {words.machine(found.machine)}"
-        changes.append([text, verdict.ratio, "\n".join([*told, how, at])])
-    return _table(
-        [
-            _Column("cell", [[words.shown(cell.name), cell.name.lower()] for cell in cells]),
-            _Column("change [95 % interval]", changes, number=True),
-            _Column("verdict", [[each.verdict.outcome.value, at] for at, each in enumerate(cells)], facet=True),
-            _Column("base ms", numbers([cell.base_ms for cell in cells], four), number=True),
-            _Column("head ms", numbers([cell.head_ms for cell in cells], four), number=True),
-            _Column("margin", [[words.margin(cell.verdict), cell.verdict.margin] for cell in cells], number=True),
-            _Column("blocks", [[str(cell.verdict.blocks), cell.verdict.blocks] for cell in cells], number=True),
-            _Column(
-                "why", [[words.reason(cell.verdict), words.reason(cell.verdict).lower()] for cell in cells], wide=True
+    def told(line: person.Compared) -> tuple[str]:
+        verdict, side = line.verdict, line.cell.head if line.cell else None
+        figures = f"{words.change(verdict)} {words.span(verdict.interval)}".strip()
+        window = side.window.value if side else "unknown"
+        return (
+            "\n".join(
+                [
+                    line.name,
+                    f"{figures}, margin {words.margin(verdict)}",
+                    f"{verdict.blocks} blocks of turns",
+                    f"median over blocks of the ratio of head to base; {window} window; {words.machine(found.machine)}",
+                    f"finished {found.finished[:16].replace('T', ' ')} UTC",
+                ]
             ),
-        ],
-        words.title(found),
-    )
+        )
+
+    changes: dict[str, dict[str, Any]] = {
+        "ratio": {"note": told},
+        "verdict": {"value": severity},
+    }
+    columns = [replace(column, **changes.get(column.name, {})) for column in (*person.COLUMNS, person.WHY)]
+    return sortable(Table(cells, columns, words.title(found)))

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from fastvit_bench import files
 from fastvit_bench.errors import StoreError, UnavailableError, UsageError
-from fastvit_bench.report import pictures
-from fastvit_bench.report.verdict import interop, person, picture
+from fastvit_bench.render import charts
+from fastvit_bench.report.verdict import interop, person
 from fastvit_bench.report.verdict.interop import read
 from fastvit_bench.report.verdict.person import markdown, rich
 from fastvit_bench.report.verdict.words import sentence
@@ -53,6 +53,18 @@ def _markdown(comparison: Comparison) -> bytes:
     return person.markdown(comparison).encode()
 
 
+def _svg(comparison: Comparison) -> bytes:
+    from fastvit_bench.report import comparison_chart
+
+    return comparison_chart.svg(comparison)
+
+
+def _png(comparison: Comparison) -> bytes:
+    from fastvit_bench.report import comparison_chart
+
+    return comparison_chart.png(comparison)
+
+
 FORMATS: dict[str, Format] = {
     "markdown": Format(".md", _markdown),
     "junit": Format(".junit.xml", interop.junit),
@@ -60,8 +72,8 @@ FORMATS: dict[str, Format] = {
     "bmf": Format(".bmf.json", interop.bmf),
     "gha": Format(".gha.json", interop.github_action_benchmark),
     "pytest-benchmark": Format(".pytest-benchmark.json", interop.pytest_benchmark),
-    "svg": Format(".svg", picture.svg, picture.PACKAGES),
-    "png": Format(".png", picture.png, picture.PACKAGES),
+    "svg": Format(".svg", _svg, charts.PACKAGES),
+    "png": Format(".png", _png, charts.PACKAGES),
 }
 
 
@@ -77,7 +89,7 @@ def checked(names: Sequence[str]) -> list[str]:
 
 def require(names: Sequence[str]) -> None:
     """Raise `UnavailableError` where a package that one of the formats needs is missing."""
-    pictures.require(*dict.fromkeys(package for name in names for package in FORMATS[name].needs))
+    charts.require([package for name in names for package in FORMATS[name].needs])
 
 
 def possible(names: Sequence[str]) -> tuple[list[str], str]:

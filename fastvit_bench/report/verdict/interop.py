@@ -7,19 +7,15 @@ import statistics
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
-from fastvit_bench.errors import StoreError
-from fastvit_bench.report.sheet import plain
+from fastvit_bench.render.text import plain
 from fastvit_bench.report.verdict.words import POOLED, change, conditions, margin, sentence, span, title, worst_first
 from fastvit_bench.stats.intervals import mean, median, quantile
-from fastvit_bench.verdicts import SCHEMA, CellResult, Comparison, NoBaseline, Outcome, Verdict
-
-
-def _json(value: object) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+from fastvit_bench.store import documents
+from fastvit_bench.verdicts import CellResult, Comparison, NoBaseline, Outcome, Verdict
 
 
 def _names(cells: Sequence[CellResult], most: int | None = None) -> list[str]:
@@ -66,67 +62,25 @@ def _head_range(cell: CellResult) -> tuple[float, float] | None:
 
 # --- JSON of its own --------------------------------------------------------------------------------------------------
 
-_DERIVED = ("outcome", "exit_code", "sentence")  # for readers that do not know how to judge; not read back
-
 
 def json(comparison: Comparison) -> bytes:
     """The comparison as it is, every sample included, with its outcome, exit code and sentence beside it.
 
-    Open ends of intervals, which JSON has no number for, are null.
+    These are for readers that do not know how to judge, and are not read back. Open ends of intervals, which JSON has
+    no number for, are null.
     """
     whole: dict[str, object] = msgspec.to_builtins(comparison)
-    derived = (comparison.outcome.value, int(comparison.exit_code), sentence(comparison))
-    return _json(whole | dict(zip(_DERIVED, derived, strict=True)))
+    derived = {
+        "outcome": comparison.outcome.value,
+        "exit_code": int(comparison.exit_code),
+        "sentence": sentence(comparison),
+    }
+    return documents.encoded(whole | derived)
 
 
 def read(path: Path) -> Comparison:
     """The comparison that `json` wrote; raises `StoreError` with what is wrong and what to do."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"The comparison {path} cannot be read: {error.strerror or error}.") from error
-    try:
-        found: object = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise StoreError(f"{path} is no complete JSON: {_sentence(error)}. {_REMEDY}") from None
-    if not isinstance(found, dict) or cast("dict[str, object]", found).get("document") != "comparison":
-        raise StoreError(f"{path} is not a comparison; `fastvit-bench compare` and `gate` write such files.")
-    whole = cast("dict[str, Any]", found)
-    schema = whole.get("schema")
-    if isinstance(schema, int) and schema != SCHEMA:
-        writer = "newer" if schema > SCHEMA else "older"
-        raise StoreError(
-            f"{path} has schema {schema}, this version reads {SCHEMA}. Read it with the {writer} fastvit-bench that "
-            f"wrote it."
-        )
-    for name in _DERIVED:
-        whole.pop(name, None)
-    try:
-        _open(whole)
-        return msgspec.convert(whole, Comparison)
-    except (msgspec.MsgspecError, RecursionError, AttributeError, TypeError) as error:
-        raise StoreError(f"{path} does not hold what a comparison must: {_sentence(error)}. {_REMEDY}") from None
-
-
-_REMEDY = "The file was changed or damaged: restore it from a copy, or compare again."
-
-
-def _sentence(error: Exception) -> str:
-    return str(error).replace("`", "'").rstrip(".")
-
-
-def _open(whole: dict[str, Any]) -> None:
-    """Put the open ends back that JSON wrote as null."""
-    verdicts = [cell.get("verdict") for cell in whole.get("cells") or ()] + [whole.get("pooled")]
-    for verdict in filter(None, verdicts):
-        match verdict.get("bounds"):
-            case [low, high]:
-                verdict["bounds"] = [0.0 if low is None else low, math.inf if high is None else high]
-            case _:
-                pass  # none, or not what it must be, which is found later
-        interval = verdict.get("interval")
-        if interval and interval.get("high", 0) is None:
-            interval["high"] = math.inf
+    return documents.read(path, documents.COMPARISON)
 
 
 # --- JUnit ------------------------------------------------------------------------------------------------------------
@@ -270,7 +224,7 @@ def bmf(comparison: Comparison) -> bytes:
         if ends := _head_range(cell):
             latency |= {"lower_value": round(1e6 * ends[0], 3), "upper_value": round(1e6 * ends[1], 3)}
         found[name] = {"latency": latency}
-    return _json(found)
+    return documents.encoded(found)
 
 
 # --- github-action-benchmark ------------------------------------------------------------------------------------------
@@ -292,7 +246,7 @@ def github_action_benchmark(comparison: Comparison) -> bytes:
         told = f"{cell.verdict.outcome.value}: {base}{change(cell.verdict)} {span(cell.verdict.interval)}".rstrip()
         entry["extra"] = f"{told}\nmargin {margin(cell.verdict)}, {cell.verdict.blocks} blocks"
         found.append(entry)
-    return _json(found)
+    return documents.encoded(found)
 
 
 # --- pytest-benchmark -------------------------------------------------------------------------------------------------
@@ -305,7 +259,7 @@ def pytest_benchmark(comparison: Comparison) -> bytes:
     machine, device, turns = comparison.machine, comparison.device, comparison.plan.turns
     cells = [cell for cell in comparison.cells if _blocks_ms(cell)]
     where = f"{plain(device.name)}.{plain(device.backend)}.{plain(device.precision)}"
-    return _json(
+    return documents.encoded(
         {
             "machine_info": {
                 "node": machine.name or machine.host,

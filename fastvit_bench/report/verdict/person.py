@@ -1,13 +1,13 @@
 """A comparison for a person: a table on a terminal and in Markdown, the worst cell first, what to know of it below."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastvit_bench.render import terminal
-from fastvit_bench.render.table import Column
-from fastvit_bench.report.sheet import NONE, plain, significant
+from fastvit_bench.render.markdown import pipes
+from fastvit_bench.render.table import NONE, Column, Table
+from fastvit_bench.render.text import plain, significant
 from fastvit_bench.report.verdict.words import (
     POOLED,
     change,
@@ -20,7 +20,7 @@ from fastvit_bench.report.verdict.words import (
     title,
     worst_first,
 )
-from fastvit_bench.verdicts import Comparison, Outcome, Verdict
+from fastvit_bench.verdicts import CellResult, Comparison, Outcome, Verdict
 
 if TYPE_CHECKING:  # takes longer to import than `--help` may
     from rich.console import Group
@@ -37,46 +37,80 @@ _STYLES = {
 }
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A row of the table, as text."""
+class Compared(NamedTuple):
+    """A cell of a comparison, or all of them together, and its verdict."""
 
     name: str
-    base: str  # ms
-    head: str  # ms
-    change: str
-    span: str
+    cell: CellResult | None  # None of all together
     verdict: Verdict
 
-    @property
-    def figures(self) -> tuple[str, ...]:
-        """What follows the change."""
-        told = self.verdict
-        detectable = NONE if told.detectable is None else f"{100 * told.detectable:.1f} %"
-        return (margin(told), told.outcome.value, str(told.blocks), detectable)
 
-
-def _lines(comparison: Comparison) -> list[_Line]:
+def lines(comparison: Comparison) -> list[Compared]:
     """A line per cell, the worst first, and the pooled one at the end."""
-    found = [
-        _Line(
-            name=shown(cell.name),
-            base=_milliseconds(cell.base_ms),
-            head=_milliseconds(cell.head_ms),
-            change=change(cell.verdict),
-            span=span(cell.verdict.interval),
-            verdict=cell.verdict,
-        )
-        for cell in worst_first(comparison)
-    ]
-    pooled = comparison.pooled
-    if pooled:
-        found.append(_Line(POOLED, "", "", change(pooled), span(pooled.interval), pooled))
-    return found
+    found = [Compared(shown(cell.name), cell, cell.verdict) for cell in worst_first(comparison)]
+    return [*found, *([Compared(POOLED, None, comparison.pooled)] if comparison.pooled else [])]
 
 
-def _milliseconds(value: float | None) -> str:
-    return NONE if value is None else significant(value, 4)
+def _milliseconds(of: Callable[[CellResult], float | None]) -> Callable[[Compared], str]:
+    def text(line: Compared) -> str:
+        if line.cell is None:
+            return ""
+        return NONE if (value := of(line.cell)) is None else significant(value, 4)
+
+    return text
+
+
+def _style(line: Compared) -> str:
+    return _STYLES[line.verdict.outcome]
+
+
+COLUMNS: list[Column[Compared]] = [
+    Column("cell", "cell", lambda line: line.name, role="key"),
+    Column(
+        "base_ms",
+        "base",
+        lambda line: line.cell and line.cell.base_ms,
+        _milliseconds(lambda cell: cell.base_ms),
+        unit="ms",
+        align="right",
+        role="figure",
+    ),
+    Column(
+        "head_ms",
+        "head",
+        lambda line: line.cell and line.cell.head_ms,
+        _milliseconds(lambda cell: cell.head_ms),
+        unit="ms",
+        align="right",
+        role="figure",
+    ),
+    Column(
+        "ratio",
+        "change [95 % interval]",
+        lambda line: line.verdict.ratio,
+        lambda line: f"{change(line.verdict)} {span(line.verdict.interval)}".rstrip(),
+        align="right",
+        role="figure",
+    ),
+    Column("verdict", "verdict", lambda line: line.verdict.outcome.value, role="figure", style=_style, facet=True),
+    Column(
+        "margin",
+        "margin",
+        lambda line: line.verdict.margin,
+        lambda line: margin(line.verdict),
+        align="right",
+        under="verdict",
+    ),
+    Column("blocks", "blocks", lambda line: line.verdict.blocks, align="right"),
+    Column(
+        "detectable",
+        "smallest detectable",
+        lambda line: line.verdict.detectable,
+        lambda line: NONE if line.verdict.detectable is None else f"{100 * line.verdict.detectable:.1f} %",
+        align="right",
+        under="blocks",
+    ),
+]
 
 
 # --- on a terminal ----------------------------------------------------------------------------------------------------
@@ -90,15 +124,13 @@ def rich(comparison: Comparison, width: int) -> "Group":
     from rich.console import Group
     from rich.text import Text
 
-    lines = _lines(comparison)
-    columns = _columns(lines)
-    if not terminal.fits(columns, width) and terminal.fits(narrow := _narrow(columns), width):
-        columns = narrow
-    pooled = [len(lines) - 1] if comparison.pooled is not None else []
-    told = [f"{line.name}: {reason(line.verdict)}" for line in lines if _needs_reason(line.verdict)]
+    found = lines(comparison)
+    pooled = [len(found) - 1] if comparison.pooled is not None else []
+    table = Table(found, COLUMNS, sections=pooled)
+    told = [f"{line.name}: {reason(line.verdict)}" for line in found if _needs_reason(line.verdict)]
     return Group(
         Text(title(comparison), style="bold"),
-        *([terminal.styled(terminal.layout(columns, width, sections=pooled)), Text()] if lines else []),
+        *([terminal.styled(terminal.layout(table, width)), Text()] if found else []),
         Text(sentence(comparison), style=_STYLES[comparison.outcome]),
         *(Text(line) for line in _some(told)),
         *(
@@ -107,32 +139,6 @@ def rich(comparison: Comparison, width: int) -> "Group":
         ),
         *(Text(f"{label}: {text}", style="dim") for label, text in conditions(comparison).items()),
     )
-
-
-def _columns(lines: Sequence[_Line]) -> list[Column]:
-    styles = [_STYLES[line.verdict.outcome] for line in lines]
-    limits, outcomes, blocks, detectable = (list(each) for each in zip(*(line.figures for line in lines), strict=True))
-    return [
-        Column("cell", [line.name for line in lines]),
-        Column("base ms", [line.base for line in lines], "right"),
-        Column("head ms", [line.head for line in lines], "right"),
-        Column("change [95 % interval]", [f"{line.change} {line.span}".rstrip() for line in lines], "right"),
-        Column("verdict", outcomes, styles=styles),
-        Column("margin", limits),
-        Column("blocks", blocks, "right"),
-        Column("smallest detectable", detectable, "right"),
-    ]
-
-
-def _narrow(columns: Sequence[Column]) -> list[Column]:
-    """The last four columns as two, each with one figure under another."""
-
-    def over(upper: Column, lower: Column, title: str) -> Column:
-        cells = [f"{one}\n{other}" if other else one for one, other in zip(upper.cells, lower.cells, strict=True)]
-        return Column(title, cells, upper.justify, styles=upper.styles)
-
-    *others, verdict, limit, blocks, detectable = columns
-    return [*others, over(verdict, limit, "verdict\nmargin"), over(blocks, detectable, "blocks\ndetect")]
 
 
 def _needs_reason(verdict: Verdict) -> bool:
@@ -145,18 +151,7 @@ def _some(lines: Sequence[str]) -> list[str]:
 
 # --- in Markdown ------------------------------------------------------------------------------------------------------
 
-_HEADINGS = (
-    "cell",
-    "base ms",
-    "head ms",
-    "change, 95 % interval",
-    "margin",
-    "verdict",
-    "blocks",
-    "smallest detectable",
-    "why",
-)
-_SIDES = (":--", "--:", "--:", "--:", "--:", ":--", "--:", "--:", ":--")
+WHY: Column[Compared] = Column("why", "why", lambda line: reason(line.verdict), wraps=True)
 
 
 def markdown(comparison: Comparison, limit: int | None = None, report: str = "") -> str:
@@ -165,13 +160,13 @@ def markdown(comparison: Comparison, limit: int | None = None, report: str = "")
     With a `limit` in bytes of UTF-8, rows and then notes are left out at their end, and a line says how many and that
     the whole lies in `report`. Empty where the limit leaves no room for the sentence.
     """
-    rows = [_row(line) for line in _lines(comparison)]
+    rows = [_row(line) for line in lines(comparison)]
     notes = [
         *(f"- **Warning:** {escaped(shown(warning, 500))}" for warning in comparison.warnings),
         *(f"- {label}: {escaped(text)}" for label, text in conditions(comparison).items()),
     ]
     lead = [f"### {escaped(title(comparison))}", "", _line_of(sentence(comparison))]
-    lead += ["", _pipes(_HEADINGS), _pipes(_SIDES)] if rows else []
+    lead += ["", *_headings()] if rows else []
     if limit is None:
         return _joined([*lead, *rows, "", *notes])
     rows, pooled = rows[: len(comparison.cells)], rows[len(comparison.cells) :]  # that one is not left out
@@ -196,18 +191,18 @@ def markdown(comparison: Comparison, limit: int | None = None, report: str = "")
     )
 
 
-def _row(line: _Line) -> str:
-    text = f"{line.change} {line.span}".rstrip()
-    outcome = line.verdict.outcome
-    limit, verdict, *others = line.figures
-    strong = f"**{verdict}**" if outcome is not Outcome.PASS else verdict
-    cells = [line.name, line.base, line.head, text, limit]
-    why = escaped(reason(line.verdict))
-    return _pipes([*map(escaped, cells), strong, *map(escaped, others), why])
+def _headings() -> list[str]:
+    columns = [*COLUMNS, WHY]
+    sides = ["--:" if column.align == "right" else ":--" for column in columns]
+    return [pipes([escaped(column.heading) for column in columns]), pipes(sides)]
 
 
-def _pipes(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _row(line: Compared) -> str:
+    cells = [escaped(column.cell(line)) for column in (*COLUMNS, WHY)]
+    if line.verdict.outcome is not Outcome.PASS:
+        at = next(at for at, column in enumerate(COLUMNS) if column.name == "verdict")
+        cells[at] = f"**{cells[at]}**"
+    return pipes(cells)
 
 
 def _joined(lines: Sequence[str]) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from fastvit_bench import backends
 from fastvit_bench.records import Interval, Machine
-from fastvit_bench.report.sheet import NONE, plain
+from fastvit_bench.render.table import NONE
+from fastvit_bench.render.text import plain
 from fastvit_bench.verdicts import EXIT_CODES, CellResult, Comparison, Kind, Outcome, Verdict
 
 POOLED = "all cells together"

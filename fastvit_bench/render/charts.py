@@ -1,0 +1,224 @@
+"""Charts: described once in Vega-Lite; a page draws the description itself, SVG and PNG files are made from it."""
+
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fastvit_bench import files
+from fastvit_bench.errors import UnavailableError, UsageError
+from fastvit_bench.render.text import plain
+
+PACKAGES = ("altair", "vl_convert")  # that draw
+Spec = dict[str, Any]  # a Vega-Lite description
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours by what they are for; the page hands in CSS variables, so that its theme is the figures' theme."""
+
+    ink: str
+    muted: str
+    grid: str
+    accent: str
+    paper: str
+    bad: str
+    good: str
+    unsure: str
+    series: tuple[str, ...]
+    background: str | None
+
+
+# of Okabe & Ito's palette and neighbours of it, which do not rely on telling red from green
+LIGHT = Palette(
+    ink="#1b1f24",
+    muted="#57606a",
+    grid="#e3e6ea",
+    accent="#0b62a8",
+    paper="#ffffff",
+    bad="#b8410b",
+    good="#00785a",
+    unsure="#8a6100",
+    series=("#0072b2", "#d55e00", "#00875f", "#a8437f", "#8a6100", "#2b9bd6", "#5b4fc4", "#57606a"),
+    background="#ffffff",
+)
+PAGE = Palette(
+    ink="var(--ink)",
+    muted="var(--muted)",
+    grid="var(--grid)",
+    accent="var(--accent)",
+    paper="var(--paper)",
+    bad="var(--bad)",
+    good="var(--good)",
+    unsure="var(--unsure)",
+    series=tuple(f"var(--series-{number})" for number in range(1, 9)),
+    background=None,
+)
+
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A Vega-Lite description and what is written around it."""
+
+    kind: str  # accuracy, latency, ratio or comparison: figures of one kind stand in one place of the page
+    name: str  # of its file, without suffix: letters, digits, hyphens
+    choice: str  # what tells it from others of its kind
+    title: str
+    caption: str  # how to read it, and what is left out
+    spec: Spec
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+SUFFIXES = (".svg", ".png")
+_DISTRIBUTIONS = {"vl_convert": "vl-convert-python"}  # where pip knows a package by another name
+
+
+def require(packages: Sequence[str] = PACKAGES) -> None:
+    """Raise `UnavailableError` where a package that draws is missing; an install by pip has them all."""
+    import importlib.util
+
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        wanted = " ".join(f"'{_DISTRIBUTIONS.get(name, name)}'" for name in missing)
+        raise UnavailableError(
+            f"Pictures are drawn by {' and '.join(missing)}, not installed here; pip install {wanted}."
+        )
+
+
+def check(path: Path) -> None:
+    """Raise `UsageError` for a file that is no picture, `UnavailableError` where a package that draws is missing."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path} is no picture that can be drawn; end its name in {' or '.join(SUFFIXES)}.")
+    if not path.parent.is_dir():
+        raise UsageError(f"There is no folder {path.parent} for {path.name}; make it first.")
+    if (refused := files.refusal(path.parent)) is not None:
+        raise UsageError(f"The picture {path} cannot be written: {refused}.")
+    require()
+
+
+def kind(path: Path) -> str:
+    """svg or png, of a path that was checked."""
+    return path.suffix.lower().removeprefix(".")
+
+
+def write(path: Path, data: bytes) -> None:
+    """Raises `UsageError` where the file cannot be written."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"The picture {path} cannot be written: {error.strerror or error}.") from None
+
+
+# --- descriptions -----------------------------------------------------------------------------------------------------
+
+
+def chart(
+    kind: str, choice: str, title: str, caption: str, points: Sequence[Spec], layers: Sequence[Any], palette: Palette
+) -> Chart:
+    """A chart of layers over common points, with the palette's look."""
+    import altair as alt
+
+    # the points stand in the description once: a layer without data of its own takes the whole's
+    drawn = alt.layer(*layers, data=alt.Data(values=list(points))).properties(
+        width=680, height=380, description=f"{title}. {caption}"
+    )
+    spec: Spec = drawn.configure(**config(palette)).to_dict(validate=False)
+    return Chart(kind, slug(f"{kind}-{choice}"), choice, title, caption, spec)
+
+
+def of_height(made: Chart, pixels: int) -> Chart:
+    """The same chart, higher or lower."""
+    return replace(made, spec={**made.spec, "height": pixels})
+
+
+def config(palette: Palette) -> Spec:
+    quiet = {"labelColor": palette.muted, "titleColor": palette.ink, "labelFontSize": 12, "titleFontSize": 12}
+    return {
+        "background": palette.background or "transparent",
+        "font": "system-ui, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif",
+        "axis": {
+            **quiet,
+            "titleFontWeight": "normal",
+            "titlePadding": 10,
+            "gridColor": palette.grid,
+            "domainColor": palette.muted,
+            "tickColor": palette.muted,
+            "tickCount": 6,
+            "labelLimit": 230,
+        },
+        "legend": {
+            "labelColor": palette.ink,
+            "labelFontSize": 12,
+            "symbolSize": 80,
+            "labelLimit": 220,
+            "rowPadding": 4,
+        },
+        "view": {"stroke": None},
+        "title": {"color": palette.ink, "anchor": "start", "fontSize": 15, "subtitleColor": palette.muted},
+    }
+
+
+def scale(values: Sequence[float], below: float, above: float) -> Any:
+    """Logarithmic where the values span a factor of four, else linear; a little wider than they are."""
+    import altair as alt
+
+    low, high = min(values), max(values)
+    if low > 0 and high / low >= 4:
+        return alt.Scale(type="log", domain=[low * below, high * above], nice=False)
+    room = max(high - low, 0.02 * high)
+    return alt.Scale(domain=[low - room * (1 - below) * 0.6, high + room * (above - 1) * 0.6], nice=False, zero=False)
+
+
+def short(name: str, most: int = 28) -> str:
+    """A name as charts have room for; its middle is left out where it is longer."""
+    line = plain(name) or "(no name)"
+    return line if len(line) <= most else f"{line[: most - 9]}…{line[-8:]}"
+
+
+def distinct(labels: Sequence[str]) -> list[str]:
+    """Shortened names may have become equal, and one label is one line."""
+    seen: dict[str, int] = {}
+    found: list[str] = []
+    for label in labels:
+        seen[label] = seen.get(label, 0) + 1
+        found.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return found
+
+
+def slug(text: str) -> str:
+    """A file name of any text: letters, digits and hyphens, 80 at most."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80].rstrip("-") or "figure"
+
+
+def picture(drawn: Chart, kind: str) -> bytes:
+    """The content of an SVG or PNG file, with the title and the caption in it. `kind` is svg or png."""
+    title = {
+        "text": textwrap.wrap(drawn.title, 90),
+        "subtitle": [line for part in drawn.caption.split("\n") for line in textwrap.wrap(part, 110)],
+        "offset": 12,
+    }
+    return rendered({**drawn.spec, "title": title, "padding": 12}, kind)
+
+
+def rendered(spec: Spec, kind: str) -> bytes:
+    """A description as SVG or PNG: nothing is fetched, and the same description gives the same bytes."""
+    import vl_convert
+
+    if kind == "svg":
+        svg: str = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+        return _renumbered(svg).encode()
+    return vl_convert.vegalite_to_png(spec, scale=2, allowed_base_urls=[])
+
+
+_IDS = re.compile(r"\b(clip|gradient_)(\d+)\b")
+
+
+def _renumbered(svg: str) -> str:
+    """With ids that count from 0: Vega goes on counting from one picture of a process to the next."""
+    numbers: dict[str, str] = {}
+    return _IDS.sub(lambda found: numbers.setdefault(found[0], f"{found[1]}{len(numbers)}"), svg)
