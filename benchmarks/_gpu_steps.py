@@ -21,17 +21,20 @@ from typing import Any
 
 import msgspec
 
-from fastvit_bench import backends, build, catalogue, config, cuda
+from fastvit_bench import backends, config
 from fastvit_bench.backends import pytorch, tensorrt_rtx
-from fastvit_bench.cuda import binding
-from fastvit_bench.cuda.monitor import Monitor
-from fastvit_bench.cuda.torch_binding import TorchCuda
+from fastvit_bench.backends._nvidia import cuda
+from fastvit_bench.backends._nvidia.cuda import binding
+from fastvit_bench.backends._nvidia.cuda.monitor import Monitor
+from fastvit_bench.backends._nvidia.cuda.torch_binding import TorchCuda
+from fastvit_bench.comparing.formats import json_document
 from fastvit_bench.errors import FastViTBenchError, UnavailableError
+from fastvit_bench.exporting import checkpoints, pipeline
+from fastvit_bench.measuring.worker import Worker
+from fastvit_bench.network import registry
 from fastvit_bench.records import Artifact, Device, ExportJob, Fuse, Head, Measurement, ModelSpec, Shape
-from fastvit_bench.report import store
-from fastvit_bench.report.verdict import interop
-from fastvit_bench.verdicts import CellResult, Outcome
-from fastvit_bench.worker import Worker
+from fastvit_bench.records.comparison import CellResult, Outcome
+from fastvit_bench.store import runs as store_runs
 
 BENCHMARKS = Path(__file__).resolve().parent
 ROOT = BENCHMARKS.parent
@@ -193,15 +196,15 @@ class Bench:
 
     def measurements(self) -> list[Measurement]:
         """Of all run files of this step."""
-        paths = store.all_runs(self.runs_folder)
-        return [measurement for path in paths for measurement in store.read(path).measurements]
+        paths = store_runs.all_runs(self.runs_folder)
+        return [measurement for path in paths for measurement in store_runs.read(path).measurements]
 
     def comparison(self, *words: str, expect: int = 0) -> CellResult:
         """Run `compare` or `gate` on one cell; returns it."""
         known = set(self.runs_folder.glob("*/*.json"))
         self.call(*words, "-d", self.device, "--max-time", self.scale.max_time, expect=expect)
         (path,) = set(self.runs_folder.glob("*/*.json")) - known
-        (cell,) = interop.read(path).cells
+        (cell,) = json_document.read(path).cells
         return cell
 
     def script(self, name: str, *words: str) -> Mapping[str, Any]:
@@ -258,8 +261,12 @@ def driver(bench: Bench) -> None:
     apart = abs(gpu.memory_mib - (torch.total_memory >> 20))
     bench.goal("PyTorch tells the same memory within 1 %", apart <= 0.01 * gpu.memory_mib, f"{apart} MiB apart")
     with Monitor(gpu.uuid) as monitor:
-        bench.goal("NVML knows the card by the driver's UUID", monitor.missing is None, monitor.missing or gpu.uuid)
-        state = msgspec.structs.asdict(monitor.look())
+        bench.goal(
+            "NVML knows the card by the driver's UUID",
+            monitor.unavailable_reason is None,
+            monitor.unavailable_reason or gpu.uuid,
+        )
+        state = msgspec.structs.asdict(monitor.sample_telemetry())
     unread = [name for name, value in state.items() if value is None]
     bench.note("NVML: " + ", ".join(f"{name} {value}" for name, value in state.items() if value is not None))
     bench.note(f"not told by NVML: {', '.join(unread) or 'nothing'}")
@@ -269,7 +276,7 @@ def driver(bench: Bench) -> None:
 def bindings(bench: Bench) -> None:
     """Allocate, copy, time and replay through every binding that can be imported here."""
     for name in (*binding.BINDINGS, TorchCuda.name):
-        lacking = binding.missing(name) if name in binding.BINDINGS else None
+        lacking = binding.unavailable_reason(name) if name in binding.BINDINGS else None
         if lacking:
             bench.note(f"{name} is not tried: {lacking}")
             continue
@@ -336,11 +343,11 @@ def files(bench: Bench) -> None:
     jobs = {
         job.path: job
         for spec, shape, fused in wanted
-        for job in [build.job(spec, build.weights_of(spec, 0), shape, fused, device, folder=bench.models)]
-        if build.cached(job) is None
+        for job in [pipeline.job(spec, checkpoints.weights_of(spec, 0), shape, fused, device, folder=bench.models)]
+        if pipeline.cached(job) is None
     }
     cost = {
-        path: catalogue.macs(job.variant, job.shape.height * job.shape.width) * job.shape.batch
+        path: registry.macs(job.variant, job.shape.height * job.shape.width) * job.shape.batch
         for path, job in jobs.items()
     }
     since = time.monotonic()
@@ -465,7 +472,7 @@ def another_card(bench: Bench) -> None:
     """Ask for a card that is not here: refused before anything is exported."""
     refusal = bench.call("latency", "-d", f"{bench.device}-another", "--res", str(bench.scale.size), expect=6)
     bench.goal("the refusal names the card that is here", bench.gpu.name in refusal, refusal.strip())
-    bench.goal("nothing was written", not store.all_runs(bench.runs_folder), str(bench.runs_folder.name))
+    bench.goal("nothing was written", not store_runs.all_runs(bench.runs_folder), str(bench.runs_folder.name))
 
 
 def memory(bench: Bench) -> None:
@@ -535,24 +542,24 @@ def slower(network: Any, images: int) -> Any:
 
 def slowdown(bench: Bench) -> None:
     """Gate a network with planted extra work against itself: exit code 1."""
-    from fastvit_bench.network import families
+    from fastvit_bench.network import factory
 
     settings = config.load(bench.config, backends=backends.implemented())
     (spec,) = settings.select(bench.scale.models[:1])
     shape = Shape(batch=bench.scale.batch, height=bench.scale.size, width=bench.scale.size)
     folders = bench.scratch / "base", bench.scratch / "head"
-    level = families.at_level
+    level = factory.at_level
     try:
         for folder in folders:
             path = folder / f"{bench.scale.models[0]}.pt2"
-            job = build.job(
-                spec, build.weights_of(spec, 0), shape, Fuse.FOLDED, settings.device(bench.device), folder=folder,
+            job = pipeline.job(
+                spec, checkpoints.weights_of(spec, 0), shape, Fuse.FOLDED, settings.device(bench.device), folder=folder,
                 path=path,
             )  # fmt: skip
-            build.build(job)
-            families.at_level = lambda *words: slower(level(*words), max(1, shape.batch // 2))
+            pipeline.export(job)
+            factory.at_level = lambda *words: slower(level(*words), max(1, shape.batch // 2))
     finally:
-        families.at_level = level
+        factory.at_level = level
     base, head = map(str, folders)
     cells = ["-m", bench.scale.models[0], "--res", str(bench.scale.size)]  # [gate] names more than were made
     cell = bench.comparison("gate", "--baseline", base, "--head", head, *cells, expect=1)
@@ -571,7 +578,7 @@ def at_once(bench: Bench) -> None:
     )  # fmt: skip
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as first:
         try:
-            while not store.all_runs(bench.runs_folder) and first.poll() is None:
+            while not store_runs.all_runs(bench.runs_folder) and first.poll() is None:
                 time.sleep(0.1)
             bench.latency("-m", bench.scale.models[0], "--res", size, expect=6, says="Another sweep is measuring")
             bench.latency("-m", bench.scale.models[0], "--res", size, device="-second")
@@ -617,7 +624,7 @@ def _where_possible(bench: Bench, kind: str) -> None:
     device = config.load(bench.config, backends=backends.implemented()).device(bench.device + kind)
     backend = backends.get(device.backend)
     filled: Device = msgspec.structs.replace(device, options=backend.options(device))
-    lacking = backend.missing() or backend.absent(filled)
+    lacking = backend.unavailable_reason() or backend.device_unavailable_reason(filled)
     if lacking:
         raise SkipError(lacking)
 

@@ -19,20 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastvit_bench.backends._onnx import OnnxSession
+from fastvit_bench.backends._onnx.session import OnnxSession
 from fastvit_bench.backends.onnxruntime import BACKEND
-from fastvit_bench.measure import latency, parity
-from fastvit_bench.records import (
-    Device,
-    ExportJob,
-    Fuse,
-    Head,
-    Interval,
-    Method,
-    Record,
-    Shape,
-    Weights,
-)
+from fastvit_bench.exporting import verification
+from fastvit_bench.measuring import latency
+from fastvit_bench.records import Device, ExportJob, Fuse, Head, Interval, Method, Record, Shape, Weights
 from fastvit_bench.stats import intervals
 
 if TYPE_CHECKING:
@@ -173,13 +164,13 @@ def export(network: "nn.Module", shape: Shape, path: Path) -> Path:
 
 def images(shape: Shape) -> "NDArray[np.float32]":
     """The batch (N, 3, H, W) that every side gets."""
-    return parity.images(shape)[0]
+    return verification.images(shape)[0]
 
 
 def timed(session: Any, batch: "NDArray[np.float32]", runs: int) -> Side:
     """A side: one ONNX Runtime session under the package's stopwatch."""
     ours = OnnxSession(session)
-    ours.feed(batch)
+    ours.set_input(batch)
     method = Method(warmup=SETTLE, runs=runs)
 
     def block() -> float:
@@ -228,7 +219,7 @@ def check_equal(sessions: Mapping[str, Any], base: str, batch: "NDArray[np.float
     """
     found = {name: disagreement(one, sessions[base], batch) for name, one in sessions.items() if name != base}
     worst = max(found, key=lambda name: found[name])
-    tolerance = parity.LIMITS["fp32", Head.CLASSIFIER].tolerance
+    tolerance = verification.LIMITS["fp32", Head.CLASSIFIER].tolerance
     if not found[worst] <= tolerance:
         raise SystemExit(
             f"error: {worst} and {base} do not compute the same: their outputs differ by {found[worst]:.1e} of "

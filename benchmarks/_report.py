@@ -12,9 +12,9 @@ from _interleave import Blocks, Ratio
 
 from fastvit_bench.backends import available_cores
 from fastvit_bench.errors import UsageError
-from fastvit_bench.measure import machine as machines
+from fastvit_bench.measuring import machine as machines
+from fastvit_bench.network.registry import VARIANTS, check_size
 from fastvit_bench.records import Machine, MachineState, Record
-from fastvit_bench.variants import VARIANTS, check_size
 
 
 class Goal(Record, frozen=True):

@@ -21,12 +21,13 @@ import numpy as np
 from _interleave import Blocks, Ratio, Side, compare, interleave
 from _report import Goal, bracket, finish, parser, pixels, report, say, say_ratio, ticker, whole
 
-from fastvit_bench import build
+from fastvit_bench.accuracy import count as accuracy_count
+from fastvit_bench.accuracy import preprocessing
 from fastvit_bench.backends import Session, available_cores
-from fastvit_bench.backends._onnx import on_processor
-from fastvit_bench.measure import accuracy, images
-from fastvit_bench.measure.machine import Watch
-from fastvit_bench.records import Artifact, Device, Fuse, ModelSpec, Picture, Preprocessing, Shape
+from fastvit_bench.backends._onnx.session import on_processor
+from fastvit_bench.exporting import checkpoints, pipeline
+from fastvit_bench.measuring.machine import Watch
+from fastvit_bench.records import Artifact, Device, Fuse, LabelledImage, ModelSpec, Preprocessing, Shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +52,7 @@ class Elsewhere(Session):
         self._seconds = milliseconds / 1e3
         self._batch = 0
 
-    def feed(self, images: "NDArray[np.float32] | NDArray[np.uint8]") -> None:
+    def set_input(self, images: "NDArray[np.float32] | NDArray[np.uint8]") -> None:
         """Only how many they are is of interest."""
         self._batch = len(images)
 
@@ -62,59 +63,63 @@ class Elsewhere(Session):
         """As long as the device would take."""
         time.sleep(self._batch * self._seconds)
 
-    def fetch(self) -> "dict[str, NDArray[np.floating]]":
+    def get_output(self) -> "dict[str, NDArray[np.floating]]":
         """Scores of no meaning."""
         return {"logits": np.zeros((self._batch, CLASSES), np.float32)}
 
 
-def generate(folder: Path, count: int, width: int, height: int, seed: int) -> list[Picture]:
+def generate(folder: Path, count: int, width: int, height: int, seed: int) -> list[LabelledImage]:
     """JPEG files of smooth noise."""
     from PIL import Image
 
     draw = np.random.default_rng(seed)
-    found: list[Picture] = []
+    found: list[LabelledImage] = []
     for at in range(count):
         few = draw.integers(0, 256, (max(2, height // 12), max(2, width // 12), 3), np.uint8)
         path = folder / f"{at:05}.jpg"
         Image.fromarray(few).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
-        found.append(Picture(name=path.name, size_bytes=path.stat().st_size, label=at % CLASSES))
+        found.append(LabelledImage(name=path.name, size_bytes=path.stat().st_size, label=at % CLASSES))
     return found
 
 
-Work = Callable[[accuracy.Seen, Sequence[Session], Artifact], None]
+Work = Callable[[accuracy_count.ImageSelection, Sequence[Session], Artifact], None]
 
 
-def decode(seen: accuracy.Seen, sessions: Sequence[Session], made: Artifact) -> None:
+def decode(selection: accuracy_count.ImageSelection, sessions: Sequence[Session], artifact: Artifact) -> None:
     """Only decode and prepare."""
-    ahead = 2 * seen.workers + made.shape.batch * len(sessions)
-    how = seen.preprocessing
-    for _ in images.decoded(seen.folder, seen.pictures, how, sessions[0].images, workers=seen.workers, ahead=ahead):
+    ahead = 2 * selection.workers + artifact.shape.batch * len(sessions)
+    how = selection.preprocessing
+    for _ in preprocessing.decoded(
+        selection.folder, selection.pictures, how, sessions[0].images, workers=selection.workers, ahead=ahead
+    ):
         pass
 
 
-def compute(seen: accuracy.Seen, sessions: Sequence[Session], made: Artifact) -> None:
+def compute(selection: accuracy_count.ImageSelection, sessions: Sequence[Session], artifact: Artifact) -> None:
     """Only compute, the same prepared image again and again."""
-    size, batch = seen.preprocessing.resolution, made.shape.batch
-    image = images.stacked([np.zeros((3, size, size), np.float32)], batch)
-    with accuracy.lanes(sessions) as lane:
-        for pending in [lane(image, [0] * batch) for _ in range(len(seen.pictures) // batch)]:
+    size, batch = selection.preprocessing.resolution, artifact.shape.batch
+    image = preprocessing.stacked([np.zeros((3, size, size), np.float32)], batch)
+    with accuracy_count.lanes(sessions) as lane:
+        for pending in [lane(image, [0] * batch) for _ in range(len(selection.pictures) // batch)]:
             pending.result()
 
 
-def count(seen: accuracy.Seen, sessions: Sequence[Session], made: Artifact) -> None:
+def count(selection: accuracy_count.ImageSelection, sessions: Sequence[Session], artifact: Artifact) -> None:
     """Both, as an evaluation does."""
-    for _ in accuracy.tallies(sessions, made, seen, 0, "a benchmark"):
+    for _ in accuracy_count.tallies(sessions, artifact, selection, 0, "a benchmark"):
         pass
 
 
-def timed(work: Work, shares: Sequence[accuracy.Seen], sessions: Sequence[Session], made: Artifact) -> Side:
+def timed(
+    work: Work, shares: Sequence[accuracy_count.ImageSelection], sessions: Sequence[Session], artifact: Artifact
+) -> Side:
     """A side: the milliseconds that each block takes, every one with the next share of the files."""
     turn = itertools.cycle(shares)
 
     def block() -> float:
-        seen = next(turn)
+        selection = next(turn)
         start = time.perf_counter()
-        work(seen, sessions, made)
+        work(selection, sessions, artifact)
         return (time.perf_counter() - start) * 1e3
 
     return block
@@ -143,15 +148,15 @@ def main() -> int:
         say(f"drawing {asked.images} files of {asked.width} x {asked.height}")
         pictures = generate(place, asked.images, asked.width, asked.height, asked.seed)
         say("exporting")
-        job = build.job(spec, build.weights_of(spec, asked.seed), shape, Fuse.FOLDED, cpu, folder=place)
-        made = build.build(job)
+        job = pipeline.job(spec, checkpoints.weights_of(spec, asked.seed), shape, Fuse.FOLDED, cpu, folder=place)
+        artifact = pipeline.export(job)
         all_cores = stack.enter_context(on_processor(Path(job.path), cores))
         one_core = stack.enter_context(on_processor(Path(job.path), 1))
-        side_by_side = [one_core, *(one_core.twin() for _ in range(cores - 1))]
+        side_by_side = [one_core, *(one_core.clone() for _ in range(cores - 1))]
         how = Preprocessing(resolution=asked.res, crop=spec.crop)
         each = max(1, asked.images // asked.blocks)
         shares = [
-            accuracy.Seen(place, pictures[at : at + each], how, asked.workers)
+            accuracy_count.ImageSelection(place, pictures[at : at + each], how, asked.workers)
             for at in range(0, len(pictures) - each + 1, each)
         ]
         # what is counted with -> what computes alone
@@ -162,9 +167,9 @@ def main() -> int:
         }
         for what, (sessions, alone) in cases.items():
             sides = {
-                TOGETHER: timed(count, shares, sessions, made),
-                DECODING: timed(decode, shares, sessions, made),
-                **{name: timed(compute, shares, used, made) for name, used in alone.items()},
+                TOGETHER: timed(count, shares, sessions, artifact),
+                DECODING: timed(decode, shares, sessions, artifact),
+                **{name: timed(compute, shares, used, artifact) for name, used in alone.items()},
             }
             blocks = interleave(what, sides, asked.blocks, asked.seed, ticker(what))
             found.append(blocks)

@@ -27,10 +27,10 @@ from _interleave import (
 from _report import Goal, add_networks, finish, parser, report, say, say_ratio, ticker
 
 from fastvit_bench.errors import UnavailableError
-from fastvit_bench.measure.machine import Watch
-from fastvit_bench.network.zoo import load
+from fastvit_bench.measuring.machine import Watch
+from fastvit_bench.network.peers.timm import load
+from fastvit_bench.network.registry import VARIANTS
 from fastvit_bench.records import Shape
-from fastvit_bench.variants import VARIANTS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +60,7 @@ def judge(ratios: Sequence[Ratio], mean: Ratio) -> tuple[Goal, Goal]:
 
 
 def timm_network(name: str, seed: int) -> "nn.Module":
-    """timm's network as its own ONNX export makes it, in training form, with weights on which every branch matters."""
+    """Return timm's network as its own ONNX export builds it, in training form, with weights of `random_weights`."""
 
     from fastvit_bench.network.random_weights import randomise
 

@@ -20,8 +20,8 @@ from _interleave import Ratio, Side, command, compare, interleave
 from _report import Goal, finish, number, parser, pixels, report, say_ratio, ticker
 from overhead import tool
 
-from fastvit_bench.measure.machine import Watch
-from fastvit_bench.variants import VARIANTS
+from fastvit_bench.measuring.machine import Watch
+from fastvit_bench.network.registry import VARIANTS
 
 LIMIT = 2.0
 OURS, BARE = "fastvit-bench export", "bare conversion"

@@ -20,11 +20,12 @@ import msgspec
 from _interleave import SETTLE, Blocks, Ratio, Side, compare, images, interleave
 from _report import Goal, add_networks, bracket, finish, parser, report, say, say_ratio, ticker
 
-from fastvit_bench import backends, build
+from fastvit_bench import backends
 from fastvit_bench.backends import Session
 from fastvit_bench.errors import FastViTBenchError, UnavailableError
-from fastvit_bench.measure import latency
-from fastvit_bench.measure.machine import Watch
+from fastvit_bench.exporting import checkpoints, pipeline
+from fastvit_bench.measuring import latency
+from fastvit_bench.measuring.machine import Watch
 from fastvit_bench.records import Device, Fuse, Method, ModelSpec, Shape
 
 EVENTS, EAGER, BLIND, TIMER = "events, graph", "events, no graph", "events, graph, not looked at", "PyTorch's timer"
@@ -55,11 +56,11 @@ def exported(variant: str, device: Device, shape: Shape, folder: Path) -> tuple[
     """A variant with random weights for a device, its engine built where it has one; what is there is not made anew."""
     backend = backends.get(device.backend)
     spec = ModelSpec(name=variant, variant=variant)
-    asked = build.job(spec, build.weights_of(spec, 0), shape, Fuse.FOLDED, device, folder=folder)
-    if build.cached(asked) is None:
-        build.build(asked)
+    asked = pipeline.job(spec, checkpoints.weights_of(spec, 0), shape, Fuse.FOLDED, device, folder=folder)
+    if pipeline.cached(asked) is None:
+        pipeline.export(asked)
     if backend.engines is not None:
-        build.build_engine(asked)
+        pipeline.build_engine(asked)
     return Path(asked.path), asked.device
 
 
@@ -79,7 +80,7 @@ def unseen(session: Any) -> Any:
     import copy
 
     found = copy.copy(session)
-    found.look = lambda: None
+    found.sample_telemetry = lambda: None
     return found
 
 
@@ -116,12 +117,12 @@ def main() -> int:
         def opened(backend: str, **changes: str | bool) -> Session:
             bare = Device(name="gpu", backend=backend, precision="fp16", batch=shape.batch, options=changes)
             device = msgspec.structs.replace(bare, options=backends.get(backend).options(bare))
-            lacking = backends.missing(backend) or backends.get(backend).absent(device)
+            lacking = backends.unavailable_reason(backend) or backends.get(backend).device_unavailable_reason(device)
             if lacking:
                 raise UnavailableError(lacking)
             path, device = exported(asked.models[0], device, shape, folder)
             session = stack.enter_context(backends.get(backend).open(path, device))
-            session.feed(images(shape))
+            session.set_input(images(shape))
             return session
 
         try:

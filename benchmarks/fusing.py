@@ -18,7 +18,7 @@ from _interleave import (
 )
 from _report import add_networks, finish, parser, report, say, say_ratio, ticker
 
-from fastvit_bench.measure.machine import Watch
+from fastvit_bench.measuring.machine import Watch
 from fastvit_bench.records import Fuse, Head, Shape
 
 NAMES = {Fuse.NONE: "unfused", Fuse.FUSED: "fused", Fuse.FOLDED: "folded"}

@@ -31,10 +31,12 @@ import onnx
 from _report import Goal, say, whole
 from onnx import helper, numpy_helper
 
-from fastvit_bench import backends, build, files, sides, turns
+from fastvit_bench import backends, files
+from fastvit_bench.comparing import inputs, interleaved
+from fastvit_bench.exporting import metadata
 from fastvit_bench.records import Device, Fuse, Machine, ModelSpec, Shape
-from fastvit_bench.report import judge
-from fastvit_bench.verdicts import EXIT_CODES, Block, Outcome, Plan
+from fastvit_bench.records.comparison import EXIT_CODES, Block, Outcome, Plan
+from fastvit_bench.stats import sequential
 
 CELLS = 6
 DRAWN = 1000
@@ -50,7 +52,7 @@ while os.getppid() == parent:
 """
 
 
-def heavier(entry: sides.Entry, layers: int, folder: Path) -> sides.Entry:
+def heavier(entry: inputs.Candidate, layers: int, folder: Path) -> inputs.Candidate:
     """A copy of an exported file with so many depthwise convolutions more, which change nothing."""
     model = onnx.shape_inference.infer_shapes(onnx.load(entry.path))
     graph = model.graph
@@ -79,12 +81,12 @@ def heavier(entry: sides.Entry, layers: int, folder: Path) -> sides.Entry:
     path = folder / f"{layers}-{entry.path.name}"
     onnx.save(model, path)
     artifact = msgspec.structs.replace(entry.artifact, path=path.name, sha256=files.sha256(path))
-    build.sidecar(path).write_bytes(msgspec.json.encode(artifact))
-    build.expected_file(path).write_bytes(build.expected_file(entry.path).read_bytes())
-    return sides.Entry(f"+{layers} convolutions", artifact, path, entry.device)
+    metadata.metadata_path(path).write_bytes(msgspec.json.encode(artifact))
+    metadata.reference_outputs_path(path).write_bytes(metadata.reference_outputs_path(entry.path).read_bytes())
+    return inputs.Candidate(f"+{layers} convolutions", artifact, path, entry.device)
 
 
-def with_share(entry: sides.Entry, wanted: float, folder: Path, machine: Machine, seed: int) -> sides.Entry:
+def with_share(entry: inputs.Candidate, wanted: float, folder: Path, machine: Machine, seed: int) -> inputs.Candidate:
     """A heavier copy whose extra share is about the wanted one.
 
     Looked for with blocks in fresh processes: two sessions of one process may differ by some per cent for good.
@@ -92,7 +94,7 @@ def with_share(entry: sides.Entry, wanted: float, folder: Path, machine: Machine
     layers = 32
     for attempt in range(4):
         head = heavier(entry, layers, folder)
-        pair = sides.Pair(f"looking for +{100 * wanted:.0f} %", entry, head)
+        pair = inputs.ComparisonPair(f"looking for +{100 * wanted:.0f} %", entry, head)
         (blocks,) = measured([pair], 6, machine, seed + attempt).values()
         real = math.expm1(statistics.median(block.log_ratio for block in blocks))
         say(f"{head.label}: {100 * real:+.1f} %")
@@ -102,15 +104,17 @@ def with_share(entry: sides.Entry, wanted: float, folder: Path, machine: Machine
     return head
 
 
-def measured(pairs: Sequence[sides.Pair], blocks: int, machine: Machine, seed: int) -> dict[str, list[Block]]:
+def measured(
+    pairs: Sequence[inputs.ComparisonPair], blocks: int, machine: Machine, seed: int
+) -> dict[str, list[Block]]:
     """So many blocks of each pair."""
     plan = Plan(looks=(blocks,), seed=seed, max_time_s=36_000, alpha=0.01, beta=0.05)
-    contest = turns.Contest(
+    contest = interleaved.InterleavedRun(
         pairs,
         plan,
         machine,
         timeout_s=600,
-        same=sides.anything_goes,
+        same=inputs.allow_any,
         notify=lambda cell, block, look: say(f"{cell}: block {block} of {look}"),
     )
     contest.run()
@@ -126,10 +130,10 @@ def drawn(blocks: Mapping[str, Sequence[Block]], plan: Plan, gates: int, seed: i
     found: list[dict[str, Outcome]] = []
     for _ in range(gates):
         rows = {name: draw.choices(series, k=plan.looks[-1]) for name, series in blocks.items()}
-        verdicts: dict[str, judge.Verdict] = {}
+        verdicts: dict[str, sequential.Verdict] = {}
         for look in plan.looks:
-            verdicts = judge.judge({name: row[:look] for name, row in rows.items()}, plan, verdicts)
-            if all(verdict.outcome in judge.SETTLED for verdict in verdicts.values()):
+            verdicts = sequential.judge({name: row[:look] for name, row in rows.items()}, plan, verdicts)
+            if all(verdict.outcome in sequential.DECIDED for verdict in verdicts.values()):
                 break
         found.append({name: verdict.outcome for name, verdict in verdicts.items()})
     return found
@@ -138,7 +142,7 @@ def drawn(blocks: Mapping[str, Sequence[Block]], plan: Plan, gates: int, seed: i
 def covered(series: Sequence[Block], count: int = 6) -> tuple[int, int]:
     """Of the intervals of so many blocks in a row of an unchanged cell: how many hold 1, and how many there are."""
     rows = [series[at : at + count] for at in range(0, len(series) - count + 1, count)]
-    intervals = [judge.judge({"cell": row}, Plan())["cell"].interval for row in rows]
+    intervals = [sequential.judge({"cell": row}, Plan())["cell"].interval for row in rows]
     return sum(found is not None and found.low <= 1 <= found.high for found in intervals), len(intervals)
 
 
@@ -165,37 +169,37 @@ def main() -> int:
         "--markdown", action="store_true", help="print the tables for benchmarks/README.md, as without"
     )
     asked = options.parse_args()
-    machine = turns.machines.collect()
+    machine = interleaved.machines.collect()
     device = Device(name="cpu", backend="onnxruntime")
     device = msgspec.structs.replace(device, options=backends.get(device.backend).options(device))
     shapes = [Shape(batch=1, height=size, width=size) for size in asked.res]
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as held:
         folder = Path(temporary)
-        entries = sides.made(
+        entries = inputs.export_missing(
             [ModelSpec(name=asked.model, variant=asked.model)], shapes, Fuse.FOLDED, device,
             label="base", seed=0, models=folder, timeout_s=600, notify=say,
         )  # fmt: skip
-        entries = [entry for entry in entries if isinstance(entry, sides.Entry)]
+        entries = [entry for entry in entries if isinstance(entry, inputs.Candidate)]
         middle = entries[len(entries) // 2]
         slow = {wanted: with_share(middle, wanted, folder, machine, asked.seed) for wanted in (0.10, 0.05)}
         if asked.bursts:
             loader = subprocess.Popen([sys.executable, "-c", BURSTS])
             held.callback(loader.wait)
             held.callback(loader.kill)
-        pairs = [sides.Pair(sides.name_of(entry.artifact), entry, entry) for entry in entries]
-        heavy = [sides.Pair(f"+{100 * wanted:.0f} %", middle, head) for wanted, head in slow.items()]
+        pairs = [inputs.ComparisonPair(inputs.name_of(entry.artifact), entry, entry) for entry in entries]
+        heavy = [inputs.ComparisonPair(f"+{100 * wanted:.0f} %", middle, head) for wanted, head in slow.items()]
         real_gates = [_gate(pairs, machine, asked.seed + number) for number in range(asked.gates)]
         blocks = measured([*pairs, *heavy], asked.blocks, machine, asked.seed)
-    goals = judged(blocks, [pair.name for pair in pairs], sides.name_of(middle.artifact), real_gates, asked)
+    goals = judged(blocks, [pair.name for pair in pairs], inputs.name_of(middle.artifact), real_gates, asked)
     return 0 if all(goal.met for goal in goals) else 1
 
 
-def _gate(pairs: Sequence[sides.Pair], machine: Machine, seed: int) -> dict[str, Outcome]:
+def _gate(pairs: Sequence[inputs.ComparisonPair], machine: Machine, seed: int) -> dict[str, Outcome]:
     """One whole gate of unchanged cells."""
-    begun = turns.machines.now_s()
-    found = turns.Contest(pairs, Plan(seed=seed), machine, timeout_s=600).run()
+    begun = interleaved.machines.monotonic_s()
+    found = interleaved.InterleavedRun(pairs, Plan(seed=seed), machine, timeout_s=600).run()
     outcomes = ", ".join(verdict.outcome for verdict in found.values())
-    say(f"gate {seed}: {outcomes}; {turns.machines.now_s() - begun:.0f} s")
+    say(f"gate {seed}: {outcomes}; {interleaved.machines.monotonic_s() - begun:.0f} s")
     return {name: verdict.outcome for name, verdict in found.items()}
 
 
@@ -237,9 +241,9 @@ def judged(
         for name, series in blocks.items():
             logs = [block.log_ratio for block in series]
             middle_ = statistics.median(logs)
-            told = judge.judge({"cell": series}, plan)["cell"]
+            told = sequential.judge({"cell": series}, plan)["cell"]
             worst = max(abs(log - middle_) for log in logs)
-            shares = (math.expm1(middle_), judge.scatter(logs) or 0, worst, told.floor or 0, told.detectable or 0)
+            shares = (math.expm1(middle_), sequential.scatter(logs) or 0, worst, told.floor or 0, told.detectable or 0)
             change, scatter, worst, floor, detectable = (f"{100 * each:.2f} %" for each in shares)
             disturbed = f"{sum(bool(block.disturbed) for block in series)} of {len(series)}"
             ms = statistics.median(block.head_ms for block in series)

@@ -17,8 +17,8 @@ import numpy as np
 from _report import Goal, whole
 from numpy.typing import NDArray
 
-from fastvit_bench.report import judge
-from fastvit_bench.verdicts import Plan
+from fastvit_bench.records.comparison import Plan
+from fastvit_bench.stats import sequential
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float64]]
 
@@ -80,7 +80,7 @@ def gates(logs: NDArray[np.float64], plan: Plan, *, members: int | None = None) 
         limits = np.append(limits, math.log1p(plan.pooled_margin))
     above = np.cumsum(logs > limits[:, None], axis=2)[:, :, [look - 1 for look in looks]]
     size = members or logs.shape[1]
-    steps = [judge.step(looks, plan.alpha, plan.beta, left) for left in range(1, size + 1)]
+    steps = [sequential.step(looks, plan.alpha, plan.beta, left) for left in range(1, size + 1)]
     fewest = np.array([steps[0].regressed, *(rules.regressed for rules in steps)])  # by members left; row 0 is not used
     outcome = np.zeros(logs.shape[:2], int)
     blocks = np.full(logs.shape[:2], looks[-1])
@@ -98,7 +98,7 @@ def gates(logs: NDArray[np.float64], plan: Plan, *, members: int | None = None) 
 
 def coverage(values: NDArray[np.float64], truth: float = 0.0) -> float:
     """Share of rows (gates, blocks) whose 95 % interval holds the true median."""
-    ends = [judge.interval(row) for row in values.tolist()]
+    ends = [sequential.interval(row) for row in values.tolist()]
     return sum(low <= truth <= high for low, high in filter(None, ends)) / len(ends)
 
 
@@ -118,7 +118,7 @@ def observed(share: Callable[[float], float], wrong: float, right: float) -> flo
     """By bisection, where the share of gates that do what they should reaches 95 %."""
     for _ in range(25):
         middle = (wrong + right) / 2
-        wrong, right = (wrong, middle) if share(middle) >= judge.CAUGHT else (middle, right)
+        wrong, right = (wrong, middle) if share(middle) >= sequential.CAUGHT else (middle, right)
     return right
 
 
@@ -143,8 +143,8 @@ def simulate(name: str, count: int, seed: int) -> Row:
         return float((gates(one[:, None] + limit - margin, plan, members=members)[0] == PASSED).mean())
 
     rows = one[:, :14].tolist()
-    detectable = [judge.detectable(row, plan.margin, plan, members) or math.nan for row in rows]
-    floors = [judge.floor(row, plan) or math.nan for row in rows]
+    detectable = [sequential.detectable(row, plan.margin, plan, members) or math.nan for row in rows]
+    floors = [sequential.floor(row, plan) or math.nan for row in rows]
     covered = [stopped_coverage(one, SCATTER * shift, plan) for shift in (-3, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 3)]
     return Row(
         noise=name,

@@ -28,7 +28,8 @@ import numpy as np
 from _report import Goal, say, whole
 from overhead import tool
 
-from fastvit_bench.measure import machine as machines
+from fastvit_bench.measuring import machine as machines
+from fastvit_bench.network.registry import VARIANTS
 from fastvit_bench.records import (
     SCHEMA,
     Artifact,
@@ -49,8 +50,7 @@ from fastvit_bench.records import (
     Weights,
     Window,
 )
-from fastvit_bench.report import store
-from fastvit_bench.variants import VARIANTS
+from fastvit_bench.store import runs
 
 WALL_S, MEMORY_MIB = 2.0, 500.0
 
@@ -176,7 +176,7 @@ def run(number: int, version: int) -> Run:
     started = BEGIN + timedelta(hours=number)
     return Run(
         schema=SCHEMA,
-        id=store.new_id(started, f"{number:06x}"),
+        id=runs.new_id(started, f"{number:06x}"),
         started=started.isoformat(timespec="seconds"),
         tool="0.1.0",
         commit="0123abc",
@@ -238,7 +238,7 @@ def fill(root: Path, scene: Scene, rows: int, seed: int) -> int:
     while written < rows:
         version = number // scene.every if scene.every else 0
         each = run(0 if scene.one_file else number, version)
-        with (folder / f"{each.id}{store.SUFFIX}").open("ab") as file:
+        with (folder / f"{each.id}{runs.SUFFIX}").open("ab") as file:
             if not (scene.one_file and number):
                 size += file.write(encode(each) + b"\n")
             for line in measurements(number, version, seed):

@@ -24,11 +24,10 @@ from pathlib import Path
 from _report import pixels, say, whole
 from gate import BURSTS
 
-from fastvit_bench import resources
+from fastvit_bench import files
 from fastvit_bench.config import FILE_NAME
 from fastvit_bench.records import Measurement
-from fastvit_bench.report import store
-from fastvit_bench.store import speeds
+from fastvit_bench.store import runs, speeds
 
 HELD, WIDTH, FLAGGED, CLEARLY_SLOW = 0.90, 0.05, 0.95, 0.85
 WAYS = {"spread over processes": 4, "in one process": 1}
@@ -36,7 +35,7 @@ WAYS = {"spread over processes": 4, "in one process": 1}
 
 def measure(folder: Path, models: Sequence[str], sizes: Sequence[int], processes: int, wait: str = "") -> None:
     """Run the command once, waiting so long for the machine's usual speed; `SystemExit` where it fails."""
-    packaged = resources.find(FILE_NAME).read_text(encoding="utf-8")
+    packaged = files.find(FILE_NAME).read_text(encoding="utf-8")
     configuration = folder / f"processes-{processes}.toml"
     lines = (f"processes = {processes}" if line.startswith("processes =") else line for line in packaged.splitlines())
     configuration.write_text("\n".join(lines), encoding="utf-8")
@@ -54,8 +53,8 @@ def kept(folder: Path) -> dict[tuple[str, str], list[Measurement]]:
     """The figures of all runs in the folder, by cell and way; the run that made the files is none of them."""
     way_of = {processes: way for way, processes in WAYS.items()}
     figures: dict[tuple[str, str], list[Measurement]] = {}
-    for path in store.all_runs(folder / "results")[1:]:
-        for figure in store.read(path).measurements:
+    for path in runs.all_runs(folder / "results")[1:]:
+        for figure in runs.read(path).measurements:
             assert figure.shape
             figures.setdefault(
                 (f"{figure.artifact.model} {figure.shape.size}", way_of[figure.method.processes]), []
@@ -104,7 +103,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = (asked.folder or Path(temporary)) / ("bursts" if asked.bursts else "quiet")
         folder.mkdir(parents=True, exist_ok=True)
-        if not store.all_runs(folder / "results"):
+        if not runs.all_runs(folder / "results"):
             measure(folder, asked.models, asked.res, 1)  # exports, and a first look at the machine's speed
         if asked.bursts:
             loader = subprocess.Popen([sys.executable, "-c", BURSTS])

@@ -28,6 +28,8 @@ from typing import Any
 
 from on_gpu_wheels import ROOT, SITES, WORK
 
+from fastvit_bench.measuring.git import current_commit
+
 BUDGET_S = 540.0
 GRACE_S = 3.0  # between asking a step to end and ending it
 RESERVE_S = 10.0  # of the budget, for ending the last step and for the pages
@@ -178,14 +180,14 @@ def read_record(result: Result, kept: Path) -> None:
 
 def read_runs(result: Result, folder: Path) -> None:
     """Put the figures of a step's run files and comparisons into its result, also where the step was stopped."""
+    from fastvit_bench.comparing.formats import json_document
     from fastvit_bench.errors import FastViTBenchError
     from fastvit_bench.records import Failure, Measurement
-    from fastvit_bench.report import store
-    from fastvit_bench.report.verdict import interop
+    from fastvit_bench.store import runs
 
-    for path in store.all_runs(folder):
+    for path in runs.all_runs(folder):
         try:
-            lines = store.read(path).lines
+            lines = runs.read(path).lines
         except FastViTBenchError as error:  # what other files hold is as good as before
             result.notes.append(str(error))
             continue
@@ -196,7 +198,7 @@ def read_runs(result: Result, folder: Path) -> None:
                 result.latencies.append({"what": line.cell.label, "device": path.parent.name, "failed": line.reason})
     for path in sorted(folder.glob("*/*.json")):
         try:
-            comparison = interop.read(path)
+            comparison = json_document.read(path)
         except FastViTBenchError as error:
             result.notes.append(str(error))
             continue
@@ -243,14 +245,15 @@ def _latency(measurement: Any) -> dict[str, Any]:
 
 def facts() -> dict[str, str]:
     """The card, its driver, and what runs on it."""
-    from fastvit_bench import backends, cuda, revisions
-    from fastvit_bench.measure import machine as machines
+    from fastvit_bench import backends
+    from fastvit_bench.backends._nvidia import cuda
+    from fastvit_bench.measuring import machine as machines
 
     driver = cuda.probe()
     machine = machines.collect()
     packages = backends.installed(PACKAGES)
     with contextlib.chdir(ROOT):
-        tree = revisions.head()
+        tree = current_commit()
     return {
         "card": ", ".join(gpu.name for gpu in driver.gpus),
         "compute capability": driver.gpus[0].compute_capability,
@@ -421,7 +424,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def everything(steps: Any, arguments: argparse.Namespace) -> int:
     """Run the chosen steps on this machine's card; returns the exit code."""
-    from fastvit_bench import cuda
+    from fastvit_bench.backends._nvidia import cuda
     from fastvit_bench.errors import UnavailableError
 
     try:

@@ -19,10 +19,10 @@ from pathlib import Path
 from _interleave import Ratio, command, compare, interleave
 from _report import Goal, finish, number, parser, report, say, say_ratio, ticker, whole
 
-from fastvit_bench import build
-from fastvit_bench.measure.machine import Watch
+from fastvit_bench.exporting import metadata
+from fastvit_bench.measuring.machine import Watch
 from fastvit_bench.records import Measurement, Record
-from fastvit_bench.report import store
+from fastvit_bench.store import runs
 
 SWEEP = 1.25
 START = 3.0
@@ -71,7 +71,7 @@ def run_sweep(words: Sequence[str], folder: Path) -> Sweep:
     wall_s = time.perf_counter() - start
     if process.returncode:
         raise SystemExit(f"error: the sweep ended with exit code {process.returncode}: {''.join(said[-1:]).strip()}")
-    measurements = store.read(store.all_runs(folder / "results")[-1]).measurements
+    measurements = runs.read(runs.all_runs(folder / "results")[-1]).measurements
     # the plan, a line for each size, and where the results are
     if len(said) != len(measurements) + 2:
         raise SystemExit(f"error: the sweep said {len(said)} lines for {len(measurements)} sizes: the stamps are off.")
@@ -90,7 +90,7 @@ def run_sweep(words: Sequence[str], folder: Path) -> Sweep:
 def sidecar(folder: Path, measurement: Measurement) -> Path:
     """The file that is written when a measurement's artifact has been exported and proved."""
     artifact = measurement.artifact
-    return build.sidecar(folder / "models" / artifact.model / artifact.path)
+    return metadata.metadata_path(folder / "models" / artifact.model / artifact.path)
 
 
 def run_seconds(measurement: Measurement) -> float:

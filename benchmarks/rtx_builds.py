@@ -20,13 +20,13 @@ from pathlib import Path
 import msgspec
 from _report import heading, pixels, report, say, whole
 
-from fastvit_bench import build
-from fastvit_bench.backends import _engines
+from fastvit_bench.backends._nvidia import engines
 from fastvit_bench.backends.tensorrt_rtx import BACKEND, TURING
 from fastvit_bench.errors import FastViTBenchError
-from fastvit_bench.measure.machine import Watch
+from fastvit_bench.exporting import checkpoints, pipeline
+from fastvit_bench.measuring.machine import Watch
+from fastvit_bench.network.registry import VARIANTS
 from fastvit_bench.records import Device, Fuse, ModelSpec, Record, Shape
-from fastvit_bench.variants import VARIANTS
 
 SIZES = (224, 256, 384, 512, 768, 1024)
 FREE_MIB = 8192  # on the disk, for one cell: its file, and an engine of 2.9 GB (SA12) or more at 1024 pixels
@@ -58,9 +58,11 @@ def make(variant: str, size: int, asked: argparse.Namespace) -> Cell:
         if shutil.disk_usage(name).free < FREE_MIB * 2**20:
             return msgspec.structs.replace(found, failed=f"less than {FREE_MIB} MiB are free in {name}")
         try:
-            job = build.job(spec, build.weights_of(spec, asked.seed), shape, Fuse.FOLDED, device, folder=Path(name))
+            job = pipeline.job(
+                spec, checkpoints.weights_of(spec, asked.seed), shape, Fuse.FOLDED, device, folder=Path(name)
+            )
             start = time.perf_counter()
-            parity = build.build(job).parity
+            parity = pipeline.export(job).parity
             export_s = time.perf_counter() - start
             assert parity is not None
             found = msgspec.structs.replace(
@@ -70,7 +72,7 @@ def make(variant: str, size: int, asked: argparse.Namespace) -> Cell:
             start = time.perf_counter()
             BACKEND.build(Path(job.path), job.device)
             build_s = time.perf_counter() - start
-            engine = _engines.notes(BACKEND.engine(Path(job.path), job.device)[0])
+            engine = engines.read_metadata(BACKEND.engine(Path(job.path), job.device)[0])
         except FastViTBenchError as error:
             return msgspec.structs.replace(found, failed=str(error).replace(name, "."))
         return msgspec.structs.replace(
@@ -152,7 +154,7 @@ def main() -> int:
     asked = options.parse_args()
     if asked.checkpoint and len(asked.models) != 1:
         options.error("--checkpoint is of one model; name it with --models")
-    lacking = BACKEND.missing()
+    lacking = BACKEND.unavailable_reason()
     if lacking:
         options.error(lacking)
     asked.options = {"compute_capability": asked.capability, "dynamic": asked.dynamic}

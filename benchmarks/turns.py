@@ -19,33 +19,34 @@ import msgspec
 from _report import Goal, pixels, say, whole
 from gate import BURSTS
 
-from fastvit_bench import backends, sides, turns
+from fastvit_bench import backends
+from fastvit_bench.comparing import inputs, interleaved
 from fastvit_bench.records import Device, Fuse, ModelSpec, Shape
-from fastvit_bench.report import judge
-from fastvit_bench.verdicts import Plan, Turns
+from fastvit_bench.records.comparison import InterleavePlan, Plan
+from fastvit_bench.stats import sequential
 
 PAUSED = "ten turns of ten runs, with a pause"
 STOPPED = "ten turns of eight runs, the other side halted"
 WAYS = {
-    "one after the other, 100 runs each": Turns(turns=1, runs=100, turn_ms=60_000),
-    "ten turns of ten runs, no pause": Turns(pause_ms=0),
-    PAUSED: Turns(),
-    **({STOPPED: turns.TURNS} if turns.TURNS.idle == "stopped" else {}),
+    "one after the other, 100 runs each": InterleavePlan(turns=1, runs=100, turn_ms=60_000),
+    "ten turns of ten runs, no pause": InterleavePlan(pause_ms=0),
+    PAUSED: InterleavePlan(),
+    **({STOPPED: interleaved.INTERLEAVE_PLAN} if interleaved.INTERLEAVE_PLAN.idle == "stopped" else {}),
 }
 OURS = STOPPED if STOPPED in WAYS else PAUSED
 
 
-def measured(pair: sides.Pair, blocks: int, seed: int) -> dict[str, list[float]]:
+def measured(pair: inputs.ComparisonPair, blocks: int, seed: int) -> dict[str, list[float]]:
     """Log ratios of so many blocks of each way; none is measured again, whatever disturbs it."""
-    machine = turns.machines.collect()
+    machine = interleaved.machines.collect()
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     for number in range(blocks):
         for way, how in WAYS.items():
             say(f"block {number + 1} of {blocks}: {way}")
             plan = Plan(looks=(1,), seed=seed + number, turns=how, max_time_s=36_000)
-            contest = turns.Contest([pair], plan, machine, timeout_s=600, same=sides.anything_goes)
+            contest = interleaved.InterleavedRun([pair], plan, machine, timeout_s=600, same=inputs.allow_any)
             block = contest.measure(pair.name)
-            if isinstance(block, sides.Unavailable):
+            if isinstance(block, inputs.Unavailable):
                 raise SystemExit(f"error: {pair.name} cannot be timed: {block.reason}")
             found[way].append(block.log_ratio)
     return found
@@ -67,24 +68,24 @@ def main() -> int:
     device = msgspec.structs.replace(device, options=backends.get(device.backend).options(device))
     shape = Shape(batch=1, height=asked.res, width=asked.res)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
-        (entry,) = sides.made(
+        (entry,) = inputs.export_missing(
             [ModelSpec(name=asked.model, variant=asked.model)], [shape], Fuse.FOLDED, device,
             label="itself", seed=0, models=Path(folder), timeout_s=600, notify=say,
         )  # fmt: skip
-        if not isinstance(entry, sides.Entry):
+        if not isinstance(entry, inputs.Candidate):
             raise SystemExit(f"error: {entry.reason}")
         if asked.bursts:
             loader = subprocess.Popen([sys.executable, "-c", BURSTS])
             held.callback(loader.wait)
             held.callback(loader.kill)
-        found = measured(sides.Pair(sides.name_of(entry.artifact), entry, entry), asked.blocks, asked.seed)
+        found = measured(inputs.ComparisonPair(inputs.name_of(entry.artifact), entry, entry), asked.blocks, asked.seed)
     spread = {way: statistics.fmean(abs(log) for log in logs) for way, logs in found.items()}
     if asked.json:
         print(json.dumps(found, indent=1))
     else:
         print("| blocks of the same file | mean distance from 1 | scatter (MAD) | worst |\n| --- | --: | --: | --: |")
         for way, logs in found.items():
-            scatter = judge.scatter(logs)
+            scatter = sequential.scatter(logs)
             print(
                 f"| {way} | {100 * spread[way]:.2f} % | {'' if scatter is None else f'{100 * scatter:.2f} %'} "
                 f"| {100 * max(map(abs, logs)):.1f} % |"

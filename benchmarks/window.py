@@ -32,7 +32,7 @@ from _interleave import (
 )
 from _report import Goal, add_networks, bracket, finish, parser, report, say, say_ratio, ticker
 
-from fastvit_bench.measure.machine import Between, Watch
+from fastvit_bench.measuring.machine import Between, Watch
 from fastvit_bench.records import Head, Shape
 
 if TYPE_CHECKING:

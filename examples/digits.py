@@ -33,16 +33,16 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from fastvit_bench.accuracy import dataset, preprocessing
 from fastvit_bench.backends import Images
 from fastvit_bench.errors import ExitCode
-from fastvit_bench.measure import images
 from fastvit_bench.network.fastvit import FastViT
+from fastvit_bench.network.registry import VARIANTS
 from fastvit_bench.records import MEAN, STD, Accuracy, Artifact, Fuse, Measurement, Preprocessing, Share, share
 from fastvit_bench.render import markdown
 from fastvit_bench.render.table import NONE, Column, Table, TableReport
 from fastvit_bench.render.text import latency, percent
-from fastvit_bench.report import store
-from fastvit_bench.variants import VARIANTS
+from fastvit_bench.store import runs as store_runs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,8 +123,8 @@ def write_images(folder: Path, plan: Plan) -> None:
 
 def read_images(folder: Path) -> Digits:
     """A part as `fastvit-bench accuracy` prepares it, before it is normalised."""
-    found = images.collect(folder)
-    ready = [images.prepare(found.folder / each.name, PREPARED, Images.PIXELS) for each in found.pictures]
+    found = dataset.collect(folder)
+    ready = [preprocessing.prepare(found.folder / each.name, PREPARED, Images.PIXELS) for each in found.pictures]
     pixels = torch.from_numpy(np.stack(ready)).permute(0, 3, 1, 2)
     labels = torch.tensor([each.label for each in found.pictures])
     return Digits(pixels, labels, tuple(each.name for each in found.pictures))
@@ -237,7 +237,7 @@ def train_all(data: Mapping[str, Digits], plan: Plan, console: Console) -> dict[
 
 def answers(network: FastViT, folder: Path, names: Sequence[str]) -> "NDArray[np.int64]":
     """What a network in training form takes images for (N), computed by PyTorch and not by anything exported."""
-    ready = np.stack([images.prepare(folder / name, PREPARED, Images.TENSOR) for name in names])
+    ready = np.stack([preprocessing.prepare(folder / name, PREPARED, Images.TENSOR) for name in names])
     with torch.no_grad():
         return network.eval()(torch.from_numpy(ready)).argmax(1).numpy()
 
@@ -306,8 +306,8 @@ def rows(results: Path) -> list[Row]:
     """All files of all networks as run files tell of them, of several figures the newest; `KeyError` without one."""
     accuracies: dict[tuple[str, str, Fuse], Accuracy] = {}
     measurements: dict[str, Measurement] = {}
-    for path in store.all_runs(results):
-        run = store.read(path)
+    for path in store_runs.all_runs(results):
+        run = store_runs.read(path)
         for found in run.accuracies:
             accuracies[found.artifact.model, found.device.name, found.artifact.fused] = found
         for found in run.measurements:

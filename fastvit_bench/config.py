@@ -1,4 +1,4 @@
-"""The front desk: ``benchmark.toml`` and the words of the command line become typed settings."""
+"""Read ``benchmark.toml`` and the values of command-line options into typed settings."""
 
 import fnmatch
 import os
@@ -10,19 +10,20 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fastvit_bench import catalogue, resources
+from fastvit_bench import files
 from fastvit_bench.errors import ConfigError, UsageError
+from fastvit_bench.network import registry
+from fastvit_bench.network.registry import STRIDE, check_size
 from fastvit_bench.records import PROCESSES, Device, Method, ModelSpec, Record, Shape
-from fastvit_bench.studies import Study
-from fastvit_bench.variants import STRIDE, check_size
+from fastvit_bench.records.study import Study
 
 FILE_NAME = "benchmark.toml"
-MACHINE_VARIABLE = "FASTVIT_BENCH_MACHINE"  # of the environment, in which CI names its machines
+MACHINE_VARIABLE = "FASTVIT_BENCH_MACHINE"  # environment variable in which CI names its machines
 LONGEST_NAME = 64  # characters
 
 
 class Sweep(Record, frozen=True):
-    """``[sweep]``: what is measured when the command line does not say."""
+    """``[sweep]``: models, sizes and time limit if the command line names none."""
 
     models: tuple[str, ...]
     grid: tuple[int, ...]  # pixels, for square images
@@ -30,7 +31,7 @@ class Sweep(Record, frozen=True):
 
 
 class Gate(Record, frozen=True):
-    """``[gate]``: what `gate` compares, and when it is red."""
+    """``[gate]``: the cells that `gate` compares, and its thresholds for failing."""
 
     models: tuple[str, ...] = ()  # globs; empty: those of [sweep]
     grid: tuple[int, ...] = ()  # pixels; empty: that of [sweep]
@@ -39,17 +40,17 @@ class Gate(Record, frozen=True):
     max_time: str = "20m"
     alpha: float = 0.01  # chance, at most, that an unchanged tree is called regressed
     beta: float = 0.05  # chance, at most, that a regressed cell is called passed
-    stored_extra: str = "10%"  # added to both margins where the baseline is a figure of another day
+    stored_extra: str = "10%"  # added to both margins if the baseline was measured on another day
 
 
 class MachineSettings(Record, frozen=True):
-    """``[machine]``: what a person calls the machine that all this runs on."""
+    """``[machine]``: the user's name for the machine."""
 
-    name: str = ""  # empty: machines are told apart by their hardware
+    name: str = ""  # empty: machines are distinguished by their hardware
 
 
 class Download(Record, frozen=True):
-    """``[download]``: where published checkpoints come from."""
+    """``[download]``: the address of published checkpoints."""
 
     base: str
 
@@ -62,7 +63,7 @@ class Paths(Record, frozen=True):
 
 
 class Config(Record, frozen=True):
-    """The whole of ``benchmark.toml``."""
+    """All settings of ``benchmark.toml``."""
 
     path: str
     models: dict[str, ModelSpec]
@@ -75,65 +76,66 @@ class Config(Record, frozen=True):
     studies: dict[str, Study] = msgspec.field(default_factory=dict[str, Study])
     machine: MachineSettings = MachineSettings()
 
-    def machine_name(self, given: str | None = None) -> str:
-        """What this machine is called: as `given`, else by the environment, else by ``[machine]``; empty: nothing.
+    def machine_name(self, name: str | None = None) -> str:
+        """Return the user's name for this machine: `name`, else the environment's, else that of ``[machine]``, or "".
 
-        Raises `UsageError` for a name that no table could show.
+        Raises `UsageError` for a name of several lines or too many characters.
         """
-        name = (os.environ.get(MACHINE_VARIABLE) or self.machine.name if given is None else given).strip()
+        name = (os.environ.get(MACHINE_VARIABLE) or self.machine.name if name is None else name).strip()
         if not name.isprintable() or len(name) > LONGEST_NAME:
             raise UsageError(f"A machine's name is one line of at most {LONGEST_NAME} characters; shorten {name!r}.")
         return name
 
     def device(self, name: str) -> Device:
-        """The device profile of that name; `UsageError` lists the known ones."""
+        """Return the device profile of a name; the `UsageError` for an unknown one lists the known ones."""
         if name not in self.devices:
             raise UsageError(f"There is no device '{name}' in {self.path}. {_choices(name, self.devices)}")
         return self.devices[name]
 
     def study(self, name: str) -> Study:
-        """The study of that name; `UsageError` lists the known ones."""
+        """Return the study of a name; the `UsageError` for an unknown one lists the known ones."""
         if name not in self.studies:
             raise UsageError(f"There is no study '{name}' in {self.path}. {_choices(name, self.studies)}")
         return self.studies[name]
 
     def select(self, patterns: Sequence[str]) -> list[ModelSpec]:
-        """Models named by `patterns`, in the file's order; a pattern may be a glob such as ``fastvit_s*``.
+        """Return the models that `patterns` name, in the file's order; a pattern may be a glob such as ``fastvit_s*``.
 
-        Without patterns, the models of ``[sweep]``. What no pattern of the file's fits may name a network of the
-        catalogue, such as ``cmt_s`` or ``timm:convnext_tiny``, or an ONNX file; such models come last. `UsageError`
-        for a pattern that fits nothing.
+        Without patterns, these are the models of ``[sweep]``. A pattern that fits no model of the file may name a
+        network of the catalogue, such as ``cmt_s`` or ``timm:convnext_tiny``, or an ONNX file. Such models come last.
+        Raises `UsageError` for a pattern that fits nothing.
         """
         chosen: set[str] = set()
-        others: dict[str, ModelSpec] = {}
+        undeclared: dict[str, ModelSpec] = {}
         for pattern in patterns or self.sweep.models:
             matches = fnmatch.filter(self.models, pattern)
             if not matches:
-                others[pattern] = self._undeclared(pattern)
+                undeclared[pattern] = self._undeclared(pattern)
             chosen.update(matches)
-        return [spec for name, spec in self.models.items() if name in chosen] + list(others.values())
+        return [spec for name, spec in self.models.items() if name in chosen] + list(undeclared.values())
 
     def _undeclared(self, name: str) -> ModelSpec:
-        if name.endswith(f".{catalogue.ONNX}"):
+        """Return a model that the file does not declare: an ONNX file or a network of the catalogue."""
+        if name.endswith(f".{registry.ONNX}"):
             if not Path(name).is_file():
                 raise UsageError(f"There is no file {name}; name an ONNX file, or a model.")
-            return ModelSpec(name=Path(name).stem, variant=catalogue.ONNX, checkpoint=name)
-        if not catalogue.known(name):
-            known = {*self.models, *catalogue.names()}
+            return ModelSpec(name=Path(name).stem, variant=registry.ONNX, checkpoint=name)
+        if not registry.known(name):
+            known = {*self.models, *registry.names()}
             raise UsageError(
                 f"There is no model '{name}' in {self.path}, nor a network of that name. {_choices(name, known)}"
             )
-        return ModelSpec(name=name, variant=name, resolution=catalogue.find(name).resolution)
+        return ModelSpec(name=name, variant=name, resolution=registry.find(name).resolution)
 
 
 def load(path: Path | None, *, backends: Collection[str]) -> Config:
     """Read a configuration; without `path`, ``benchmark.toml`` of the working directory, else the packaged one.
 
-    `backends` are the names a device may give as its toolkit. Raises `ConfigError` with file, line and key.
+    `backends` are the names that a device may have as its backend. Raises `ConfigError` with file, line and key.
     """
     if path is None:
-        here = Path(FILE_NAME)
-        path = here if here.is_file() else resources.find(FILE_NAME)
+        local = Path(FILE_NAME)
+        path = local if local.is_file() else files.find(FILE_NAME)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -148,21 +150,22 @@ def load(path: Path | None, *, backends: Collection[str]) -> Config:
 
 
 def sizes(text: str, grid: Sequence[int], stride: int = STRIDE) -> list[tuple[int, int]]:
-    """Image sizes (height, width) in pixels from the language of ``--res``.
+    """Return the image sizes (height, width) in pixels that a value of ``--res`` names.
 
     ``256`` · ``224,256`` · ``384x512`` (height x width) · ``224..1024`` (the grid within, and both ends) ·
     ``224..1024:160`` (steps from the first, and the last) · any of them joined by commas. Repeated sizes count once.
-    Raises `UsageError` for anything else and for sizes that the networks' `stride` does not divide.
+    Raises `UsageError` for any other text and for sizes that the networks' `stride` does not divide.
     """
-    found: dict[tuple[int, int], None] = {}
+    result: dict[tuple[int, int], None] = {}
     for part in text.split(","):
         for height, width in _sizes_of(part.strip(), grid, stride):
             check_size(height, width, stride)
-            found[height, width] = None
-    return list(found)
+            result[height, width] = None
+    return list(result)
 
 
 def _sizes_of(part: str, grid: Sequence[int], stride: int) -> Iterable[tuple[int, int]]:
+    """Return the sizes (height, width) of one part between commas."""
     if match := re.fullmatch(r"(\d+)x(\d+)", part, re.IGNORECASE | re.ASCII):
         return [(int(match[1]), int(match[2]))]
     if re.fullmatch(r"\d+", part, re.ASCII):
@@ -179,14 +182,14 @@ def _sizes_of(part: str, grid: Sequence[int], stride: int) -> Iterable[tuple[int
     step = int(match[3])
     if step == 0:
         raise UsageError(f"The range {part} has a step of 0; write a multiple of 32 behind the colon.")
-    check_size(low, high, stride)  # before a range of a thousand odd sizes is laid out
+    check_size(low, high, stride)  # before a range of many impossible sizes is listed
     return [(size, size) for size in dict.fromkeys([*range(low, high, step), high])]
 
 
 def share(text: str, *, zero: bool = False) -> float:
-    """A share of a figure: ``5%`` or ``0.05`` is 0.05. Raises `UsageError` for what is no number in 0..100 %.
+    """Return a share of a figure: 0.05 for ``5%`` or ``0.05``. Raises `UsageError` unless it is in 0..100 %.
 
-    0 itself is one only if `zero` says so.
+    0 itself is allowed only with `zero`.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip(), re.ASCII)
     value = float(match[1]) / (100 if match[2] else 1) if match else -1.0
@@ -201,7 +204,7 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
 def seconds(text: str, *, zero: bool = False) -> float:
-    """A length of time: ``90``, ``90s``, ``20m`` or ``1.5h``; 0 if `zero` says so. Raises `UsageError` else."""
+    """Return the seconds of ``90``, ``90s``, ``20m`` or ``1.5h``. Raises `UsageError` for others; 0 needs `zero`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip(), re.ASCII)
     value = float(match[1]) * _SECONDS[match[2]] if match else 0.0
     if value < 0 or not match or (value == 0 and not zero):
@@ -210,13 +213,13 @@ def seconds(text: str, *, zero: bool = False) -> float:
 
 
 def shapes(text: str, grid: Sequence[int], batch: int, stride: int = STRIDE) -> list[Shape]:
-    """Input shapes from the language of ``--res`` (`sizes`)."""
+    """Return the input shapes of a batch at the sizes that a value of ``--res`` names (see `sizes`)."""
     return [Shape(batch=batch, height=height, width=width) for height, width in sizes(text, grid, stride)]
 
 
 def stride(specs: Iterable[ModelSpec]) -> int:
-    """Of which the sizes of images for all these models must be multiples."""
-    return max((catalogue.find(spec.variant).stride for spec in specs), default=1)
+    """Return the number of pixels of which image sides must be multiples for all of the models."""
+    return max((registry.find(spec.variant).stride for spec in specs), default=1)
 
 
 RecordT = TypeVar("RecordT", bound=Record)
@@ -235,19 +238,20 @@ _TABLES: dict[str, type[Record]] = {
 }
 
 
-# fields of a record that its table does not hold: the name stands in the heading, and a protocol or the kind of device
+# fields of a record that its table does not hold: the heading holds the name, and a protocol or the kind of device
 # decides the others
-_NOT_HERE = {"machine": (), "method": ("statistic", "trim", "loading", "warmup_ms", "steady", "duration_ms")}
+_NOT_IN_TABLE = {"machine": (), "method": ("statistic", "trim", "loading", "warmup_ms", "steady", "duration_ms")}
 
 
 class _Reader:
-    """Turns a parsed document into a `Config`, and every mistake in it into a sentence with its line."""
+    """Converts a parsed document to a `Config`; raises `ConfigError` with the line of a mistake."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
         self.lines = text.splitlines()
 
     def config(self, document: dict[str, Any], backends: Collection[str]) -> Config:
+        """Convert all tables of a document, and check their values."""
         for name in document:
             if name not in _TABLES:
                 raise self.error(f"unknown table [{name}]. {_choices(name, _TABLES)}", name, None)
@@ -265,14 +269,7 @@ class _Reader:
             machine=self.table(MachineSettings, "machine", None, document.get("machine", {})),
             studies={name: self.table(Study, "study", name, table) for name, table in self.named(document, "study")},
         )
-        for name, spec in models.items():
-            if spec.checkpoint is not None:  # a path in a file is meant from that file
-                models[name] = msgspec.structs.replace(spec, checkpoint=str(self.path.parent / spec.checkpoint))
-            if not catalogue.known(spec.variant):
-                self.one_of(spec.variant, catalogue.names(), f"model.{name}", "variant")
-            self.positive(f"model.{name}", classes=spec.classes, resolution=spec.resolution)
-            if not 0 < spec.crop <= 1:
-                raise self.error(f"crop = {spec.crop} is not a share between 0 and 1", f"model.{name}", "crop")
+        self.models(models)
         for name, device in devices.items():
             self.one_of(device.backend, backends, f"device.{name}", "backend")
             self.one_of(device.precision, ("fp32", "fp16"), f"device.{name}", "precision")
@@ -280,42 +277,57 @@ class _Reader:
         self.positive("method", runs=config.method.runs, rounds=config.method.rounds, processes=config.method.processes)
         if config.method.warmup < 0:
             raise self.error(f"warmup = {config.method.warmup} is negative", "method", "warmup")
-        for pattern in config.sweep.models:
-            if not fnmatch.filter(models, pattern):
-                raise self.error(f"unknown model '{pattern}'. {_choices(pattern, models)}", "sweep", "models")
-        for pattern in config.gate.models:
-            if not fnmatch.filter(models, pattern):
-                raise self.error(f"unknown model '{pattern}'. {_choices(pattern, models)}", "gate", "models")
-        for section, grid in (("sweep", config.sweep.grid), ("gate", config.gate.grid)):
-            for size in grid:
-                try:
-                    check_size(size, size)
-                except UsageError as error:
-                    raise self.error(str(error).rstrip("."), section, "grid") from None
+        self.selections(config)
         self.positive("sweep", timeout_s=config.sweep.timeout_s)
         self.gate(config.gate)
         for study in config.studies.values():
             self.study(study, models)
         return config
 
+    def models(self, models: dict[str, ModelSpec]) -> None:
+        """Check the models, and replace relative paths of checkpoints, which start from the file's folder, in place."""
+        for name, spec in models.items():
+            if spec.checkpoint is not None:
+                models[name] = msgspec.structs.replace(spec, checkpoint=str(self.path.parent / spec.checkpoint))
+            if not registry.known(spec.variant):
+                self.one_of(spec.variant, registry.names(), f"model.{name}", "variant")
+            self.positive(f"model.{name}", classes=spec.classes, resolution=spec.resolution)
+            if not 0 < spec.crop <= 1:
+                raise self.error(f"crop = {spec.crop} is not a share between 0 and 1", f"model.{name}", "crop")
+
+    def selections(self, config: Config) -> None:
+        """Check the models and sizes that ``[sweep]`` and ``[gate]`` select."""
+        models = config.models
+        for section, patterns in (("sweep", config.sweep.models), ("gate", config.gate.models)):
+            for pattern in patterns:
+                if not fnmatch.filter(models, pattern):
+                    raise self.error(f"unknown model '{pattern}'. {_choices(pattern, models)}", section, "models")
+        for section, grid in (("sweep", config.sweep.grid), ("gate", config.gate.grid)):
+            for size in grid:
+                try:
+                    check_size(size, size)
+                except UsageError as error:
+                    raise self.error(str(error).rstrip("."), section, "grid") from None
+
     def spread(self, table: Any) -> Any:
-        """[method] with the number of processes where it does not say so: records of older runs mean one."""
+        """Add the default number of processes to ``[method]``, because a record of a run without a number means one."""
         return {"processes": PROCESSES, **table} if isinstance(table, dict) else table
 
     def study(self, study: Study, models: Mapping[str, ModelSpec]) -> None:
+        """Check the rows and sizes of a study."""
         section, named = f"study.{study.name}", set[tuple[str, str, int | None, str]]()
         for row in study.rows:
             what = f"row '{row.label}'"
             if not row.model and not row.note:
-                raise self.error(f"{what} has neither a model nor a note that says why not", section, "rows")
-            elsewhere = catalogue.known(row.model) or row.model.endswith(f".{catalogue.ONNX}")
-            if row.model and row.model not in models and not elsewhere:
-                known = _choices(row.model, [*models, *catalogue.names()])
+                raise self.error(f"{what} has neither a model nor a note that says why", section, "rows")
+            undeclared = registry.known(row.model) or row.model.endswith(f".{registry.ONNX}")
+            if row.model and row.model not in models and not undeclared:
+                known = _choices(row.model, [*models, *registry.names()])
                 raise self.error(f"{what}: unknown model '{row.model}'. {known}", section, "rows")
             if row.model and row.res is None and not study.grid:
                 raise self.error(f"{what} has no res, and the study has no grid", section, "rows")
             if (key := (row.group, row.label, row.res, row.fuse)) in named:
-                raise self.error(f"{what} stands there twice", section, "rows")
+                raise self.error(f"{what} is listed twice", section, "rows")
             named.add(key)
         for size in (*study.grid, *(row.res for row in study.rows if row.res is not None)):
             try:
@@ -324,6 +336,7 @@ class _Reader:
                 raise self.error(str(error).rstrip("."), section, "rows") from None
 
     def gate(self, gate: Gate) -> None:
+        """Check the thresholds of ``[gate]``."""
         for key, read in (
             ("max_regression", share),
             ("max_pooled_regression", share),
@@ -341,16 +354,18 @@ class _Reader:
                 raise self.error(f"{key} = {value} must be above 0 and below 0.5", "gate", key)
 
     def named(self, document: dict[str, Any], kind: str) -> list[tuple[str, Any]]:
+        """Return names and tables of one kind, such as ``[model.NAME]``."""
         tables = document.get(kind, {})
         if not isinstance(tables, dict):
             raise self.error(f"'{kind}' must be tables of their own, [{kind}.NAME]", None, kind)
         return list(tables.items())
 
     def table(self, record: type[RecordT], kind: str, name: str | None, table: Any) -> RecordT:
+        """Convert a table to its record."""
         section = kind if name is None else f"{kind}.{name}"
         if not isinstance(table, dict):
             raise self.error(f"[{section}] must be a table", kind, name)
-        fields = [field for field in record.__struct_fields__ if field not in _NOT_HERE.get(kind, ("name",))]
+        fields = [field for field in record.__struct_fields__ if field not in _NOT_IN_TABLE.get(kind, ("name",))]
         for key in table:
             if key not in fields:
                 raise self.error(f"unknown key '{key}'. {_choices(key, fields)}", section, key)
@@ -365,22 +380,25 @@ class _Reader:
             raise self.error(subject + what.replace("`", "'"), section, key) from None
 
     def one_of(self, value: str, allowed: Collection[str], section: str, key: str) -> None:
+        """Raise `ConfigError` unless a value is among the allowed ones."""
         if value not in allowed:
             raise self.error(f"{key} = '{value}' is unknown. {_choices(value, allowed)}", section, key)
 
     def positive(self, section: str, **values: float) -> None:
+        """Raise `ConfigError` unless all values are above 0."""
         for key, value in values.items():
             if value <= 0:
                 raise self.error(f"{key} = {value} must be above 0", section, key)
 
     def error(self, message: str, section: str | None, key: str | None) -> ConfigError:
+        """Return an error with the file, the line and the section before its message."""
         where = f"{self.path}, line {self.line(section, key)}"
         if section:
             where += f", [{section}]"
         return ConfigError(f"{where}: {message.rstrip('.')}.")
 
     def line(self, section: str | None, key: str | None) -> int:
-        """Number of the line that holds `key` of `section`, else the section's, else the first."""
+        """Return the number of the line that holds `key` of `section`, else the section's, else the first."""
         start = 0
         if section:
             header = re.compile(rf"\s*\[\[?\s*{re.escape(section)}\b")
@@ -396,8 +414,8 @@ class _Reader:
 
 
 def _choices(word: str, known: Iterable[str]) -> str:
-    """``Did you mean 'x'? Known: …`` for an unknown word."""
-    import difflib  # mistakes can wait, `--help` cannot
+    """Return ``Did you mean 'x'? Known: …`` for an unknown word."""
+    import difflib  # imported only for mistakes, since `--help` must be fast
 
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1)

@@ -1,20 +1,20 @@
-"""What can go wrong, as one tree; each class carries the exit code the command line ends with.
+"""The package's errors, as one tree; each class has the exit code that the command line ends with.
 
     FastViTBenchError
     ├── UsageError ................ 2   a wrong option, a wrong combination of options
-    │   ├── ConfigError ........... 2   benchmark.toml does not say what it must
-    │   ├── CheckpointError ....... 2   a weight file that cannot be used as what it claims to be
+    │   ├── ConfigError ........... 2   benchmark.toml is missing, malformed or incomplete
+    │   ├── CheckpointError ....... 2   a weight file that cannot be used
     │   └── StoreError ............ 2   a result file that cannot be read, found or written
-    ├── NotComparableError ........ 4   figures that must not stand side by side, or nothing to compare
+    ├── NotComparableError ........ 4   figures that must not be compared, or nothing to compare
     ├── ParityError ............... 5   an artifact that does not compute what the network computes
     ├── ChecksumError ............. 5   a file whose content is not the recorded one
-    └── UnavailableError .......... 6   a device, toolkit, host or file server that is not there
+    └── UnavailableError .......... 6   a device, toolkit, host or file server that is missing
         ├── MismatchError ......... 6   hardware that is not the one a device profile is meant for
         └── DownloadError ......... 6   a transfer that did not finish
 
 Exit codes without a class of their own: 0 done, 1 regression, 3 inconclusive, 7 some cells failed (the others
-are kept), 70 an error that nobody foresaw, 130 interrupted. A message says what is wrong, where, and what to do next,
-in one or two sentences.
+are kept), 70 an unforeseen error, 130 interrupted. A message says what is wrong, where, and what to do next, in one or
+two sentences.
 """
 
 from enum import IntEnum
@@ -36,7 +36,7 @@ class ExitCode(IntEnum):
 
 
 class FastViTBenchError(Exception):
-    """Base of every error this package raises on purpose; ``str(error)`` is the whole message for a person."""
+    """Base of every error that this package raises on purpose; ``str(error)`` is the complete message for the user."""
 
     exit_code: ExitCode = ExitCode.USAGE
 
@@ -58,7 +58,7 @@ class StoreError(UsageError):
 
 
 class NotComparableError(FastViTBenchError):
-    """Figures made under different conditions, or a cell that is missing."""
+    """Figures measured under different conditions, or a cell that is missing."""
 
     exit_code = ExitCode.NOT_COMPARABLE
 
@@ -86,4 +86,4 @@ class MismatchError(UnavailableError):
 
 
 class DownloadError(UnavailableError):
-    """A transfer that could not be started or finished; what arrived is kept for the next attempt."""
+    """A transfer that could not be started or finished; the received part is saved for the next attempt."""

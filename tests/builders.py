@@ -8,19 +8,22 @@ from typing import Any
 import msgspec
 
 from fastvit_bench.records import (
-    PROBES,
+    MICROBENCHMARKS_VERSION,
     SCHEMA,
     Accuracy,
+    AccuracyChunk,
     Artifact,
-    Card,
+    CallPattern,
     Cell,
     Device,
+    DevicePeak,
     Engine,
     Evaluation,
     ExportJob,
+    ExternalModel,
     Failure,
-    Foreign,
     Fuse,
+    GpuIdentity,
     GpuState,
     Head,
     Interval,
@@ -29,28 +32,35 @@ from fastvit_bench.records import (
     MachineState,
     Measurement,
     Method,
+    Microbenchmark,
+    MicrobenchmarkTime,
     ModelSpec,
-    Pacing,
     Parity,
-    Peak,
     Placement,
     PlannedOperation,
     Preprocessing,
-    Probe,
-    ProbeTime,
     Request,
     Run,
     Shape,
-    Tally,
     Traffic,
     Unit,
     Weights,
     Window,
 )
-from fastvit_bench.studies import SCHEMA as STUDY_SCHEMA
-from fastvit_bench.studies import Contestant, Match, Study, StudyResult, StudyRow
-from fastvit_bench.verdicts import SCHEMA as COMPARISON_SCHEMA
-from fastvit_bench.verdicts import Block, CellResult, Comparison, Kind, Outcome, Plan, Side, Turns, Verdict
+from fastvit_bench.records.comparison import SCHEMA as COMPARISON_SCHEMA
+from fastvit_bench.records.comparison import (
+    BaselineKind,
+    Block,
+    CellResult,
+    Comparison,
+    InterleavePlan,
+    Outcome,
+    Plan,
+    Side,
+    Verdict,
+)
+from fastvit_bench.records.study import SCHEMA as STUDY_SCHEMA
+from fastvit_bench.records.study import Contestant, Match, Study, StudyResult, StudyRow
 
 RANDOM = Weights(origin="random", seed=0)
 CHECKPOINT = Weights(origin="checkpoint", sha256="1a2b3c4d" * 8, file="fastvit_t8.pth.tar")
@@ -147,7 +157,7 @@ def export_job(**changes: Any) -> ExportJob:
 
 def measurement(**changes: Any) -> Measurement:
     """A quiet measurement of `artifact()`; without other samples its median is 10.21 ms at 256 pixels."""
-    made: Artifact | Foreign = changes.get("artifact", artifact())
+    made: Artifact | ExternalModel = changes.get("artifact", artifact())
     macs = made.macs if isinstance(made, Artifact) else 691_200_000
     usual: dict[str, Any] = {
         "finished": at(1),
@@ -186,7 +196,7 @@ def engine(**changes: Any) -> Engine:
         toolkit="tensorrt",
         version="10.16.1",
         platform="linux x86_64",
-        card=Card(compute_capability="7.5", name="NVIDIA GeForce RTX 2080 Ti"),
+        card=GpuIdentity(compute_capability="7.5", name="NVIDIA GeForce RTX 2080 Ti"),
         onnx="fastvit_t8_256.trt.onnx",
         onnx_sha256="cd" * 32,
         settings={"optimization_level": "3", "workspace_mib": "0"},
@@ -203,9 +213,9 @@ def layer(name: str, block: str, median_ns: int, kind: str = "Conv") -> LayerTim
     return LayerTime(name=name, kind=kind, block=block, median_ns=median_ns)
 
 
-def foreign(**changes: Any) -> Foreign:
+def foreign(**changes: Any) -> ExternalModel:
     """A model of others that takes no images."""
-    usual = Foreign(
+    usual = ExternalModel(
         model="tagger",
         backend="coreml",
         precision="Mixed (Float16, Int32)",
@@ -315,7 +325,7 @@ def side(label: str = "main", **changes: Any) -> Side:
         "device": device(),
         "window": Window.COMPUTE,
         "clock": "time.perf_counter_ns",
-        "pacing": Pacing.BACK_TO_BACK,
+        "pacing": CallPattern.BACK_TO_BACK,
         "machine": machine(),
         "parity": 1e-5,
     }
@@ -358,7 +368,7 @@ def comparison(*cells: CellResult, **changes: Any) -> Comparison:
     """A paired comparison of these cells on the usual machine; of several, a pooled verdict that passes."""
     usual: dict[str, Any] = {
         "schema": COMPARISON_SCHEMA,
-        "kind": Kind.PAIRED,
+        "kind": BaselineKind.PAIRED,
         "started": at(0),
         "finished": at(7),
         "tool": "0.1.0",
@@ -383,25 +393,27 @@ def traffic(**changes: Any) -> Traffic:
     return msgspec.structs.replace(usual, **changes)
 
 
-def probe(**changes: Any) -> Probe:
+def probe(**changes: Any) -> Microbenchmark:
     """3x3 convolutions of 600 million multiply-accumulates or so."""
-    return msgspec.structs.replace(Probe(kind="spatial", width=128, side=32, depth=4, precision="fp32"), **changes)
+    return msgspec.structs.replace(
+        Microbenchmark(kind="spatial", width=128, side=32, depth=4, precision="fp32"), **changes
+    )
 
 
-def peak(gmacs_per_s: float = 200.0, gbytes_per_s: float = 20.0, **changes: Any) -> Peak:
+def peak(gmacs_per_s: float = 200.0, gbytes_per_s: float = 20.0, **changes: Any) -> DevicePeak:
     """Of `device()` on `machine()`; its ridge is at 20 FLOP per byte."""
     scaled = probe(kind="copy", width=3, side=4096, depth=1)
     arithmetic, memory = probe().macs / gmacs_per_s, scaled.moved_bytes / gbytes_per_s  # nanoseconds
-    usual = Peak(
-        probes=PROBES,
+    usual = DevicePeak(
+        probes=MICROBENCHMARKS_VERSION,
         finished=at(3),
         device=device(),
         machine=machine(),
         method=Method(warmup=2, runs=5, rounds=20),
         window=Window.COMPUTE,
         clock="time.perf_counter_ns",
-        arithmetic=(ProbeTime(probe=probe(), best_ns=(round(arithmetic), round(1.01 * arithmetic))),),
-        memory=ProbeTime(probe=scaled, best_ns=(round(memory), round(1.02 * memory))),
+        arithmetic=(MicrobenchmarkTime(probe=probe(), best_ns=(round(arithmetic), round(1.01 * arithmetic))),),
+        memory=MicrobenchmarkTime(probe=scaled, best_ns=(round(memory), round(1.02 * memory))),
         others_percent=3.0,
     )
     return msgspec.structs.replace(usual, **changes)
@@ -445,8 +457,8 @@ def accuracy(**changes: Any) -> Accuracy:
     return msgspec.structs.replace(usual, **changes)
 
 
-def tally(**changes: Any) -> Tally:
-    usual = Tally(artifact="ab" * 32, how="onnxruntime", first=0, pictures=64, top1=50, top5=60)
+def tally(**changes: Any) -> AccuracyChunk:
+    usual = AccuracyChunk(artifact="ab" * 32, how="onnxruntime", first=0, pictures=64, top1=50, top5=60)
     return msgspec.structs.replace(usual, **changes)
 
 
@@ -499,7 +511,7 @@ def study_result(ratios: Mapping[tuple[str, int], float | None], **changes: Any)
         "dirty": False,
         "device": device(),
         "machine": machine(),
-        "turns": Turns(),
+        "turns": InterleavePlan(),
         "blocks": 10,
         "seed": 0,
         "matches": matches,

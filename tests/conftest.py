@@ -16,11 +16,11 @@ import msgspec
 import pytest
 import torch
 
-from fastvit_bench import build
+from fastvit_bench.exporting import checkpoints, metadata, pipeline
 from fastvit_bench.network import checkpoint
-from fastvit_bench.network.zoo import load
+from fastvit_bench.network.peers.timm import load
+from fastvit_bench.network.registry import VARIANTS
 from fastvit_bench.records import Device, ExportJob, Fuse, ModelSpec, Shape
-from fastvit_bench.variants import VARIANTS
 
 # several test processes with a thread per core each only wait for each other, and the networks here are small
 torch.set_num_threads(1)
@@ -53,7 +53,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with FastViT-T8, made shallow, exported at 32 pixels: an export takes seconds. Read only."""
     folder = tmp_path_factory.mktemp("exported")
     with made_shallow():
-        build.build(export_job(folder))
+        pipeline.export(export_job(folder))
     return folder
 
 
@@ -69,10 +69,10 @@ def made_shallow() -> Generator[None]:
     small = dataclasses.replace(VARIANTS["fastvit_t8"], blocks=(1, 1, 1, 1), channels=(16, 32, 64, 128))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, "fastvit_t8", small)
-        for known in (checkpoint.expected, build._reference):
+        for known in (checkpoint.expected, pipeline._reference):
             known.cache_clear()
         yield
-    for known in (checkpoint.expected, build._reference):
+    for known in (checkpoint.expected, pipeline._reference):
         known.cache_clear()
 
 
@@ -81,7 +81,7 @@ def export_job(folder: Path, name: str = "fastvit_t8", size: int = 32) -> Export
     spec = ModelSpec(name=name, variant="fastvit_t8", published="FastViT-T8")
     shape = Shape(batch=1, height=size, width=size)
     cpu = Device(name="cpu", backend="onnxruntime")
-    return build.job(spec, build.weights_of(spec, 0), shape, Fuse.FOLDED, cpu, folder=folder)
+    return pipeline.job(spec, checkpoints.weights_of(spec, 0), shape, Fuse.FOLDED, cpu, folder=folder)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def zoo(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """
     names = [f"m{i:02d}" for i in range(12)]
     source = export_job(exported)
-    artifact = build.cached(source)
+    artifact = pipeline.cached(source)
     assert artifact is not None
     for name in names:
         job = export_job(tmp_path / "models", name)
@@ -101,10 +101,10 @@ def zoo(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         copy.parent.mkdir(parents=True)
         put = shutil.copyfile if name in names[:3] else os.link
         put(source.path, copy)
-        put(build.expected_file(Path(source.path)), build.expected_file(copy))
+        put(metadata.reference_outputs_path(Path(source.path)), metadata.reference_outputs_path(copy))
         renamed = msgspec.structs.replace(artifact, model=name, path=copy.name)
-        build.sidecar(copy).write_bytes(msgspec.json.encode(renamed))
-    assert build.cached(job) == renamed
+        metadata.metadata_path(copy).write_bytes(msgspec.json.encode(renamed))
+    assert pipeline.cached(job) == renamed
     tables = "\n".join(f'[model.{name}]\nvariant = "fastvit_t8"\npublished = "FastViT-T8"' for name in names)
     (tmp_path / "benchmark.toml").write_text(
         f"""{tables}

@@ -22,10 +22,10 @@ from builders import (
 )
 
 from fastvit_bench.records import Measurement
-from fastvit_bench.report.rows import Row, collect
-from fastvit_bench.report.store import RunFile
-from fastvit_bench.studies import StudyResult, StudyRow
-from fastvit_bench.verdicts import Comparison, Outcome
+from fastvit_bench.records.comparison import Comparison, Outcome
+from fastvit_bench.records.study import StudyResult, StudyRow
+from fastvit_bench.render.rows import Row, collect
+from fastvit_bench.store.runs import RunFile
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
 MS = {"fastvit_t8": 8.0, "fastvit_sa12": 21.0, HOSTILE: 23.0, "fastvit_ma36": 100.0}

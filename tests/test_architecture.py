@@ -1,8 +1,10 @@
-"""The floors of the house, read from the imports; every rule has a planted fault that must be found."""
+"""The rules of docs/architecture.md, read from that page; every rule has a planted fault that must be noticed."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,43 +12,8 @@ import pytest
 import fastvit_bench
 
 ROOT = Path(fastvit_bench.__file__).parent
-
-FLOORS = {
-    "__init__": 0,
-    "records": 0,
-    "verdicts": 0,
-    "studies": 0,
-    "errors": 0,
-    "variants": 0,
-    "catalogue": 0,
-    "peers": 0,
-    "resources": 0,
-    "files": 0,
-    "cgroups": 0,
-    "products": 0,
-    "cuda": 0,
-    "stats": 0,
-    "config": 1,
-    "network": 1,
-    "backends": 1,
-    "render": 0,
-    "report": 2,
-    "store": 1,
-    "measure": 2,
-    "build": 3,
-    "probing": 3,
-    "elsewhere": 4,
-    "worker": 4,
-    "revisions": 4,
-    "sweep": 5,
-    "evaluation": 6,
-    "sides": 6,
-    "ceilings": 6,
-    "turns": 7,
-    "study": 8,
-    "cli": 9,
-    "api": 9,
-}
+PAGE = ROOT.parent / "docs" / "architecture.md"
+CLOCKS = {"perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "process_time_ns"}
 HEAVY = {
     "torch",
     "pandas",
@@ -69,114 +36,188 @@ HEAVY = {
     "altair",
     "vl_convert",
 }
+PRINTERS = {"print", "typer.echo", "sys.stdout.write", "rich.print"}
 
 
-def imports(source: str) -> set[str]:
-    """Modules of this package that a source imports, anywhere in it; type-checking imports do not run."""
-    found: set[str] = set()
-    for node in ast.walk(_without_type_checking(ast.parse(source))):
+def layers(heading: str) -> dict[str, set[str]]:
+    """Folder or module -> what its line of the table below a heading allows it to import, in the table's order."""
+    section = PAGE.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| `")]
+    cells = [[re.findall(r"`([\w.]+)`", cell) for cell in line.strip("|").split("|")] for line in lines]
+    return {name: set(allowed[-1]) for names, *allowed in cells for name in names}
+
+
+LAYERS = layers("Layers")
+INSIDE = {folder: layers(f"Inside `{folder}`") for folder in ("render", "comparing")}
+
+
+def sources() -> dict[str, str]:
+    """Dotted name inside the package -> source of every module."""
+    paths = {path.relative_to(ROOT).with_suffix("").parts: path for path in ROOT.rglob("*.py")}
+    return {
+        ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts): path.read_text(encoding="utf-8")
+        for parts, path in paths.items()
+    }
+
+
+SOURCES = sources()
+
+
+def unit(module: str, table: Mapping[str, set[str]]) -> str:
+    """Return the longest prefix of a module's name that has a line of its own in a table."""
+    parts = module.split(".")
+    prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in table), parts[0])
+
+
+def imported(source: str) -> set[str]:
+    """Return the modules of this package that a source imports anywhere, but for annotations only."""
+    tree = ast.parse(source)
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    names: set[str] = set()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return {name.removeprefix("fastvit_bench").lstrip(".") for name in found if name.split(".")[0] == "fastvit_bench"}
+            dotted = (f"{node.module}.{alias.name}" for alias in node.names)
+            names.update(name if name.removeprefix("fastvit_bench.") in SOURCES else node.module for name in dotted)
+    return {name.removeprefix("fastvit_bench.") for name in names if name.startswith("fastvit_bench.")}
 
 
-def violations(module: str, source: str) -> list[str]:
-    """Broken rules of one module, given by its dotted name inside the package (``measure.latency``)."""
-    room = module.split(".")[0]
+def broken_layers(module: str, source: str) -> list[str]:
+    """Return the imports of a module that no line of the page allows."""
+    own, folder = unit(module, LAYERS), module.split(".")[0]
+    broken = [
+        f"{module} imports {name}: '{own}' may not import '{other}'"
+        for name in sorted(imported(source))
+        if (other := unit(name, LAYERS)) != own and other not in LAYERS.get(own, set())
+    ]
+    if (table := INSIDE.get(folder)) is None or own != folder:
+        return broken
+    inner = unit(module.removeprefix(f"{folder}."), table)
+    for name in sorted(imported(source)):
+        other = unit(name.removeprefix(f"{folder}."), table)
+        if unit(name, LAYERS) == folder and other not in {inner, folder} | table.get(inner, set()):
+            broken.append(f"{module} imports {name}: inside {folder}, '{inner}' may not import '{other}'")
+    return broken
+
+
+def broken_rules(module: str, source: str) -> list[str]:
+    """Return what a module breaks of the rules below the tables, in words."""
     broken: list[str] = []
-    for name in sorted(imports(source) - {""}):
-        other = name.split(".")[0]
-        if other not in FLOORS:  # a name of the package itself, such as __version__
-            continue
-        if other != room and FLOORS[other] >= max(FLOORS[room], 1):  # the ground floor is one room
-            broken.append(f"{module} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})")
-        # what several backends share begins with an underscore
-        siblings = {path.stem for path in (ROOT / "backends").glob("*.py") if not path.stem.startswith("_")}
-        if (
-            module.startswith("backends.")
-            and other == "backends"
-            and name.split(".")[1:2]
-            and (name.split(".")[1] in siblings and name.split(".")[1] != module.split(".")[1])
-        ):
-            broken.append(f"{module} imports its sibling {name}")
+    folder = module.split(".")[0]
+    if folder == "backends":
+        parts = module.split(".")
+        shared = {"base", ""} | {name.split(".")[1] for name in SOURCES if name.startswith("backends._")}
+        for name in imported(source):
+            other = name.split(".")[1] if name.startswith("backends.") else ""
+            if other not in shared | {parts[1] if len(parts) > 1 else ""}:
+                broken.append(f"{module} imports its sibling {name}")
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            if room != "cli" and called in {"print", "typer.echo", "sys.stdout.write", "rich.print"}:
-                broken.append(f"{module} prints, line {node.lineno}")
-        clocks = {"perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "process_time_ns"}
-        if isinstance(node, ast.Attribute) and node.attr in clocks and room != "measure":
+        if isinstance(node, ast.Call) and folder != "cli" and ast.unparse(node.func) in PRINTERS:
+            broken.append(f"{module} prints, line {node.lineno}")
+        if isinstance(node, ast.Attribute) and node.attr in CLOCKS and folder != "measuring":
             broken.append(f"{module} reads a clock, line {node.lineno}")
-        if isinstance(node, ast.Constant) and node.value == ".jsonl" and module != "report.store":
+        if isinstance(node, ast.Constant) and node.value == ".jsonl" and module != "store.runs":
             broken.append(f"{module} knows what a run file is called, line {node.lineno}")
     return broken
 
 
-def _without_type_checking(tree: ast.Module) -> ast.Module:
-    tree.body = [
-        node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-    ]
-    return tree
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_a_module_keeps_the_layers_and_rules(module: str) -> None:
+    if module != "__init__":
+        assert unit(module, LAYERS) in LAYERS, "a new folder needs a line in docs/architecture.md"
+        assert broken_layers(module, SOURCES[module]) == []
+    assert broken_rules(module, SOURCES[module]) == []
+    assert ast.get_docstring(ast.parse(SOURCES[module]))
 
 
-def modules() -> dict[str, str]:
-    """Dotted name -> source of every module of the package."""
-    found: dict[str, str] = {}
-    for path in ROOT.rglob("*.py"):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        name = ".".join(parts if parts[-1] != "__init__" or len(parts) == 1 else parts[:-1])
-        found[name] = path.read_text(encoding="utf-8")
-    return found
+@pytest.mark.parametrize("table", [LAYERS, *INSIDE.values()], ids=["layers", *INSIDE])
+def test_what_a_line_may_import_stands_above_it(table: dict[str, set[str]]) -> None:
+    names = list(table)
+    assert len(names) > 5
+    for at, name in enumerate(names):
+        ground = {"errors", "files", "records", "stats"} if table is LAYERS and at < 4 else set()
+        assert table[name] <= set(names[:at]) | ground, name
 
 
-@pytest.mark.parametrize("module", sorted(modules()))
-def test_module_keeps_the_rules(module: str) -> None:
-    assert module.split(".")[0] in FLOORS, "a new room needs a floor here and in docs/design.md"
-    assert violations(module, modules()[module]) == []
+def test_every_permission_is_used() -> None:
+    used: dict[str, set[str]] = {name: set() for name in LAYERS}
+    for module, source in SOURCES.items():
+        if module != "__init__":
+            own = unit(module, LAYERS)
+            used[own] |= {unit(name, LAYERS) for name in imported(source)} - {own}
+    assert {name: allowed - used[name] for name, allowed in LAYERS.items() if allowed - used[name]} == {}
 
 
-@pytest.mark.parametrize("module", sorted(modules()))
-def test_module_says_what_it_is_for(module: str) -> None:
-    docstring = ast.get_docstring(ast.parse(modules()[module]))
-    assert docstring
+def test_the_page_and_the_package_have_the_same_folders() -> None:
+    folders = {module.split(".")[0] for module in SOURCES} - {"__init__"}
+    assert {name.split(".")[0] for name in LAYERS} == folders
 
 
 @pytest.mark.parametrize(
     ("module", "source", "broken"),
     [
-        ("records", "from fastvit_bench import config", "floor 0"),
-        ("network.fastvit", "from fastvit_bench.backends import onnxruntime", "floor 1"),
-        ("report.table", "import fastvit_bench.measure.latency", "floor 2"),
-        ("config", "def f():\n    from fastvit_bench.sweep import plan", "floor 1"),
-        ("backends.coreml", "from fastvit_bench.backends.onnxruntime import BACKEND", "sibling"),
-        ("backends.coreml", "from fastvit_bench.backends import onnxruntime", "sibling"),
-        ("backends._onnx", "from fastvit_bench.backends import onnxruntime", "sibling"),
-        ("sweep", "print('hello')", "prints"),
-        ("report.store", "import time\ntime.perf_counter_ns()", "clock"),
-        ("sweep", "open(name + '.jsonl', 'a')", "run file"),
-        ("api", "print('hello')", "prints"),
-        ("api", "from fastvit_bench.cli import _values", "floor 9"),
-        ("turns", "from fastvit_bench.cli._screen import stdout", "floor 7"),
-        ("cli.reporting", "from fastvit_bench import api", "floor 9"),
-        ("cli._screen", "import time\ntime.monotonic()", "clock"),
-        ("cli._values", "results.glob('*' + '.jsonl')", "run file"),
+        ("records.spec", "from fastvit_bench import config", "'records' may not import 'config'"),
+        ("network.fastvit", "from fastvit_bench.backends import onnxruntime", "may not import 'backends'"),
+        ("render.rows", "import fastvit_bench.measuring.latency", "may not import 'measuring'"),
+        ("config", "def f():\n    from fastvit_bench.sweep import plan", "may not import 'sweep'"),
+        ("api", "from fastvit_bench.cli import _resolve", "may not import 'cli'"),
+        ("comparing.interleaved", "from fastvit_bench.cli._output import stdout", "may not import 'cli'"),
+        ("measuring.worker", "from fastvit_bench.accuracy import run", "may not import 'accuracy'"),
+        ("render.rows", "from fastvit_bench.render.page import content", "may not import 'render.page'"),
+        ("paper.published", "from fastvit_bench.paper import claims", "may not import 'paper'"),
+        (
+            "render.table",
+            "from fastvit_bench.render import terminal",
+            "inside render, 'table' may not import",
+        ),
+        ("render.markdown", "from fastvit_bench.render.rows import Row", "inside render, 'markdown' may not"),
+        ("comparing.phrases", "from fastvit_bench.comparing import chart", "inside comparing, 'phrases' may not"),
+        (
+            "comparing.inputs",
+            "from fastvit_bench.comparing.interleaved import results",
+            "'inputs' may not",
+        ),
+        (
+            "comparing.terminal",
+            "from fastvit_bench.comparing.formats.junit import junit",
+            "'terminal' may",
+        ),
     ],
 )
-def test_planted_fault_is_found(module: str, source: str, broken: str) -> None:
-    assert any(broken in found for found in violations(module, source))
+def test_a_planted_import_is_found(module: str, source: str, broken: str) -> None:
+    assert any(broken in fault for fault in broken_layers(module, source))
 
 
-@pytest.mark.parametrize("name", ["_onnx", "_engines"])
+@pytest.mark.parametrize(
+    ("module", "source", "broken"),
+    [
+        ("backends.coreml", "from fastvit_bench.backends.onnxruntime import BACKEND", "sibling"),
+        ("backends.coreml.program", "from fastvit_bench.backends import onnxruntime", "sibling"),
+        ("backends._onnx.model", "from fastvit_bench.backends import onnxruntime", "sibling"),
+        ("sweep.run", "print('hello')", "prints"),
+        ("api", "print('hello')", "prints"),
+        ("store.runs", "import time\ntime.perf_counter_ns()", "clock"),
+        ("cli._output", "import time\ntime.monotonic()", "clock"),
+        ("sweep.run", "open(name + '.jsonl', 'a')", "run file"),
+        ("cli._resolve", "results.glob('*' + '.jsonl')", "run file"),
+    ],
+)
+def test_a_planted_fault_is_found(module: str, source: str, broken: str) -> None:
+    assert any(broken in fault for fault in broken_rules(module, source))
+
+
+@pytest.mark.parametrize("name", ["_onnx", "_nvidia", "base"])
 def test_backends_may_import_what_they_share(name: str) -> None:
-    assert violations("backends.tensorrt", f"from fastvit_bench.backends import {name}") == []
+    assert broken_rules("backends.tensorrt", f"from fastvit_bench.backends import {name}") == []
 
 
-@pytest.mark.parametrize("source", ["print('hello')", "from fastvit_bench.cli import _screen"])
+@pytest.mark.parametrize("source", ["print('hello')", "from fastvit_bench.cli import _output"])
 def test_commands_may_print_and_share(source: str) -> None:
-    assert violations("cli.reporting", source) == []
+    assert broken_rules("cli.report", source) + broken_layers("cli.report", source) == []
 
 
 @pytest.mark.parametrize("words", [["--help"], ["latency", "--help"], ["devices"], ["--version"]])

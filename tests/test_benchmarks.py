@@ -17,14 +17,15 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import builders
-import cudadriver
 import msgspec
 import numpy as np
 import pytest
+from fakes import cudadriver
 
-from fastvit_bench import verdicts
-from fastvit_bench.records import Interval, MachineState, Method
-from fastvit_bench.report import judge, rows, store
+from fastvit_bench.records import Interval, MachineState, Method, comparison
+from fastvit_bench.render import rows
+from fastvit_bench.stats import sequential
+from fastvit_bench.store import runs
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
@@ -237,16 +238,16 @@ def test_the_seconds_of_a_sweep():
 
 def test_simulated_gates_are_the_judges():
     simulation = load("gate_simulation")
-    plan = verdicts.Plan()
+    plan = comparison.Plan()
     logs = 0.04 * simulation.noise("t, 3 degrees", 1, (40, 4, 40)) + [[0.0], [0.05], [0.10], [0.02]]
     found, taken = simulation.gates(logs, plan)
-    known = {verdicts.Outcome.REGRESSED: simulation.REGRESSED, verdicts.Outcome.INCONCLUSIVE: simulation.OPEN}
+    known = {comparison.Outcome.REGRESSED: simulation.REGRESSED, comparison.Outcome.INCONCLUSIVE: simulation.OPEN}
     seen = set()
     for gate in range(len(logs)):
-        said: dict[str, verdicts.Verdict] = {}
+        said: dict[str, comparison.Verdict] = {}
         for look in plan.looks:
-            said = judge.judge({str(c): builders.blocks(logs[gate, c, :look]) for c in range(4)}, plan, said)
-        order = [*"0123", judge.POOLED]
+            said = sequential.judge({str(c): builders.blocks(logs[gate, c, :look]) for c in range(4)}, plan, said)
+        order = [*"0123", sequential.POOLED]
         assert [known.get(said[name].outcome, simulation.PASSED) for name in order] == found[gate].tolist()
         assert [said[name].blocks for name in order] == taken[gate].tolist()
         seen |= set(zip(found[gate].tolist(), taken[gate].tolist(), strict=True))
@@ -375,8 +376,8 @@ def test_stores_of_many_rows_are_read_whole(tmp_path: Path):
     for scene in many_rows.SCENES:
         folder = tmp_path / scene.name
         size = many_rows.fill(folder / "results", scene, 50, seed=0)
-        paths = store.all_runs(folder / "results")
-        found = [each for path in paths for each in store.read(path).measurements]
+        paths = runs.all_runs(folder / "results")
+        found = [each for path in paths for each in runs.read(path).measurements]
         assert len(found) == 50
         assert size == sum(path.stat().st_size for path in paths)
         assert 3000 < size / 50 < 5000  # a line of a real run has 3.6 KB

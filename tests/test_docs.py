@@ -17,9 +17,9 @@ from builders import accuracy, artifact, failure, measurement, request, run, sha
 from commands import call
 
 from fastvit_bench.cli import app
+from fastvit_bench.network.registry import VARIANTS
 from fastvit_bench.records import Weights
-from fastvit_bench.report import store
-from fastvit_bench.variants import VARIANTS
+from fastvit_bench.store import runs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -139,12 +139,12 @@ def test_the_readmes_table_is_what_the_command_prints(tmp_path: Path) -> None:
     """Columns, models, published figures and caption; the figures themselves are of a run that is not kept here."""
     specs = [spec(name=name, variant=name, published=f"FastViT-{name[8:].upper()}") for name in VARIANTS]
     random = Weights(origin="random", seed=0)
-    path = store.create(tmp_path, run(request=request(models=tuple(specs))))
+    path = runs.create(tmp_path, run(request=request(models=tuple(specs))))
     for at, name in enumerate(VARIANTS):
         for size in SIZES:
             made = artifact(model=name, variant=name, shape=shape(size), weights=random, params=4_000_000 + at * 10**6)
             made = msgspec.structs.replace(made, macs=round(VARIANTS[name].gmacs * size**2 / 256**2 * 1e9))
-            store.append(path, measurement(artifact=made))
+            runs.append(path, measurement(artifact=made))
     printed = call("table", str(path), "--compact", "--format", "markdown", cwd=tmp_path).stdout
     caption, table, _ = printed.split("\n\n")
     assert f"\n{caption}\n\n| model " in README

@@ -21,7 +21,7 @@ from fastvit_bench.errors import ExitCode
 from fastvit_bench.network import checkpoint
 from fastvit_bench.network.fastvit import Form
 from fastvit_bench.records import share
-from fastvit_bench.report import store
+from fastvit_bench.store import runs
 
 pytest.importorskip("sklearn")
 SCRIPT = Path(__file__).parents[1] / "examples" / "digits.py"
@@ -171,13 +171,13 @@ def measure_all(folder: Path, timed: tuple[str, ...] = ("onnx-fp32", "onnx-fp16"
     """Run files as the command line writes them, of files whose figures all differ."""
     for at, (_, name, fuse) in enumerate(digits.FILES):
         asked = device(name=name)
-        path = store.create(folder / "results", run(id=f"20250101-00000{at}-abcdef", request=request(device=asked)))
+        path = runs.create(folder / "results", run(id=f"20250101-00000{at}-abcdef", request=request(device=asked)))
         for number, network in enumerate(NETWORKS, start=10 * at):
             made = artifact(model=network, fused=fuse, sha256=f"{number:064x}", size_bytes=(number + 1) * 2**20)
-            store.append(path, accuracy(artifact=made, device=asked, images=1000, top1=950 + number, how=name))
+            runs.append(path, accuracy(artifact=made, device=asked, images=1000, top1=950 + number, how=name))
             if name in timed:
                 quick = (samples(1 + number / 10, spread=0.001),)
-                store.append(path, measurement(artifact=made, device=asked, samples_ns=quick))
+                runs.append(path, measurement(artifact=made, device=asked, samples_ns=quick))
 
 
 def test_every_figure_of_the_table_is_that_of_a_record(tmp_path: Path):
@@ -213,7 +213,7 @@ def test_a_latency_of_another_file_is_not_taken(tmp_path: Path):
     measure_all(tmp_path, timed=())
     other = measurement(artifact=artifact(model=digits.PLAIN, sha256="ff" * 32), device=device(name="onnx-fp32"))
     (path,) = (tmp_path / "results" / "onnx-fp32").glob("*-00000[0]-*")
-    store.append(path, other)
+    runs.append(path, other)
     assert all(row.timed is None for row in digits.rows(tmp_path / "results"))
 
 

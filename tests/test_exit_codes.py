@@ -65,7 +65,7 @@ def test_a_console_that_cannot_show_every_character_gets_its_table(command: str,
 
 
 def test_what_an_encoding_lacks_becomes_the_nearest_character() -> None:
-    told = "from fastvit_bench.cli import _screen; _screen.prepare_streams(); print('\\u221261.7 % \\xd7 \\u03b1')"
+    told = "from fastvit_bench.cli import _output; _output.prepare_streams(); print('\\u221261.7 % \\xd7 \\u03b1')"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, check=True, env=environment)
     assert done.stdout.split() == [b"-61.7", b"%", b"x", b"?"]

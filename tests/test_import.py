@@ -9,28 +9,32 @@ from typing import Any
 
 import builders
 import msgspec
-import perf_reports as reports
 import pytest
 from commands import call, refused
+from fakes import perf_reports as reports
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastvit_bench import backends, build, elsewhere, products, sweep
+from fastvit_bench import backends
 from fastvit_bench.errors import StoreError, UsageError
+from fastvit_bench.exporting import metadata as export_metadata
+from fastvit_bench.importers import apple_products, store_imported, xcode, xcode_report
 from fastvit_bench.records import (
     Artifact,
+    CallPattern,
     Device,
     ExportJob,
-    Foreign,
+    ExternalModel,
     Fuse,
     Measurement,
     ModelSpec,
-    Pacing,
     Unit,
     Window,
 )
-from fastvit_bench.report import mlperf, row_table, store
-from fastvit_bench.report.rows import collect
+from fastvit_bench.render import row_table
+from fastvit_bench.render.rows import collect
+from fastvit_bench.store import runs
+from fastvit_bench.sweep import plan as sweep_plan
 
 IPHONE = Device(name="iphone12pro", backend="coreml", precision="fp16", match="iPhone13,3")
 CONFIG = """
@@ -80,11 +84,11 @@ def job(size: int = 256, **changes: Any) -> ExportJob:
 
 def adopt(found: dict[str, Any], profile: Device | None = None, specs: tuple[ModelSpec, ...] = ()) -> Measurement:
     """The one measurement of an adopted report."""
-    report = mlperf.read(reports.write(Path("adopted.json"), found))
-    read = elsewhere.of_xcode(report, profile, Path("models"))
-    path, new = sweep.adopt(read, {spec.name: spec for spec in specs}, Path("results"))
+    report = xcode_report.read(reports.write(Path("adopted.json"), found))
+    read = xcode.from_xcode(report, profile, Path("models"))
+    path, new = store_imported.store_imported_run(read, {spec.name: spec for spec in specs}, Path("results"))
     assert new
-    (measurement,) = store.read(path).measurements
+    (measurement,) = runs.read(path).measurements
     return measurement
 
 
@@ -94,14 +98,15 @@ def adopt(found: dict[str, Any], profile: Device | None = None, specs: tuple[Mod
 def test_a_report_becomes_a_run_and_a_table(here: Path) -> None:
     reports.write(Path("t8.mlperf"), reports.of(job()))
     done = call("import", "t8.mlperf", "--device", "iphone12pro")
-    (path,) = store.all_runs(Path("results"))
+    (path,) = runs.all_runs(Path("results"))
     assert done.stderr == f"results: {path}\n"
     assert path.parent.name == "iphone12pro"
     for fact in (
         "fastvit_t8",
         "@1a2b3c4d",
         "1.200",
-        "median of 3 x 39 runs after the first of each round, which is kept apart, the file loaded anew for each round",
+        "median of 3 x 39 runs after the first of each round, which is kept apart, "
+        "the file loaded again for each round",
         "coreml, compute_units all",
         "iPhone 12 Pro; iOS 18.7 (22H123); 2026-06-21",
         "FastViT-T8@256",
@@ -142,26 +147,26 @@ def test_a_report_imported_again_is_shown_again(here: Path) -> None:
     first = call("import", "a.mlperf")
     shutil.copytree("a.mlperf", "copy.mlperf")
     again = call("import", "copy.mlperf")
-    (path,) = store.all_runs(Path("results"))
+    (path,) = runs.all_runs(Path("results"))
     assert again.stdout == first.stdout
     assert again.stderr == f"imported before: {path}\n"
-    assert len(store.read(path).lines) == 2
+    assert len(runs.read(path).lines) == 2
 
 
 def test_a_report_is_of_one_device_only(here: Path) -> None:
     reports.write(Path("a.mlperf"), reports.report())
     call("import", "a.mlperf")
-    (path,) = store.all_runs(Path("results"))
+    (path,) = runs.all_runs(Path("results"))
     said = refused("import", "a.mlperf", "--device", "iphone12pro")
     assert f"This report is run {path.stem} already, and its device was 'iphone-12-pro' then; remove {path}" in said
     assert "to import it with 'iphone12pro'" in said
-    assert store.all_runs(Path("results")) == [path]
+    assert runs.all_runs(Path("results")) == [path]
 
 
 def test_an_import_that_was_cut_off_is_completed(here: Path) -> None:
     reports.write(Path("a.mlperf"), reports.report())
     call("import", "a.mlperf")
-    (path,) = store.all_runs(Path("results"))
+    (path,) = runs.all_runs(Path("results"))
     whole = path.read_bytes()
     header = whole.index(b"\n") + 1
     for kept in (header, header + 100):
@@ -195,8 +200,8 @@ def test_nothing_that_names_a_person_reaches_the_run_file(here: Path) -> None:
     reports.write(Path("a.mlperf"), reports.report())
     reports.write(Path("b.mlperf"), reports.of(job(), deviceResults=reports.results(2.0)))
     done = [call("import", name, "-f", "json").stdout for name in ("a.mlperf", "b.mlperf")]
-    kept = "".join(path.read_text(encoding="utf-8") for path in store.all_runs(Path("results"))) + "".join(done)
-    assert len(store.all_runs(Path("results"))) == 2
+    kept = "".join(path.read_text(encoding="utf-8") for path in runs.all_runs(Path("results"))) + "".join(done)
+    assert len(runs.all_runs(Path("results"))) == 2
     for word in ("MARKER", "/Users/", "file:"):
         assert word not in kept
 
@@ -216,7 +221,7 @@ def test_imports_and_sweeps_stand_in_one_table(zoo: Path) -> None:
 def test_a_run_of_a_report_is_complete(here: Path) -> None:
     found = adopt(reports.of(job()), IPHONE, (builders.spec(),))
     assert found.window is Window.PREDICTION
-    assert found.pacing is Pacing.BACK_TO_BACK
+    assert found.pacing is CallPattern.BACK_TO_BACK
     assert (found.method.warmup, found.method.runs, found.method.rounds) == (1, 39, 3)
     assert found.method.loading == "per-round"
     assert [len(samples) for samples in found.samples_ns] == [39, 39, 39]
@@ -226,10 +231,10 @@ def test_a_run_of_a_report_is_complete(here: Path) -> None:
     assert found.device.options == {"compute_units": "all"}
     assert found.placement is not None
     assert found.placement.counts[Unit.NEURAL_ENGINE] == 3
-    (path,) = store.all_runs(Path("results"))
-    run = store.read(path).runs[0]
+    (path,) = runs.all_runs(Path("results"))
+    run = runs.read(path).runs[0]
     assert path.stem.startswith("20260621-235510-")
-    assert run.cells == (sweep.cell_of(found),)
+    assert run.cells == (sweep_plan.cell_of(found),)
     assert run.request.device == found.device
     assert run.request.shapes == (found.shape,)
     assert run.request.models == (builders.spec(),)
@@ -259,7 +264,7 @@ def test_its_side_car_brings_the_proof(here: Path) -> None:
         path=Path(asked.path).name,
     )
     assert noted.key == asked.key
-    notes = build.sidecar(Path(asked.path))
+    notes = export_metadata.metadata_path(Path(asked.path))
     notes.parent.mkdir(parents=True)
     notes.write_bytes(msgspec.json.encode(noted))
     assert adopt(reports.of(asked), IPHONE).artifact == noted
@@ -269,17 +274,17 @@ def test_a_configured_model_is_the_same_network_or_not_that_model(here: Path) ->
     """A name is not enough: another variant of that name has no right to its published figures."""
     other = ModelSpec(name="fastvit_t8", variant="fastvit_t12", published="FastViT-T12")
     adopt(reports.of(job()), IPHONE, (other,))
-    (path,) = store.all_runs(Path("results"))
-    assert store.read(path).runs[0].request.models == (ModelSpec(name="fastvit_t8", variant="fastvit_t8"),)
+    (path,) = runs.all_runs(Path("results"))
+    assert runs.read(path).runs[0].request.models == (ModelSpec(name="fastvit_t8", variant="fastvit_t8"),)
 
 
 def test_a_model_of_others_is_called_so(here: Path) -> None:
     made = adopt(reports.report()).artifact
-    assert isinstance(made, Foreign)
+    assert isinstance(made, ExternalModel)
     assert (made.model, made.backend, made.shape) == ("convnet_256", "coreml", builders.shape(256))
     assert made.inputs == {"image": "Image (Color 256 × 256)"}
-    (path,) = store.all_runs(Path("results"))
-    run = store.read(path).runs[0]
+    (path,) = runs.all_runs(Path("results"))
+    run = runs.read(path).runs[0]
     assert (run.request.models, run.cells, run.request.shapes) == ((), (), (builders.shape(256),))
 
 
@@ -335,15 +340,15 @@ def test_an_exported_package_is_recognised_with_its_proof(here: Path) -> None:
     document = reports.report(modelMetadata=reports.model((reports.image(32, 32),), metadata))
     reports.write(Path("t8.mlperf"), document)
     call("import", "t8.mlperf", "--device", "iphone12pro")
-    (path,) = store.all_runs(Path("results"))
-    noted = msgspec.json.decode(build.sidecar(exported).read_bytes(), type=Artifact)
-    assert store.read(path).measurements[0].artifact == noted
+    (path,) = runs.all_runs(Path("results"))
+    noted = msgspec.json.decode(export_metadata.metadata_path(exported).read_bytes(), type=Artifact)
+    assert runs.read(path).measurements[0].artifact == noted
     assert noted.parity is not None
     assert noted.parity.passed
-    build.sidecar(exported).unlink()
+    export_metadata.metadata_path(exported).unlink()
     path.unlink()
     call("import", "t8.mlperf", "--device", "iphone12pro")
-    made = store.read(path).measurements[0].artifact
+    made = runs.read(path).measurements[0].artifact
     assert isinstance(made, Artifact)
     assert made.parity is None
     assert made.key == noted.key
@@ -370,13 +375,15 @@ def test_no_change_of_a_file_s_own_words_is_more_than_refused(
         | {"rawMetadata": json.dumps([COMPILED | {"userDefinedMetadata": words}])},
         "deviceResults": reports.results(milliseconds, rounds=2, count=3, loads=2),
     }
-    report = mlperf.read(reports.write(Path("changed.json"), document))
+    report = xcode_report.read(reports.write(Path("changed.json"), document))
     try:
-        path, _ = sweep.adopt(elsewhere.of_xcode(report, IPHONE, Path("models")), {}, Path("results"))
+        path, _ = store_imported.store_imported_run(
+            xcode.from_xcode(report, IPHONE, Path("models")), {}, Path("results")
+        )
     except UsageError as error:
         assert str(error).endswith(".")  # noqa: PT017
     else:
-        rows = collect([store.read(path)])
+        rows = collect([runs.read(path)])
         assert all(format_(rows) for format_ in row_table.FORMATS.values())
 
 
@@ -400,13 +407,13 @@ def test_no_change_of_a_file_s_own_words_is_more_than_refused(
     ],
 )
 def test_a_match_is_a_product_type_or_a_text(match: str, name: str, fits: bool) -> None:
-    assert products.fits(match, name) is fits
+    assert apple_products.fits(match, name) is fits
 
 
 def test_names_of_products() -> None:
-    assert products.name_of("iPhone13,3") == "iPhone 12 Pro"
-    assert products.name_of("RTX 2080 Ti") == "RTX 2080 Ti"
-    for product, name in products.MARKETING.items():
+    assert apple_products.name_of("iPhone13,3") == "iPhone 12 Pro"
+    assert apple_products.name_of("RTX 2080 Ti") == "RTX 2080 Ti"
+    for product, name in apple_products.MARKETING.items():
         family, _, rest = product.partition(",")
         assert family.rstrip("0123456789") == name.split()[0]
         assert rest.isdecimal()

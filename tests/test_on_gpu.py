@@ -12,10 +12,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import cudadriver
-import cudatorch
-import nvidia
 import pytest
+from fakes import cudadriver, cudatorch, nvidia
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 CARD = "NVIDIA GeForce RTX 2080 Ti"

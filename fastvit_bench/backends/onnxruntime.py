@@ -10,13 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastvit_bench import cuda
-from fastvit_bench.backends import INPUT, Hardware, Proving, Session, _gpu, _onnx
-from fastvit_bench.backends._onnx_file import OnnxFileBackend, threads
-from fastvit_bench.cuda import binding
-from fastvit_bench.cuda.timing import EventSession
+from fastvit_bench.backends import INPUT, Hardware, Session, VerificationRun
+from fastvit_bench.backends._nvidia import cuda
+from fastvit_bench.backends._nvidia import gpu as nvidia_gpu
+from fastvit_bench.backends._nvidia.cuda import binding
+from fastvit_bench.backends._nvidia.cuda.timing import EventSession
+from fastvit_bench.backends._onnx import model as onnx_model
+from fastvit_bench.backends._onnx import session as onnx_session
+from fastvit_bench.backends._onnx.backend import OnnxFileBackend, threads
+from fastvit_bench.backends._onnx.model import first_line
 from fastvit_bench.errors import FastViTBenchError, UnavailableError, UsageError
-from fastvit_bench.records import Device, ExportJob, LayerTime, Layout
+from fastvit_bench.records import Device, ExportJob, GraphVariant, LayerTime
 
 if TYPE_CHECKING:
     from fastvit_bench.backends import Batch
@@ -29,84 +33,97 @@ _OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory")  # in its messag
 
 
 class OnnxRuntime(OnnxFileBackend):
-    """ONNX Runtime; its CPU provider stores FP16 files' values as such, and computes most of them wider."""
+    """A backend for ONNX Runtime, on the processor or on an NVIDIA GPU.
+
+    Its CPU provider stores FP16 files' values as such, and computes most of them wider.
+    """
 
     name = "onnxruntime"
     target = "onnx"
     suffix = ".onnx"
     product = "ONNX Runtime"
     distribution = "onnxruntime"
-    adopts = True
+    accepts_external_onnx = True
 
-    def absent(self, device: Device) -> str | None:
-        """None for the processor. Of a GPU the driver is asked first, then whether the CUDA provider is installed."""
+    def device_unavailable_reason(self, device: Device) -> str | None:
+        """Return why the device cannot be used, and the remedy, or None; the processor always can be.
+
+        For a GPU the driver is asked first, then whether the CUDA provider and the binding are installed.
+        """
         if not _on_gpu(device):
             return None
         try:
             cuda.probe()
         except UnavailableError as error:
             return str(error).rstrip(".")
-        return _without_cuda() or binding.missing(str(device.options["cuda_binding"]))
+        return _without_cuda() or binding.unavailable_reason(str(device.options["cuda_binding"]))
 
-    def identify(self, device: Device) -> Hardware | None:
-        """The GPU, asked of the NVIDIA driver; None for the processor."""
-        return _gpu.identify(device) if _on_gpu(device) else None
+    def detect_hardware(self, device: Device) -> Hardware | None:
+        """Return the GPU, asked of the NVIDIA driver, or None for the processor."""
+        return nvidia_gpu.detect_hardware(device) if _on_gpu(device) else None
 
-    def settling(self, device: Device) -> Mapping[str, float]:
-        """As every GPU is warmed up; the processor by runs alone."""
-        return _gpu.SETTLING if _on_gpu(device) else {}
+    def warmup_policy(self, device: Device) -> Mapping[str, float]:
+        """Return the settings by which every GPU is warmed up; none for the processor, warmed up by runs alone."""
+        return nvidia_gpu.SETTLING if _on_gpu(device) else {}
 
     def runtime_packages(self, device: Device) -> tuple[str, ...]:
-        """Whatever brings ONNX Runtime; of a GPU also CUDA's libraries that come as packages, and the binding."""
+        """Return the packages that provide ONNX Runtime; for a GPU also those of CUDA's libraries, and the binding."""
         if not _on_gpu(device):
-            return _onnx.RUNTIMES
-        return (*_onnx.RUNTIMES, *_CUDA_LIBRARIES, *_gpu.binding_packages(device))
+            return onnx_session.RUNTIMES
+        return (*onnx_session.RUNTIMES, *_CUDA_LIBRARIES, *nvidia_gpu.binding_packages(device))
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
-        """``provider``, and a GPU's options for cuda; for the processor ``threads`` of one operator, by default all.
+        """Return ``provider`` and a GPU's options for cuda; for the processor ``threads`` of one operator.
 
-        The processor's provider is left out, so that its figures stand with those from before there was a choice.
+        Their default is all threads. The processor's provider is left out, so that its figures remain comparable with
+        those from before there was a choice. Raises `UsageError` for unknown options and values.
         """
         provider = device.options.get("provider", PROVIDERS[0])
         if provider not in PROVIDERS:
             raise UsageError(f"Device '{device.name}': provider = {provider!r} must be {' or '.join(PROVIDERS)}.")
         if _on_gpu(device):
-            _gpu.only_known(device, {"provider", *_gpu.NAMES})
-            return {"provider": provider, **_gpu.options(device)}
+            nvidia_gpu.only_known(device, {"provider", *nvidia_gpu.NAMES})
+            return {"provider": provider, **nvidia_gpu.options(device)}
         return {"threads": threads(device, {"provider", "threads"})}
 
-    def layout(self, options: Mapping[str, str]) -> Layout:
-        """Split: ONNX Runtime's depthwise kernels are quicker than its grouped ones (benchmarks/against_timm.py)."""
-        return Layout()
+    def layout(self, options: Mapping[str, str]) -> GraphVariant:
+        """Return the split form: ONNX Runtime's depthwise kernels are quicker than its grouped ones.
 
-    def proofs(self, path: Path, asked: ExportJob) -> Iterable[Proving]:
-        """The file on this processor: as it will be timed there, or, for a GPU, as its types say."""
+        Measured by benchmarks/against_timm.py.
+        """
+        return GraphVariant()
+
+    def verification_sessions(self, path: Path, asked: ExportJob) -> Iterable[VerificationRun]:
+        """Yield the file on this processor: as it will be timed on it or, for a GPU, as its types say."""
         if _on_gpu(asked.device):
-            yield from super().proofs(path, asked)
+            yield from super().verification_sessions(path, asked)
         else:
-            yield Proving("", "ONNX Runtime on this processor", asked.shape, self.open(path, asked.device))
+            yield VerificationRun("", "ONNX Runtime on this processor", asked.shape, self.open(path, asked.device))
 
     def prover(self, asked: ExportJob) -> str:
-        """ONNX Runtime itself, on the processor."""
+        """Return the words for ONNX Runtime on this processor, which computes the outputs that are compared."""
         return super().prover(asked).removesuffix(f", not {self.product}")
 
     def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
-        """Of the nodes that ONNX Runtime makes of the file's, on the processor; of a GPU its trace times the host."""
+        """Return the times of the nodes that ONNX Runtime makes of the file's, on the processor.
+
+        Raises `UsageError` for a GPU, for which its trace times the host.
+        """
         if refusal := self.unprofiled(device):
             raise UsageError(refusal)
-        return _onnx.profiled(path, _threads(device), images, runs)
+        return onnx_session.profiled(path, _threads(device), images, runs)
 
     def unprofiled(self, device: Device) -> str | None:
-        """None for the processor."""
+        """Return why layers are not timed on a GPU, or None for the processor."""
         return (
-            "ONNX Runtime tells times of layers on the processor only; leave --profile out."
+            "ONNX Runtime reports times of layers on the processor only; leave --profile out."
             if _on_gpu(device)
             else None
         )
 
     def open(self, path: Path, device: Device) -> AbstractContextManager[Session]:
-        """A session on the device's provider and no other, with all graph optimisations."""
-        return _through_cuda(path, device) if _on_gpu(device) else _onnx.on_processor(path, _threads(device))
+        """Open a session on the device's provider and no other, with all graph optimisations."""
+        return _through_cuda(path, device) if _on_gpu(device) else onnx_session.on_processor(path, _threads(device))
 
 
 def _on_gpu(device: Device) -> bool:
@@ -123,7 +140,7 @@ _Face = tuple[Any, tuple[int, ...]]  # type, as NumPy's, and shape of an input o
 
 
 class _Ready(NamedTuple):
-    """What running takes."""
+    """A session with its bound buffers and the options of its runs."""
 
     session: Any
     bound: Any
@@ -131,7 +148,7 @@ class _Ready(NamedTuple):
 
 
 def _without_cuda() -> str | None:
-    """Why the installed package has no CUDA provider, and the way out, or None. Imports nothing."""
+    """Return why the installed package has no CUDA provider, and the remedy, or None. Imports nothing."""
     spec = importlib.util.find_spec("onnxruntime")
     assert spec is not None
     places = spec.submodule_search_locations or []
@@ -142,23 +159,23 @@ def _without_cuda() -> str | None:
 
 @contextmanager
 def _through_cuda(path: Path, device: Device) -> Generator[Session]:
-    """Buffers and a stream of ours, in which the CUDA provider puts its work; it captures the graph itself.
+    """Open a session whose CUDA provider works in our stream and buffers; it captures the graph itself.
 
-    Versions of ONNX Runtime without pull request 28686 (May 2026) wait for each replay of a graph before they return,
-    so that a run then ends some microseconds later, when the host has noticed.
+    Versions of ONNX Runtime without pull request 28686 (May 2026) wait for each replay of a graph before they return.
+    With those, a run ends some microseconds later, when the host has noticed.
     """
-    model = _onnx.read(path).graph
+    model = onnx_model.read(path).graph
     faces = {value.name: _face(value) for value in (*model.input, *model.output)}
     types, shapes = ({name: face[part] for name, face in faces.items()} for part in (0, 1))
     sizes = {name: math.prod(shape) * kind().itemsize for name, (kind, shape) in faces.items()}
-    with _gpu.running(device) as running:
-        # one, once the stream it needs is there; named nowhere else, an error's frames included, so that it goes before
-        # the stream does
-        held: list[_Ready] = []
+    with nvidia_gpu.running(device) as running:
+        # one session, once its stream exists; nothing else may refer to it, not even an error's frames, so that it is
+        # freed before the stream
+        sessions: list[_Ready] = []
 
         def enqueue(stream: int) -> None:
             try:
-                held[0].session.run_with_iobinding(held[0].bound, held[0].options)
+                sessions[0].session.run_with_iobinding(sessions[0].bound, sessions[0].options)
             except Exception as error:  # its exceptions share no base class but this one
                 traceback.clear_frames(error.__traceback__)
                 raise _failure(f"running {path.name}", error) from error
@@ -171,38 +188,41 @@ def _through_cuda(path: Path, device: Device) -> Generator[Session]:
             replace(running.mode, graph=False),
         )
         gpu, graph = running.context.index, bool(running.mode.graph)
-        held.append(_ready(_session(path, gpu, timer.stream.handle, graph), gpu, faces, timer.pointers))
+        sessions.append(_ready(_session(path, gpu, timer.stream.handle, graph), gpu, faces, timer.pointers))
         try:
-            yield _gpu.BufferedSession(timer, running.monitor, types, shapes)
-        finally:  # before the stream and the buffers are given back
-            held.clear()
+            yield nvidia_gpu.BufferedSession(timer, running.monitor, types, shapes)
+        finally:  # before the stream and the buffers are freed
+            sessions.clear()
 
 
 def _session(path: Path, gpu: int, stream: int, graph: bool) -> Any:
-    """On the GPU and that stream; `UnavailableError` where a single operator would run on the processor."""
+    """Open a session on the GPU and that stream.
+
+    Raises `UnavailableError` where a single operator would run on the processor.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3  # errors only
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    told = {
+    settings = {
         "device_id": str(gpu),
         "user_compute_stream": str(stream),
         "use_tf32": "0",  # on by default, and neither FP32 nor FP16
         "enable_cuda_graph": str(int(graph)),
     }
-    if hasattr(ort, "preload_dlls"):  # CUDA's libraries may lie in packages of their own, where no loader looks
+    if hasattr(ort, "preload_dlls"):  # CUDA's libraries may be in packages of their own, where no loader looks
         ort.preload_dlls()
     try:
         # without fallback: the package would print a warning and go on with the processor
-        session = ort.InferenceSession(path, options, providers=[(_CUDA, told)], enable_fallback=0)
+        session = ort.InferenceSession(path, options, providers=[(_CUDA, settings)], enable_fallback=0)
     except MemoryError:
         raise
     except Exception as error:  # its exceptions share no base class but this one
         raise _failure(f"loading {path.name}", error) from error
     if _CUDA not in session.get_providers():
-        del session  # before the stream goes
+        del session  # before the stream is freed
         raise UnavailableError(
             f"ONNX Runtime would run {path.name} on the processor, because its CUDA provider did not load; "
             f"check that its CUDA and cuDNN are installed, or {_INSTALL}."
@@ -224,17 +244,18 @@ def _ready(session: Any, gpu: int, faces: Mapping[str, _Face], pointers: Mapping
 
 
 def _failure(doing: str, error: Exception) -> FastViTBenchError:
-    """One sentence for what ONNX Runtime raised."""
-    told = _onnx.first_line(error)
-    known = re.search(r"CUDA failure (\d+)", told)
-    code = int(known[1]) if known else binding.OUT_OF_MEMORY if any(text in told for text in _OUT_OF_MEMORY) else None
+    """Return the error, in one sentence, for what ONNX Runtime raised."""
+    message = first_line(error)
+    match = re.search(r"CUDA failure (\d+)", message)
+    out_of_memory = binding.OUT_OF_MEMORY if any(text in message for text in _OUT_OF_MEMORY) else None
+    code = int(match[1]) if match else out_of_memory
     if code is not None:
-        return binding.failure(doing, code, told)
-    return UnavailableError(f"ONNX Runtime failed on the GPU while {doing}: {told}.")
+        return binding.failure(doing, code, message)
+    return UnavailableError(f"ONNX Runtime failed on the GPU while {doing}: {message}.")
 
 
 def _face(value: Any) -> _Face:
-    """Of an input or output of an ONNX graph."""
+    """Return the type and shape of an input or output of an ONNX graph."""
     import onnx
 
     tensor = value.type.tensor_type

@@ -1,7 +1,7 @@
 """PyTorch on NVIDIA GPUs: programs of `torch.export`, run as they are or compiled, timed as TensorRT's engines are.
 
-Loading such a file can run what is in it: `torch.export.load` unpickles what a file holds as pickles and evaluates its
-guards. So only files whose maker is trusted are to be proved or run; `metadata` and `operations` read them without.
+Loading such a file can run code in it: `torch.export.load` unpickles the pickles of a file and evaluates its guards. So
+prove or run only files whose maker is trusted; `metadata` and `operations` read a file without running anything of it.
 """
 
 import contextlib
@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fastvit_bench import cuda
-from fastvit_bench.backends import HALF_WEIGHTS, INPUT, Hardware, Proving, Session, _gpu, _onnx, output_names
-from fastvit_bench.cuda.timing import EventTimer
-from fastvit_bench.cuda.torch_binding import TorchCuda
+from fastvit_bench.backends import HALF_WEIGHTS, INPUT, Hardware, Session, VerificationRun, output_names
+from fastvit_bench.backends._nvidia import cuda, gpu
+from fastvit_bench.backends._nvidia.cuda.timing import EventTimer
+from fastvit_bench.backends._nvidia.cuda.torch_binding import TorchCuda
+from fastvit_bench.backends._onnx import export as onnx_export
+from fastvit_bench.backends._onnx.model import first_line
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.records import Device, ExportJob, LayerTime, Layout, Shape, Traffic, Window
+from fastvit_bench.records import Device, ExportJob, GraphVariant, LayerTime, Shape, Traffic, Window
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,17 +38,20 @@ if TYPE_CHECKING:
 
     from fastvit_bench.backends import Batch
 
-_PROGRAM = "models/model.json"  # of a file's archive: what `torch.export.save` calls the graph
-_NOTES = "fastvit_bench.json"  # and what holds our metadata
+_PROGRAM = "models/model.json"  # the graph in a file's archive, as `torch.export.save` names it
+_NOTES = "fastvit_bench.json"  # our metadata in a file's archive
 
-# option compile -> mode of torch.compile; None runs the program operator by operator. Graphs are captured here.
+# option compile -> mode of torch.compile; None runs the program operator by operator. We capture graphs.
 _MODES = {"none": None, "default": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 
 _DOWNLOADS = "https://pytorch.org/get-started/locally"
 
 
 class PyTorch:
-    """Programs in one type inside and out; on the GPU with cuDNN's quickest kernels and without TF32."""
+    """A backend for programs of `torch.export` on NVIDIA GPUs.
+
+    They have one type inside and out, and run with cuDNN's quickest kernels and without TF32.
+    """
 
     name = "pytorch"
     target = "pytorch"
@@ -54,63 +59,69 @@ class PyTorch:
     precisions = ("fp16", "fp32")
     packages = ("torch",)
     proof_packages = ("torch",)
-    shaping = ()
+    export_options = ()
     flags = ()
-    adopts = False
+    accepts_external_onnx = False
     engines = None
 
-    def missing(self, device: Device | None = None) -> str | None:
-        """None where the package is installed."""
+    def unavailable_reason(self, device: Device | None = None) -> str | None:
+        """Return why files cannot be written here, or None where torch is installed."""
         if importlib.util.find_spec("torch") is None:
             return "the package torch is not installed; run: pip install torch"
         return None
 
-    def absent(self, device: Device) -> str | None:
-        """The driver is asked first, then what torch was built for, from a file of its distribution."""
+    def device_unavailable_reason(self, device: Device) -> str | None:
+        """Return why the device cannot be used, and the remedy, or None.
+
+        The driver is asked first, then a file of torch's distribution that says for what torch was built.
+        """
         try:
             driver = cuda.probe()
         except UnavailableError as error:
             return str(error).rstrip(".")
         return _unsuited(driver) or _uncompiled(device)
 
-    def identify(self, device: Device) -> Hardware | None:
-        """The GPU, asked of the NVIDIA driver."""
-        return _gpu.identify(device)
+    def detect_hardware(self, device: Device) -> Hardware | None:
+        """Return the GPU, asked of the NVIDIA driver."""
+        return gpu.detect_hardware(device)
 
-    def settling(self, device: Device) -> Mapping[str, float]:
-        """As every GPU is warmed up."""
-        return _gpu.SETTLING
+    def warmup_policy(self, device: Device) -> Mapping[str, float]:
+        """Return the settings by which every GPU is warmed up."""
+        return gpu.SETTLING
 
     def runtime_packages(self, device: Device) -> tuple[str, ...]:
-        """torch, which pins CUDA's libraries, and where it compiles, what writes its kernels."""
+        """Return torch, which pins CUDA's libraries, and where it compiles, triton, which writes its kernels."""
         return ("torch", "triton") if device.options.get("compile", "none") != "none" else ("torch",)
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
-        """A GPU's options without a binding, ``channels_last`` (by default in fp16) and ``compile`` (`_MODES`)."""
-        own = _gpu.NAMES - {"cuda_binding"} | {"channels_last", "compile"}
+        """Return a GPU's options without a binding, ``channels_last`` (by default in fp16) and ``compile`` (`_MODES`).
+
+        Raises `UsageError` for unknown options and values.
+        """
+        own = gpu.NAMES - {"cuda_binding"} | {"channels_last", "compile"}
         if "cuda_binding" in device.options:
             raise UsageError(
                 f"Device '{device.name}': PyTorch makes CUDA's calls itself, so cuda_binding means nothing; "
                 f"leave it out."
             )
-        _gpu.only_known(device, own)
+        gpu.only_known(device, own)
         last = device.options.get("channels_last", device.precision == "fp16")
         if not isinstance(last, bool):
             raise UsageError(f"Device '{device.name}': channels_last = {last!r} must be true or false.")
         mode = device.options.get("compile", "none")
         if mode not in _MODES:
             raise UsageError(f"Device '{device.name}': compile = {mode!r} must be {' or '.join(_MODES)}.")
-        filled: dict[str, str | int | float | bool] = {**_gpu.options(device), "channels_last": last, "compile": mode}
+        filled: dict[str, str | int | float | bool] = {**gpu.options(device), "channels_last": last, "compile": mode}
         return {name: value for name, value in filled.items() if name in own}
 
-    def layout(self, options: Mapping[str, str]) -> Layout:
-        """One convolution per layer, as in the published export and in TensorRT's files."""
-        return Layout(doubling="grouped")
+    def layout(self, options: Mapping[str, str]) -> GraphVariant:
+        """Return the form of one convolution per layer, as in the published export and in TensorRT's files."""
+        return GraphVariant(doubling="grouped")
 
     def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
         """Write a program with static shapes; equal networks give equal bytes.
 
-        `UsageError` for a precision it does not have, and for weights that the precision cannot hold.
+        Raises `UsageError` for a precision it does not have, and for weights that the precision cannot hold.
         """
         import torch
 
@@ -118,57 +129,60 @@ class PyTorch:
             raise UsageError(f"PyTorch's files are in {' or '.join(self.precisions)}, not in {asked.precision}.")
         half = asked.precision == "fp16"
         if half:
-            metadata = {**metadata, HALF_WEIGHTS: msgspec.json.encode(_onnx.weights_report(network)).decode()}
+            metadata = {**metadata, HALF_WEIGHTS: msgspec.json.encode(onnx_export.weights_report(network)).decode()}
         kind = torch.float16 if half else torch.float32
         typed = copy.deepcopy(network).to(kind).eval()  # from float64 in one step, so that it rounds once
         with torch.no_grad():
             program = torch.export.export(typed, (torch.zeros(asked.shape.nchw, dtype=kind),), strict=False)
         program.example_inputs = None  # as large as a batch, and of no use
         for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # private to the maker
-        content = io.BytesIO()  # the archive would bear the name of a file it is written to
+            node.meta.pop("stack_trace", None)  # source paths, private to whoever exports
+        content = io.BytesIO()  # written to a file, the archive would contain its name
         torch.export.save(program, content, extra_files={_NOTES: json.dumps(metadata)})
         path.write_bytes(content.getvalue())
 
-    def proofs(self, path: Path, asked: ExportJob) -> Iterable[Proving]:
-        """The program on this processor; in float32, as its kernels for float16 are slow and round in their own way."""
+    def verification_sessions(self, path: Path, asked: ExportJob) -> Iterable[VerificationRun]:
+        """Yield the program on this processor, computed in float32.
+
+        The processor's kernels for float16 are slow and round in their own way.
+        """
         rounded = " in float32, every result rounded to float16" if asked.precision == "fp16" else ""
         how = f"PyTorch on this processor{rounded}, not on a GPU"
-        yield Proving("", how, asked.shape, _on_processor(path))
+        yield VerificationRun("", how, asked.shape, _on_processor(path))
 
     def operations(self, path: Path) -> dict[str, int]:
-        """Kinds of operators, such as ``aten.conv2d``; read without running anything of the file."""
+        """Count the operators by kind, such as ``aten.conv2d``, without running anything of the file."""
         nodes = json.loads(_read(path, _PROGRAM))["graph_module"]["graph"]["nodes"]
         return dict(Counter(node["target"].removeprefix("torch.ops.").rpartition(".")[0] for node in nodes))
 
     def traffic(self, path: Path, shape: Shape) -> Traffic | None:
-        """Not counted of programs of `torch.export`."""
+        """Return None: traffic is not counted for programs of `torch.export`."""
         return None
 
     def metadata(self, path: Path) -> dict[str, str]:
-        """What `export` wrote, and nothing of a file by others; read without running anything of the file."""
+        """Return what `export` wrote, or nothing for a foreign file, without running anything of the file."""
         try:
             return msgspec.json.decode(_read(path, f"extra/{_NOTES}"), type=dict[str, str])
         except (KeyError, msgspec.MsgspecError):
             return {}
 
     def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
-        """Not told."""
+        """Raise `UsageError`, because PyTorch does not report the times of layers."""
         raise UsageError(self.unprofiled(device))
 
     def unprofiled(self, device: Device) -> str:
-        """PyTorch's profiler knows kernels, and not which layer of a graph they are of."""
-        return "PyTorch does not tell how long a layer took; leave --profile out."
+        """Return why layers are not timed: PyTorch's profiler does not know the layers that kernels belong to."""
+        return "PyTorch does not report how long a layer took; leave --profile out."
 
     @contextmanager
     def open(self, path: Path, device: Device) -> Generator[Session]:
-        """The program on its GPU; the first run compiles it, where that is asked for, and captures its graph."""
+        """Load the program on its GPU; the first run compiles it, where that is asked for, and captures its graph."""
         torch = _toolkit()
         calls = TorchCuda(torch)
         with contextlib.ExitStack() as stack:
-            running = stack.enter_context(_gpu.running(device, calls))
+            running = stack.enter_context(gpu.running(device, calls))
             stack.enter_context(_exact(torch))
-            # the program is named nowhere here: its weights move to the GPU, and go with the session
+            # no variable may refer to the program: its weights move to the GPU, and must be freed with the session
             session = TorchSession(torch, calls, running, _load(path), device.options)
             stack.callback(session.close)
             yield session
@@ -182,18 +196,18 @@ def _toolkit() -> Any:
 
 
 def _unsuited(driver: cuda.Driver) -> str | None:
-    """Why the installed torch cannot use that driver, and the way out, or None. Imports nothing."""
+    """Return why the installed torch cannot use that driver, and the remedy, or None. Imports nothing."""
     spec = importlib.util.find_spec("torch")
     assert spec is not None
     assert spec.origin is not None
-    told = dict(
+    version = dict(
         re.findall(
             r"^(\w+)(?:\s*:[^=\n]+)?\s*=\s*'([^']*)'",
             Path(spec.origin).with_name("version.py").read_text(encoding="utf-8"),
             re.MULTILINE,
         )
     )
-    installed, built = f"torch {told.get('__version__', '')} is installed", told.get("cuda")
+    installed, built = f"torch {version.get('__version__', '')} is installed", version.get("cuda")
     way = f"install one for CUDA {driver.cuda} or older: {_DOWNLOADS}"
     if built is None:
         return f"{installed}, which was built without CUDA; {way}"
@@ -203,7 +217,7 @@ def _unsuited(driver: cuda.Driver) -> str | None:
 
 
 def _uncompiled(device: Device) -> str | None:
-    """Why `torch.compile` cannot be used where the device asks for it, or None."""
+    """Return why `torch.compile` cannot be used where the device asks for it, or None."""
     if device.options["compile"] == "none" or importlib.util.find_spec("triton"):
         return None
     return (
@@ -215,52 +229,58 @@ def _uncompiled(device: Device) -> str | None:
 
 
 def _read(path: Path, name: str) -> bytes:
-    """One file of the archive. `UnavailableError` for what is no archive of a program, `KeyError` for another name."""
+    """Return the content of one file of the archive.
+
+    Raises `UnavailableError` for a path that is no archive of a program, `KeyError` for a name it does not have.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            folder = next((each.removesuffix(_PROGRAM) for each in names if each.endswith(f"/{_PROGRAM}")), None)
+            folder = next((entry.removesuffix(_PROGRAM) for entry in names if entry.endswith(f"/{_PROGRAM}")), None)
             if folder is None:
                 raise UnavailableError(f"PyTorch cannot load {path.name}: it holds no program.")
             return archive.read(folder + name)
     except (OSError, zipfile.BadZipFile) as error:
-        raise UnavailableError(f"PyTorch cannot load {path.name}: {_onnx.first_line(error)}.") from error
+        raise UnavailableError(f"PyTorch cannot load {path.name}: {first_line(error)}.") from error
 
 
 def _load(path: Path) -> "ExportedProgram":
-    """The program in a file. Raises `UnavailableError` for one that is none."""
+    """Load the program in a file.
+
+    Raises `UnavailableError` for a file without a program.
+    """
     import torch
 
-    _read(path, _PROGRAM)  # what is no archive ends here: PyTorch would write a page about it
+    _read(path, _PROGRAM)  # rejects what is no archive, on which PyTorch would print a page
     try:
         return torch.export.load(path)
     except MemoryError:
         raise
-    except Exception as error:  # of its readers, each with exceptions of its own
-        raise UnavailableError(f"PyTorch cannot load {path.name}: {_onnx.first_line(error)}.") from error
+    except Exception as error:  # its readers raise exceptions of many kinds
+        raise UnavailableError(f"PyTorch cannot load {path.name}: {first_line(error)}.") from error
 
 
 @dataclass(frozen=True)
 class _Face:
-    """An input or output."""
+    """The shape and type of an input or output."""
 
     shape: tuple[int, ...]
     type: Any  # a torch.dtype
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
         import math
 
         return math.prod(self.shape) * self.type.itemsize
 
 
 def _faces(program: "ExportedProgram") -> tuple[_Face, dict[str, _Face]]:
-    """The input, and the outputs by name."""
+    """Return the input, and the outputs by name."""
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op != "output"}
     (image,) = program.graph_signature.user_inputs
-    found = [values[name] for name in program.graph_signature.user_outputs]
-    named = zip(output_names(len(found)), found, strict=True)
+    outputs = [values[name] for name in program.graph_signature.user_outputs]
+    named = zip(output_names(len(outputs)), outputs, strict=True)
     return _face(values[image]), {name: _face(value) for name, value in named}
 
 
@@ -278,7 +298,7 @@ def _fits(images: "Batch", face: _Face) -> None:
 
 
 class _ProcessorSession(Session):
-    """A program computed in float32."""
+    """A session that computes a program in float32 on this processor."""
 
     window = Window.COMPUTE
 
@@ -289,8 +309,11 @@ class _ProcessorSession(Session):
         self._image: Any = None
         self._outputs: tuple[Tensor, ...] = ()
 
-    def feed(self, images: "Batch") -> None:
-        """Take a batch, in the type of the program's input."""
+    def set_input(self, images: "Batch") -> None:
+        """Store a batch, rounded to the type of the program's input.
+
+        Raises `UsageError` for a batch of another shape.
+        """
         import numpy as np
         import torch
 
@@ -298,27 +321,30 @@ class _ProcessorSession(Session):
         self._image = torch.from_numpy(np.array(images)).to(self._face.type).float()
 
     def run(self) -> None:
-        """One inference; the call returns when it is done."""
+        """Run one inference; return when it is done."""
         self._outputs = self._compute(self._image)
 
     def wait(self) -> None:
-        """The processor has nothing left to wait for."""
+        """Return at once: `run` has waited already."""
 
-    def fetch(self) -> "dict[str, NDArray[np.floating]]":
-        """The outputs; each run makes new ones."""
+    def get_output(self) -> "dict[str, NDArray[np.floating]]":
+        """Return the outputs; each run computes new arrays."""
         return {name: value.numpy() for name, value in zip(self._names, self._outputs, strict=True)}
 
 
 @contextmanager
 def _on_processor(path: Path) -> Generator[_ProcessorSession]:
-    """`UnavailableError` for a file that cannot be loaded."""
+    """Open a session on this processor.
+
+    Raises `UnavailableError` for a file that cannot be loaded.
+    """
     yield _ProcessorSession(_load(path))
 
 
 def _in_single(program: "ExportedProgram") -> "Callable[[Tensor], tuple[Tensor, ...]]":
-    """What the program computes of an image, with all weights in float32; every result is rounded as its type says.
+    """Return a function that computes the program of an image, with all weights in float32.
 
-    This is what a GPU's kernels for float16, which add up in float32, do at most.
+    Every result is rounded as its type says. A GPU's kernels for float16, which add up in float32, round no more.
     """
     import torch
     from torch.utils import _pytree as pytree
@@ -327,24 +353,24 @@ def _in_single(program: "ExportedProgram") -> "Callable[[Tensor], tuple[Tensor, 
 
     class Rounding(torch.fx.Interpreter):
         def run_node(self, n: Any) -> Any:
-            found = super().run_node(n)
+            result = super().run_node(n)
             if n.name not in narrow:
-                return found
-            return pytree.tree_map_only(torch.Tensor, lambda value: value.half().float(), found)
+                return result
+            return pytree.tree_map_only(torch.Tensor, lambda value: value.half().float(), result)
 
-    held: dict[str, Any] = {**program.constants, **program.state_dict}
+    tensors: dict[str, Any] = {**program.constants, **program.state_dict}
     weights = {
-        each.arg.name: held[each.target].detach()
-        for each in program.graph_signature.input_specs
-        if each.target is not None
+        spec.arg.name: tensors[spec.target].detach()
+        for spec in program.graph_signature.input_specs
+        if spec.target is not None
     }
     wide = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
-    given = [wide.get(node.name) for node in program.graph.nodes if node.op == "placeholder"]
+    arguments = [wide.get(node.name) for node in program.graph.nodes if node.op == "placeholder"]
     interpreter = Rounding(program.graph_module)
 
     def compute(image: "Tensor") -> "tuple[Tensor, ...]":
         with torch.no_grad():
-            return interpreter.run(*(image if value is None else value for value in given))
+            return interpreter.run(*(image if value is None else value for value in arguments))
 
     return compute
 
@@ -360,74 +386,79 @@ def _is_half(value: Any) -> bool:
 
 @contextmanager
 def _exact(torch: Any) -> Generator[None]:
-    """Without TF32, which is neither FP32 nor FP16, and with cuDNN timing its kernels when a layer first runs."""
-    multiplying = torch.backends.cuda.matmul
-    before, multiplying.allow_tf32 = multiplying.allow_tf32, False
+    """Switch TF32 off, which is neither FP32 nor FP16, and let cuDNN time its kernels when a layer first runs."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, False
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=False):
             yield
     finally:
-        multiplying.allow_tf32 = before
+        matmul.allow_tf32 = before
 
 
-class TorchSession(_gpu.GpuSession):
-    """A program on its GPU. Its outputs are where its last run has put them, or its graph always does.
+class TorchSession(gpu.GpuSession):
+    """A session on a program on its GPU.
 
-    With channels last, the image lies so on the host already: changing the order is no part of a run.
+    The outputs are where the last run has put them, or where its graph always does. With channels last, the image has
+    that order on the host already: changing the order is no part of a run.
     """
 
     def __init__(
-        self, torch: Any, calls: TorchCuda, running: _gpu.Running, program: "ExportedProgram", told: Mapping[str, Any]
+        self, torch: Any, calls: TorchCuda, running: gpu.Running, program: "ExportedProgram", options: Mapping[str, Any]
     ) -> None:
         context = running.context
         timer = EventTimer(context, self._enqueue, running.mode, upload=self._send, download=self._bring)
         super().__init__(timer, running.monitor)
         self._torch, self._calls, self._stream = torch, calls, timer.stream
         self._face, outputs = _faces(program)
-        self._last = bool(told["channels_last"])
-        self._network: Any = _placed(torch, calls, program, self._last, _MODES[told["compile"]])
+        self._channels_last = bool(options["channels_last"])
+        self._network: Any = _placed(torch, calls, program, self._channels_last, _MODES[options["compile"]])
         self._memory, self._pinned = context.memory(self._face.size), context.pinned(self._face.size)
         calls.fill(self._memory, 255, self._stream)  # NaN, until it is fed
         n, c, h, w = self._face.shape
         flat = self._memory.native.view(self._face.type)
-        self._image = flat.view(n, h, w, c).permute(0, 3, 1, 2) if self._last else flat.view(n, c, h, w)
+        self._image = flat.view(n, h, w, c).permute(0, 3, 1, 2) if self._channels_last else flat.view(n, c, h, w)
         self._hosts = {name: context.pinned(face.size) for name, face in outputs.items()}
         self._outputs: list[Any] = []
 
     def close(self) -> None:
-        """Let go of everything on the GPU, before the GPU is closed."""
+        """Release everything on the GPU, before the GPU is closed."""
         self._network = self._image = None
         self._outputs = []
 
-    def feed(self, images: "Batch") -> None:
-        """Copy a batch to the GPU, in the program's type and order."""
+    def set_input(self, images: "Batch") -> None:
+        """Copy a batch to the GPU, in the program's type and order.
+
+        Raises `UsageError` for a batch of another shape.
+        """
         import numpy as np
 
         _fits(images, self._face)
-        ordered = images.transpose(0, 2, 3, 1) if self._last else images
+        ordered = images.transpose(0, 2, 3, 1) if self._channels_last else images
         typed = self._torch.from_numpy(np.ascontiguousarray(ordered)).to(self._face.type)
         self._pinned.native.copy_(typed.flatten().view(self._torch.uint8))
         self._send()
         self._calls.synchronise_stream(self._stream)
 
-    def fetch(self) -> "dict[str, NDArray[np.floating]]":
-        """Copies of the outputs."""
+    def get_output(self) -> "dict[str, NDArray[np.floating]]":
+        """Return copies of the outputs."""
         self._bring()
         self._calls.synchronise_stream(self._stream)
-        found: dict[str, NDArray[np.floating]] = {}
+        copies: dict[str, NDArray[np.floating]] = {}
         for (name, host), output in zip(self._hosts.items(), self._outputs, strict=True):
             copied = self._torch.frombuffer(bytearray(host.view), dtype=output.dtype)
-            found[name] = copied.as_strided(output.shape, output.stride()).numpy()
-        return found
+            copies[name] = copied.as_strided(output.shape, output.stride()).numpy()
+        return copies
 
     def _enqueue(self, stream: int) -> None:
-        """Into the current stream, which is the timer's."""
+        """Put one run into the current stream, which is the timer's."""
         with self._calls.doing("running the network"), self._torch.inference_mode():
-            made = self._network(self._image)
-            self._outputs = [self._dense(each) for each in (made if isinstance(made, tuple) else (made,))]
+            result = self._network(self._image)
+            outputs = result if isinstance(result, tuple) else (result,)
+            self._outputs = [self._dense(output) for output in outputs]
 
     def _dense(self, output: Any) -> Any:
-        """Without gaps, in whichever order it was computed."""
+        """Return an output without gaps, in whichever order it was computed."""
         for order in (self._torch.contiguous_format, self._torch.channels_last):
             if output.is_contiguous(memory_format=order):
                 return output
@@ -438,11 +469,11 @@ class TorchSession(_gpu.GpuSession):
 
     def _bring(self) -> None:
         for host, output in zip(self._hosts.values(), self._outputs, strict=True):
-            self._calls.download(host, self._calls.held(output), self._stream)
+            self._calls.download(host, self._calls.memory_of(output), self._stream)
 
 
 def _placed(torch: Any, calls: TorchCuda, program: "ExportedProgram", last: bool, mode: str | None) -> Any:
-    """The program on the GPU that `calls` has opened, compiled in that mode of `torch.compile` if any."""
+    """Return the program on the GPU that `calls` has opened, compiled in that mode of `torch.compile` if any."""
     from torch.export.passes import move_to_device_pass
 
     with calls.doing("loading the network"):

@@ -1,7 +1,7 @@
-"""TensorRT 10.12 and newer on NVIDIA GPUs: strongly typed ONNX anywhere, engines where a GPU and TensorRT are.
+"""TensorRT 10.12 and newer on NVIDIA GPUs: strongly typed ONNX anywhere, engines where a GPU and TensorRT exist.
 
-One way of building serves 10 and 11: the types stand in the file, and the network is declared strongly typed. Not
-yet run against TensorRT itself, which only NVIDIA's own package index holds; tests drive it with a stand-in.
+One way of building serves 10 and 11: the types are in the file, and the network is declared strongly typed. Not
+yet run against TensorRT itself, which only NVIDIA's own package index has; tests drive it with a stand-in.
 """
 
 import importlib
@@ -10,9 +10,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from fastvit_bench import cuda, files
-from fastvit_bench.backends import _engines, _gpu
-from fastvit_bench.cuda import binding
+from fastvit_bench import files
+from fastvit_bench.backends._nvidia import cuda, engines, gpu
+from fastvit_bench.backends._nvidia.cuda import binding
 from fastvit_bench.errors import UnavailableError
 from fastvit_bench.records import Device, Engine
 
@@ -21,7 +21,7 @@ OLDEST = (10, 12)  # from here on every network can be strongly typed, and weak 
 _INSTALL = "run: pip install 'fastvit-bench[tensorrt]'"
 
 
-class TensorRT(_engines.EngineBackend):
+class TensorRT(engines.EngineBackend):
     """Strongly typed ONNX, and an engine beside it for each GPU and version that exported it."""
 
     name = "tensorrt"
@@ -30,32 +30,41 @@ class TensorRT(_engines.EngineBackend):
     product = "TensorRT"
     distribution = "tensorrt"
 
-    def absent(self, device: Device) -> str | None:
-        """The driver is asked first, and TensorRT not at all: without a driver it can end the process."""
+    def device_unavailable_reason(self, device: Device) -> str | None:
+        """Return why engines cannot run here and the remedy; None where they can.
+
+        The driver is queried first, and TensorRT not at all: without a driver it can end the process.
+        """
         try:
             cuda.probe()
         except UnavailableError as error:
             return str(error).rstrip(".")
-        return _uninstalled() or binding.missing(str(device.options["cuda_binding"]))
+        return _uninstalled() or binding.unavailable_reason(str(device.options["cuda_binding"]))
 
     def lacking(self, device: Device) -> str | None:
-        """Engines are built on the GPU they are for."""
-        return self.absent(device)
+        """Return why no engine can be built here; engines are built on the GPU they are for."""
+        return self.device_unavailable_reason(device)
 
-    def engine(self, path: Path, device: Device) -> tuple[Path, _engines.Place]:
-        """Named after its key, so that engines of several GPUs and versions can lie side by side."""
-        _, card = _gpu.gpu(device)
-        place = _engines.Place("tensorrt", self.toolkit().__version__, card)
-        key = _engines.key(files.file_sha256(path), place, _engines.settings_of(path, device))
-        return path.with_name(f"{path.name.removesuffix(self.suffix)}.{key}.engine"), place
+    def engine(self, path: Path, device: Device) -> tuple[Path, engines.EngineTarget]:
+        """Return the engine's path and target; its name holds its key.
 
-    def make(self, path: Path, engine: Path, place: _engines.Place, settings: dict[str, str]) -> Engine:
-        """With the timings of kernels that earlier builds on this card left."""
-        cache = _engines.timing_cache(path.parent, place)
-        return _engines.build(self.toolkit(), path, engine, place, settings, onnx_name=path.name, cache=cache)
+        So engines of several GPUs and versions can share a folder.
+        """
+        _, card = gpu.gpu(device)
+        target = engines.EngineTarget("tensorrt", self.toolkit().__version__, card)
+        key = engines.key(files.file_sha256(path), target, engines.settings_of(path, device))
+        return path.with_name(f"{path.name.removesuffix(self.suffix)}.{key}.engine"), target
+
+    def make(self, path: Path, engine: Path, target: engines.EngineTarget, settings: dict[str, str]) -> Engine:
+        """Build the engine with the kernel timings of earlier builds on this card."""
+        cache = engines.timing_cache(path.parent, target)
+        return engines.build(self.toolkit(), path, engine, target, settings, onnx_name=path.name, cache=cache)
 
     def toolkit(self) -> Any:
-        """The module `tensorrt`. Only called after the driver has answered."""
+        """Return the module `tensorrt`; called only after the driver has answered.
+
+        Raises `UnavailableError` where it is missing, too old or cannot be imported.
+        """
         lacking = _uninstalled()
         if lacking:
             raise UnavailableError(f"{lacking[0].upper()}{lacking[1:]}.")
@@ -72,7 +81,7 @@ class TensorRT(_engines.EngineBackend):
 
 
 def _uninstalled() -> str | None:
-    """Why TensorRT cannot be used, as far as can be said without importing it."""
+    """Return why TensorRT cannot be used, as far as is known without importing it; None where nothing is wrong."""
     if importlib.util.find_spec("tensorrt") is None:
         return f"the package tensorrt is not installed; {_INSTALL}"
     try:
@@ -82,6 +91,7 @@ def _uninstalled() -> str | None:
 
 
 def _too_old(version: str) -> str | None:
+    """Return a message for a version older than `OLDEST`, and None for any newer one."""
     parts = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
     if parts >= OLDEST:
         return None

@@ -1,6 +1,6 @@
-"""The door: words of the command line become values, one call does the work, results go to standard output.
+"""The command line: each command turns its options into values, makes one call, and prints the result.
 
-Standard error has everything meant for a person who waits: the plan, the progress, the rows as they arrive, and errors.
+Results go to standard output. Standard error gets the plan, the progress, the rows as they arrive, and errors.
 """
 
 import os
@@ -11,29 +11,48 @@ import typer
 
 import fastvit_bench
 from fastvit_bench import backends
-from fastvit_bench.cli import comparing, importing, making, measuring, reporting, studying
-from fastvit_bench.cli._screen import Commands, prepare_streams
+from fastvit_bench.cli import (
+    accuracy,
+    calibrate,
+    claims,
+    compare,
+    devices,
+    download,
+    export,
+    fuse,
+    gate,
+    history,
+    import_,
+    latency,
+    models,
+    report,
+    roofline,
+    study,
+    table,
+    verify,
+)
+from fastvit_bench.cli._output import Commands, prepare_streams
 
-# in the order that --help lists them
+# in the order of --help
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "download": making.download,
-    "fuse": making.fuse,
-    "export": making.export,
-    "verify": making.verify,
-    "latency": measuring.latency,
-    "accuracy": measuring.accuracy,
-    "import": importing.import_,
-    "compare": comparing.compare,
-    "gate": comparing.gate,
-    "calibrate": comparing.calibrate,
-    "study": studying.study,
-    "claims": studying.claims,
-    "table": reporting.table,
-    "report": reporting.report,
-    "history": reporting.history,
-    "roofline": measuring.roofline,
-    "models": making.models,
-    "devices": making.devices,
+    "download": download.download,
+    "fuse": fuse.fuse,
+    "export": export.export,
+    "verify": verify.verify,
+    "latency": latency.latency,
+    "accuracy": accuracy.accuracy,
+    "import": import_.import_,
+    "compare": compare.compare,
+    "gate": gate.gate,
+    "calibrate": calibrate.calibrate,
+    "study": study.study,
+    "claims": claims.claims,
+    "table": table.table,
+    "report": report.report,
+    "history": history.history,
+    "roofline": roofline.roofline,
+    "models": models.models,
+    "devices": devices.devices,
 }
 
 app = typer.Typer(
@@ -59,7 +78,7 @@ def version_or_command(
     fastvit-bench export --target onnx --model fastvit_t8 --checkpoint FILE
     """
     # GNU OpenMP lets torch's threads spin at every barrier: on a busy two-core machine an export then takes 20 times as
-    # long. A short spin costs nothing on a quiet one. Read when torch is loaded, and inherited by the workers.
+    # long. A short spin costs nothing on a quiet one. The variable is read when torch is loaded; workers inherit it.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     backends.bound_openmp()
     if version:
@@ -68,6 +87,6 @@ def version_or_command(
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line; the console script calls this."""
     prepare_streams()
     app()

@@ -1,4 +1,4 @@
-"""``python -m fastvit_bench.cli``: the program without its console script, as another Python runs it."""
+"""Entry point of ``python -m fastvit_bench.cli``: the program without its console script."""
 
 from fastvit_bench.cli import main
 

@@ -1,4 +1,4 @@
-"""Options that several commands have, each declared once, and the formats they can name."""
+"""Options shared by several commands, and the output formats that they can name."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -9,8 +9,8 @@ import typer
 from fastvit_bench.records import Fuse
 
 
-class Format(StrEnum):
-    """How a table is written."""
+class TableFormat(StrEnum):
+    """Output formats of a table."""
 
     RICH = "rich"
     MARKDOWN = "markdown"
@@ -20,7 +20,7 @@ class Format(StrEnum):
 
 
 class SeriesFormat(StrEnum):
-    """How a history or a roofline is written."""
+    """Output formats of a history, a roofline, a study or a list of claims."""
 
     RICH = "rich"
     MARKDOWN = "markdown"
@@ -32,29 +32,33 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="Configuration file. [default: ./benchmark.toml, else the packaged one]"),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", "-d", help="Device of benchmark.toml.")]
+DeviceOption = Annotated[str, typer.Option("--device", "-d", help="Device, by its name in benchmark.toml.")]
 ModelsOption = Annotated[
     list[str] | None,
-    typer.Option("--model", "-m", help="Model, repeatable; globs such as 'fastvit_*' work. [default: of [sweep]]"),
+    typer.Option(
+        "--model", "-m", help="Model, repeatable; globs such as 'fastvit_*' work. [default: models in [sweep]]"
+    ),
 ]
 CheckpointOption = Annotated[
-    Path | None, typer.Option("--checkpoint", "-c", help="Weight file. Without one, weights are random by --seed.")
+    Path | None, typer.Option("--checkpoint", "-c", help="Weight file. Without one, weights are random (see --seed).")
 ]
 BatchOption = Annotated[
     int | None, typer.Option("--batch", "-b", "--batch-size", min=1, help="Images per run. [default: the device's]")
 ]
 PrecisionOption = Annotated[
-    str | None, typer.Option("--precision", help="Of the file's arithmetic: fp32 or fp16. [default: the device's]")
+    str | None, typer.Option("--precision", help="Arithmetic of the file: fp32 or fp16. [default: the device's]")
 ]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads. [default: all cores]")]
-FuseLevelOption = Annotated[Fuse, typer.Option("--fuse", help="none, fused or folded.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: all cores]")]
+FuseLevelOption = Annotated[
+    Fuse, typer.Option("--fuse", help="How much is computed ahead of time; 'folded' is what to ship.")
+]
 WeightSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights.")]
 MachineOption = Annotated[
     str | None,
     typer.Option(
         "--machine",
-        help="Your name for this machine; figures of other names are not compared. "
-        "[default: $FASTVIT_BENCH_MACHINE, else of [machine], else machines of like hardware are one]",
+        help="Your name for this machine; only figures of one name are compared. "
+        "[default: $FASTVIT_BENCH_MACHINE, else name in [machine]; without a name, equal hardware is one machine]",
     ),
 ]
 ResumeOption = Annotated[
@@ -64,9 +68,9 @@ RunsArgument = Annotated[
     list[str] | None, typer.Argument(help="Runs: ids, prefixes, files, or 'last'. [default: all of results/]")
 ]
 ReferenceOption = Annotated[
-    str | None, typer.Option("--reference", help="Model that every figure is also given as a ratio to.")
+    str | None, typer.Option("--reference", help="Model to divide by: also show every figure as a ratio to its figure.")
 ]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How the table is written.")]
+FormatOption = Annotated[TableFormat, typer.Option("--format", "-f", help="Format of the table.")]
 PictureOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Also draw them into this file (.svg or .png).")
+    Path | None, typer.Option("--output", "-o", help="Also draw a chart into this file (.svg or .png).")
 ]

@@ -1,1 +1,1 @@
-"""The networks and their algebra: FastViT in its training, fused and folded forms, and the weight files it comes in."""
+"""The networks and their algebra: FastViT in training, fused and folded form, its weight files, and its peers."""

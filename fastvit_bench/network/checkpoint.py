@@ -1,8 +1,8 @@
-"""Weight files: what they hold is recognised from their keys and shapes, proved entry by entry, and only then used.
+"""Reading and writing of weight files: the network is recognised from keys and shapes, and every entry is checked.
 
-Two layouts are read, each in training and in fused form: the published one, for classification or dense, and timm's
-(classification). Written is one: the published fused layout, with a note of where the weights came from. The name of
-a file is never taken for what is in it, and nothing in a file is ever executed.
+Two naming schemes are read, each in training and in fused form: the published one, for classification or dense, and
+timm's (classification). One layout is written: the published fused one, with a note of where the weights came from. A
+file's name never decides what network it holds, and nothing in a file is ever executed.
 """
 
 import argparse
@@ -33,47 +33,48 @@ from fastvit_bench.errors import CheckpointError, ChecksumError, UsageError
 from fastvit_bench.files import file_sha256
 from fastvit_bench.network.fastvit import FastViT, Form
 from fastvit_bench.network.random_weights import randomise
+from fastvit_bench.network.registry import VARIANTS
 from fastvit_bench.records import DRAW, Head, Record, Weights
-from fastvit_bench.variants import VARIANTS
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A weight file that was proved to be one of the known networks, and that network."""
+    """A network loaded from a weight file, after a check that the file holds exactly one of the known networks."""
 
     network: FastViT  # in evaluation mode and float32
     variant: str  # key of `VARIANTS`
     head: Head
     classes: int  # of the classifier; 1000 for a dense network, which has none
     form: Form
-    layout: "Layout"
+    layout: "NamingScheme"
     weights: Weights
     source: Weights | None  # of a file that `save` wrote: the weights that were fused into it
 
     @property
     def summary(self) -> str:
-        """For messages: ``fastvit_t8 (classifier with 1000 classes, unfused)``."""
+        """Description for messages: ``fastvit_t8 (classifier with 1000 classes, unfused)``."""
         return summary(self.variant, self.head, self.classes, self.form)
 
 
-class Layout(StrEnum):
-    """Whose names the entries of a file have."""
+class NamingScheme(StrEnum):
+    """Scheme by which the entries of a file are named."""
 
     PUBLISHED = "published"
     TIMM = "timm"
 
 
 class Provenance(Record, frozen=True):
-    """What `save` writes beside the weights."""
+    """Note that `save` writes beside the weights: its version, and the weights that were fused."""
 
     tool: str  # version of fastvit-bench
     source: Weights
 
 
-ENTRIES = ("state_dict", "state_dict_ema", "model")  # where a file may keep its weights; the first one present is taken
+ENTRIES = ("state_dict", "state_dict_ema", "model")  # that may hold a file's weights; the first one present is read
 NOTE = "fastvit_bench"  # the entry, or header field, with the `Provenance`
 WRAPPER = "module."  # in front of every key of a network that was trained in parallel
-# What tells heads, in this order. The four stages of a variant without attention are the published dense network.
+# Keys that identify a head, in this order. The four stages of a variant without attention are the published dense
+# network.
 HEAD_KEYS = (
     (re.compile(r"dense_head\.paths\."), Head.SEGMENTER),
     (re.compile(r"dense_head\."), Head.DETECTOR),
@@ -85,7 +86,7 @@ UNFUSED_KEY = re.compile(r"\.(rbr_conv|rbr_scale|rbr_skip|lkb_origin|small_conv|
 COUNTER = ".num_batches_tracked"  # the only integers in a state dict; inference does not read them
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
-# timm's names to the published ones; every row is applied, in this order.
+# Patterns that turn timm's names into the published ones; every row is applied, in this order.
 TIMM_NAMES = (
     (r"^stem\.", "patch_embed."),
     (r"^stages\.3\.pos_emb\.pos_enc\.", "network.6.pe."),
@@ -127,37 +128,38 @@ def load(
     classes: int | None = None,
     sha256: str | None = None,
 ) -> Checkpoint:
-    """The network in a weight file, every key, shape and value of it proved.
+    """Load the network of a weight file and check every key, shape and value.
 
-    `variant`, `head` and `classes` are what the caller expects; None expects nothing. `sha256` is what the content
-    must be, as must the hash in ``<file>.sha256`` if there is such a file. Where a file has more than one set of
-    weights, the one under ``state_dict`` is taken before ``state_dict_ema`` and ``model``.
+    `variant`, `head` and `classes` are the caller's expectations; None accepts any. The file's hash must be `sha256`,
+    and the one in ``<file>.sha256`` if that file exists. If a file has more than one set of weights, ``state_dict``
+    comes before ``state_dict_ema`` and ``model``.
 
-    Raises `CheckpointError` if the file is missing, damaged, of another network or not what was expected,
-    `ChecksumError` if its hash is another one, `UsageError` for a variant that does not exist.
+    Raises `CheckpointError` for a file that is missing, damaged or of another network, `ChecksumError` for a wrong
+    hash, and `UsageError` for a variant that does not exist.
     """
     if variant is not None:
         check_variant(variant)
-    digest = _prove_hash(path, sha256)
+    digest = _check_hash(path, sha256)
     stored, note = _read(path)
     layout, state = _published_names(path, stored)
-    found, found_head, found_classes, form = _recognise(path, state)
-    holds = summary(found, found_head, found_classes, form)
-    for name, asked, got in (
-        ("variant", variant, found),
-        ("head", head, found_head),
-        ("classes", classes if found_head is Head.CLASSIFIER else None, found_classes),
+    actual_variant, actual_head, actual_classes, form = _recognise(path, state)
+    description = summary(actual_variant, actual_head, actual_classes, form)
+    for name, wanted, actual in (
+        ("variant", variant, actual_variant),
+        ("head", head, actual_head),
+        ("classes", classes if actual_head is Head.CLASSIFIER else None, actual_classes),
     ):
-        if asked is not None and asked != got:
-            _refuse(path, f"holds {holds}, but {name} {asked} was asked for", f"correct {name}, or give another file")
+        if wanted is not None and wanted != actual:
+            problem = f"holds {description}, but {name} {wanted} was asked for"
+            _refuse(path, problem, f"correct {name}, or give another file")
     with torch.device("meta"):
-        network = FastViT(VARIANTS[found], head=found_head, classes=found_classes, form=form)
-    network.load_state_dict(_prove_values(path, state), strict=True, assign=True)
+        network = FastViT(VARIANTS[actual_variant], head=actual_head, classes=actual_classes, form=form)
+    network.load_state_dict(_checked_values(path, state), strict=True, assign=True)
     return Checkpoint(
         network=network.eval(),
-        variant=found,
-        head=found_head,
-        classes=found_classes,
+        variant=actual_variant,
+        head=actual_head,
+        classes=actual_classes,
         form=form,
         layout=layout,
         weights=Weights(origin="checkpoint", sha256=digest, file=path.name),
@@ -166,35 +168,35 @@ def load(
 
 
 def summary(variant: str, head: Head, classes: int, form: Form) -> str:
-    """A network in words, for messages."""
-    what = f"classifier with {classes} classes" if head is Head.CLASSIFIER else head.value
-    return f"{variant} ({what}, {form})"
+    """Describe a network for messages: ``fastvit_t8 (classifier with 1000 classes, unfused)``."""
+    kind = f"classifier with {classes} classes" if head is Head.CLASSIFIER else head.value
+    return f"{variant} ({kind}, {form})"
 
 
 def check_variant(name: str) -> None:
-    """Raise `UsageError` unless there is a variant of that name."""
+    """Raise `UsageError` unless a variant of that name exists."""
     if name not in VARIANTS:
         near = get_close_matches(name, VARIANTS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageError(f"There is no network {name!r}; {hint}known are {', '.join(VARIANTS)}.")
 
 
-def _refuse(path: Path, what: str, then: str) -> NoReturn:
-    """Every refusal is one sentence that starts with the file: what is wrong with it; what to do."""
-    raise CheckpointError(f"{path} {what}; {then}.")
+def _refuse(path: Path, problem: str, remedy: str) -> NoReturn:
+    """Raise `CheckpointError` with one sentence: the file, what is wrong with it, and what to do."""
+    raise CheckpointError(f"{path} {problem}; {remedy}.")
 
 
 def _read(path: Path) -> tuple[dict[str, object], object]:
-    """The weights of a file as they are stored, and the note that `save` may have left beside them.
+    """Return the weights of a file as stored, and the note that `save` may have written beside them.
 
-    Which reader is right is seen in the first bytes, because the suffixes in use (.bin, .pth, .tar) say nothing.
+    The first bytes select the reader, because the suffixes in use (.bin, .pth, .tar) identify no format.
     """
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(b"PK\x03\x04"):
-        _prove_archive(path)
+        _check_archive(path)
         return _unwrap(path, _unpickle(path))
-    if start[8:9] == b"{":  # behind a length, whose first byte may well be that of a pickle
+    if start[8:9] == b"{":  # behind a length, whose first byte may be that of a pickle
         return _read_safetensors(path)
     if start.startswith(b"\x80"):
         return _unwrap(path, _unpickle(path))
@@ -205,6 +207,7 @@ def _read(path: Path) -> tuple[dict[str, object], object]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, object], object]:
+    """Return the tensors of a safetensors file, and the note in its header if there is one."""
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
@@ -215,8 +218,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, object], object]:
     return stored, note
 
 
-def _prove_archive(path: Path) -> None:
-    """Refuse a zip archive that torch did not write or whose content changed since: torch does not look at CRCs."""
+def _check_archive(path: Path) -> None:
+    """Refuse a zip archive that torch did not write, or that is damaged: torch does not check the CRCs."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
@@ -234,11 +237,11 @@ def _prove_archive(path: Path) -> None:
 
 
 def _unpickle(path: Path) -> object:
-    """What torch.save wrote, restricted to tensors and plain values.
+    """Load a file that torch.save wrote, restricted to tensors and plain values.
 
-    `argparse.Namespace` is let through because training scripts, timm's among them, keep their options beside the
-    weights: it holds attributes and runs nothing. torch gets an open file, not a path: it would choose its reader by
-    the suffix, and map a file that ends the process if it is shortened meanwhile.
+    `argparse.Namespace` is allowed because training scripts, including timm's, store their options beside the weights.
+    It holds attributes and runs nothing. torch receives an open file, not a path. By a path it would choose its reader
+    by the suffix, and map the file into memory, where shortening it meanwhile ends the process.
     """
     try:
         with (
@@ -246,17 +249,18 @@ def _unpickle(path: Path) -> object:
             warnings.catch_warnings(),
             torch.serialization.safe_globals([argparse.Namespace]),
         ):
-            warnings.simplefilter("ignore")  # about pickles torch did not write, which end in an error here
+            warnings.simplefilter("ignore")  # about pickles that torch did not write, which raise below
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if named:
-            what = f"holds objects that are not tensors ({named[1]}) and is refused, since reading them can run code"
-            _refuse(path, what, "save the network's state dict alone")
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        if match:
+            problem = f"holds objects that are not tensors ({match[1]}) and is refused, since reading them can run code"
+            _refuse(path, problem, "save the network's state dict alone")
         _refuse(path, "is damaged, or a pickle that torch.save did not write", f"fetch it again, or give {KINDS}")
 
 
 def _unwrap(path: Path, content: object) -> tuple[dict[str, object], object]:
+    """Return the table of weights within a file's content, and the note of `save` if there is one."""
     if not isinstance(content, Mapping):
         _refuse(path, f"holds one {type(content).__name__}, not a table of weights", f"give {KINDS}")
     outer = cast("Mapping[object, object]", content)
@@ -265,6 +269,7 @@ def _unwrap(path: Path, content: object) -> tuple[dict[str, object], object]:
 
 
 def _source(path: Path, note: object) -> Weights | None:
+    """Return the weights that a note of `save` names, or None without a note."""
     if note is None:
         return None
     try:
@@ -274,20 +279,21 @@ def _source(path: Path, note: object) -> Weights | None:
 
 
 def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message without its full stop, or the error's class if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 # --- recognising ------------------------------------------------------------------------------------------------------
 
 
-def _published_names(path: Path, stored: dict[str, object]) -> tuple[Layout, dict[str, Tensor]]:
-    """Whose names the entries have, and the entries under the published ones."""
+def _published_names(path: Path, stored: dict[str, object]) -> tuple[NamingScheme, dict[str, Tensor]]:
+    """Return the naming scheme of a file's entries, and the entries under their published names."""
     if not stored:
         _refuse(path, "holds no weights", f"give {KINDS}")
     if all(key.startswith(WRAPPER) for key in stored):
         stored = {key.removeprefix(WRAPPER): value for key, value in stored.items()}
-    layout = Layout.TIMM if any(key.startswith("stages.") for key in stored) else Layout.PUBLISHED
-    table = TIMM_NAMES if layout is Layout.TIMM else ()
+    layout = NamingScheme.TIMM if any(key.startswith("stages.") for key in stored) else NamingScheme.PUBLISHED
+    table = TIMM_NAMES if layout is NamingScheme.TIMM else ()
     if any(key.startswith(TIMM_POSITIONAL) for key in stored):
         table = (TIMM_AFTER_POSITIONAL, *table)
     state: dict[str, Tensor] = {}
@@ -296,10 +302,8 @@ def _published_names(path: Path, stored: dict[str, object]) -> tuple[Layout, dic
         if name in state:
             _refuse(path, f"holds {name!r} twice, once under the name {key!r}", f"give {KINDS}")
         if not isinstance(value, Tensor):
-            kind = type(value).__name__
-            _refuse(
-                path, f"holds no FastViT weights: its entry {key!r} is of type {kind}, not a tensor", f"give {KINDS}"
-            )
+            problem = f"its entry {key!r} is of type {type(value).__name__}, not a tensor"
+            _refuse(path, f"holds no FastViT weights: {problem}", f"give {KINDS}")
         if not _is_plain(value):
             _refuse(
                 path, f"holds {key!r} as a sparse, quantised or empty tensor", "save it as an ordinary dense tensor"
@@ -309,12 +313,14 @@ def _published_names(path: Path, stored: dict[str, object]) -> tuple[Layout, dic
 
 
 def _rename(key: str, table: Iterable[tuple[str, str]]) -> str:
+    """Apply every pattern of a table to a key, in order."""
     for pattern, replacement in table:
         key = re.sub(pattern, replacement, key)
     return key
 
 
 def _is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor is an ordinary dense one on the CPU."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
         and tensor.layout is torch.strided
@@ -325,7 +331,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _recognise(path: Path, state: dict[str, Tensor]) -> tuple[str, Head, int, Form]:
-    """Variant, head, classes and form of a state dict that agrees with that network in every key and shape."""
+    """Return variant, head, classes and form of the network that a state dict fits in every key and shape."""
     head = next((head for pattern, head in HEAD_KEYS if any(map(pattern.match, state))), Head.CLASSIFIER)
     fused = sum(FUSED_KEY.search(key) is not None for key in state)
     unfused = sum(UNFUSED_KEY.search(key) is not None for key in state)
@@ -339,43 +345,50 @@ def _recognise(path: Path, state: dict[str, Tensor]) -> tuple[str, Head, int, Fo
     if not faults[nearest]:
         return nearest, head, classes, form
     count, first = len(faults[nearest]), faults[nearest][0]
-    known = summary(nearest, head, classes, form)
+    description = summary(nearest, head, classes, form)
     places = "entry disagrees" if count == 1 else "entries disagree"
     verdict = f"does not hold a whole {nearest}"
     if 2 * count > len(state):
         verdict = f"holds no FastViT network (its first entry is {next(iter(state))!r})"
-    _refuse(path, f"{verdict}: {count} {places} with {known}; first, by its published name, {first}", f"give {KINDS}")
+    problem = f"{verdict}: {count} {places} with {description}; first, by its published name, {first}"
+    _refuse(path, problem, f"give {KINDS}")
 
 
 @cache
 def expected(variant: str, head: Head, classes: int, form: Form) -> Mapping[str, tuple[int, ...]]:
-    """Published key -> shape of every parameter and statistic of a network; none is allocated for it."""
+    """Return the shape of every parameter and statistic of a network by its published key, without allocating any."""
     with torch.device("meta"):
         network = FastViT(VARIANTS[variant], head=head, classes=classes, form=form)
     return MappingProxyType({key: tuple(tensor.shape) for key, tensor in network.state_dict().items()})
 
 
 def _disagreements(state: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Where a state dict and a network differ: wrong and missing entries in the network's order, then surplus ones."""
-    found: list[str] = []
+    """Describe each difference between a state dict and a network.
+
+    Wrong and missing entries come first, in the network's order, then surplus ones.
+    """
+    differences: list[str] = []
     for key, shape in shapes.items():
         if key not in state:
-            found.append(f"{key} is missing")
+            differences.append(f"{key} is missing")
         elif tuple(state[key].shape) != shape:
-            found.append(f"{key} has the shape {tuple(state[key].shape)}, not {shape}")
-    return found + [f"{key!r} is not a part of it" for key in state if key not in shapes]
+            differences.append(f"{key} has the shape {tuple(state[key].shape)}, not {shape}")
+    return differences + [f"{key!r} is not a part of it" for key in state if key not in shapes]
 
 
-def _prove_values(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The entries as float32 (counters as int64), copied out of the file; each is finite, no variance is negative."""
+def _checked_values(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries copied out of the file as float32 (counters as int64).
+
+    Raises `CheckpointError` for one that is not floating point or not finite, and for a negative variance.
+    """
     values: dict[str, Tensor] = {}
     for key, tensor in state.items():
         if key.endswith(COUNTER) and not tensor.dtype.is_complex:
             values[key] = tensor.to(torch.int64, copy=True)
             continue
         if tensor.dtype not in FLOATS:
-            held = str(tensor.dtype).removeprefix("torch.")
-            _refuse(path, f"holds {key} as {held}, not as floating-point weights", "save it before quantisation")
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            _refuse(path, f"holds {key} as {dtype}, not as floating-point weights", "save it before quantisation")
         value = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         if not value.isfinite().all():
             _refuse(path, f"holds {key} with values that are infinite or not a number", "give a checkpoint without")
@@ -389,12 +402,12 @@ def _prove_values(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def record_path(path: Path) -> Path:
-    """Where the hash of a weight file is recorded, as sha256sum prints it."""
+    """Return the path of the file that records a weight file's hash, in the format of sha256sum."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def recorded_sha256(path: Path) -> str | None:
-    """The hash recorded beside a weight file, or None without a record.
+    """Return the hash recorded beside a weight file, or None without a record.
 
     Raises `CheckpointError` for a record that names no hash of that file.
     """
@@ -404,12 +417,12 @@ def recorded_sha256(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        _refuse(record, f"cannot be read ({_first_line(error)})", "remove it, and the next fetch writes it anew")
+        _refuse(record, f"cannot be read ({_first_line(error)})", "remove it, and the next download writes it again")
     for line in lines:
         entry = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line.rstrip())
         if entry and Path(entry[2]).name == path.name:
             return entry[1].lower()
-    _refuse(record, f"records no SHA-256 of {path.name}", "remove it, and the next fetch writes it anew")
+    _refuse(record, f"records no SHA-256 of {path.name}", "remove it, and the next download writes it again")
 
 
 def record_sha256(path: Path, digest: str) -> None:
@@ -417,8 +430,8 @@ def record_sha256(path: Path, digest: str) -> None:
     write_atomically(record_path(path), f"{digest}  {path.name}\n".encode())
 
 
-def _prove_hash(path: Path, sha256: str | None) -> str:
-    """The hash of a file that is there, is not empty, and has the hash it should have."""
+def _check_hash(path: Path, sha256: str | None) -> str:
+    """Return the hash of a weight file, after a check that it can be read, is not empty and has the expected hash."""
     try:
         if path.is_dir():
             _refuse(path, "is a folder", "give the weight file in it")
@@ -431,10 +444,10 @@ def _prove_hash(path: Path, sha256: str | None) -> str:
         digest = file_sha256(path)
     except (OSError, ValueError) as error:
         _refuse(path, f"cannot be read ({_first_line(error)})", "check its permissions")
-    for wanted, where in ((sha256, "the configuration"), (recorded_sha256(path), record_path(path).name)):
+    for wanted, source in ((sha256, "the configuration"), (recorded_sha256(path), record_path(path).name)):
         if wanted is not None and digest != wanted.strip().lower():
             raise ChecksumError(
-                f"{path} has the SHA-256 {digest}, but {where} says {wanted}; "
+                f"{path} has the SHA-256 {digest}, but {source} says {wanted}; "
                 "fetch the file again, or correct the hash if the new content is what you want."
             )
     return digest
@@ -444,13 +457,13 @@ def _prove_hash(path: Path, sha256: str | None) -> str:
 
 
 def save(network: FastViT, path: Path, *, source: Weights) -> Weights:
-    """Write a fused network in the published fused layout, in float32, and return where its numbers now come from.
+    """Write a fused network in the published fused layout, in float32, and return the file's `Weights`.
 
-    The suffix decides the container: ``.safetensors``, or ``.pth.tar`` / ``.pth``. `source` says what was fused and
-    is noted in the file. The file appears whole or not at all.
+    The suffix decides the container: ``.safetensors``, or ``.pth.tar`` / ``.pth``. `source` names the weights that were
+    fused and is noted in the file. The file is written completely or not at all.
 
-    Raises `UsageError` for a network in training form, another suffix, a value beyond float32, a place that holds a
-    fetched checkpoint, and a folder that cannot be written.
+    Raises `UsageError` for a network in training form, another suffix, a value beyond float32, the path of a fetched
+    checkpoint, and a folder that cannot be written.
     """
     if network.form is not Form.FUSED:
         raise UsageError(f"{path} is not written: only a fused network can be saved; fuse it first.")
@@ -473,6 +486,10 @@ def save(network: FastViT, path: Path, *, source: Weights) -> Weights:
 
 
 def _to_store(path: Path, key: str, tensor: Tensor) -> Tensor:
+    """Return a tensor as `save` stores it: on the CPU, contiguous, and in float32 unless it is a counter.
+
+    Raises `UsageError` for a value beyond float32; `path` is for its message.
+    """
     if not tensor.is_floating_point():
         return tensor.detach().cpu().contiguous()
     value = tensor.detach().to("cpu", torch.float32).contiguous()
@@ -482,7 +499,7 @@ def _to_store(path: Path, key: str, tensor: Tensor) -> Tensor:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, with its folder. Raises `UsageError` if that cannot be done."""
+    """Write a file completely or not at all, creating its folder. Raises `UsageError` if it cannot be written."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -504,10 +521,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def randomised(variant: str, head: Head, classes: int, seed: int) -> tuple[FastViT, Weights]:
-    """A network in training form with the weights of `random_weights.randomise`, for figures that need no trained ones.
+    """Build a FastViT in training form with random weights, for figures that need no trained ones.
 
-    In evaluation mode and float32; torch's own random state is left as it is. Raises `UsageError` for a variant that
-    does not exist and for fewer than one class.
+    The weights are those of `random_weights.randomise`. The network is in evaluation mode and float32. torch's own
+    random state does not change. Raises `UsageError` for a variant that does not exist and for fewer than one class.
     """
     check_variant(variant)
     if classes < 1:

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a network, counted without computing anything."""
+"""Parameters and multiply-accumulates of a network, counted on the ``meta`` device without computing anything."""
 
 import copy
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from fastvit_bench.records import Shape
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one forward pass of one batch."""
+    """Parameters of a network, and multiply-accumulates of its forward pass over one batch."""
 
     params: int
-    macs: int  # multiply-accumulates of convolutions and matrix products, as the paper's "FLOPs" are
+    macs: int  # of convolutions and matrix products, as the paper's "FLOPs" are
 
 
 def count(network: nn.Module, shape: Shape) -> Cost:
-    """Cost of `network` at an input shape, by running it on tensors that have shapes and no values."""
-    # the counter follows gradients into modules, and stumbles over views of parameters where there are none
+    """Count the cost of `network` at an input shape by running it on tensors that have shapes and no values."""
+    # requires_grad_(False): the counter follows modules by gradients, and fails on views of parameters without any.
     skeleton = copy.deepcopy(network).to("meta").float().eval().requires_grad_(False)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         skeleton(torch.zeros(shape.nchw, device="meta"))

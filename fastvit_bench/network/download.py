@@ -1,8 +1,8 @@
-"""Bringing published checkpoints into ``models/``: resumed where one stopped, proved before use, hashed ever after.
+"""Download of published checkpoints into ``models/``, with resumption, a check of the network, and recorded hashes.
 
-While a file arrives it is called ``<file>.part``, and what names its version on the server (ETag or date) stands in
-``<file>.part.version``. Only after the whole of it was proved to be the asked-for network does it get its own name,
-and its SHA-256 a place beside it in ``<file>.sha256``.
+During the transfer the file is named ``<file>.part``, and ``<file>.part.version`` holds its version on the server
+(ETag or date). Once the complete file is known to be the requested network, it gets its own name. Its SHA-256 is then
+recorded beside it in ``<file>.sha256``.
 """
 
 import http.client
@@ -24,24 +24,24 @@ from fastvit_bench import __version__
 from fastvit_bench.errors import CheckpointError, ChecksumError, DownloadError, UsageError
 from fastvit_bench.network import checkpoint
 from fastvit_bench.network.fastvit import Form
-from fastvit_bench.variants import VARIANTS
+from fastvit_bench.network.registry import VARIANTS
 
 CHECK = "check the network and `[download] base` in benchmark.toml"
 CHUNK = 1 << 18  # most bytes between two calls of the progress callback
 TIMEOUT_S = 30.0  # without a byte from the server
 PAUSES_S = (1.0, 3.0)  # between attempts: enough for a hiccup, short enough for a wrong address
 
-Progress = Callable[[int, int | None], None]  # bytes there so far, bytes in all if the server says so
+Progress = Callable[[int, int | None], None]  # bytes received so far, bytes in all if the server reports them
 
 
 class Training(StrEnum):
-    """How the published weights were trained: on labels alone, or with a teacher as well."""
+    """Training of the published weights: on labels alone, or also with a teacher."""
 
     PLAIN = "plain"
     DISTILLED = "distilled"
 
 
-# The server has equal file names in two folders; here they lie in one.
+# The server has equal file names in two folders. `LOCAL` distinguishes them in one local folder.
 FOLDERS = {
     Training.PLAIN: "image_classification_models",
     Training.DISTILLED: "image_classification_distilled_models",
@@ -60,14 +60,15 @@ def fetch(
     progress: Progress = lambda done, total: None,
     pauses_s: Sequence[float] = PAUSES_S,
 ) -> Path:
-    """The path of a published checkpoint under ``folder/name/``, fetched from `base` unless it is there already.
+    """Return the path of a published checkpoint under ``folder/name/``, after fetching it from `base` if it is missing.
 
-    A file that is there is hashed and compared with its record, without the network; one without a record, put there
-    by hand, is proved and then recorded. A transfer that broke off continues where it stopped.
+    An existing file is hashed and compared with its record, without network access. One without a record, copied there
+    by hand, is checked to be the right network and then recorded. An interrupted transfer continues where it stopped.
 
     Raises `UsageError` for an unknown name, a `base` that is no web address and a folder that cannot be written;
-    `DownloadError` for a transfer that failed or brought something else; `ChecksumError` for content that is not the
-    recorded one; `CheckpointError` for a file put there by hand of another network, and for a record without its hash.
+    `DownloadError` for a transfer that failed or delivered another file; `ChecksumError` for content that does not
+    match the recorded hash; `CheckpointError` for a hand-copied file of another network, and for a record without the
+    file's hash.
     """
     checkpoint.check_variant(name)
     url = address(name, training, form, base)
@@ -76,7 +77,7 @@ def fetch(
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock"), timeout=0):
             if target.exists():
-                return _present(target, name, form)
+                return _check_existing(target, name, form)
             part = _transfer(url, _beside(target, ".part"), progress, pauses_s)
             return _accept(url, part, target, name, form)
     except Timeout as error:
@@ -88,13 +89,13 @@ def fetch(
 
 
 def address(name: str, training: Training, form: Form, base: str) -> str:
-    """Where a published checkpoint lies under the server's base address. Raises `UsageError` if that is none."""
+    """Return the URL of a published checkpoint under the server's base address. Raises `UsageError` if that is none."""
     try:
         parts = urllib.parse.urlsplit(base)
-        sound = parts.scheme in ("http", "https") and parts.hostname is not None and parts.port != 0
+        valid = parts.scheme in ("http", "https") and parts.hostname is not None and parts.port != 0
     except ValueError:
-        sound = False
-    if not sound:
+        valid = False
+    if not valid:
         raise UsageError(
             f"{base!r} is not a web address; write an https:// one in `[download] base` of benchmark.toml."
         )
@@ -102,18 +103,19 @@ def address(name: str, training: Training, form: Form, base: str) -> str:
 
 
 def _beside(path: Path, suffix: str) -> Path:
+    """Return the path in the same folder whose name has `suffix` appended."""
     return path.with_name(path.name + suffix)
 
 
-# --- what is there, and what arrived ----------------------------------------------------------------------------------
+# --- existing and received files --------------------------------------------------------------------------------------
 
 
-def _present(target: Path, name: str, form: Form) -> Path:
-    """A file that lay there before: equal to its record, or proved and recorded now."""
+def _check_existing(target: Path, name: str, form: Form) -> Path:
+    """Return an existing file's path if it has the recorded hash, or is the right network and is now recorded."""
     recorded = checkpoint.recorded_sha256(target)
     digest = checkpoint.file_sha256(target)
     if recorded is None:
-        _prove(target, name, form)
+        _check_network(target, name, form)
         checkpoint.record_sha256(target, digest)
     elif digest != recorded:
         raise ChecksumError(
@@ -124,7 +126,7 @@ def _present(target: Path, name: str, form: Form) -> Path:
 
 
 def _accept(url: str, part: Path, target: Path, name: str, form: Form) -> Path:
-    """Give what arrived its name if it has the recorded hash, or is the right network and gets recorded."""
+    """Rename a received file to `target` and record its hash, if it is the right network and no record disagrees."""
     digest = checkpoint.file_sha256(part)
     recorded = checkpoint.recorded_sha256(target)
     _version_file(part).unlink(missing_ok=True)
@@ -135,7 +137,7 @@ def _accept(url: str, part: Path, target: Path, name: str, form: Form) -> Path:
             f"arrived is kept as {rejected.name}, and removing the record accepts new content at the next fetch."
         )
     try:
-        _prove(part, name, form)
+        _check_network(part, name, form)
     except CheckpointError as error:
         part.unlink()
         checkpoint.record_path(target).unlink(missing_ok=True)
@@ -148,10 +150,11 @@ def _accept(url: str, part: Path, target: Path, name: str, form: Form) -> Path:
     return target
 
 
-def _prove(path: Path, name: str, form: Form) -> None:
-    found = checkpoint.load(path, variant=name)
-    if found.form is not form:
-        raise CheckpointError(f"{path} holds {found.summary}, not its {form} form; fetch it again.")
+def _check_network(path: Path, name: str, form: Form) -> None:
+    """Raise `CheckpointError` unless a file holds the variant `name` in a form."""
+    content = checkpoint.load(path, variant=name)
+    if content.form is not form:
+        raise CheckpointError(f"{path} holds {content.summary}, not its {form} form; fetch it again.")
 
 
 # --- the transfer -----------------------------------------------------------------------------------------------------
@@ -159,49 +162,49 @@ def _prove(path: Path, name: str, form: Form) -> None:
 
 @dataclass(frozen=True)
 class _Answer:
-    """How a server's answer joins what is there already."""
+    """Position of a server's answer in the file."""
 
     start: int  # offset of its first byte in the file
-    end: int | None  # size of the whole file, if the server says so
+    end: int | None  # size of the complete file, if the server reports it
 
 
 class _PassingError(Exception):
-    """A fault that another attempt may not meet; its text says what happened."""
+    """A fault that may not recur at the next attempt; its text is the reason."""
 
 
 def _transfer(url: str, part: Path, progress: Progress, pauses_s: Sequence[float]) -> Path:
-    """The complete `part` file, after as many attempts as there are pauses and one."""
+    """Complete the `part` file, with one attempt more than there are pauses, and return its path."""
     for pause_s in (*pauses_s, None):
         try:
             _attempt(url, part, progress)
         except _PassingError as error:
             if pause_s is None:
-                raise DownloadError(_given_up(url, part, error)) from error
+                raise DownloadError(_failure_message(url, part, error)) from error
             time.sleep(pause_s)
         else:
             break
     return part
 
 
-def _given_up(url: str, part: Path, error: _PassingError) -> str:
-    kept = part.stat().st_size if part.exists() else 0
-    if kept:
-        return (
-            f"{url} did not arrive whole ({error}); {kept} bytes are kept, and the same command continues from there."
-        )
+def _failure_message(url: str, part: Path, error: _PassingError) -> str:
+    """Return the message of a transfer whose last attempt failed."""
+    received = part.stat().st_size if part.exists() else 0
+    if received:
+        reason = f"{url} did not arrive whole ({error})"
+        return f"{reason}; {received} bytes are kept, and the same command continues from there."
     return f"{url} cannot be reached ({error}); {CHECK}."
 
 
 def _attempt(url: str, part: Path, progress: Progress) -> None:
-    """One request: fetch what is missing of `part`. Raises `_PassingError` if that did not complete it."""
-    there = part.stat().st_size if part.exists() else 0
+    """Request the missing bytes of `part` once and append them. Raises `_PassingError` if it is still incomplete."""
+    received = part.stat().st_size if part.exists() else 0
     try:
-        response = urllib.request.urlopen(_request(url, part, there), timeout=TIMEOUT_S)
+        response = urllib.request.urlopen(_request(url, part, received), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         with error:
-            if _is_complete(error, there):
+            if _is_complete(error, received):
                 return
-            _answered_with_error(url, part, error)
+            _raise_http_error(url, part, error)
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             message = f"{url} has no certificate that this machine trusts; check its clock and `[download] base`."
@@ -210,39 +213,43 @@ def _attempt(url: str, part: Path, progress: Progress) -> None:
     except (OSError, http.client.HTTPException) as error:
         raise _PassingError(_describe(error)) from error
     with response:
-        answer = _placed(response, there)
+        answer = _position(response, received)
         if answer.start == 0:
             _remember_version(part, response)
-        # Unbuffered, so that a process that is killed leaves everything it received.
+        # Unbuffered, so that a killed process leaves everything it received on disk.
         with part.open("ab" if answer.start else "wb", buffering=0) as file:
-            done = _receive(response, file, answer, progress)
-    if answer.end is not None and done != answer.end:
-        raise _PassingError(f"the connection ended after {done} of {answer.end} bytes")
+            size = _receive(response, file, answer, progress)
+    if answer.end is not None and size != answer.end:
+        raise _PassingError(f"the connection ended after {size} of {answer.end} bytes")
 
 
-def _request(url: str, part: Path, there: int) -> urllib.request.Request:
+def _request(url: str, part: Path, received: int) -> urllib.request.Request:
+    """Return the request for the bytes behind those received, of the same version of the file."""
     headers = {"User-Agent": f"fastvit-bench/{__version__}"}
-    if there:
-        headers["Range"] = f"bytes={there}-"
+    if received:
+        headers["Range"] = f"bytes={received}-"
         version = _version_file(part)
         if version.exists():
             headers["If-Range"] = version.read_text(encoding="ascii", errors="ignore").strip()
     return urllib.request.Request(url, headers=headers)
 
 
-def _placed(response: http.client.HTTPResponse, there: int) -> _Answer:
-    """Where an answer belongs: behind what is there if it says exactly that, in its place otherwise."""
+def _position(response: http.client.HTTPResponse, received: int) -> _Answer:
+    """Return an answer's position: behind the received bytes if it is partial content, at the start otherwise.
+
+    Raises `_PassingError` for partial content that does not begin behind the received bytes.
+    """
     if response.status == http.HTTPStatus.PARTIAL_CONTENT:
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if span and int(span[1]) == there:
-            return _Answer(there, int(span[2]))
+        if span and int(span[1]) == received:
+            return _Answer(received, int(span[2]))
         raise _PassingError("the server continued at another place than asked")
     length = response.headers.get("Content-Length", "")
     return _Answer(0, int(length) if length.isdecimal() else None)
 
 
 def _receive(response: http.client.HTTPResponse, file: BinaryIO, answer: _Answer, progress: Progress) -> int:
-    """Append an answer to a file; returns the file's size then."""
+    """Append an answer to a file, and return the file's new size."""
     done = answer.start
     progress(done, answer.end)
     while True:
@@ -257,17 +264,18 @@ def _receive(response: http.client.HTTPResponse, file: BinaryIO, answer: _Answer
         progress(done, answer.end)
 
 
-def _is_complete(error: urllib.error.HTTPError, there: int) -> bool:
-    """Whether the server refused to continue because there is nothing left to send."""
+def _is_complete(error: urllib.error.HTTPError, received: int) -> bool:
+    """Return whether the server refused to continue because every byte has been received."""
     return error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and (
-        error.headers.get("Content-Range") == f"bytes */{there}"
+        error.headers.get("Content-Range") == f"bytes */{received}"
     )
 
 
-def _answered_with_error(url: str, part: Path, error: urllib.error.HTTPError) -> NoReturn:
+def _raise_http_error(url: str, part: Path, error: urllib.error.HTTPError) -> NoReturn:
+    """Raise `_PassingError` for a status that another attempt may not meet, and `DownloadError` for any other."""
     match error.code:
         case http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            # More is there than the server has: it belongs to another version.
+            # The part is longer than the file on the server, so it is of another version.
             part.unlink()
             raise _PassingError("the file on the server has changed") from error
         case http.HTTPStatus.NOT_FOUND | http.HTTPStatus.GONE:
@@ -280,15 +288,19 @@ def _answered_with_error(url: str, part: Path, error: urllib.error.HTTPError) ->
 
 
 def _version_file(part: Path) -> Path:
+    """Return the path of the file that holds the version of a partial file."""
     return _beside(part, ".version")
 
 
 def _remember_version(part: Path, response: http.client.HTTPResponse) -> None:
-    """Keep what identifies the file's version for If-Range, which takes no weak ETag (RFC 9110, section 13.1.5)."""
+    """Empty the part, and record the file's version for If-Range.
+
+    That header takes no weak ETag (RFC 9110, section 13.1.5), so the date replaces one.
+    """
     tag = response.headers.get("ETag", "")
     version = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
     version = version if version.isascii() and version.isprintable() else ""
-    # The old content goes first: it must never stand beside the new version.
+    # The old content goes first: it must never be taken for the new version.
     part.write_bytes(b"")
     if version:
         _version_file(part).write_text(version, encoding="ascii")
@@ -297,4 +309,5 @@ def _remember_version(part: Path, response: http.client.HTTPResponse) -> None:
 
 
 def _describe(error: Exception) -> str:
+    """Return the system's text for an error, its message, or its class if both are empty."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

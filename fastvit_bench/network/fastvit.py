@@ -1,10 +1,10 @@
 """FastViT as the paper describes it (arXiv 2303.14189), in training form and in re-parameterised form.
 
-Read it downwards: the over-parameterised convolution, the token mixers, the feed-forward network, the two blocks,
-the patch embedding and positional encoding between stages, and at the end the seven variants and the network.
-Module names are those of the published checkpoints, so that a state dict of theirs is a state dict of ours.
+Reading order: the over-parameterised convolution, the token mixers, the feed-forward network, the two blocks, the
+patch embedding and positional encoding between stages, and the network. The seven variants are in `registry`.
+Module names are those of the published checkpoints, so that their state dicts load without renaming.
 
-In the margin: B batch, C channels, H x W the feature map, N = H*W tokens, h heads of d = 32 channels.
+Shapes in comments: B batch, C channels, H x W the feature map, N = H*W tokens, h heads of d = 32 channels.
 """
 
 from enum import StrEnum
@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvit_bench.network import heads
+from fastvit_bench.network.registry import VARIANTS, Mixer, Variant
 from fastvit_bench.records import Head
-from fastvit_bench.variants import VARIANTS, Mixer, Variant
 
 __all__ = ["DENSE_TAPS", "HEAD_DIM", "VARIANTS", "FastViT", "Form", "Mixer", "Variant", "taps"]
 
@@ -23,7 +23,7 @@ HEAD_DIM = 32  # channels per attention head
 
 
 class Form(StrEnum):
-    """How a re-parameterisable block holds its weights: the branches it is trained with, or one convolution."""
+    """Form of a re-parameterisable block's weights: the branches it is trained with, or one convolution."""
 
     UNFUSED = "unfused"
     FUSED = "fused"
@@ -59,15 +59,16 @@ class RepConv(nn.Module):
         self.rbr_skip = nn.BatchNorm2d(cin) if cin == cout and stride == 1 else None
 
     def branches(self) -> list[nn.Module]:
-        """The branches whose outputs are summed; of a fused block, its one convolution."""
+        """Return the branches whose outputs are summed; of a fused block, its one convolution."""
         if self.form is Form.FUSED:
             return [self.reparam_conv]
-        return [b for b in (*self.rbr_conv, self.rbr_scale, self.rbr_skip) if b is not None]
+        return [branch for branch in (*self.rbr_conv, self.rbr_scale, self.rbr_skip) if branch is not None]
 
     def forward(self, x: Tensor) -> Tensor:
-        first, *rest = self.branches()
+        """Return the output (B, cout, H/stride, W/stride) for a map (B, cin, H, W)."""
+        first, *remaining = self.branches()
         out = first(x)
-        for branch in rest:
+        for branch in remaining:
             out = out + branch(x)
         return out
 
@@ -76,6 +77,7 @@ class MobileOneBlock(RepConv):
     """A re-parameterisable convolution and GELU."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, cout, H/stride, W/stride) for a map (B, cin, H, W)."""
         return F.gelu(super().forward(x))
 
 
@@ -88,6 +90,7 @@ class SqueezeExcite(nn.Module):
         self.expand = nn.Conv2d(channels // 16, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
         s = F.adaptive_avg_pool2d(x, 1)  # (B, C, 1, 1)
         return x * torch.sigmoid(self.expand(F.relu(self.reduce(s))))
 
@@ -100,13 +103,14 @@ class MobileOneSEBlock(RepConv):
         self.se = SqueezeExcite(cout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, cout, H/stride, W/stride) for a map (B, cin, H, W)."""
         return F.gelu(self.se(super().forward(x)))
 
 
 class LargeKernelConv(nn.Module):
     """A 7 x 7 convolution trained beside a 3 x 3 one (section 3.2.2; RepLKNet, arXiv 2203.06717).
 
-    The published class also applies GELU here and then drops what it returns. The published weights were trained
+    The published class also applies GELU to the sum, but discards the result. The published weights were trained
     that way, so there is no activation between this convolution and the next.
     """
 
@@ -120,6 +124,7 @@ class LargeKernelConv(nn.Module):
         self.small_conv = ConvBN(cin, cout, 3, stride, groups)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, cout, H/stride, W/stride) for a map (B, cin, H, W)."""
         if self.form is Form.FUSED:
             return self.lkb_reparam(x)
         return self.lkb_origin(x) + self.small_conv(x)
@@ -136,6 +141,7 @@ class SkipNorm(nn.Module):
         self.rbr_skip = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
         return self.rbr_skip(x)
 
 
@@ -153,6 +159,7 @@ class RepMixer(nn.Module):
         self.layer_scale = _layer_scale(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
         if self.form is Form.FUSED:
             return self.reparam_conv(x)
         return x + self.layer_scale * (self.mixer(x) - self.norm(x))
@@ -168,6 +175,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
         b, c, height, width = x.shape
         x = x.flatten(2).transpose(1, 2)  # (B, N, C)
         qkv = self.qkv(x).reshape(b, -1, 3, self.heads, HEAD_DIM)  # (B, N, 3, h, d)
@@ -187,6 +195,7 @@ class ConvFFN(nn.Module):
         self.fc2 = nn.Conv2d(ratio * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
         return self.fc2(F.gelu(self.fc1(self.conv(x))))
 
 
@@ -194,7 +203,7 @@ class ConvFFN(nn.Module):
 
 
 class RepMixerBlock(nn.Module):
-    """Stages 1 to 3 of every variant, and stage 4 of the T and S ones."""
+    """RepMixer and ConvFFN: the block of stages 1 to 3 of every variant, and of stage 4 of the T and S ones."""
 
     def __init__(self, channels: int, ratio: int, *, form: Form) -> None:
         super().__init__()
@@ -203,12 +212,13 @@ class RepMixerBlock(nn.Module):
         self.layer_scale = _layer_scale(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
         x = self.token_mixer(x)
         return x + self.layer_scale * self.convffn(x)
 
 
 class AttentionBlock(nn.Module):
-    """Stage 4 of the SA and MA variants."""
+    """Attention and ConvFFN: the block of stage 4 of the SA and MA variants."""
 
     def __init__(self, channels: int, ratio: int) -> None:
         super().__init__()
@@ -219,12 +229,13 @@ class AttentionBlock(nn.Module):
         self.layer_scale_2 = _layer_scale(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
         x = x + self.layer_scale_1 * self.token_mixer(self.norm(x))
         return x + self.layer_scale_2 * self.convffn(x)
 
 
 class PatchEmbed(nn.Module):
-    """Halves H x W between stages: 7 x 7 convolution per input channel, then 1 x 1 across channels."""
+    """Patch embedding that halves H x W between stages: 7 x 7 convolution per input channel, then 1 x 1 across them."""
 
     def __init__(self, cin: int, cout: int, *, form: Form) -> None:
         super().__init__()
@@ -234,6 +245,7 @@ class PatchEmbed(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, cout, H/2, W/2) for a map (B, cin, H, W)."""
         return self.proj(x)
 
 
@@ -250,6 +262,7 @@ class PositionalEncoding(nn.Module):
             self.pe = conv
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
         if self.form is Form.FUSED:
             return self.reparam_conv(x)
         return self.pe(x) + x
@@ -258,14 +271,14 @@ class PositionalEncoding(nn.Module):
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
-# The dense network hands out the outputs of these entries of `network`. They are the published ones: with a positional
-# encoding in front of stage 4 the last entry is that encoding (index 6), not the stage (index 7), and the published
+# The dense network returns the outputs of these entries of `network`, as the published one does. With a positional
+# encoding in front of stage 4, the last entry is that encoding (index 6), not the stage (index 7). The published
 # detection and segmentation weights were trained so (apple/ml-fastvit, pull request 4).
 DENSE_TAPS = (0, 2, 4, 6)
 
 
 def taps(variant: Variant, head: Head) -> tuple[int, ...]:
-    """Which entries of `network` a head reads; those in front of a classifier are read by the next one alone."""
+    """Return the indices of the entries of `FastViT.network` whose outputs a head reads; none for a classifier."""
     match head:
         case Head.CLASSIFIER:
             return ()
@@ -279,8 +292,9 @@ class FastViT(nn.Module):
     """FastViT for classification or as a dense backbone.
 
     ``forward`` takes normalised RGB images (B, 3, H, W), H and W multiples of 32. With ``Head.CLASSIFIER`` it returns
-    logits (B, classes); with ``Head.DENSE`` and ``Head.STAGES`` four normalised feature maps (B, C_i, H/s_i, W/s_i),
-    s = 4, 8, 16, 32; with the others what the modules of `heads` make of the latter.
+    logits (B, classes). With ``Head.DENSE`` and ``Head.STAGES`` it returns four normalised feature maps
+    (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32. With the other heads it returns the outputs of the module of `heads` that
+    reads the maps of ``Head.STAGES``.
     """
 
     def __init__(
@@ -324,6 +338,7 @@ class FastViT(nn.Module):
             self.head = nn.Linear(2 * final, classes)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the logits (B, classes), the maps or the dense head's outputs for images (B, 3, H, W)."""
         x = self.patch_embed(x)
         maps: list[Tensor] = []
         for index, part in enumerate(self.network):
@@ -339,4 +354,5 @@ class FastViT(nn.Module):
 
 
 def _layer_scale(channels: int) -> nn.Parameter:
+    """Return a layer scale (C, 1, 1) at the initial value of training, 1e-5."""
     return nn.Parameter(torch.full((channels, 1, 1), 1e-5))

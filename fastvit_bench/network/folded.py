@@ -1,17 +1,17 @@
-"""FastViT as it is deployed: convolutions, GELU, additions and attention, and nothing that can be computed beforehand.
+"""FastViT as deployed: convolutions, GELU, additions and attention, with everything constant computed in advance.
 
-Modules here have no training form and no BatchNorm. `reparam.fold` fills them from a fused network. Where the layout
-differs from the paper's picture, it is to leave less work to the runtime, with equal results:
+The modules have no training form and no BatchNorm. `reparam.fold` fills them from a fused network. Where the layout
+differs from the paper's figure, the results are equal and the runtime has less work:
 
 * A convolution with two outputs per input channel (patch embedding, expansion before the classifier) may be split into
-  two depthwise convolutions, which some runtimes have faster kernels for; the channel order that results is absorbed by
-  the weights that read it.
-* Attention keeps channels first, so that a 1 x 1 convolution produces q, k and v and no transposition is left between
-  it and the matrix products. These are over all heads at once, or per head.
+  two depthwise convolutions. Some runtimes have faster kernels for those. The weights behind it absorb the new channel
+  order.
+* Attention keeps channels first, so that a 1 x 1 convolution produces q, k and v. No transposition remains between it
+  and the matrix products. The products are over all heads at once, or per head.
 
-Which of these forms a network has, its `Layout` says; none changes the outputs.
+A network's `GraphVariant` selects among these forms; none changes the outputs.
 
-In the margin: B batch, C channels, H x W the feature map, N = H*W tokens, h heads of d = 32 channels.
+Shapes in comments: B batch, C channels, H x W the feature map, N = H*W tokens, h heads of d = 32 channels.
 """
 
 from collections.abc import Callable
@@ -23,21 +23,21 @@ from torch import Tensor, nn
 
 from fastvit_bench.network import heads
 from fastvit_bench.network.fastvit import HEAD_DIM, Mixer, SqueezeExcite, Variant, taps
-from fastvit_bench.records import Head, Layout
+from fastvit_bench.records import GraphVariant, Head
 
 
 def depthwise(channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """A depthwise convolution with bias, padded to keep H x W at stride 1."""
+    """Return a depthwise convolution with bias, padded to keep H x W at stride 1."""
     return nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels)
 
 
 def pointwise(cin: int, cout: int) -> nn.Conv2d:
-    """A 1 x 1 convolution with bias."""
+    """Return a 1 x 1 convolution with bias."""
     return nn.Conv2d(cin, cout, 1)
 
 
 def factorised_stem(channels: int) -> nn.Sequential:
-    """From the image to stride 4: dense 3 x 3, depthwise 3 x 3 and 1 x 1 convolution, each with GELU."""
+    """Return the stem, from image to stride 4: dense 3 x 3, depthwise 3 x 3 and 1 x 1 convolution, each with GELU."""
     first, second, third = nn.Conv2d(3, channels, 3, 2, 1), depthwise(channels, 3, 2), pointwise(channels, channels)
     return nn.Sequential(first, nn.GELU(), second, nn.GELU(), third, nn.GELU())
 
@@ -52,11 +52,12 @@ class FoldedFFN(nn.Module):
         self.fc2 = pointwise(ratio * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
         return x + self.fc2(F.gelu(self.fc1(self.conv(x))))
 
 
 class FoldedRepMixerBlock(nn.Module):
-    """A RepMixer block: three convolutions, one GELU, one addition, and the mixer in front."""
+    """A RepMixer block: the mixer, then three convolutions, one GELU and one addition."""
 
     def __init__(self, channels: int, ratio: int) -> None:
         super().__init__()
@@ -64,6 +65,7 @@ class FoldedRepMixerBlock(nn.Module):
         self.ffn = FoldedFFN(channels, ratio)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
         return self.ffn(self.mixer(x))
 
 
@@ -77,6 +79,7 @@ class FoldedAttention(nn.Module):
         self.proj = pointwise(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
         b, _, height, width = x.shape
         qkv = self.qkv(x).reshape(b, 3 * self.heads, HEAD_DIM, height * width)  # (B, 3h, d, N)
         q, k, v = qkv.split(self.heads, 1)  # 3 x (B, h, d, N)
@@ -86,12 +89,13 @@ class FoldedAttention(nn.Module):
 
 
 class PerHeadAttention(FoldedAttention):
-    """The same with each head's products on their own, as Apple's Neural Engine is said to prefer.
+    """`FoldedAttention` with separate matrix products for each head, a form meant for Apple's Neural Engine.
 
-    Smaller intermediate tensors in place of one large one, after apple/ml-ane-transformers. The weights are the same.
+    Smaller intermediate tensors replace one large one, after apple/ml-ane-transformers. The weights are the same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
         b, channels, height, width = x.shape
         qkv = self.qkv(x).reshape(b, 3 * channels, height * width)  # (B, 3C, N)
         parts = qkv.split(HEAD_DIM, 1)  # 3h x (B, d, N)
@@ -106,13 +110,14 @@ class PerHeadAttention(FoldedAttention):
 class FoldedAttentionBlock(nn.Module):
     """Attention and feed-forward network, each with its skip connection."""
 
-    def __init__(self, channels: int, ratio: int, layout: Layout) -> None:
+    def __init__(self, channels: int, ratio: int, layout: GraphVariant) -> None:
         super().__init__()
         attention = PerHeadAttention if layout.attention == "per-head" else FoldedAttention
         self.attention = attention(channels)
         self.ffn = FoldedFFN(channels, ratio)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
         return self.ffn(self.attention(x))
 
 
@@ -128,47 +133,50 @@ class SplitConv(nn.Module):
         self.odd = depthwise(channels, kernel, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, 2C, H/stride, W/stride) for a map (B, C, H, W)."""
         return torch.cat((self.even(x), self.odd(x)), 1)
 
 
-def doubling(channels: int, kernel: int, stride: int, layout: Layout) -> nn.Module:
-    """A convolution with two outputs per input channel, in the layout's form."""
+def doubling(channels: int, kernel: int, stride: int, layout: GraphVariant) -> nn.Module:
+    """Return a convolution with two outputs per input channel, grouped or split as the layout asks."""
     if layout.doubling == "split":
         return SplitConv(channels, kernel, stride)
     return nn.Conv2d(channels, 2 * channels, kernel, stride, kernel // 2, groups=channels)
 
 
 class FoldedPatchEmbed(nn.Module):
-    """Halves H x W and doubles the channels."""
+    """Patch embedding, which halves H x W and doubles the channels."""
 
-    def __init__(self, cin: int, cout: int, layout: Layout, *, kernel: int = 7) -> None:
+    def __init__(self, cin: int, cout: int, layout: GraphVariant, *, kernel: int = 7) -> None:
         super().__init__()
         self.spatial = doubling(cin, kernel, 2, layout)
         self.across = pointwise(cout, cout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, 2C, H/2, W/2) for a map (B, C, H, W)."""
         return F.gelu(self.across(self.spatial(x)))
 
 
 class FoldedExpansion(nn.Module):
     """The expansion before the classifier, with its squeeze-and-excite."""
 
-    def __init__(self, channels: int, layout: Layout) -> None:
+    def __init__(self, channels: int, layout: GraphVariant) -> None:
         super().__init__()
         self.spatial = doubling(channels, 3, 1, layout)
         self.se = SqueezeExcite(2 * channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, 2C, H, W) for a map (B, C, H, W)."""
         return F.gelu(self.se(self.spatial(x)))
 
 
 class FoldedFastViT(nn.Module):
-    """FastViT for inference. Same input and outputs as `fastvit.FastViT`, unless `layout.images` says otherwise."""
+    """FastViT for inference, with the outputs of `fastvit.FastViT`; `layout.images` decides which images it takes."""
 
-    def __init__(self, variant: Variant, *, head: Head, classes: int, layout: Layout | None = None) -> None:
+    def __init__(self, variant: Variant, *, head: Head, classes: int, layout: GraphVariant | None = None) -> None:
         super().__init__()
         self.variant, self.head_kind, self.classes = variant, head, classes
-        layout = layout or Layout()
+        layout = layout or GraphVariant()
         stem, final = variant.channels[0], variant.channels[-1]
         self.stem = factorised_stem(stem)
         network: list[nn.Module] = []  # indices as in FastViT.network
@@ -183,12 +191,12 @@ class FoldedFastViT(nn.Module):
         self.network = nn.ModuleList(network)
         self.taps = taps(variant, head)
         if self.taps:
-            # behind the last tap nothing is read: of the published dense network the stage of attention (DENSE_TAPS)
+            # Nothing reads what follows the last tap: in the published dense network, the attention stage (DENSE_TAPS).
             del self.network[self.taps[-1] + 1 :]
-        if head in heads.KINDS:  # its first convolutions are 1 x 1 and take the norms in
+        if head in heads.KINDS:  # its first convolutions are 1 x 1, so the norms fold into them
             self.dense_head = heads.KINDS[head](variant.channels, block=heads.ConvReLU)
         elif self.taps:
-            # nothing here could take these norms in, and what reads the maps may pad them with zeros
+            # No convolution of this network follows these norms, and the maps' consumer may pad with zeros: no folding.
             norm = nn.BatchNorm2d if layout.norms == "batchnorm" else partial(depthwise, kernel=1)
             self.norms = nn.ModuleDict(
                 {str(tap): norm(channels) for tap, channels in zip(self.taps, variant.channels, strict=True)}
@@ -198,6 +206,7 @@ class FoldedFastViT(nn.Module):
             self.classifier = nn.Linear(2 * final, classes)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the logits (B, classes), the maps or the dense head's outputs for images (B, 3, H, W)."""
         x = self.stem(x)
         maps: list[Tensor] = []
         for index, part in enumerate(self.network):
@@ -207,5 +216,5 @@ class FoldedFastViT(nn.Module):
         if self.head_kind in heads.KINDS:
             return self.dense_head(maps)
         if self.taps:
-            return tuple(norm(each) for norm, each in zip(self.norms.values(), maps, strict=True))
+            return tuple(norm(features) for norm, features in zip(self.norms.values(), maps, strict=True))
         return self.classifier(self.expansion(x).mean((2, 3)))

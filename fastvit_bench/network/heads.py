@@ -1,6 +1,6 @@
-"""What segments or detects from the four maps of any backbone: Semantic FPN, and a feature pyramid with proposals.
+"""Dense heads on the four maps of any backbone: Semantic FPN, and a feature pyramid with region proposals.
 
-The maps have strides 4, 8, 16 and 32. In the margin: B batch, H x W the image, s a stride.
+The maps have strides 4, 8, 16 and 32. Shapes in comments: B batch, H x W the image, s a stride.
 """
 
 import copy
@@ -30,22 +30,24 @@ class ConvNormReLU(nn.Module):
         self.bn = nn.BatchNorm2d(cout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, cout, H, W) for a map (B, cin, H, W)."""
         return F.relu(self.bn(self.conv(x)))
 
 
 class ConvReLU(nn.Module):
-    """A 3 x 3 convolution and ReLU: the same with its BatchNorm folded."""
+    """A 3 x 3 convolution with bias and ReLU: `ConvNormReLU` with its BatchNorm folded."""
 
     def __init__(self, cin: int, cout: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(cin, cout, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, cout, H, W) for a map (B, cin, H, W)."""
         return F.relu(self.conv(x))
 
 
 class FPN(nn.Module):
-    """Feature pyramid (arXiv 1612.03144): four maps of 256 channels, each with what lies above it added."""
+    """Feature pyramid (arXiv 1612.03144): four maps of 256 channels, each added to the coarser ones above it."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -53,17 +55,19 @@ class FPN(nn.Module):
         self.outputs = nn.ModuleList([nn.Conv2d(WIDTH, WIDTH, 3, padding=1) for _ in channels])
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        merged = [lateral(each) for lateral, each in zip(self.laterals, maps, strict=True)]  # (B, 256, H/s, W/s)
+        """Return four maps (B, 256, H/s, W/s) for the backbone's maps (B, C_i, H/s, W/s)."""
+        laterals = zip(self.laterals, maps, strict=True)
+        merged = [lateral(features) for lateral, features in laterals]  # (B, 256, H/s, W/s)
         for level in range(len(merged) - 1, 0, -1):
             merged[level - 1] = merged[level - 1] + F.interpolate(merged[level], scale_factor=2.0, mode="nearest")
-        return [output(each) for output, each in zip(self.outputs, merged, strict=True)]
+        return [output(level) for output, level in zip(self.outputs, merged, strict=True)]
 
 
 class SemanticFPN(nn.Module):
-    """Scores of ADE20K's 150 classes at every fourth pixel, (B, 150, H/4, W/4) (arXiv 1901.02446, section 3).
+    """Segmentation head: scores of ADE20K's 150 classes, (B, 150, H/4, W/4) (arXiv 1901.02446, section 3).
 
-    As PVT and PoolFormer have it for ADE20K: every level through as many 3 x 3 convolutions as it is doubled, at least
-    one, then their sum and a 1 x 1 convolution.
+    The design is that of PVT and PoolFormer for ADE20K. Every level passes through as many 3 x 3 convolutions as it is
+    doubled, at least one. Their sum passes through a 1 x 1 convolution.
     """
 
     def __init__(self, channels: Sequence[int], *, block: type[ConvNormReLU | ConvReLU] = ConvNormReLU) -> None:
@@ -73,14 +77,15 @@ class SemanticFPN(nn.Module):
         self.classifier = nn.Conv2d(SEGMENTATION_WIDTH, SEGMENTATION_CLASSES, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        first, *rest = (path(level) for path, level in zip(self.paths, self.fpn(maps), strict=True))
-        for each in rest:
-            first = first + each  # (B, 128, H/4, W/4)
-        return self.classifier(first)
+        """Return the scores (B, 150, H/4, W/4) for the backbone's four maps (B, C_i, H/s, W/s)."""
+        total, *remaining = (path(level) for path, level in zip(self.paths, self.fpn(maps), strict=True))
+        for level in remaining:
+            total = total + level  # (B, 128, H/4, W/4)
+        return self.classifier(total)
 
 
 def _path(doublings: int, block: type[ConvNormReLU | ConvReLU]) -> nn.Sequential:
-    """A level of the pyramid on its way to stride 4."""
+    """Return the layers that bring a level of the pyramid to stride 4, doubling its sides `doublings` times."""
     steps: list[nn.Module] = [block(WIDTH, SEGMENTATION_WIDTH)]
     for step in range(doublings):
         if step > 0:
@@ -90,11 +95,12 @@ def _path(doublings: int, block: type[ConvNormReLU | ConvReLU]) -> nn.Sequential
 
 
 class RegionProposals(nn.Module):
-    """Region proposals on a feature pyramid of five levels: what a detector computes before it looks at boxes.
+    """Detection head: region proposals on a feature pyramid of five levels, computed before a detector looks at boxes.
 
-    Faster R-CNN's (arXiv 1506.01497) on FPN (arXiv 1612.03144, section 4.1), one convolution shared by all levels, the
-    fifth level every second position of the fourth. Five maps of scores (B, 3, H/s, W/s) that an anchor holds an
-    object, s = 4 to 64, then five (B, 12, H/s, W/s) of how to move and stretch each anchor.
+    It is Faster R-CNN's (arXiv 1506.01497) on FPN (arXiv 1612.03144, section 4.1), with one convolution shared by all
+    levels. The fifth level is every second position of the fourth. ``forward`` returns five maps (B, 3, H/s, W/s),
+    s = 4 to 64, of scores that an anchor holds an object. Then follow five maps (B, 12, H/s, W/s) of the shift and
+    scaling of each anchor.
     """
 
     def __init__(self, channels: Sequence[int], *, block: type[ConvNormReLU | ConvReLU] = ConvNormReLU) -> None:
@@ -106,10 +112,11 @@ class RegionProposals(nn.Module):
         self.deltas = nn.Conv2d(WIDTH, 4 * ANCHORS, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return five maps of scores and five of shifts for the backbone's four maps (B, C_i, H/s, W/s)."""
         levels = self.fpn(maps)
         levels.append(F.max_pool2d(levels[-1], 1, 2))
-        seen = [self.shared(level) for level in levels]
-        return (*map(self.objectness, seen), *map(self.deltas, seen))
+        features = [self.shared(level) for level in levels]
+        return (*map(self.objectness, features), *map(self.deltas, features))
 
 
 KINDS: dict[Head, type[SemanticFPN | RegionProposals]] = {
@@ -122,7 +129,7 @@ KINDS: dict[Head, type[SemanticFPN | RegionProposals]] = {
 
 
 class Headed(nn.Module):
-    """A backbone that hands out its four stages, and what segments or detects from them. Images (B, 3, H, W)."""
+    """A backbone that returns the maps of its four stages, and a dense head on them; takes images (B, 3, H, W)."""
 
     def __init__(self, backbone: nn.Module, dense_head: nn.Module, *, head: Head, classes: int) -> None:
         super().__init__()
@@ -131,23 +138,25 @@ class Headed(nn.Module):
 
     @property
     def form(self) -> Any:
-        """Of the backbone: the head has one form only."""
+        """Form of the backbone; the head has one form only."""
         return self.backbone.form
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the dense head's outputs for images (B, 3, H, W)."""
         return self.dense_head(self.backbone(x))
 
 
 def attach(backbone: nn.Module, name: str, kind: Head, classes: int, size: tuple[int, int]) -> Headed:
-    """A backbone with `Head.STAGES`, for images of `size` (height, width), with a head of a kind on its maps.
+    """Return a backbone with a dense head of `kind` on its maps, for images of `size` (height, width).
 
-    Raises `UsageError` for a size of which the maps are not an exact quarter, eighth, sixteenth and thirty-second.
+    The backbone has `Head.STAGES`. Raises `UsageError` for a size of which the maps are not an exact quarter, eighth,
+    sixteenth and thirty-second.
     """
     with torch.no_grad():
         maps = copy.deepcopy(backbone).to("meta").eval()(torch.zeros(1, 3, *size, device="meta"))
     wanted = [tuple(side / stride for side in size) for stride in STRIDES]
-    if [tuple(each.shape[2:]) for each in maps] != wanted:
+    if [tuple(features.shape[2:]) for features in maps] != wanted:
         raise UsageError(
             f"{name} with {kind} takes images whose sides are multiples of {STRIDES[-1]}, not {size[0]}x{size[1]}."
         )
-    return Headed(backbone, KINDS[kind]([each.shape[1] for each in maps]), head=kind, classes=classes)
+    return Headed(backbone, KINDS[kind]([features.shape[1] for features in maps]), head=kind, classes=classes)

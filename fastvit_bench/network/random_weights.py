@@ -1,8 +1,8 @@
 """Random weights that behave like trained ones: every branch matters, and activations stay near one at any depth.
 
-Numbers drawn alone do not do that: the BatchNorms of a trained network hold the statistics of what reaches them, and
-where they hold others, a deep network multiplies the difference by itself until float16 ends. So weights are drawn,
-and then fitted on one forward pass over noise, as in "All you need is a good init" (arXiv 1511.06422).
+Drawing alone does not suffice. The BatchNorms of a trained network hold the statistics of their inputs. With other
+statistics, a deep network multiplies the mismatch layer by layer, until float16 overflows. So weights are drawn, and
+then fitted on one forward pass over noise, as in "All you need is a good init" (arXiv 1511.06422).
 """
 
 import math
@@ -13,20 +13,20 @@ from torch import Tensor, nn
 __all__ = ["SIZE", "draw", "randomise"]
 
 SIZE = (128, 128)  # pixels of the images that weights are fitted on
-_SAMPLES = 16  # per channel; of fewer the variance is that of all channels together
+_SAMPLES = 16  # per channel; with fewer, the variance over all channels is used
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_LARGEST = 2.0  # standard deviation of what a convolution or a linear layer may put out
-_SHIFT = 0.75  # of what BatchNorms put out, in standard deviations
-_BITS = 8  # of a fitted statistic: rounding of float64 differs between machines, and must not decide the weights
-_LAYER_SCALES = ("layer_scale", "gamma", "ls")  # how networks name the factors of their residual branches
+_LARGEST = 2.0  # largest standard deviation of the output of a convolution or a linear layer
+_SHIFT = 0.75  # of the outputs of BatchNorms, in standard deviations
+_BITS = 8  # of a fitted statistic: float64 rounding differs between machines, and must not affect the weights
+_LAYER_SCALES = ("layer_scale", "gamma", "ls")  # names of the factors of residual branches
 
 
 @torch.no_grad()
 def randomise(network: nn.Module, seed: int, size: tuple[int, int] = SIZE) -> None:
-    """Draw a network's weights, and fit them on noise of `size` (height, width) pixels. All of it is done in place.
+    """Draw a network's weights in place, and fit them on noise of `size` (height, width) pixels.
 
-    The running statistics become nearly those of what each BatchNorm is given, and layers whose outputs are too large
-    are scaled down by powers of two. Deterministic in `seed` and `size`, whatever the dtype.
+    The running statistics become nearly those of each BatchNorm's input. Layers whose outputs are too large are scaled
+    down by powers of two. The result is deterministic in `seed` and `size`, for any dtype.
     """
     draw(network, seed)
     _fit(network, _images(size, torch.Generator().manual_seed(seed)))
@@ -34,19 +34,19 @@ def randomise(network: nn.Module, seed: int, size: tuple[int, int] = SIZE) -> No
 
 @torch.no_grad()
 def draw(network: nn.Module, seed: int) -> None:
-    """Fill every parameter and statistic in place with numbers on which each branch of a network or a part matters.
+    """Fill every parameter and statistic in place with random numbers on which each branch of a network matters.
 
     A freshly initialised FastViT has layer scales of 1e-5 and trivial BatchNorm statistics, so that a fuse that loses
-    a whole branch changes nothing. Here both are spread as a trained network's are, and other weights have the variance
-    that keeps activations near 1.
+    a branch changes nothing. Here both are spread like a trained network's. Other weights have the variance that keeps
+    activations near 1.
 
     - Position biases are as large as the logits they are added to.
-    - What displaces the taps of convolutions is small. A map of noise, read a position further, is another map, and
-      rounding would be all that is seen.
-    - BatchNorms shift what they put out to the side that activations let pass. Activations that cut off half of it
+    - Weights that displace the taps of convolutions are small. A map of noise read one position further is another
+      map, so that rounding of the offsets would dominate the output.
+    - BatchNorms shift their outputs to the side that activations let pass. Activations that cut off half of them
       amplify rounding with each layer (arXiv 1902.08129): in float32, MobileOne-S4 was 5e-5 off.
 
-    Deterministic in `seed`, whatever the dtype.
+    The result is deterministic in `seed`, for any dtype.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in network.state_dict().items():
@@ -73,9 +73,9 @@ def draw(network: nn.Module, seed: int) -> None:
 
 
 def _images(size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Noise (2, 3, H, W) of variance one: of single pixels, and of these with larger and larger spots together.
+    """Return two images (2, 3, H, W) of noise of variance one: single pixels, and pixels summed with larger spots.
 
-    Photographs are smooth and noise is not; weights that are fitted on one alone can still explode on the other.
+    Photographs are smooth and noise is not. On either, activations can explode with weights fitted on the other alone.
     """
     noise = torch.randn((1, 3, *size), generator=generator)
     octaves = [noise]
@@ -86,7 +86,7 @@ def _images(size: tuple[int, int], generator: torch.Generator) -> Tensor:
 
 
 def _fit(network: nn.Module, images: Tensor) -> None:
-    """Run the network once, in float64, and fit each layer to what reaches it before it hands anything on."""
+    """Run the network once in float64, and fit each layer before its output reaches the next one."""
     hooks = [
         module.register_forward_pre_hook(_fit_statistics)
         if isinstance(module, _NORMS)
@@ -114,13 +114,13 @@ def _fit_statistics(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     mean, variance = values.mean(dims), values.var(dims, correction=0)
     if values.numel() < _SAMPLES * values.shape[1]:
         variance = values.var(correction=0).expand_as(mean)
-    variance = variance.clamp_min(max(variance.mean().item() / 10, 1e-6))  # a channel that few samples moved
+    variance = variance.clamp_min(max(variance.mean().item() / 10, 1e-6))  # floor, for a channel that few samples moved
     norm.running_mean.copy_(_rounded(mean + norm.running_mean * variance.sqrt()))
     norm.running_var.copy_(_rounded(norm.running_var * variance))
 
 
 def _scale_down(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-    """Divide the weights by a power of two where the output is too large; returns what the layer then gives."""
+    """Divide a layer's weights by a power of two if its output is too large, and return the new output, if any."""
     deviation = output.std(correction=0).item()
     if deviation <= _LARGEST:
         return None
@@ -131,5 +131,6 @@ def _scale_down(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) ->
 
 
 def _rounded(values: Tensor) -> Tensor:
+    """Return values rounded to `_BITS` bits of mantissa."""
     mantissa, exponent = torch.frexp(values)
     return torch.ldexp(torch.round(mantissa * 2**_BITS) / 2**_BITS, exponent)

@@ -1,7 +1,7 @@
-"""Structural re-parameterisation: first the algebra on weights, then the walk over a network that applies it.
+"""Structural re-parameterisation: the algebra on weights, and the functions that fuse and fold a network with it.
 
 The algebra is pure: tensors in, a `Kernel` (weight and bias of one convolution) out. Everything is computed in
-float64, because subtracting nearly equal branches in float32 loses the digits the parity check looks at.
+float64: subtracting nearly equal branches in float32 loses the digits that the parity check compares.
 
 References: RepVGG (arXiv 2101.03697, section 3.3) for branches and BatchNorm; FastViT (arXiv 2303.14189, equations 2
 and 3) for RepMixer and the positional encoding; RepLKNet (arXiv 2203.06717, section 3) for the 7 x 7 + 3 x 3 pair.
@@ -31,7 +31,7 @@ from fastvit_bench.network.fastvit import (
     RepMixer,
     RepMixerBlock,
 )
-from fastvit_bench.records import STD, Fuse, Head, Layout
+from fastvit_bench.records import STD, Fuse, GraphVariant, Head
 
 # --- algebra ----------------------------------------------------------------------------------------------------------
 
@@ -43,31 +43,34 @@ class Kernel:
     weight: Tensor
     bias: Tensor
 
-    def __add__(self, other: "Kernel") -> "Kernel":
-        """Two parallel convolutions on one input, added. The smaller kernel is padded with zeros around it."""
-        size = max(self.weight.shape[-1], other.weight.shape[-1])
-        return Kernel(_pad(self.weight, size) + _pad(other.weight, size), self.bias + other.bias)
+    def __add__(self, addend: "Kernel") -> "Kernel":
+        """Return the kernel of two parallel convolutions on one input; the smaller kernel is padded with zeros."""
+        size = max(self.weight.shape[-1], addend.weight.shape[-1])
+        return Kernel(_pad(self.weight, size) + _pad(addend.weight, size), self.bias + addend.bias)
 
     def scaled(self, factor: Tensor) -> "Kernel":
-        """The convolution followed by a multiplication per output channel; `factor` is (C_out)."""
+        """Return the convolution followed by a multiplication per output channel; `factor` is (C_out)."""
         return Kernel(self.weight * factor.reshape(-1, 1, 1, 1), self.bias * factor)
 
     def normed(self, bn: nn.BatchNorm2d) -> "Kernel":
-        """The convolution followed by BatchNorm: y = (x - mean) * gamma / sqrt(var + eps) + beta."""
+        """Return the convolution followed by BatchNorm: y = (x - mean) * gamma / sqrt(var + eps) + beta."""
         factor, shift = affine(bn)
         return Kernel(self.weight * factor.reshape(-1, 1, 1, 1), self.bias * factor + shift)
 
     def after(self, norm: nn.BatchNorm2d | nn.GroupNorm) -> "Kernel":
-        """What is affine of a norm, then the convolution. Exact without padding only: zeros come after the norm."""
+        """Return the affine part of a norm followed by the convolution.
+
+        It is exact without padding only, since padding puts its zeros behind the norm.
+        """
         factor, shift = affine(norm)
         matrix = self.weight.sum((2, 3))
         return Kernel(self.weight * factor.reshape(1, -1, 1, 1), self.bias + matrix @ shift)
 
 
 def affine(norm: nn.BatchNorm2d | nn.GroupNorm) -> tuple[Tensor, Tensor]:
-    """Factor and shift (C) of a norm in evaluation: y = factor * x + shift.
+    """Return factor and shift (C) of a norm in evaluation: y = factor * x + shift.
 
-    A BatchNorm is nothing else. Of a GroupNorm they are what follows its division by the deviation of each image.
+    A BatchNorm consists of them alone. A GroupNorm applies them after its division by the deviation of each image.
     """
     if isinstance(norm, nn.GroupNorm):
         return norm.weight.double(), norm.bias.double()
@@ -79,7 +82,7 @@ def affine(norm: nn.BatchNorm2d | nn.GroupNorm) -> tuple[Tensor, Tensor]:
 
 
 def identity(channels: int, groups: int, size: int) -> Kernel:
-    """The convolution that returns its input: one at the centre of each channel's own plane, zero elsewhere."""
+    """Return the convolution that returns its input: one at the centre of each channel's own plane, zeros around it."""
     per_group = channels // groups
     weight = torch.zeros(channels, per_group, size, size, dtype=torch.float64)
     weight[torch.arange(channels), torch.arange(channels) % per_group, size // 2, size // 2] = 1
@@ -87,7 +90,7 @@ def identity(channels: int, groups: int, size: int) -> Kernel:
 
 
 def of(conv: nn.Conv2d | nn.Linear) -> Kernel:
-    """A layer's own kernel; a linear layer is a 1 x 1 convolution."""
+    """Return a layer's own kernel; a linear layer is a 1 x 1 convolution."""
     weight = conv.weight.double()
     if weight.ndim == 2:
         weight = weight[:, :, None, None]
@@ -96,6 +99,7 @@ def of(conv: nn.Conv2d | nn.Linear) -> Kernel:
 
 
 def _pad(weight: Tensor, size: int) -> Tensor:
+    """Return a weight with zeros around it, so that its kernel has the given size."""
     border = (size - weight.shape[-1]) // 2
     return F.pad(weight, (border,) * 4)
 
@@ -104,12 +108,12 @@ def _pad(weight: Tensor, size: int) -> Tensor:
 
 
 def conv_bn(module: ConvBN) -> Kernel:
-    """Convolution + BatchNorm."""
+    """Return the kernel of a convolution and its BatchNorm."""
     return of(module.conv).normed(module.bn)
 
 
 def rep_conv(module: RepConv) -> Kernel:
-    """Sum of convolution, scale and skip branches."""
+    """Return the kernel of a sum of convolution, scale and skip branches."""
     conv, *more = module.rbr_conv
     assert isinstance(conv, ConvBN)
     kernel = conv_bn(conv)
@@ -125,7 +129,7 @@ def rep_conv(module: RepConv) -> Kernel:
 
 
 def rep_mixer(module: RepMixer) -> Kernel:
-    """x + s * (mixer(x) - norm(x)), equation 2 of the paper with the layer scale s."""
+    """Return the kernel of x + s * (mixer(x) - norm(x)), equation 2 of the paper with the layer scale s."""
     channels = module.layer_scale.shape[0]
     scale = module.layer_scale.double().flatten()
     skip = identity(channels, channels, 3)
@@ -134,26 +138,26 @@ def rep_mixer(module: RepMixer) -> Kernel:
 
 
 def large_kernel(module: LargeKernelConv) -> Kernel:
-    """7 x 7 + 3 x 3."""
+    """Return the kernel of a 7 x 7 and a parallel 3 x 3 convolution."""
     return conv_bn(module.lkb_origin) + conv_bn(module.small_conv)
 
 
 def positional_encoding(module: PositionalEncoding) -> Kernel:
-    """pe(x) + x."""
+    """Return the kernel of pe(x) + x, equation 3 of the paper."""
     channels = module.pe.in_channels
     return of(module.pe) + identity(channels, channels, 7)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a kind of module is fused: its kernel, the published name of the convolution, and what to call it."""
+    """Rule to fuse a kind of module: its kernel function, the convolution's published name, and a name for reports."""
 
     kernel: Callable[..., Kernel]
     leaf: str
     kind: str
 
 
-# Looked up along a module's class hierarchy, so that subclasses with an activation behind them are found too.
+# Looked up along a module's class hierarchy, so that a rule covers subclasses that add an activation.
 RULES: dict[type[nn.Module], Rule] = {
     RepMixer: Rule(rep_mixer, "reparam_conv", "RepMixer"),
     RepConv: Rule(rep_conv, "reparam_conv", "MobileOne block"),
@@ -167,10 +171,10 @@ RULES: dict[type[nn.Module], Rule] = {
 
 @torch.no_grad()
 def fuse(network: FastViT) -> FastViT:
-    """The same function with one convolution per re-parameterisable block: the published fused form, in float64.
+    """Return the network in the published fused form, with one convolution per re-parameterisable block, in float64.
 
-    The state is loaded strictly, so a branch that were forgotten, or a name that is not the published one, is an error
-    here and not a wrong figure later.
+    The function is unchanged. The state is loaded strictly, so a forgotten branch or a name that is not the published
+    one raises an error, instead of causing a wrong figure later.
     """
     if network.form is Form.FUSED:
         return _copy(network)
@@ -181,25 +185,26 @@ def fuse(network: FastViT) -> FastViT:
 
 
 def fused_state(network: nn.Module) -> dict[str, Tensor]:
-    """State dict of the fused form of a network, whatever it is made of.
+    """Return the state dict of a network's fused form, for a network of any modules.
 
-    Every parameter that no rule takes in is carried over under its own name.
+    Every parameter that no rule fuses is copied under its own name.
     """
     state: dict[str, Tensor] = {}
 
     def visit(module: nn.Module, prefix: str) -> None:
+        """Add the fused state of a module and its children, under keys that start with `prefix`."""
         rule = _rule(module)
-        taken: set[str] = set()
+        fused: set[str] = set()
         if rule is not None:
             kernel = rule.kernel(module)
             state[f"{prefix}{rule.leaf}.weight"] = kernel.weight
             state[f"{prefix}{rule.leaf}.bias"] = kernel.bias
-            taken = {"rbr_conv", "rbr_scale", "rbr_skip", "lkb_origin", "small_conv", "pe", "mixer", "norm"}
+            fused = {"rbr_conv", "rbr_scale", "rbr_skip", "lkb_origin", "small_conv", "pe", "mixer", "norm"}
         else:
             for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
                 state[prefix + name] = tensor.clone()
         for name, child in module.named_children():
-            if name not in taken:
+            if name not in fused:
                 visit(child, f"{prefix}{name}.")
 
     visit(network, "")
@@ -207,15 +212,19 @@ def fused_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def fold(network: FastViT, layout: Layout | None = None) -> folded.FoldedFastViT:
-    """The same function with nothing left to multiply or normalise at run time, in float64.
+def fold(network: FastViT, layout: GraphVariant | None = None) -> folded.FoldedFastViT:
+    """Return the folded network, which has no scale or norm to apply at run time that a convolution can hold.
 
-    On top of `fuse`: the ConvFFN's BatchNorm into its 7 x 7 convolution, the BatchNorm in front of attention and
-    1/sqrt(d) into q, k and v, layer scales into the projection before them. `layout` says which of the equal forms it
-    takes (`Layout`); with centred images the division by the standard deviation is in the first convolution too. (The
-    mean is not: zero padding stands between the input and the convolution.)
+    The function is unchanged and in float64. On top of `fuse`, it folds:
+
+    * the ConvFFN's BatchNorm into its 7 x 7 convolution,
+    * the BatchNorm in front of attention into q, k and v, and 1/sqrt(d) into q,
+    * layer scales into the projection before them.
+
+    `layout` selects among the equal forms (`GraphVariant`). With centred images, the first convolution also holds the
+    division by the standard deviation. It cannot hold the mean, since zero padding comes between it and the input.
     """
-    layout = layout or Layout()
+    layout = layout or GraphVariant()
     source = fuse(network)
     result = folded.FoldedFastViT(source.variant, head=source.head_kind, classes=source.classes, layout=layout)
     result = result.double().eval()
@@ -239,18 +248,23 @@ def fold(network: FastViT, layout: Layout | None = None) -> folded.FoldedFastViT
             else:
                 fill(norm, identity(bn.num_features, bn.num_features, 1).normed(bn))
     else:
-        order = fill_doubling(result.expansion.spatial, of(source.conv_exp.reparam_conv))
-        reduce, expand = of(source.conv_exp.se.reduce), of(source.conv_exp.se.expand)
-        fill(result.expansion.se.reduce, Kernel(reduce.weight[:, order], reduce.bias))
-        fill(result.expansion.se.expand, Kernel(expand.weight[order], expand.bias[order]))
-        result.classifier.weight.copy_(source.head.weight[:, order])
-        result.classifier.bias.copy_(source.head.bias)
+        _fold_classifier(result, source)
     return result
+
+
+def _fold_classifier(target: folded.FoldedFastViT, source: FastViT) -> None:
+    """Fill the expansion and the classifier, in the channel order that the expansion's form gives."""
+    order = fill_doubling(target.expansion.spatial, of(source.conv_exp.reparam_conv))
+    reduce, expand = of(source.conv_exp.se.reduce), of(source.conv_exp.se.expand)
+    fill(target.expansion.se.reduce, Kernel(reduce.weight[:, order], reduce.bias))
+    fill(target.expansion.se.expand, Kernel(expand.weight[order], expand.bias[order]))
+    target.classifier.weight.copy_(source.head.weight[:, order])
+    target.classifier.bias.copy_(source.head.bias)
 
 
 @torch.no_grad()
 def fold_head(source: nn.Module) -> nn.Module:
-    """One of the heads of `heads.KINDS` with its BatchNorms folded, in float64 and evaluation mode."""
+    """Return a head of `heads.KINDS` with its BatchNorms folded, in float64 and evaluation mode."""
     assert isinstance(source, tuple(heads.KINDS.values()))
     channels = [lateral.in_channels for lateral in source.fpn.laterals if isinstance(lateral, nn.Conv2d)]
     with next(source.parameters()).device:
@@ -260,7 +274,10 @@ def fold_head(source: nn.Module) -> nn.Module:
 
 
 def _fold_head(target: nn.Module, source: nn.Module, norms: Sequence[nn.Module] = ()) -> None:
-    """Fill a head without BatchNorms; those in front of its first convolutions, in the same order, are taken in too."""
+    """Fill a head without BatchNorms from one with them.
+
+    `norms` are the BatchNorms in front of its first convolutions, in the order of those; they are folded in too.
+    """
     for name, part in source.named_modules():
         if isinstance(part, nn.Conv2d):
             fill(target.get_submodule(name), of(part))
@@ -298,6 +315,7 @@ def _fold_part(target: nn.Module, part: nn.Module) -> None:
 
 
 def _fold_block(target: nn.Module, block: nn.Module) -> None:
+    """Fill a block of a folded stage from the fused block that it replaces."""
     match target, block:
         case folded.FoldedRepMixerBlock(), RepMixerBlock():
             fill(target.mixer, of(block.token_mixer.reparam_conv))
@@ -328,7 +346,7 @@ def fold_ffn(target: folded.FoldedFFN, ffn: ConvFFN, layer_scale: Tensor) -> Non
 
 
 def fill_doubling(target: nn.Module, kernel: Kernel) -> Tensor:
-    """Fill a two-output convolution in either form; returns, for each of its output channels, the kernel's channel."""
+    """Fill a two-output convolution in either form, and return the kernel's channel for each of its output channels."""
     channels = torch.arange(kernel.bias.numel())
     if not isinstance(target, folded.SplitConv):
         fill(target, kernel)
@@ -339,17 +357,19 @@ def fill_doubling(target: nn.Module, kernel: Kernel) -> Tensor:
 
 
 def fill(conv: nn.Module, kernel: Kernel) -> None:
-    """Give a convolution with bias the kernel's weights."""
+    """Load a kernel's weights into a convolution with bias."""
     assert isinstance(conv, nn.Conv2d)
     assert conv.bias is not None
     conv.load_state_dict({"weight": kernel.weight, "bias": kernel.bias}, strict=True)
 
 
 def _rule(module: nn.Module) -> Rule | None:
+    """Return the rule of the first class in a module's hierarchy that has one, if any."""
     return next((RULES[cls] for cls in type(module).__mro__ if cls in RULES), None)
 
 
 def _copy(network: FastViT) -> FastViT:
+    """Return a copy in float64 and evaluation mode that shares no tensors with the network."""
     result = FastViT(network.variant, head=network.head_kind, classes=network.classes, form=network.form)
     result = result.double().eval()
     result.load_state_dict(network.state_dict(), strict=True)
@@ -357,7 +377,7 @@ def _copy(network: FastViT) -> FastViT:
 
 
 class Unscaled(nn.Module):
-    """A network that is not folded, given centred images: the division by the standard deviation stays an operation."""
+    """A network for centred images that is not folded, and so divides them by the standard deviation at run time."""
 
     factor: Tensor
 
@@ -367,16 +387,17 @@ class Unscaled(nn.Module):
         self.register_buffer("factor", (1 / torch.tensor(STD, dtype=torch.float64)).reshape(1, 3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the network's outputs for centred images (B, 3, H, W)."""
         return self.network(x * self.factor)
 
 
-def at_level(network: FastViT, level: Fuse, layout: Layout | None = None) -> nn.Module:
-    """The network at a fuse level, in float64 and evaluation mode. A fused checkpoint has no unfused form to return.
+def at_level(network: FastViT, level: Fuse, layout: GraphVariant | None = None) -> nn.Module:
+    """Return a copy of the network at a fuse level, in float64 and evaluation mode, sharing no tensors.
 
-    Only the folded network takes the whole of a layout; the others follow what it says of the images. The result of
-    ``Fuse.NONE`` shares nothing with `network` either.
+    A fused checkpoint has no unfused form, so ``Fuse.NONE`` returns it fused. Only the folded network follows every
+    field of a layout; the other levels follow ``layout.images`` alone.
     """
-    layout = layout or Layout()
+    layout = layout or GraphVariant()
     match level:
         case Fuse.NONE:
             result = _copy(network)
@@ -391,23 +412,24 @@ def at_level(network: FastViT, level: Fuse, layout: Layout | None = None) -> nn.
 
 
 def inventory(network: FastViT) -> Counter[str]:
-    """How many modules of each kind `fuse` takes in; of a fused network, none."""
+    """Count the modules that `fuse` replaces, by kind; of a fused network, none."""
     if network.form is Form.FUSED:
         return Counter()
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
 
     def visit(module: nn.Module) -> None:
+        """Count a module that a rule fuses, or else those among its children."""
         rule = _rule(module)
         if rule is not None:
-            found[rule.kind] += 1
+            counts[rule.kind] += 1
             return
         for child in module.children():
             visit(child)
 
     visit(network)
-    return found
+    return counts
 
 
 def count_norms(network: nn.Module) -> int:
-    """BatchNorm layers left in a network."""
+    """Count the BatchNorm layers of a network."""
     return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())

@@ -1,1 +1,1 @@
-"""How results are written for people: knows columns of text, and nothing of what stands in them."""
+"""Rendering of results for people: columns of text, independent of what they hold."""

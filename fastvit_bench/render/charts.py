@@ -1,4 +1,4 @@
-"""Charts: described once in Vega-Lite; a page draws the description itself, SVG and PNG files are made from it."""
+"""Charts, described once in Vega-Lite: a page draws the description itself, SVG and PNG files are made from it."""
 
 import re
 import textwrap
@@ -9,7 +9,7 @@ from typing import Any
 
 from fastvit_bench import files
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.render.text import plain
+from fastvit_bench.render.text import printable
 
 PACKAGES = ("altair", "vl_convert")  # that draw
 Spec = dict[str, Any]  # a Vega-Lite description
@@ -17,7 +17,7 @@ Spec = dict[str, Any]  # a Vega-Lite description
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours by what they are for; the page hands in CSS variables, so that its theme is the figures' theme."""
+    """Colours by purpose; the page passes CSS variables, so that its theme is the figures' theme."""
 
     ink: str
     muted: str
@@ -31,7 +31,7 @@ class Palette:
     background: str | None
 
 
-# of Okabe & Ito's palette and neighbours of it, which do not rely on telling red from green
+# from Okabe & Ito's palette and close to it: readable without distinguishing red from green
 LIGHT = Palette(
     ink="#1b1f24",
     muted="#57606a",
@@ -62,11 +62,11 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 
 @dataclass(frozen=True)
 class Chart:
-    """A Vega-Lite description and what is written around it."""
+    """A Vega-Lite description with its title, its caption and its file's name."""
 
-    kind: str  # accuracy, latency, ratio or comparison: figures of one kind stand in one place of the page
+    kind: str  # accuracy, latency, ratio, study or comparison: the page shows figures of one kind together
     name: str  # of its file, without suffix: letters, digits, hyphens
-    choice: str  # what tells it from others of its kind
+    choice: str  # distinguishes it from others of its kind
     title: str
     caption: str  # how to read it, and what is left out
     spec: Spec
@@ -102,12 +102,12 @@ def check(path: Path) -> None:
 
 
 def kind(path: Path) -> str:
-    """svg or png, of a path that was checked."""
+    """Return svg or png, from the suffix of a path that was checked."""
     return path.suffix.lower().removeprefix(".")
 
 
 def write(path: Path, data: bytes) -> None:
-    """Raises `UsageError` where the file cannot be written."""
+    """Write a picture's bytes to a file. Raises `UsageError` where the file cannot be written."""
     try:
         path.write_bytes(data)
     except OSError as error:
@@ -120,10 +120,10 @@ def write(path: Path, data: bytes) -> None:
 def chart(
     kind: str, choice: str, title: str, caption: str, points: Sequence[Spec], layers: Sequence[Any], palette: Palette
 ) -> Chart:
-    """A chart of layers over common points, with the palette's look."""
+    """Return a chart of layers over common points, with the palette's look."""
     import altair as alt
 
-    # the points stand in the description once: a layer without data of its own takes the whole's
+    # the points are in the description once: a layer without data of its own takes the chart's
     drawn = alt.layer(*layers, data=alt.Data(values=list(points))).properties(
         width=680, height=380, description=f"{title}. {caption}"
     )
@@ -131,12 +131,13 @@ def chart(
     return Chart(kind, slug(f"{kind}-{choice}"), choice, title, caption, spec)
 
 
-def of_height(made: Chart, pixels: int) -> Chart:
-    """The same chart, higher or lower."""
-    return replace(made, spec={**made.spec, "height": pixels})
+def of_height(drawn: Chart, pixels: int) -> Chart:
+    """Return the chart with another height, in pixels."""
+    return replace(drawn, spec={**drawn.spec, "height": pixels})
 
 
 def config(palette: Palette) -> Spec:
+    """Return a palette as a Vega-Lite configuration of fonts, axes, legends and titles."""
     quiet = {"labelColor": palette.muted, "titleColor": palette.ink, "labelFontSize": 12, "titleFontSize": 12}
     return {
         "background": palette.background or "transparent",
@@ -164,39 +165,41 @@ def config(palette: Palette) -> Spec:
 
 
 def scale(values: Sequence[float], below: float, above: float) -> Any:
-    """Logarithmic where the values span a factor of four, else linear; a little wider than they are."""
+    """Return a scale a little wider than the values: logarithmic if they span a factor of four, else linear."""
     import altair as alt
 
     low, high = min(values), max(values)
     if low > 0 and high / low >= 4:
         return alt.Scale(type="log", domain=[low * below, high * above], nice=False)
-    room = max(high - low, 0.02 * high)
-    return alt.Scale(domain=[low - room * (1 - below) * 0.6, high + room * (above - 1) * 0.6], nice=False, zero=False)
+    margin = max(high - low, 0.02 * high)
+    return alt.Scale(
+        domain=[low - margin * (1 - below) * 0.6, high + margin * (above - 1) * 0.6], nice=False, zero=False
+    )
 
 
 def short(name: str, most: int = 28) -> str:
-    """A name as charts have room for; its middle is left out where it is longer."""
-    line = plain(name) or "(no name)"
+    """Return a name no longer than charts have space for; its middle is left out where it is longer."""
+    line = printable(name) or "(no name)"
     return line if len(line) <= most else f"{line[: most - 9]}…{line[-8:]}"
 
 
 def distinct(labels: Sequence[str]) -> list[str]:
-    """Shortened names may have become equal, and one label is one line."""
-    seen: dict[str, int] = {}
-    found: list[str] = []
+    """Return the labels with numbers behind equal ones: shortened names may be equal, and one label is one line."""
+    counts: dict[str, int] = {}
+    unique: list[str] = []
     for label in labels:
-        seen[label] = seen.get(label, 0) + 1
-        found.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
-    return found
+        counts[label] = counts.get(label, 0) + 1
+        unique.append(label if counts[label] == 1 else f"{label} ({counts[label]})")
+    return unique
 
 
 def slug(text: str) -> str:
-    """A file name of any text: letters, digits and hyphens, 80 at most."""
+    """Return a file name for any text: letters, digits and hyphens, 80 at most."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80].rstrip("-") or "figure"
 
 
 def picture(drawn: Chart, kind: str) -> bytes:
-    """The content of an SVG or PNG file, with the title and the caption in it. `kind` is svg or png."""
+    """Return the content of an SVG or PNG file, with the title and the caption in it. `kind` is svg or png."""
     title = {
         "text": textwrap.wrap(drawn.title, 90),
         "subtitle": [line for part in drawn.caption.split("\n") for line in textwrap.wrap(part, 110)],
@@ -206,7 +209,7 @@ def picture(drawn: Chart, kind: str) -> bytes:
 
 
 def rendered(spec: Spec, kind: str) -> bytes:
-    """A description as SVG or PNG: nothing is fetched, and the same description gives the same bytes."""
+    """Return a description as SVG or PNG: nothing is fetched, and the same description gives the same bytes."""
     import vl_convert
 
     if kind == "svg":
@@ -219,6 +222,9 @@ _IDS = re.compile(r"\b(clip|gradient_)(\d+)\b")
 
 
 def _renumbered(svg: str) -> str:
-    """With ids that count from 0: Vega goes on counting from one picture of a process to the next."""
+    """Return an SVG with ids that count from 0.
+
+    Vega goes on counting from one picture of a process to the next.
+    """
     numbers: dict[str, str] = {}
-    return _IDS.sub(lambda found: numbers.setdefault(found[0], f"{found[1]}{len(numbers)}"), svg)
+    return _IDS.sub(lambda match: numbers.setdefault(match[0], f"{match[1]}{len(numbers)}"), svg)

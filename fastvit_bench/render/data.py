@@ -11,7 +11,10 @@ from fastvit_bench.render.table import Row, Table
 
 
 def csv(table: Table[Any]) -> str:
-    """A line per row, without the wait for pandas; what there is none of is empty."""
+    """Return a table as comma-separated values, a line per row; a missing value is an empty field.
+
+    It does without pandas, which is slow to import.
+    """
     text = io.StringIO()
     writer = _csv.DictWriter(text, table.names, lineterminator="\n")
     writer.writeheader()
@@ -20,10 +23,10 @@ def csv(table: Table[Any]) -> str:
 
 
 def records(table: Table[Row], nested: Callable[[Row], Mapping[str, object]]) -> list[dict[str, object]]:
-    """The values of each row by their names, and what lies below them; of two of one name the latter."""
+    """Return the values of each row by their names, with nested ones; of two of one name the nested one counts."""
     return [{**flat, **nested(row)} for flat, row in zip(table.records(), table.rows, strict=True)]
 
 
 def json(value: object) -> str:
-    """Records, or a document of them, as indented JSON."""
+    """Return records, or a document of them, as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"

@@ -6,9 +6,9 @@ from fastvit_bench.render.table import Column, Table
 
 
 def sortable(table: Table[Any]) -> dict[str, Any]:
-    """The table as JSON can hold it: headings with how they behave, and a list of cells for each row.
+    """Return a table as JSON can hold it: headings with how they behave, and a list of cells for each row.
 
-    A cell is its text, what it is sorted by (None stands last), and what is told of it on demand.
+    A cell is its text, its sort key (None comes last), and what the page shows of it on demand.
     """
     columns = [column for column, _ in table.visible]
     texts = zip(*(cells for _, cells in table.visible), strict=True)

@@ -7,7 +7,7 @@ from fastvit_bench.render.table import NONE, Table, TableReport
 
 
 def report(shown: TableReport) -> str:
-    """A float for each table; caption and notes stand in the first one's caption."""
+    """Return a float for each table; caption and notes go into the first one's caption."""
     notes = [*([shown.caption] if shown.caption else []), *shown.notes]
     floats = [
         floating(table, [*([table.title] if table.title else []), *(notes if not at else [])])
@@ -17,13 +17,13 @@ def report(shown: TableReport) -> str:
 
 
 def floating(table: Table[Any], caption: Sequence[str]) -> str:
-    """One table in a float, with sentences as its caption."""
+    """Return one table in a float, with sentences as its caption."""
     import pandas as pd
 
     frame = pd.DataFrame({escape(column.heading): list(map(escape, cells)) for column, cells in table.visible})
     return frame.to_latex(
         index=False,
-        escape=False,  # `escape` also knows what pandas leaves: a row that begins with a bracket
+        escape=False,  # `escape` also handles what pandas does not: a row that begins with a bracket
         column_format="".join(column.align[0] for column, _ in table.visible),
         caption=" ".join(escape(text if text.endswith(".") else f"{text}.") for text in caption),
         position="t",
@@ -40,7 +40,7 @@ _ESCAPED = str.maketrans(
         "|": r"\textbar{}",
         "[": "{[}",  # after the \\ of the row above it would be an option
         "]": "{]}",
-        "*": "{*}",  # likewise
+        "*": "{*}",  # after the \\ of the row above it would be a part of that command
         NONE: "--",
         "†": r"\dag{}",
         "×": r"$\times$",
@@ -50,5 +50,5 @@ _ESCAPED = str.maketrans(
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+    """Return text that LaTeX prints as it is."""
     return text.translate(_ESCAPED)

@@ -8,7 +8,7 @@ from fastvit_bench.render.table import Table, TableReport
 
 
 def report(shown: TableReport) -> str:
-    """Every table under its title, then the notes."""
+    """Return every table under its title, then the notes."""
     above = [escape(shown.caption)] if shown.caption else []
     tables = [
         f"**{escape(table.title)}**\n\n{pipe_table(table)}" if table.title else pipe_table(table)
@@ -19,7 +19,7 @@ def report(shown: TableReport) -> str:
 
 
 def pipe_table(table: Table[Any]) -> str:
-    """One table."""
+    """Return one table with pipes between its cells."""
     columns = [column for column, _ in table.visible]
     lines = [
         [escape(column.heading) for column in columns],
@@ -30,7 +30,7 @@ def pipe_table(table: Table[Any]) -> str:
 
 
 def pipes(cells: Sequence[str]) -> str:
-    """One line of a table, of cells that are escaped already."""
+    """Return one line of a table, of cells that are escaped already."""
     return f"| {' | '.join(cells)} |"
 
 
@@ -39,5 +39,5 @@ _MARKUP = re.compile(r"[\\`|*<>&~]|\](?=[(\[:])")
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is, within a line."""
+    """Return text that Markdown shows as it is, within a line."""
     return _MARKUP.sub(r"\\\g<0>", text)

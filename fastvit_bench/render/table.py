@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # takes longer to import than `--help` may
 NONE = "–"  # there is no value, as opposed to an empty one
 
 Row = TypeVar("Row")
-Other = TypeVar("Other")
+Outer = TypeVar("Outer")
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Column(Generic[Row]):
     role: Literal["key", "figure", "fact"] = "fact"  # says which row it is; is what the table is for; goes with it
     shown: Literal["always", "filled", "varied"] = "always"  # varied: to people, where rows differ
     optional: bool = False  # CSV does without it where no row has a value
-    part: int = 0  # of the table, where a terminal is too narrow for the whole
+    part: int = 0  # of the table, where a terminal is too narrow for all columns
     under: str = ""  # title of the column that it stands under where a terminal is narrow
     folds: bool = False  # a narrow terminal may break it into two lines
     wraps: bool = False  # prose: a terminal may break it between any words
     style: Callable[[Row], str] | None = None  # on a terminal, as rich names it
     facet: bool = False  # a page offers to choose one of its values
     minor: bool = False  # a narrow page does without it
-    note: Callable[[Row], Sequence[object]] | None = None  # what a page tells of the cell on demand
+    note: Callable[[Row], Sequence[object]] | None = None  # what a page shows of the cell on demand
 
     @property
     def heading(self) -> str:
@@ -45,21 +45,21 @@ class Column(Generic[Row]):
         return f"{self.title} {self.unit}".rstrip()
 
     def cell(self, row: Row) -> str:
-        """What people read of a row."""
+        """Return the text of a row's cell, as people read it."""
         if self.text is not None:
             return self.text(row)
         value = self.value(row)
         return NONE if value is None else str(value)
 
-    def of(self, get: Callable[[Other], Row]) -> "Column[Other]":
-        """The same column of rows that hold this one's."""
+    def of(self, get: Callable[[Outer], Row]) -> "Column[Outer]":
+        """Return this column for other rows, from each of which `get` takes one of this column's rows."""
         text, style, note = self.text, self.style, self.note
         return Column(
             **{name: getattr(self, name) for name in _PLAIN_FIELDS},
-            value=lambda other: self.value(get(other)),
-            text=text and (lambda other: text(get(other))),
-            style=style and (lambda other: style(get(other))),
-            note=note and (lambda other: note(get(other))),
+            value=lambda outer: self.value(get(outer)),
+            text=text and (lambda outer: text(get(outer))),
+            style=style and (lambda outer: style(get(outer))),
+            note=note and (lambda outer: note(get(outer))),
         )
 
 
@@ -78,9 +78,9 @@ class Table(Generic[Row]):
 
     @cached_property
     def visible(self) -> list[tuple[Column[Row], list[str]]]:
-        """The columns that people see, each with its cells."""
-        found = [(column, [column.cell(row) for row in self.rows]) for column in self.columns if column.title]
-        return [(column, cells) for column, cells in found if self._is_shown(column, cells)]
+        """Columns that people see, each with its cells."""
+        titled = [(column, [column.cell(row) for row in self.rows]) for column in self.columns if column.title]
+        return [(column, cells) for column, cells in titled if self._is_shown(column, cells)]
 
     def _is_shown(self, column: Column[Row], cells: Sequence[str]) -> bool:
         if column.shown == "filled":
@@ -92,38 +92,38 @@ class Table(Generic[Row]):
 
     @cached_property
     def _values(self) -> dict[str, list[object]]:
-        """The values of each column that programs may get."""
+        """Values of each column that programs may get."""
         return {column.name: [column.value(row) for row in self.rows] for column in self.columns if column.name}
 
     @cached_property
     def names(self) -> list[str]:
-        """The columns that programs get."""
+        """Names of the columns that programs get."""
         optional = {column.name for column in self.columns if column.optional}
         filled = {name for name, values in self._values.items() if any(value is not None for value in values)}
         return [name for name in self._values if name not in optional or name in filled]
 
     def records(self) -> list[dict[str, object]]:
-        """The values of each row by the names of its columns."""
+        """Return the values of each row by the names of its columns."""
         values = [self._values[name] for name in self.names]
         return [dict(zip(self.names, line, strict=True)) for line in zip(*values, strict=True)]
 
     def frame(self) -> "pd.DataFrame":
-        """The table as a data frame: a line per row, every value in full precision."""
+        """Return the table as a data frame: a line per row, every value in full precision."""
         import pandas as pd
 
         frame = pd.DataFrame({name: self._values[name] for name in self.names})
-        # pandas makes floats of whole numbers beside gaps
-        return frame.astype({name: "Int64" for name in self.names if _is_whole(self._values[name])})
+        # pandas turns whole numbers beside gaps into floats
+        return frame.astype({name: "Int64" for name in self.names if _are_integers_with_gaps(self._values[name])})
 
 
-def _is_whole(values: Sequence[object]) -> bool:
-    """Whether there are whole numbers and gaps, and nothing else."""
+def _are_integers_with_gaps(values: Sequence[object]) -> bool:
+    """Return whether the values are whole numbers and gaps, both, and nothing more."""
     return {type(value) for value in values} == {int, type(None)}
 
 
 @dataclass(frozen=True)
 class TableReport:
-    """What a command shows people: its tables, one sentence above them, and notes below."""
+    """Tables of a command for people, with one sentence above them and notes below."""
 
     tables: Sequence[Table[Any]]
     notes: Sequence[str] = ()
@@ -131,7 +131,7 @@ class TableReport:
 
 
 def equal_columns(tables: Sequence[Table[Any]]) -> dict[str, str]:
-    """Heading -> text of the facts that say the same in every row of all the tables."""
+    """Return heading and text of the facts that say the same in every row of all the tables."""
     cells: dict[str, list[str]] = {}
     for table in tables:
         for column, texts in table.visible:

@@ -24,7 +24,7 @@ HEADING = 7  # characters before a heading is broken into lines
 
 
 def report(shown: TableReport, width: int) -> "Group":
-    """Every table of a command under its title, then the notes, for a terminal of `width` columns."""
+    """Return every table of a command under its title, then the notes, for a terminal of `width` columns."""
     from rich.console import Group
     from rich.text import Text
 
@@ -43,17 +43,17 @@ def layout(table: Table[Any], width: int) -> list[Line]:
 
     A grid has a line per row, with an interval under its figure. Where it does not fit, cells that can are broken into
     two lines, then the parts of the table stand below each other. Where that does not fit either, each row becomes a
-    record: its keys on a line, and below them every figure behind its heading, whole.
+    record: its keys on a line, and below them every figure, uncut, behind its heading.
     """
-    whole, folded = table.visible, _folded(table.visible)
-    for cells in (whole, folded):
+    unfolded, folded = table.visible, _folded(table.visible)
+    for cells in (unfolded, folded):
         if (widths := _widths(cells, width)) is not None:
             return _grid(table, cells, widths)
     parts = _parts(folded)
     grids = [_grid(table, part, widths) for part in parts if (widths := _widths(part, width)) is not None]
     if len(grids) == len(parts):
         return [line for at, grid in enumerate(grids) for line in ([[], *grid] if at else grid)]
-    return _records(whole, width)
+    return _records(unfolded, width)
 
 
 def plain(lines: Sequence[Line]) -> str:
@@ -79,24 +79,24 @@ FOLD = re.compile(r" |(?=[(@])")
 
 
 def _folded(columns: Sequence[_Cells]) -> list[_Cells]:
-    """With columns under those that they may stand under, and cells in two lines that may be broken."""
+    """Return the columns with some put under others as they allow, and their cells in two lines where they may."""
     titles = {column.title for column, _ in columns}
     lower = {column.under: (column, cells) for column, cells in columns if column.under in titles}
-    found: list[_Cells] = []
+    folded: list[_Cells] = []
     for column, cells in columns:
         if column.under in titles:
             continue
         texts = [FOLD.sub("\n", cell, 1) for cell in cells] if column.folds else cells
         if column.title in lower:
             below, more = lower[column.title]
-            texts = [f"{one}\n{other}" if other else one for one, other in zip(cells, more, strict=True)]
+            texts = [f"{top}\n{bottom}" if bottom else top for top, bottom in zip(cells, more, strict=True)]
             column = replace(column, title=f"{column.heading}\n{below.heading}", unit="")
-        found.append((column, texts))
-    return found
+        folded.append((column, texts))
+    return folded
 
 
 def _parts(columns: Sequence[_Cells]) -> list[list[_Cells]]:
-    """The parts of a table, each with the keys."""
+    """Return the parts of a table, each with the keys."""
     keys = [pair for pair in columns if pair[0].role == "key"]
     others = [pair for pair in columns if pair[0].role != "key"]
     numbers = sorted({column.part for column, _ in others})
@@ -113,27 +113,27 @@ def _heading(column: Column[Any]) -> list[str]:
 
 
 def _stacked(cell: str) -> list[str]:
-    """A cell's lines in a grid: an interval stands under its figure."""
+    """Return a cell's lines in a grid: an interval stands under its figure."""
     return cell.replace(" [", "\n[", 1).split("\n")
 
 
 def _widths(columns: Sequence[_Cells], width: int) -> list[int] | None:
-    """The width of each column of a grid, or None where a grid does not fit."""
+    """Return the width of each column of a grid, or None where a grid does not fit."""
     least: list[int] = []
     most: list[int] = []
     for column, cells in columns:
         heading = max(map(_length, _heading(column)))
         lines = [line for cell in cells for line in ([cell] if column.wraps else _stacked(cell))]
-        whole = max([heading, *map(_length, lines)])
-        most.append(whole)
+        longest = max([heading, *map(_length, lines)])
+        most.append(longest)
         words = (_length(word) for line in lines for word in _WORD.findall(line)) if column.wraps else ()
-        least.append(min(whole, max([heading, NARROWEST, *words])) if column.wraps else whole)
+        least.append(min(longest, max([heading, NARROWEST, *words])) if column.wraps else longest)
     spare = width - sum(least) - GAP * (len(columns) - 1)
     if spare < 0:
         return None
     wrapping = sorted((at for at, pair in enumerate(columns) if pair[0].wraps), key=lambda at: most[at] - least[at])
-    for left, at in zip(range(len(wrapping), 0, -1), wrapping, strict=True):
-        more = min(most[at] - least[at], spare // left)
+    for remaining, at in zip(range(len(wrapping), 0, -1), wrapping, strict=True):
+        more = min(most[at] - least[at], spare // remaining)
         least[at] += more
         spare -= more
     return least
@@ -165,12 +165,12 @@ def _cell(column: Column[Any], cell: str, row: object, width: int) -> list[Line]
 
 
 def _joined(parts: Sequence[Line], columns: Sequence[_Cells], widths: Sequence[int]) -> Line:
-    """One line of cells side by side, without spaces at its end."""
+    """Return one line of cells side by side, without spaces at its end."""
     line: Line = []
     for at, (part, (column, _), width) in enumerate(zip(parts, columns, widths, strict=True)):
-        room = " " * (width - sum(_length(text) for text, _ in part))
+        padding = " " * (width - sum(_length(text) for text, _ in part))
         gap = [(" " * GAP, "")] if at else []
-        line += [*gap, (room, ""), *part] if column.align == "right" else [*gap, *part, (room, "")]
+        line += [*gap, (padding, ""), *part] if column.align == "right" else [*gap, *part, (padding, "")]
     while line and not line[-1][0].strip():
         line.pop()
     return line
@@ -180,7 +180,7 @@ def _joined(parts: Sequence[Line], columns: Sequence[_Cells], widths: Sequence[i
 
 
 def _records(columns: Sequence[_Cells], width: int) -> list[Line]:
-    """Each row as its keys on a line, and below them its figures, then what goes with them."""
+    """Return each row as its keys on a line, and below them its figures, then the facts."""
     ordered = sorted(columns, key=lambda pair: ("key", "figure", "fact").index(pair[0].role))
     keys = sum(column.role == "key" for column, _ in columns)
     lines: list[Line] = []
@@ -200,7 +200,7 @@ def _pair(title: str, cell: str) -> Line:
 
 
 def _packed(pieces: Sequence[Line], width: int, indent: int) -> list[Line]:
-    """As many pieces to a line as fit; one that is too long alone is broken, its figure last."""
+    """Return lines of as many pieces as fit; a piece longer than a line is broken, its figure last."""
     lines: list[Line] = []
     used = width
     for piece in pieces:
@@ -218,14 +218,14 @@ def _packed(pieces: Sequence[Line], width: int, indent: int) -> list[Line]:
 
 
 def _broken(piece: Line, width: int, indent: int) -> Iterator[Line]:
-    """A piece that no line holds: its heading, then its words."""
+    """Yield the lines of a piece that no line holds: its heading, then its words."""
     *heading, (text, style) = piece
-    room = width - indent - INDENT
+    space = width - indent - INDENT
     lead = sum(_length(title) for title, _ in heading)
-    if heading and lead + max(map(_length, _WORD.findall(text)), default=0) > room:
+    if heading and lead + max(map(_length, _WORD.findall(text)), default=0) > space:
         yield [(" " * indent, ""), *heading]
         heading, lead = [], 0
-    first, *others = _wrapped(text, room, lead)
+    first, *others = _wrapped(text, space, lead)
     yield [(" " * indent, ""), *heading, (first, style)]
     for line in others:
         yield [(" " * (indent + INDENT), ""), (line, style)]
@@ -237,36 +237,36 @@ _WORD = re.compile(r"\S+ \[[^\]]*\]|\S+")  # a figure and its interval are one
 
 
 def _wrapped(text: str, width: int, lead: int = 0) -> list[str]:
-    """Lines broken between words, within one only where no line holds it; the first is `lead` shorter."""
-    lines, room = [""], width - lead
-    for found in _WORD.findall(text):
-        word = found
+    """Return lines broken between words, within one only where no line holds it; the first is `lead` shorter."""
+    lines, space = [""], width - lead
+    for token in _WORD.findall(text):
+        word = token
         joined = f"{lines[-1]} {word}" if lines[-1] else word
-        if _length(joined) <= room:
+        if _length(joined) <= space:
             lines[-1] = joined
             continue
         if lines[-1]:
             lines.append("")
-            room = width
-        while _length(word) > room:
-            cut = _cut(word, room)
+            space = width
+        while _length(word) > space:
+            cut = _cut(word, space)
             lines[-1] = word[:cut]
             lines.append("")
-            word, room = word[cut:], width
+            word, space = word[cut:], width
         lines[-1] = word
     return lines
 
 
-def _cut(word: str, room: int) -> int:
-    """How many characters of a word fit, at least one."""
+def _cut(word: str, space: int) -> int:
+    """Return how many characters of a word fit, at least one."""
     at = len(word)
-    while at > 1 and _length(word[:at]) > room:
+    while at > 1 and _length(word[:at]) > space:
         at -= 1
     return at
 
 
 def _length(text: str) -> int:
-    """Columns of a terminal that a text takes."""
+    """Return the columns of a terminal that a text takes."""
     if text.isascii():
         return len(text)
     return sum(_character(character) for character in text)

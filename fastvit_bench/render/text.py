@@ -6,17 +6,18 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from fastvit_bench.records import Interval, Measurement, Share
 from fastvit_bench.render.table import NONE
 
-NOT_COMPARED = "†"  # behind a figure of which nobody has seen what it computed
+NOT_COMPARED = "†"  # behind a figure whose outputs were not compared
 NOT_COMPARED_NOTE = f"{NOT_COMPARED} Not compared with the reference on that device."
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
 def latency(figure: float, interval: Interval | None) -> str:
-    """``10.21 [10.18, 10.25]``: no more digits than the interval supports and four at most, its ends rounded outwards.
+    """Return ``10.21 [10.18, 10.25]``: no more digits than the interval supports, its ends rounded outwards.
 
-    The interval's width keeps two digits where they begin below 355, else one, as the Particle Data Group rounds
-    errors (Review of Particle Physics, introduction, section 5.3). Without an interval three digits are given.
+    There are four digits at most. The interval's width keeps two digits where they begin below 355, else one, as the
+    Particle Data Group rounds errors (Review of Particle Physics, introduction, section 5.3). Without an interval three
+    digits are given.
     """
     if interval is None:
         return significant(figure, 3)
@@ -30,13 +31,13 @@ def latency(figure: float, interval: Interval | None) -> str:
 
 
 def figure_text(cell: Measurement, doubts: Sequence[str]) -> str:
-    """``78* [74, 88]``: a measured latency with its marks, as every table and sentence prints it."""
+    """Return ``78* [74, 88]``: a measured latency with its marks, as every table and sentence prints it."""
     value, _, interval = latency(cell.figure_ms, cell.interval_ms).partition(" ")
     return f"{value}{'*' * bool(doubts)}{NOT_COMPARED * (not compared(cell))} {interval}".rstrip()
 
 
 def derived(cell: Measurement, of_ms: Callable[[float], float]) -> str:
-    """What follows from a latency, such as a rate, with no more digits than the latency's interval supports."""
+    """Return a value that follows from a latency, such as a rate, with the digits that the interval supports."""
     interval = cell.interval_ms
     if interval is None or interval.low <= 0:
         return significant(of_ms(cell.figure_ms), 3)
@@ -46,30 +47,30 @@ def derived(cell: Measurement, of_ms: Callable[[float], float]) -> str:
 
 
 def percent(share: Share | None) -> str:
-    """``76.12 [75.74, 76.49]``: two digits behind the point, as accuracies are published with one."""
+    """Return ``76.12 [75.74, 76.49]``: two digits behind the point, as accuracies are published with one."""
     if share is None:
         return NONE
     return f"{100 * share.value:.2f} [{100 * share.low:.2f}, {100 * share.high:.2f}]"
 
 
 def significant(value: float, digits: int) -> str:
-    """A positive number to so many significant digits, without an exponent."""
+    """Return a positive number to so many significant digits, without an exponent."""
     return _rounded(value, digits - 1 - _exponent(value, digits), ROUND_HALF_EVEN)
 
 
 def _exponent(value: float, digits: int) -> int:
-    """Power of ten of the leading digit once rounded to so many digits: of 9.996 to three it is 1."""
+    """Return the power of ten of the leading digit once rounded to so many digits: of 9.996 to three it is 1."""
     return int(f"{value:.{digits - 1}e}".partition("e")[2])
 
 
 def _rounded(value: float, places: int, rounding: str) -> str:
-    """In decimal, where 10.18 is 10.18: a binary float rounded outwards would become 10.17."""
+    """Round in decimal, where 10.18 is 10.18: a binary float rounded outwards would become 10.17."""
     rounded = Decimal(repr(value)).quantize(Decimal(1).scaleb(-places), rounding=rounding)
     return f"{rounded:f}"
 
 
 def whole_percent(share: float) -> str:
-    """Whole percents, and 0 and 100 only where they are exact: one operation in 300 makes a switch too."""
+    """Return whole percents, 0 and 100 only where they are exact: one operation in 300 makes a switch too."""
     text = f"{100 * share:.0f}"
     if text == "100" and share < 1 - 1e-9:
         text = ">99"
@@ -79,31 +80,31 @@ def whole_percent(share: float) -> str:
 
 
 def per_image(cell: Measurement) -> str:
-    """Milliseconds of one image of a batch, with the digits that the batch's interval supports."""
+    """Return milliseconds of one image of a batch, with the digits that the batch's interval supports."""
     images = cell.shape.batch if cell.shape else 1
     return derived(cell, lambda ms: ms / images)
 
 
 def compared(cell: Measurement) -> bool:
-    """Whether the outputs of what was timed were compared with the reference, where it was timed."""
+    """Return whether the outputs of what was timed were compared with the reference, where it was timed."""
     return cell.parity is not None
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def plain(text: str) -> str:
-    """One line of printable characters: names come from files, and a terminal obeys what it is sent."""
+def printable(text: str) -> str:
+    """Return one line of printable characters: names come from files, and a terminal obeys what it is sent."""
     return "".join(c for c in " ".join(text.split()) if c.isprintable())
 
 
-def kinds(counts: dict[str, int], most: int) -> str:
-    """``cast 2, gather 1 and 3 more kinds``."""
+def op_counts(counts: dict[str, int], most: int) -> str:
+    """Return ``cast 2, gather 1 and 3 more kinds``."""
     shown = ", ".join(f"{kind} {count}" for kind, count in list(counts.items())[:most])
     return shown + (f" and {len(counts) - most} more kinds" if len(counts) > most else "")
 
 
 def some(labels: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
+    """Return the first names of a list, and how many more there are."""
     more = f" and {len(labels) - 6} more" if len(labels) > 6 else ""
     return ", ".join(labels[:6]) + more

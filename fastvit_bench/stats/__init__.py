@@ -1,1 +1,1 @@
-"""Statistics: pure functions on numbers, which know nothing of records."""
+"""Statistics: estimates with intervals, change points, Pareto frontiers and the sequential test of the gate."""

@@ -1,7 +1,7 @@
-"""Medians, means and shares with their confidence intervals: every figure and every interval is computed here.
+"""Medians, means and shares with their confidence intervals: the source of every figure and interval.
 
 Functions take numbers in any unit and in any order, and return numbers in the same unit. scipy and the standard
-library's statistics are imported where they are needed, because `--help` would wait for them.
+library's statistics are imported inside functions, because `--help` would wait for them.
 """
 
 import functools
@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-CONFIDENCE = 0.95  # of intervals, where nothing else is asked for
+CONFIDENCE = 0.95  # default of intervals
 
 
 class Bounds(NamedTuple):
-    """The ends of a confidence interval and the confidence it reaches, at least what was asked for."""
+    """The ends of a confidence interval and the confidence that it reaches, at least the requested one."""
 
     low: float
     high: float
@@ -25,7 +25,7 @@ class Bounds(NamedTuple):
 
 
 def median(values: Iterable[float]) -> float:
-    """The middle value, or the mean of the two in the middle. Raises ValueError without values."""
+    """Return the middle value, or the mean of the two in the middle. Raises ValueError without values."""
     ordered = sorted(values)
     if not ordered:
         raise ValueError("no median of no values")
@@ -34,21 +34,21 @@ def median(values: Iterable[float]) -> float:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean, summed without rounding errors."""
+    """Return the arithmetic mean, summed without rounding errors."""
     return math.fsum(values) / len(values)
 
 
 def trimmed_mean(values: Iterable[float], trim: int) -> float:
-    """The mean without the `trim` lowest and the `trim` highest values. Raises ValueError where none is left."""
-    kept = sorted(values)
-    kept = kept[trim : len(kept) - trim]
-    if not kept:
+    """Return the mean without the `trim` lowest and highest values. Raises ValueError where no value remains."""
+    ordered = sorted(values)
+    central = ordered[trim : len(ordered) - trim]
+    if not central:
         raise ValueError(f"trimming {trim} samples at either end leaves none")
-    return mean(kept)
+    return mean(central)
 
 
 def quantile(values: Iterable[float], share: float) -> float:
-    """The value below which a share of the values lies, by linear interpolation (Hyndman & Fan 1996, number 7)."""
+    """Return the quantile of a share, by linear interpolation (Hyndman & Fan 1996, number 7)."""
     ordered = sorted(values)
     position = share * (len(ordered) - 1)
     below = math.floor(position)
@@ -57,13 +57,13 @@ def quantile(values: Iterable[float], share: float) -> float:
 
 
 def median_absolute_deviation(values: Sequence[float]) -> float:
-    """The median of the distances from the median, which disturbed values hardly move."""
+    """Return the median of the distances from the median, which outliers hardly affect."""
     middle = median(values)
     return median(abs(value - middle) for value in values)
 
 
 def normal_quantile(share: float) -> float:
-    """The number of standard deviations below which a share of a normal distribution lies."""
+    """Return the standard normal quantile of a share, in standard deviations from the mean."""
     import statistics
 
     return statistics.NormalDist().inv_cdf(share)
@@ -74,12 +74,12 @@ def normal_quantile(share: float) -> float:
 
 @functools.lru_cache(maxsize=64)
 def order_statistic_ranks(count: int, quantile: float, confidence: float = CONFIDENCE) -> tuple[int, int, float] | None:
-    """Ranks (1-based, inclusive) of the samples that enclose a quantile, and the coverage they reach.
+    """Return the ranks (1-based, inclusive) of the samples that enclose a quantile, and their coverage.
 
     The number of samples below the quantile is Binomial(count, quantile), whatever the distribution, so the coverage
-    of ranks (l, u) is P(l <= K < u) (David & Nagaraja, Order Statistics, 3rd ed., section 7.1). Starting from the
-    middle the narrowest pair with equal tails is taken; 100 samples and the median give ranks 40 and 61 (96.5 %).
-    None when no pair of samples reaches the confidence, as for a median of fewer than six samples.
+    of ranks (l, u) is P(l <= K < u) (David & Nagaraja, Order Statistics, 3rd ed., section 7.1). The result is the
+    narrowest pair with equal tails; 100 samples and the median give ranks 40 and 61 (96.5 %). It is None where no pair
+    of samples reaches the confidence, as for a median of fewer than six samples.
     """
     tail = (1 - confidence) / 2
     # in logarithms, because the binomial coefficient of 1100 samples is more than a float can hold
@@ -100,7 +100,7 @@ def order_statistic_ranks(count: int, quantile: float, confidence: float = CONFI
 
 
 def quantile_interval(values: Iterable[float], share: float, confidence: float = CONFIDENCE) -> Bounds | None:
-    """The distribution-free interval of a quantile between two of the values; None where they are too few."""
+    """Return the distribution-free interval of a quantile between two of the values; None for too few values."""
     ordered = sorted(values)
     ranks = order_statistic_ranks(len(ordered), share, confidence)
     if ranks is None:
@@ -110,11 +110,11 @@ def quantile_interval(values: Iterable[float], share: float, confidence: float =
 
 
 def median_interval(values: Sequence[float], confidence: float) -> tuple[float, float] | None:
-    """Ends of a confidence interval of the median; None where the values are too few.
+    """Return the ends of a confidence interval of the median; None for too few values.
 
-    Interpolated between the two pairs of order statistics whose coverages, exact for any distribution, enclose the
-    confidence (Hettmansperger & Sheather 1986). Six values can only give 96.9 % or 78.1 % without interpolating, and
-    unlike the averages of pairs of Hodges & Lehmann (1963) it stays right where the values are skewed.
+    It interpolates between the two pairs of order statistics whose coverages enclose the confidence (Hettmansperger &
+    Sheather 1986). Their coverages are exact for any distribution. Without interpolation, six values allow only 96.9 %
+    or 78.1 %. Unlike the averages of pairs of Hodges & Lehmann (1963) it stays valid where the values are skewed.
     """
     ordered, count = sorted(values), len(values)
     below = list(itertools.accumulate(math.comb(count, k) / 2**count for k in range(count + 1)))  # P(K <= k)
@@ -123,15 +123,15 @@ def median_interval(values: Sequence[float], confidence: float) -> tuple[float, 
     if not rank or rank == len(coverages):
         return None
     outer, inner = coverages[rank - 1], coverages[rank]
-    way = (outer - confidence) / (outer - inner)
-    inwards = (count - rank) * way / (rank + (count - 2 * rank) * way)
+    fraction = (outer - confidence) / (outer - inner)
+    inwards = (count - rank) * fraction / (rank + (count - 2 * rank) * fraction)
     low = (1 - inwards) * ordered[rank - 1] + inwards * ordered[rank]
     high = (1 - inwards) * ordered[count - rank] + inwards * ordered[count - rank - 1]
     return low, high
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Bounds | None:
-    """Student's interval of a mean (Biometrika 6, 1908), of independent and near normal values; None below two."""
+    """Return Student's interval of a mean (Biometrika 6, 1908), of independent, almost normal values; None below 2."""
     if len(values) < 2:
         return None
     import statistics
@@ -141,21 +141,22 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Bo
     return Bounds(middle - half, middle + half, confidence)
 
 
-USUAL_DEGREES = 12  # degrees of freedom that a machine's usual scatter counts for beside a run's own
+USUAL_DEGREES = 12  # degrees of freedom of a machine's usual scatter, when combined with a run's own
 
 
 def another_figure(
     medians: Sequence[float], confidence: float = CONFIDENCE, usual: float | None = None
 ) -> float | None:
-    """The factor by which another run's figure lies above or below this one's at most; None below two medians.
+    """Return the largest factor between another run's figure and this one's; None below two medians.
 
-    The medians of a run's processes are taken as log-normal around one value. A figure over n of them has 1/n of their
-    variance, and so has the next one, so that the two differ with 2/n of it: the prediction of a future mean (Hahn &
+    The medians of a run's processes are modelled as log-normal around one value. A figure over n of them has 1/n of
+    their variance, and so has the next run's. The two differ with 2/n of it: the prediction of a future mean (Hahn &
     Meeker, Statistical Intervals, 1991, section 4.7).
 
-    `usual` is the standard deviation of such logarithms on this machine, from earlier figures. The run's own is drawn
-    towards it, as a moderated t statistic does (Smyth, Stat. Appl. Genet. Mol. Biol. 3(1), 2004): four processes agree
-    by luck at times, and the interval would be far too narrow. Raises ValueError for a median that is not positive.
+    `usual` is the standard deviation of such logarithms on this machine, from earlier figures. The run's own variance
+    is shrunk towards it, as in a moderated t statistic (Smyth, Stat. Appl. Genet. Mol. Biol. 3(1), 2004). Four
+    processes sometimes agree by chance, and the interval would be far too narrow. Raises ValueError for a median that
+    is not positive.
     """
     if len(medians) < 2:
         return None
@@ -168,7 +169,7 @@ def another_figure(
 
 
 def log_variance(medians: Sequence[float]) -> float:
-    """The variance of the logarithms of two times or more. Raises ValueError for one that is no positive number."""
+    """Return the variance of the logarithms of two or more times. Raises ValueError for a time that is not positive."""
     if any(not value > 0 for value in medians):
         raise ValueError("medians of times must be above zero")
     import statistics
@@ -178,7 +179,7 @@ def log_variance(medians: Sequence[float]) -> float:
 
 @functools.lru_cache(maxsize=64)
 def median_of_variance(degrees: int) -> float:
-    """The median of a sample variance over its true value, of a normal sample: chi-squared's median over `degrees`."""
+    """Return the median of a normal sample's variance over its true value: chi-squared's median over `degrees`."""
     from scipy.special import chdtri
 
     return float(chdtri(degrees, 0.5)) / degrees
@@ -186,14 +187,14 @@ def median_of_variance(degrees: int) -> float:
 
 @functools.lru_cache(maxsize=64)
 def _student_quantile(share: float, degrees: int) -> float:
-    from scipy.special import stdtrit  # what scipy.stats.t.ppf calls, for a tenth of the time to import
+    from scipy.special import stdtrit  # scipy.stats.t.ppf calls it, and takes ten times as long to import
 
     return float(stdtrit(degrees, share))
 
 
 @functools.lru_cache(maxsize=1024)
 def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Bounds:
-    """The interval of a share by Wilson (J. Am. Stat. Assoc. 22, 1927), which holds near 0 and 1 too."""
+    """Return Wilson's interval of a share (J. Am. Stat. Assoc. 22, 1927), which is valid near 0 and 1 too."""
     from scipy.stats import binomtest
 
     ends = binomtest(successes, trials).proportion_ci(confidence, method="wilson")

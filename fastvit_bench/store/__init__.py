@@ -1,1 +1,1 @@
-"""What is kept on the disk between commands."""
+"""Files that commands leave for later ones: run files, and documents such as peaks and comparisons."""

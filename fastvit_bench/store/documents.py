@@ -1,4 +1,7 @@
-"""JSON documents beside the runs (peaks, a calibration, comparisons, studies): written whole, read or refused."""
+"""Documents beside the run files, as JSON: peaks, a calibration, comparisons and studies.
+
+Each is written completely or not at all, and one that cannot be read is an error.
+"""
 
 import math
 from collections.abc import Callable
@@ -8,29 +11,29 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from fastvit_bench import files, studies, verdicts
+from fastvit_bench import files
 from fastvit_bench.errors import StoreError
-from fastvit_bench.records import Peak
-from fastvit_bench.studies import StudyResult
-from fastvit_bench.verdicts import Calibration, Comparison
+from fastvit_bench.records import DevicePeak, comparison, study
+from fastvit_bench.records.comparison import Calibration, Comparison
+from fastvit_bench.records.study import StudyResult
 
 Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
-class Kind(Generic[Content]):
-    """A kind of document, and what to say of one that cannot be read."""
+class DocumentKind(Generic[Content]):
+    """A kind of document, with the words of the errors that its files can cause."""
 
     name: str
     type: type[Content]
     writers: str  # the commands that write such files
     remedy: str
     schema: int | None = None  # None of documents without one
-    restore: Callable[[dict[str, Any]], None] = lambda content: None  # what JSON cannot hold, before it is converted
+    restore: Callable[[dict[str, Any]], None] = lambda content: None  # puts back what JSON cannot hold
 
 
 def _restore_comparison(content: dict[str, Any]) -> None:
-    """Drop what was derived for other readers, and put back the open ends of intervals, which JSON wrote as null."""
+    """Drop the fields derived for other readers, and put back the open ends of intervals, which JSON has as null."""
     for name in ("outcome", "exit_code", "sentence"):
         content.pop(name, None)
     for verdict in filter(None, [*(cell.get("verdict") for cell in content.get("cells") or ()), content.get("pooled")]):
@@ -38,33 +41,40 @@ def _restore_comparison(content: dict[str, Any]) -> None:
             case [low, high]:
                 verdict["bounds"] = [0.0 if low is None else low, math.inf if high is None else high]
             case _:
-                pass  # none, or not what it must be, which is found later
+                pass  # no bounds, or malformed ones, which the conversion refuses
         interval = verdict.get("interval")
         if interval and interval.get("high", 0) is None:
             interval["high"] = math.inf
 
 
 _CHANGED = "The file was changed or damaged: restore it from a copy, or"
-PEAKS = Kind("list of peaks", tuple[Peak, ...], "`fastvit-bench roofline`", f"{_CHANGED} remove it and measure again.")
-CALIBRATION = Kind("calibration", Calibration, "`fastvit-bench calibrate`", f"{_CHANGED} calibrate again.")
-COMPARISON = Kind(
+PEAKS = DocumentKind(
+    "list of peaks", tuple[DevicePeak, ...], "`fastvit-bench roofline`", f"{_CHANGED} remove it and measure again."
+)
+CALIBRATION = DocumentKind("calibration", Calibration, "`fastvit-bench calibrate`", f"{_CHANGED} calibrate again.")
+COMPARISON = DocumentKind(
     "comparison",
     Comparison,
     "`fastvit-bench compare` and `gate`",
     f"{_CHANGED} compare again.",
-    verdicts.SCHEMA,
+    comparison.SCHEMA,
     _restore_comparison,
 )
-STUDY = Kind("study", StudyResult, "`fastvit-bench study`", f"{_CHANGED} measure the study again.", studies.SCHEMA)
+STUDY = DocumentKind(
+    "study", StudyResult, "`fastvit-bench study`", f"{_CHANGED} measure the study again.", study.SCHEMA
+)
 
 
 def encoded(content: object) -> bytes:
-    """A document as a person can read it in an editor."""
+    """Return a document as indented JSON, which a person can read in an editor."""
     return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
 
 def write(path: Path, data: bytes, name: str) -> None:
-    """Write a document of that name whole or not at all, with the folders above it; raises `StoreError`."""
+    """Write a document completely or not at all, and create the folders above it.
+
+    `name` is the kind of document in messages. Raises `StoreError` where the disk refuses.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, data)
@@ -72,8 +82,8 @@ def write(path: Path, data: bytes, name: str) -> None:
         raise StoreError(f"The {name} {path} cannot be written: {error.strerror or error}.") from error
 
 
-def read(path: Path, kind: Kind[Content]) -> Content:
-    """Return the document in a file; raises `StoreError` with what is wrong and what to do."""
+def read(path: Path, kind: DocumentKind[Content]) -> Content:
+    """Return the document in a file; raises `StoreError`, which says what is wrong and what to do."""
     try:
         content: object = msgspec.json.decode(path.read_bytes())
     except OSError as error:
@@ -87,17 +97,15 @@ def read(path: Path, kind: Kind[Content]) -> Content:
             kind.restore(cast("dict[str, Any]", content))
         return msgspec.convert(content, kind.type)
     except (msgspec.MsgspecError, RecursionError, AttributeError, TypeError) as error:
-        raise StoreError(
-            f"{path} cannot be read, it does not hold what a {kind.name} must: {_reason(error)}. {kind.remedy}"
-        ) from None
+        raise StoreError(f"{path} cannot be read, it is no {kind.name}: {_reason(error)}. {kind.remedy}") from None
 
 
-def _check(path: Path, content: object, kind: Kind[Any], schema: int) -> None:
+def _check(path: Path, content: object, kind: DocumentKind[Any], schema: int) -> None:
     """Raise `StoreError` for a document of another kind or schema."""
-    noted = cast("dict[str, object]", content) if isinstance(content, dict) else {}
-    if noted.get("document") != kind.name:
+    fields = cast("dict[str, object]", content) if isinstance(content, dict) else {}
+    if fields.get("document") != kind.name:
         raise StoreError(f"{path} is not a {kind.name}; {kind.writers} writes such files.")
-    if (number := noted.get("schema")) != schema and isinstance(number, int):
+    if (number := fields.get("schema")) != schema and isinstance(number, int):
         writer = "newer" if number > schema else "older"
         raise StoreError(
             f"{path} has schema {number}, this version reads {schema}. Read it with the {writer} fastvit-bench that "

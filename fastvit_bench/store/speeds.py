@@ -1,6 +1,6 @@
-"""What a machine has shown, kept by hardware in results/machine-speeds.json.
+"""Speeds of machines, recorded by hardware in results/machine-speeds.json.
 
-That is its speeds, as times of the reference workload, and by how much processes of one file differ.
+A machine's record has times of the reference workload, and by how much processes of one file differ.
 """
 
 import math
@@ -13,32 +13,32 @@ from fastvit_bench.records import Machine, Record
 from fastvit_bench.stats import intervals
 
 FILE_NAME = "machine-speeds.json"
-KEPT = 400  # newest times of a machine
-BEST = 0.05  # quantile that is its best: the very quickest of hundreds is luck
-FEWEST = 8  # times, or figures, from which on a machine's own range and scatter are known
-SCATTERS = 100  # newest figures whose processes' scatter is kept
+NEWEST_TIMES = 400  # times that are stored of a machine
+BEST = 0.05  # quantile that counts as the best time: the quickest of hundreds is luck
+FEWEST = 8  # times, or figures, that a machine's own range and scatter need at least
+SCATTERS = 100  # newest figures whose processes' scatter is stored
 
 
 class Speeds(Record, frozen=True):
     """Times of the reference workload on one machine, in nanoseconds, and variances of processes; the oldest first."""
 
     times_ns: tuple[int, ...] = ()
-    # of the logarithms of the medians of each figure's processes, over what the median of such a variance is
+    # of each figure: variance of the logarithms of its processes' medians, over the median that one has
     variances: tuple[float, ...] = ()
 
     @property
     def best_ns(self) -> int | None:
-        """The best usual time; None before anything was timed."""
+        """The best usual time in nanoseconds; None before anything was timed."""
         return _quantile(self.times_ns, BEST)
 
     @property
     def slowest_ns(self) -> int | None:
-        """The worst usual time, likewise."""
+        """The worst usual time in nanoseconds; None before anything was timed."""
         return _quantile(self.times_ns, 1 - BEST)
 
     @property
     def factors(self) -> tuple[float, float] | None:
-        """The least and the largest ratio of two of its usual times; None where too few are known."""
+        """The smallest and the largest ratio of two usual times; None where too few are known."""
         if len(self.times_ns) < FEWEST or self.best_ns is None or self.slowest_ns is None:
             return None
         return self.best_ns / self.slowest_ns, self.slowest_ns / self.best_ns
@@ -52,7 +52,7 @@ class Speeds(Record, frozen=True):
 
 
 def _quantile(times_ns: tuple[int, ...], share: float) -> int | None:
-    """The order statistic at that share of the sorted times; of few times the first or the last."""
+    """Return the order statistic at that share of the sorted times; of few times the first or the last."""
     if not times_ns:
         return None
     ordered = sorted(times_ns)
@@ -60,21 +60,24 @@ def _quantile(times_ns: tuple[int, ...], share: float) -> int | None:
 
 
 def load(results: Path, machine: Machine) -> Speeds:
-    """Return what is known of a machine; nothing where the file is absent or cannot be read: it is only experience."""
+    """Return the recorded speeds of a machine; an empty record where the file is absent or cannot be read."""
     return _read(results).get(_key(machine), Speeds())
 
 
 def add(results: Path, machine: Machine, times_ns: list[int]) -> Speeds:
-    """Note times of the reference workload and return all that is known; a disk that refuses costs the note only."""
+    """Record times of the reference workload and return all recorded speeds of the machine.
+
+    A disk that refuses raises nothing: only the record is lost.
+    """
     known = _read(results)
     speeds = known.get(_key(machine), Speeds())
-    speeds = msgspec.structs.replace(speeds, times_ns=(*speeds.times_ns, *times_ns)[-KEPT:])
+    speeds = msgspec.structs.replace(speeds, times_ns=(*speeds.times_ns, *times_ns)[-NEWEST_TIMES:])
     _write(results, {**known, _key(machine): speeds})
     return speeds
 
 
 def add_scatter(results: Path, machine: Machine, medians: list[float]) -> None:
-    """Note what the medians of a figure's processes differ by; likewise."""
+    """Record how much the medians of a figure's processes differ; a disk that refuses raises nothing."""
     variance = intervals.log_variance(medians) / intervals.median_of_variance(len(medians) - 1)
     known = _read(results)
     speeds = known.get(_key(machine), Speeds())
@@ -101,6 +104,6 @@ def _read(results: Path) -> dict[str, Speeds]:
 
 
 def _key(machine: Machine) -> str:
-    """The hardware and the library that the reference workload runs on."""
+    """Return the key of a machine: the hardware and the library that the reference workload runs on."""
     quota = f" | quota {machine.quota:g}" if machine.quota else ""
     return f"{machine.processor} | {machine.cores} processors{quota} | numpy {machine.packages.get('numpy', '?')}"

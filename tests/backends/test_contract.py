@@ -43,7 +43,7 @@ OFTEN = [
 @pytest.fixture(scope="module", params=OFTEN)
 def backend(request: pytest.FixtureRequest) -> Backend:
     found = backends.get(request.param)
-    lacking = found.missing()
+    lacking = found.unavailable_reason()
     if lacking:
         pytest.skip(lacking)
     return found
@@ -56,7 +56,7 @@ def device(backend: Backend) -> Device:
 
 
 def asked(backend: Backend, device: Device, **changes: Any) -> ExportJob:
-    options = {name: str(device.options[name]) for name in backend.shaping}
+    options = {name: str(device.options[name]) for name in backend.export_options}
     usual = {"backend": backend.name, "precision": device.precision, "shape": SHAPE, "device": device}
     return builders.export_job(**(usual | {"options": options} | changes))
 
@@ -75,12 +75,12 @@ def tiny(backend: Backend, device: Device, tmp_path_factory: pytest.TempPathFact
 
 def sessions(backend: Backend, device: Device, path: Path) -> Iterator[Session]:
     """The file as its proof sees it and, where it can be run here, as it is timed."""
-    for look in backend.proofs(path, asked(backend, device)):
+    for look in backend.verification_sessions(path, asked(backend, device)):
         assert look.shape == SHAPE
         assert look.how
         with look.session as session:
             yield session
-    if backend.absent(device) is None:
+    if backend.device_unavailable_reason(device) is None:
         with backend.open(path, device) as session:
             yield session
 
@@ -89,7 +89,7 @@ def test_describes_itself(backend: Backend) -> None:
     assert backend.name in backends.implemented()
     assert backend.suffix.startswith(".")
     assert backend.precisions
-    assert set(backend.shaping) <= set(backend.flags)
+    assert set(backend.export_options) <= set(backend.flags)
     assert set(backends.toolchain(backend)) == set(backend.packages)
     assert backends.of_target(backend.target) is backend
     assert backends.of_file(Path(f"x{backend.suffix}")) is backend
@@ -112,10 +112,10 @@ def test_a_session_computes_what_the_network_computes(backend: Backend, device: 
         assert session.window in Window
         assert session.images is Images.TENSOR
         for scale in (1, 3):  # the second feed must reach the second run
-            session.feed(images * scale)
+            session.set_input(images * scale)
             session.run()
             session.wait()
-            outputs = session.fetch()
+            outputs = session.get_output()
             assert list(outputs) == ["logits"]
             np.testing.assert_allclose(
                 outputs["logits"][:, 0], scale * images.mean((1, 2, 3)), rtol=precise, atol=precise
@@ -124,11 +124,11 @@ def test_a_session_computes_what_the_network_computes(backend: Backend, device: 
 
 def test_fetched_outputs_outlive_the_next_run(backend: Backend, device: Device, tiny: Path) -> None:
     for session in sessions(backend, device, tiny):
-        session.feed(np.ones(SHAPE.nchw, np.float32))
+        session.set_input(np.ones(SHAPE.nchw, np.float32))
         session.run()
         session.wait()
-        first = session.fetch()["logits"]
-        session.feed(np.zeros(SHAPE.nchw, np.float32))
+        first = session.get_output()["logits"]
+        session.set_input(np.zeros(SHAPE.nchw, np.float32))
         session.run()
         session.wait()
         np.testing.assert_array_equal(first, np.ones((2, 1), np.float32))
@@ -137,10 +137,10 @@ def test_fetched_outputs_outlive_the_next_run(backend: Backend, device: Device, 
 def test_several_outputs_are_feature_maps(backend: Backend, device: Device, tmp_path: Path) -> None:
     path = export(backend, device, Forked(), tmp_path)
     for session in sessions(backend, device, path):
-        session.feed(np.ones(SHAPE.nchw, np.float32))
+        session.set_input(np.ones(SHAPE.nchw, np.float32))
         session.run()
         session.wait()
-        outputs = session.fetch()
+        outputs = session.get_output()
         assert list(outputs) == ["feature0", "feature1"]
         assert outputs["feature0"].shape == SHAPE.nchw
 
@@ -148,7 +148,7 @@ def test_several_outputs_are_feature_maps(backend: Backend, device: Device, tmp_
 def test_a_batch_of_another_shape_is_refused(backend: Backend, device: Device, tiny: Path) -> None:
     for session in sessions(backend, device, tiny):
         with pytest.raises(UsageError, match=r"\[1, 3, 8, 16\]"):
-            session.feed(np.ones((1, 3, 8, 16), np.float32))
+            session.set_input(np.ones((1, 3, 8, 16), np.float32))
 
 
 def test_the_file_says_what_it_was_told(backend: Backend, tiny: Path) -> None:
@@ -217,8 +217,8 @@ def test_an_engine_that_cannot_be_built_here_is_one_sentence(backend: Backend, d
 
 
 def test_a_backend_that_is_not_there_is_one_sentence() -> None:
-    with pytest.raises(UnavailableError, match="no backend 'openvino'; it has coreml, onnxruntime, pytorch, tensorrt"):
-        backends.get("openvino")
+    with pytest.raises(UnavailableError, match="no backend 'nothing'; it has coreml, onnxruntime, pytorch, tensorrt"):
+        backends.get("nothing")
 
 
 def test_an_unknown_target_lists_the_known_ones() -> None:

@@ -6,13 +6,13 @@ import builders
 import onnx
 import pytest
 
-from fastvit_bench.backends._onnx import OPSET
+from fastvit_bench.backends._onnx.export import OPSET
 from fastvit_bench.backends.onnxruntime import BACKEND
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network.fastvit import FastViT
+from fastvit_bench.network.registry import VARIANTS
 from fastvit_bench.network.reparam import at_level
 from fastvit_bench.records import Device, Fuse, Shape
-from fastvit_bench.variants import VARIANTS
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,18 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import builders
-import cudagpu
 import msgspec
 import numpy as np
-import nvidia
 import onnxruntime
 import pytest
 import torch
+from fakes import cudagpu, nvidia
 from torch import nn
 
-from fastvit_bench.backends import Hardware, Session, _gpu
+from fastvit_bench.backends import Hardware, Session
+from fastvit_bench.backends._nvidia import gpu as nvidia_gpu
+from fastvit_bench.backends._nvidia.cuda import binding
 from fastvit_bench.backends.onnxruntime import BACKEND
-from fastvit_bench.cuda import binding
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.records import Device, ExportJob, Shape, Window
 
@@ -75,7 +75,7 @@ def images(seed: int = 0) -> "np.ndarray[Any, np.dtype[np.float32]]":
 
 
 def run(session: Session) -> None:
-    session.feed(images())
+    session.set_input(images())
     session.run()
     session.wait()
 
@@ -196,11 +196,11 @@ def test_a_session_computes(
         assert session.window is (Window.END_TO_END if transfers else Window.COMPUTE)
         assert session.clock == "CUDA events"
         for seed in range(2):
-            session.feed(images(seed))
+            session.set_input(images(seed))
             session.run()
             session.wait()
             assert session.elapsed_ns() == (1_750_000 if transfers else 1_000_000)
-            found = session.fetch()
+            found = session.get_output()
             with torch.no_grad():
                 wanted = Net().double()(torch.from_numpy(images(seed)).double())
             assert list(found) == ["feature0", "feature1"]
@@ -208,7 +208,7 @@ def test_a_session_computes(
                 assert ours.dtype == {"fp16": np.float16, "fp32": np.float32}[precision]
                 np.testing.assert_allclose(ours, theirs.numpy(), atol=error)
         with pytest.raises(UsageError, match=r"takes image \[2, 3, 8, 16\], not \[1, 3, 8, 16\]"):
-            session.feed(images()[:1])
+            session.set_input(images()[:1])
     (told,) = toolkit.told
     assert (told["device_id"], told["use_tf32"], told["enable_cuda_graph"]) == ("0", "0", "1" if graph else "0")
     assert len(set(toolkit.bound)) == 1  # a graph reads where it read when it was captured
@@ -263,12 +263,12 @@ def test_memory_of_the_gpu_that_runs_out(toolkit: Toolkit, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("precision", "rounded"), [("fp16", True), ("fp32", False)])
 def test_the_proof_rounds_as_a_gpu_does(tmp_path: Path, precision: str, rounded: bool) -> None:
-    (look,) = BACKEND.proofs(copied(tmp_path, precision), asked(precision))
+    (look,) = BACKEND.verification_sessions(copied(tmp_path, precision), asked(precision))
     assert ("every result rounded to float16" in look.how) == rounded
     with look.session as session:
-        session.feed(images())
+        session.set_input(images())
         session.run()
-        found = session.fetch()["feature0"].astype(np.float32)
+        found = session.get_output()["feature0"].astype(np.float32)
     assert np.array_equal(found.astype(np.float16).astype(np.float32), found) == rounded
 
 
@@ -300,13 +300,17 @@ def test_the_processor_is_as_it_was() -> None:
     bare = Device(name="cpu", backend="onnxruntime", options={"threads": 2})
     named = msgspec.structs.replace(bare, options={"threads": 2, "provider": "cpu"})
     assert BACKEND.options(bare) == BACKEND.options(named) == {"threads": 2}
-    assert (BACKEND.absent(bare), BACKEND.identify(bare), BACKEND.settling(bare)) == (None, None, {})
+    assert (BACKEND.device_unavailable_reason(bare), BACKEND.detect_hardware(bare), BACKEND.warmup_policy(bare)) == (
+        None,
+        None,
+        {},
+    )
 
 
 def test_a_gpu_is_identified_and_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia.install_driver(monkeypatch, nvidia.driver())
-    assert BACKEND.identify(profile()) == Hardware("NVIDIA GeForce RTX 2080 Ti", "580.65", "7.5")
-    assert BACKEND.settling(profile()) == _gpu.SETTLING
+    assert BACKEND.detect_hardware(profile()) == Hardware("NVIDIA GeForce RTX 2080 Ti", "580.65", "7.5")
+    assert BACKEND.warmup_policy(profile()) == nvidia_gpu.SETTLING
 
 
 @pytest.mark.parametrize(
@@ -330,11 +334,13 @@ def test_the_provider_is_looked_for_without_importing(monkeypatch: pytest.Monkey
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     nvidia.install_driver(monkeypatch, None)
-    assert BACKEND.absent(profile()) == nvidia.NO_DRIVER
+    assert BACKEND.device_unavailable_reason(profile()) == nvidia.NO_DRIVER
     nvidia.install_driver(monkeypatch, nvidia.driver())
-    assert "the installed onnxruntime has no CUDA provider; run: pip uninstall" in str(BACKEND.absent(profile()))
+    assert "the installed onnxruntime has no CUDA provider; run: pip uninstall" in str(
+        BACKEND.device_unavailable_reason(profile())
+    )
     (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").touch()
     cudagpu.install_cuda_python(monkeypatch, cudagpu.Gpu())
-    assert BACKEND.absent(profile()) is None
-    monkeypatch.setattr(binding, "missing", lambda name: f"no {name}")
-    assert BACKEND.absent(profile()) == "no cuda-python"
+    assert BACKEND.device_unavailable_reason(profile()) is None
+    monkeypatch.setattr(binding, "unavailable_reason", lambda name: f"no {name}")
+    assert BACKEND.device_unavailable_reason(profile()) == "no cuda-python"

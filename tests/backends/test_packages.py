@@ -6,11 +6,13 @@ from pathlib import Path
 import builders
 import pytest
 
-from fastvit_bench import backends, sides, sweep, worker
+from fastvit_bench import backends
+from fastvit_bench.comparing import inputs
 from fastvit_bench.errors import ExitCode, NotComparableError
-from fastvit_bench.measure import machine
+from fastvit_bench.measuring import jobs, machine, timing, worker
 from fastvit_bench.records import Device
-from fastvit_bench.report import store
+from fastvit_bench.store import runs
+from fastvit_bench.sweep import preflight
 
 TOYKIT = """
 from fastvit_bench.backends import onnxruntime
@@ -49,18 +51,18 @@ def toykit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
 def test_a_new_backend_s_package_is_recorded_and_another_version_refused(
     toykit: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device, then = sweep.preflight(toykit)
+    device, then = preflight.preflight(toykit)
     assert then.packages.keys() == {"toykit-runtime", "numpy"}
     assert then.packages["toykit-runtime"] == "1.0"
-    path = store.create(tmp_path / "results", builders.run(request=builders.request(device=device), machine=then))
-    store.append(path, builders.measurement(device=device, machine=then))
-    assert sides.stored(path, device, then)
+    path = runs.create(tmp_path / "results", builders.run(request=builders.request(device=device), machine=then))
+    runs.append(path, builders.measurement(device=device, machine=then))
+    assert inputs.stored_baseline(path, device, then)
     monkeypatch.delitem(sys.path_importer_cache, str(tmp_path / "old"), raising=False)
     install(tmp_path / "new", "2.0")
     monkeypatch.syspath_prepend(str(tmp_path / "new"))
-    _, now = sweep.preflight(toykit)
+    _, now = preflight.preflight(toykit)
     with pytest.raises(NotComparableError, match=r"\(toykit-runtime: 1\.0 then, 2\.0 now\)") as refused:
-        sides.stored(path, device, now)
+        inputs.stored_baseline(path, device, now)
     assert refused.value.exit_code is ExitCode.NOT_COMPARABLE
 
 
@@ -75,9 +77,9 @@ def test_runs_of_before_are_compared_by_the_packages_that_count(tmp_path: Path) 
     device = Device(name="cpu", backend="onnxruntime", options={"threads": 1})
     now = machine.collect(device=device)
     before = builders.msgspec.structs.replace(now, packages={**now.packages, "torch": "1.0", "coremltools": "1.0"})
-    path = store.create(tmp_path, builders.run(request=builders.request(device=device), machine=before))
-    store.append(path, builders.measurement(device=device, machine=before))
-    assert sides.stored(path, device, now)
+    path = runs.create(tmp_path, builders.run(request=builders.request(device=device), machine=before))
+    runs.append(path, builders.measurement(device=device, machine=before))
+    assert inputs.stored_baseline(path, device, now)
     assert backends.narrowed(before, device) == now
     unknown = Device(name="cpu", backend="of-another-version")
     assert backends.narrowed(before, unknown) == before
@@ -104,12 +106,12 @@ def test_the_options_of_a_device_decide_what_runs_it() -> None:
 def test_a_side_tells_the_versions_of_its_own_process(exported: Path) -> None:
     from conftest import export_job
 
-    from fastvit_bench import build
+    from fastvit_bench.exporting import pipeline
 
     job = export_job(exported)
-    made = build.cached(job)
+    made = pipeline.cached(job)
     assert made is not None
-    opened = worker.answer(worker.OpenJob(artifact=made, path=job.path, device=job.device, machine=builders.machine()))
-    worker._kept.close()
-    assert isinstance(opened, worker.Opened)
+    opened = worker.answer(jobs.OpenJob(artifact=made, path=job.path, device=job.device, machine=builders.machine()))
+    timing._open_contexts.close()
+    assert isinstance(opened, jobs.Opened)
     assert opened.packages == backends.figure_versions(job.device)

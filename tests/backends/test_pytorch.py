@@ -14,19 +14,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import builders
-import cudagpu
-import cudatorch
 import msgspec
 import numpy as np
-import nvidia
 import pytest
 import torch
+from fakes import cudagpu, cudatorch, nvidia
 from torch import nn
 
-from fastvit_bench import build
 from fastvit_bench.backends import Session, pytorch
 from fastvit_bench.backends.pytorch import BACKEND
 from fastvit_bench.errors import MismatchError, ParityError, UnavailableError, UsageError
+from fastvit_bench.exporting import checkpoints, pipeline
 from fastvit_bench.records import Device, ExportJob, Fuse, ModelSpec, Shape, Window
 
 SHAPE = Shape(batch=2, height=8, width=16)
@@ -79,10 +77,10 @@ def images(seed: int = 0) -> "np.ndarray[Any, np.dtype[np.float32]]":
 
 
 def computed(session: Session, batch: "np.ndarray[Any, np.dtype[np.float32]]") -> "list[np.ndarray[Any, Any]]":
-    session.feed(batch)
+    session.set_input(batch)
     session.run()
     session.wait()
-    return list(session.fetch().values())
+    return list(session.get_output().values())
 
 
 def wanted(net: nn.Module, batch: "np.ndarray[Any, np.dtype[np.float32]]") -> "list[np.ndarray[Any, Any]]":
@@ -169,7 +167,7 @@ def test_the_processor_computes_what_the_network_does(
 ) -> None:
     path = copied(tmp_path, outputs, precision)
     asked = builders.export_job(backend="pytorch", precision=precision, shape=SHAPE, device=profile(precision))
-    (look,) = BACKEND.proofs(path, asked)
+    (look,) = BACKEND.verification_sessions(path, asked)
     assert ("float16" in look.how) == (precision == "fp16")
     with look.session as session:
         for ours, theirs in zip(computed(session, images()), wanted(network(outputs), images()), strict=True):
@@ -193,14 +191,14 @@ def job(folder: Path) -> ExportJob:
     spec = ModelSpec(name="fastvit_t8", variant="fastvit_t8")
     device = Device(name="cuda", backend="pytorch", precision="fp16", batch=1)
     shape = Shape(batch=1, height=32, width=32)
-    return build.job(spec, build.weights_of(spec, 0), shape, Fuse.FOLDED, device, folder=folder)
+    return pipeline.job(spec, checkpoints.weights_of(spec, 0), shape, Fuse.FOLDED, device, folder=folder)
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportJob:
     """FastViT-T8 exported and proved; read only."""
     asked = job(tmp_path_factory.mktemp("exported"))
-    artifact = build.build(asked)
+    artifact = pipeline.export(asked)
     assert artifact.parity is not None
     assert artifact.parity.passed
     assert artifact.parity.how == (
@@ -218,7 +216,7 @@ def test_a_changed_weight_is_found(exported: ExportJob, tmp_path: Path, change: 
     path = tmp_path / "t8.pt2"
     path.write_bytes(Path(exported.path).read_bytes())
     changed(path, change)
-    (proof,) = build.verify(path, None, tmp_path).values()
+    (proof,) = pipeline.verify(path, None, tmp_path).values()
     assert not proof.passed
     assert reason in proof.reason
 
@@ -342,19 +340,19 @@ def test_what_a_gpu_computes_is_compared(
 ) -> None:
     path = Path(exported.path)
     with BACKEND.open(path, exported.device) as session:
-        assert build.check(session, path, exported, "pytorch on a GPU").passed
+        assert pipeline.check(session, path, exported, "pytorch on a GPU").passed
     monkeypatch.setattr(
         cudatorch.Torch, "compile", lambda self, model, *, mode: lambda image: model(image) * float("nan")
     )
     broken = profile(compile="default")
     with BACKEND.open(path, broken) as session, pytest.raises(ParityError, match="logits holds 1000 NaN"):
-        build.check(session, path, exported, "pytorch on a GPU")
+        pipeline.check(session, path, exported, "pytorch on a GPU")
 
 
 def test_another_gpu_is_refused(gpu: cudagpu.Gpu, tmp_path: Path) -> None:
     path = copied(tmp_path)
     device = msgspec.structs.replace(profile(), match="H100")
-    for look in (BACKEND.identify, lambda each: BACKEND.open(path, each).__enter__()):
+    for look in (BACKEND.detect_hardware, lambda each: BACKEND.open(path, each).__enter__()):
         with pytest.raises(MismatchError, match="has GPU 0 'NVIDIA GeForce RTX 2080 Ti'"):
             look(device)
     assert gpu.calls == []
@@ -423,33 +421,37 @@ def test_torch_must_be_for_a_gpu_that_the_driver_serves(
 ) -> None:
     nvidia.install_driver(monkeypatch, nvidia.driver())
     installed(monkeypatch, tmp_path, built)
-    found = BACKEND.absent(profile())
+    found = BACKEND.device_unavailable_reason(profile())
     assert found is None if words is None else re.search(words, str(found))
 
 
 def test_compiling_needs_triton(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     nvidia.install_driver(monkeypatch, nvidia.driver())
     installed(monkeypatch, tmp_path, "cuda = '13.0'")
-    assert "torch.compile needs the package triton" in str(BACKEND.absent(profile(compile="default")))
+    assert "torch.compile needs the package triton" in str(
+        BACKEND.device_unavailable_reason(profile(compile="default"))
+    )
     installed(monkeypatch, tmp_path, "cuda = '13.0'", triton=True)
-    assert BACKEND.absent(profile(compile="default")) is None
+    assert BACKEND.device_unavailable_reason(profile(compile="default")) is None
 
 
 def test_the_driver_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia.install_driver(monkeypatch, None)
     monkeypatch.setattr(pytorch, "_unsuited", lambda driver: pytest.fail("torch was looked at"))
-    assert BACKEND.absent(profile()) == nvidia.NO_DRIVER
+    assert BACKEND.device_unavailable_reason(profile()) == nvidia.NO_DRIVER
     with contextlib.suppress(UnavailableError):
-        BACKEND.identify(profile())
+        BACKEND.detect_hardware(profile())
 
 
 def test_asking_what_is_absent_imports_nothing() -> None:
     program = (
-        "import sys; from fastvit_bench import backends, cuda; from fastvit_bench.records import Device\n"
+        "import sys; from fastvit_bench import backends; from fastvit_bench.backends._nvidia import cuda\n"
+        "from fastvit_bench.records import Device\n"
         "cuda.probe = lambda: cuda.Driver(version='580', cuda='13.0', gpus=())\n"
         "for name, options in (('pytorch', {'compile': 'default'}), ('onnxruntime', {'provider': 'cuda'})):\n"
         "    backend, device = backends.get(name), Device(name='x', backend=name, options=options)\n"
-        "    print(backend.absent(Device(name='x', backend=name, options=backend.options(device))))\n"
+        "    found = Device(name='x', backend=name, options=backend.options(device))\n"
+        "    print(backend.device_unavailable_reason(found))\n"
         "assert not {'torch', 'onnxruntime', 'numpy', 'onnx'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import builders
-import cudagpu
 import msgspec
 import numpy as np
-import nvidia
 import onnx
 import pytest
+from fakes import cudagpu, nvidia
 
-from fastvit_bench import backends, build
-from fastvit_bench.backends import Session, _engines, _onnx
+from fastvit_bench import backends
+from fastvit_bench.backends import Session
+from fastvit_bench.backends._nvidia import engines
+from fastvit_bench.backends._onnx import export
 from fastvit_bench.backends.tensorrt import BACKEND
 from fastvit_bench.errors import (
     ChecksumError,
@@ -25,14 +26,15 @@ from fastvit_bench.errors import (
     UnavailableError,
     UsageError,
 )
-from fastvit_bench.measure import latency, parity
+from fastvit_bench.exporting import checkpoints, metadata, pipeline, verification
+from fastvit_bench.measuring import latency
 from fastvit_bench.records import (
     Artifact,
-    Card,
     Device,
     Engine,
     ExportJob,
     Fuse,
+    GpuIdentity,
     Method,
     ModelSpec,
     Shape,
@@ -47,7 +49,7 @@ OTHER = nvidia.HOPPER
 def job(folder: Path, **changes: object) -> ExportJob:
     device = Device(name="tensorrt", backend="tensorrt", **({"precision": "fp16", "batch": 2} | changes))  # type: ignore[arg-type]
     shape = Shape(batch=2, height=32, width=32)
-    return build.job(SPEC, build.weights_of(SPEC, 0), shape, Fuse.FOLDED, device, folder=folder)
+    return pipeline.job(SPEC, checkpoints.weights_of(SPEC, 0), shape, Fuse.FOLDED, device, folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportJob, Artif
     with pytest.MonkeyPatch.context() as patch:
         nvidia.install_driver(patch, None)
         asked = job(tmp_path_factory.mktemp("exported"))
-        return asked, build.build(asked)
+        return asked, pipeline.export(asked)
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def asked(exported: tuple[ExportJob, Artifact], tmp_path: Path) -> ExportJob:
     source = Path(exported[0].path)
     path = tmp_path / source.name
     path.write_bytes(source.read_bytes())
-    build.expected_file(path).write_bytes(build.expected_file(source).read_bytes())
+    metadata.reference_outputs_path(path).write_bytes(metadata.reference_outputs_path(source).read_bytes())
     return msgspec.structs.replace(exported[0], path=str(path))
 
 
@@ -114,10 +116,10 @@ def test_without_a_driver_the_onnx_file_is_proved_and_the_rest_is_named(
     assert artifact.parity.how == "ONNX Runtime on this processor, every result rounded to float16, not TensorRT"
     assert artifact.half_weights is not None
     assert artifact.half_weights.weights == artifact.params
-    assert build.cached(asked) == artifact
-    assert BACKEND.lacking(asked.device) == BACKEND.absent(asked.device) == nvidia.NO_DRIVER
+    assert pipeline.cached(asked) == artifact
+    assert BACKEND.lacking(asked.device) == BACKEND.device_unavailable_reason(asked.device) == nvidia.NO_DRIVER
     with pytest.raises(UnavailableError, match="No NVIDIA driver"):
-        BACKEND.identify(asked.device)
+        BACKEND.detect_hardware(asked.device)
 
 
 def test_verify_finds_the_backend_by_the_file_s_ending(
@@ -127,7 +129,7 @@ def test_verify_finds_the_backend_by_the_file_s_ending(
     path = Path(exported[0].path)
     assert backends.of_file(path) is BACKEND
     assert backends.of_file(Path("net.onnx")).name == "onnxruntime"
-    assert all(proof.passed for proof in build.verify(path, None, tmp_path).values())
+    assert all(proof.passed for proof in pipeline.verify(path, None, tmp_path).values())
 
 
 def test_nothing_of_tensorrt_is_touched_before_the_driver_has_answered(
@@ -140,7 +142,7 @@ def test_nothing_of_tensorrt_is_touched_before_the_driver_has_answered(
     path = Path(asked.path)
     with pytest.raises(UnavailableError, match="No NVIDIA driver"):
         BACKEND.build(path, asked.device)
-    assert "No NVIDIA driver" in str(BACKEND.absent(asked.device))
+    assert "No NVIDIA driver" in str(BACKEND.device_unavailable_reason(asked.device))
     assert "No NVIDIA driver" in opened(asked)
     nvidia.install_driver(monkeypatch, nvidia.driver())
     with pytest.raises(SystemExit):  # the trap works
@@ -162,7 +164,7 @@ def test_a_gpu_that_is_not_there(asked: ExportJob, trt: nvidia.Behaviour) -> Non
     with pytest.raises(
         MismatchError, match=r"meant for GPU 3, and this machine has GPU 0 'NVIDIA GeForce RTX 2080 Ti'"
     ):
-        BACKEND.identify(device)
+        BACKEND.detect_hardware(device)
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
@@ -181,7 +183,7 @@ def test_one_way_of_building_for_every_version(asked: ExportJob, monkeypatch: py
     assert config.builder_optimization_level == 3
     assert config.cleared == ["tf32"]
     engine = only(path.parent, "*.engine")
-    known = _engines.notes(engine)
+    known = engines.read_metadata(engine)
     assert (known.toolkit, known.version) == ("tensorrt", version)
     assert (known.card.name, known.card.driver) == ("NVIDIA GeForce RTX 2080 Ti", "580.65")
     assert known.onnx == path.name
@@ -219,11 +221,11 @@ def test_another_file_gpu_version_or_setting_is_another_engine(
 
 
 def test_the_timings_of_one_build_help_the_next(asked: ExportJob, engine: Path, trt: nvidia.Behaviour) -> None:
-    assert _engines.notes(engine).timing_cache is None
+    assert engines.read_metadata(engine).timing_cache is None
     engine.unlink()
     BACKEND.build(Path(asked.path), asked.device)
     assert trt.caches == [b"", b"timed "]
-    assert _engines.notes(engine).timing_cache is not None
+    assert engines.read_metadata(engine).timing_cache is not None
 
 
 @pytest.mark.parametrize(
@@ -246,7 +248,7 @@ def test_what_tensorrt_refuses_is_one_sentence_and_no_engine(
     with pytest.raises(UnavailableError, match=said) as caught:
         BACKEND.build(path, asked.device)
     assert "\n" not in str(caught.value)
-    assert {each.name for each in path.parent.iterdir()} == {path.name, build.expected_file(path).name}
+    assert {each.name for each in path.parent.iterdir()} == {path.name, metadata.reference_outputs_path(path).name}
 
 
 def test_what_the_bindings_raise_is_one_sentence(
@@ -264,17 +266,17 @@ def test_what_the_bindings_raise_is_one_sentence(
 def test_an_engine_that_cannot_be_built_leaves_the_proved_file(trt: nvidia.Behaviour, tmp_path: Path) -> None:
     trt.build_error = "out of memory"
     asked = job(tmp_path)
-    build.build(asked)
+    pipeline.export(asked)
     with pytest.raises(UnavailableError, match="out of memory"):
-        build.build_engine(asked)
-    assert build.cached(asked) is not None
+        pipeline.build_engine(asked)
+    assert pipeline.cached(asked) is not None
 
 
 @pytest.mark.usefixtures("shallow")
 def test_a_file_that_fails_its_proof_gets_no_engine(
     trt: nvidia.Behaviour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = _onnx.write
+    write = export.write
 
     def swapped(*words: object, **named: object) -> None:
         """An exporter that mixes up two classes."""
@@ -288,9 +290,9 @@ def test_a_file_that_fails_its_proof_gets_no_engine(
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         path.write_bytes(model.SerializeToString())
 
-    monkeypatch.setattr(_onnx, "write", swapped)
+    monkeypatch.setattr(export, "write", swapped)
     with pytest.raises(ParityError, match="largest error"):
-        build.build(job(tmp_path))
+        pipeline.export(job(tmp_path))
     assert not list(tmp_path.rglob("*.engine"))
     assert not trt.configs
 
@@ -332,20 +334,20 @@ def test_an_engine_computes_what_its_file_says(
     tmp_path: Path, trt: nvidia.Behaviour, graph: bool, interface: str
 ) -> None:
     asked = job(tmp_path, options={"graph": graph, "io": interface})
-    build.build(asked)
-    proof = build.build_engine(asked)
+    pipeline.export(asked)
+    proof = pipeline.build_engine(asked)
     assert proof is not None
     assert proof.how == "the engine on NVIDIA GeForce RTX 2080 Ti"
     assert proof.passed
     engine = only(Path(asked.path).parent, "*.engine")
-    assert _engines.notes(engine).parity == proof
+    assert engines.read_metadata(engine).parity == proof
     with BACKEND.open(Path(asked.path), asked.device) as session:
-        assert session.engine == _engines.notes(engine)
+        assert session.engine == engines.read_metadata(engine)
         assert (session.window, session.clock) == (Window.COMPUTE, "CUDA events")
-        session.feed(parity.images(asked.shape)[0])
+        session.set_input(verification.images(asked.shape)[0])
         assert [sampled(session) for _ in range(3)] == [2_500_000] * 3
-        assert session.fetch()["logits"].shape == (2, 1000)
-        assert session.look() is None  # there is no NVML
+        assert session.get_output()["logits"].shape == (2, 1000)
+        assert session.sample_telemetry() is None  # there is no NVML
     assert trt.gpu.calls.count("cudaGraphLaunch") == (7 if graph else 0)  # four batches of the proof, three samples
     assert trt.gpu.alive == {}
 
@@ -354,7 +356,7 @@ def test_the_gpu_is_looked_at_where_nvml_is(asked: ExportJob, engine: Path, monk
     clock = {"nvmlDeviceGetClockInfo": lambda handle, kind: {1: 1545, 2: 7000}[kind]}
     monkeypatch.setitem(sys.modules, "pynvml", cudagpu.pynvml(clock))
     with BACKEND.open(Path(asked.path), asked.device) as session:
-        session.feed(parity.images(asked.shape)[0])
+        session.set_input(verification.images(asked.shape)[0])
         taken = latency.measure(session, Method(warmup=1, runs=10))
     assert [look.sm_mhz for look in taken.gpu] == [1545] * 6
 
@@ -362,10 +364,10 @@ def test_the_gpu_is_looked_at_where_nvml_is(asked: ExportJob, engine: Path, monk
 @pytest.mark.usefixtures("shallow")
 def test_copies_are_timed_where_they_are_asked_for(tmp_path: Path, trt: nvidia.Behaviour) -> None:
     asked = job(tmp_path, options={"transfers": True})
-    build.build(asked)
-    build.build_engine(asked)
+    pipeline.export(asked)
+    pipeline.build_engine(asked)
     with BACKEND.open(Path(asked.path), asked.device) as session:
-        session.feed(parity.images(asked.shape)[0])
+        session.set_input(verification.images(asked.shape)[0])
         assert session.window is Window.END_TO_END
         assert sampled(session) == 3_000_000  # 0.25 ms each way
 
@@ -384,7 +386,7 @@ def test_an_engine_that_computes_something_else_is_named(
 ) -> None:
     trt.damage = damage
     with pytest.raises(ParityError, match="the engine on NVIDIA GeForce RTX 2080 Ti computes something else") as caught:
-        build.build_engine(asked)
+        pipeline.build_engine(asked)
     assert said in str(caught.value)
 
 
@@ -405,11 +407,11 @@ def test_images_of_another_size_are_refused(asked: ExportJob, engine: Path) -> N
         BACKEND.open(Path(asked.path), asked.device) as session,
         pytest.raises(UsageError, match=r"\[2, 3, 32, 32\], not"),
     ):
-        session.feed(np.zeros((1, 3, 32, 32), np.float32))
+        session.set_input(np.zeros((1, 3, 32, 32), np.float32))
 
 
 def test_layers_are_timed_in_runs_of_their_own(asked: ExportJob, engine: Path) -> None:
-    layers = BACKEND.profile(Path(asked.path), asked.device, parity.images(asked.shape)[0], 5)
+    layers = BACKEND.profile(Path(asked.path), asked.device, verification.images(asked.shape)[0], 5)
     assert [(layer.name, layer.median_ns) for layer in layers] == [
         ("patch_embed.0/Conv", 1_500_000),
         ("network.0.0.mixer/Conv", 1_000_000),
@@ -426,13 +428,13 @@ def test_an_engine_of_another_gpu_is_refused(asked: ExportJob, engine: Path, mon
     assert "UnavailableError" in opened(asked)
     here, _ = BACKEND.engine(Path(asked.path), asked.device)
     engine.rename(here)
-    _engines.sidecar(engine).rename(_engines.sidecar(here))
+    engines.metadata_path(engine).rename(engines.metadata_path(here))
     assert "does not belong here: its compute capability is 7.5, here it is 9.0" in opened(asked)
     twin = dataclasses.replace(nvidia.TURING, uuid="GPU-00000000-0000-0000-0000-000000000003")
     nvidia.install_driver(monkeypatch, nvidia.driver(twin))
     same, _ = BACKEND.engine(Path(asked.path), asked.device)
     here.rename(same)
-    _engines.sidecar(here).rename(_engines.sidecar(same))
+    engines.metadata_path(here).rename(engines.metadata_path(same))
     assert "its GPU is GPU-00000000-0000-0000-0000-000000000001, here it is" in opened(asked)
 
 
@@ -442,7 +444,7 @@ def test_an_engine_of_another_version_is_refused(
     nvidia.install_tensorrt(monkeypatch, "10.16.1.11")
     here, _ = BACKEND.engine(Path(asked.path), asked.device)
     engine.rename(here)
-    _engines.sidecar(engine).rename(_engines.sidecar(here))
+    engines.metadata_path(engine).rename(engines.metadata_path(here))
     assert "its version of tensorrt is 11.4.0.106, here it is 10.16.1.11" in opened(asked)
 
 
@@ -465,19 +467,19 @@ def test_a_damaged_engine_is_refused_and_built_again(asked: ExportJob, engine: P
 
 
 def test_an_engine_that_nobody_vouches_for_is_refused(asked: ExportJob, engine: Path) -> None:
-    _engines.sidecar(engine).write_text("{}")
+    engines.metadata_path(engine).write_text("{}")
     assert opened(asked).startswith("UsageError: ")
-    _engines.sidecar(engine).unlink()
+    engines.metadata_path(engine).unlink()
     assert "was not built by fastvit-bench" in opened(asked)
     engine.unlink()
     assert "does not exist yet" in opened(asked)
 
 
 def test_an_engine_of_another_file_is_refused(asked: ExportJob, engine: Path) -> None:
-    known = _engines.notes(engine)
-    _engines.settle(engine, msgspec.structs.replace(known, onnx_sha256="0" * 64))
+    known = engines.read_metadata(engine)
+    engines.settle(engine, msgspec.structs.replace(known, onnx_sha256="0" * 64))
     assert "was built from another ONNX file" in opened(asked)
-    _engines.settle(engine, msgspec.structs.replace(known, settings={"optimization_level": "5", "workspace_mib": "0"}))
+    engines.settle(engine, msgspec.structs.replace(known, settings={"optimization_level": "5", "workspace_mib": "0"}))
     assert "was built from other settings" in opened(asked)
 
 
@@ -497,7 +499,7 @@ def test_a_timing_cache_of_another_card_is_refused(
 ) -> None:
 
     cache = only(engine.parent, "*.timing")
-    notes = _engines.sidecar(cache)
+    notes = engines.metadata_path(cache)
     known = msgspec.json.decode(notes.read_bytes(), type=TimingCache)
     foreign = msgspec.structs.replace(known, card=msgspec.structs.replace(known.card, **changes))
     notes.write_bytes(msgspec.json.encode(foreign))
@@ -513,7 +515,7 @@ def test_a_truncated_timing_cache_is_refused(asked: ExportJob, engine: Path, trt
     engine.unlink()
     with pytest.raises(ChecksumError, match="truncated or was changed; remove it"):
         BACKEND.build(Path(asked.path), asked.device)
-    _engines.sidecar(cache).unlink()  # whose it is, nobody knows any more: it counts as none
+    engines.metadata_path(cache).unlink()  # whose it is, nobody knows any more: it counts as none
     BACKEND.build(Path(asked.path), asked.device)
     assert trt.caches[-1] == b""
 
@@ -521,16 +523,16 @@ def test_a_truncated_timing_cache_is_refused(asked: ExportJob, engine: Path, trt
 def test_every_card_driver_and_version_has_a_cache_of_its_own(tmp_path: Path) -> None:
     card = some_card()
     places = [
-        _engines.Place("tensorrt", "11.4", card),
-        _engines.Place("tensorrt", "11.5", card),
-        _engines.Place("tensorrt", "11.4", msgspec.structs.replace(card, driver="590")),
-        _engines.Place("tensorrt", "11.4", msgspec.structs.replace(card, uuid="GPU-2")),
+        engines.EngineTarget("tensorrt", "11.4", card),
+        engines.EngineTarget("tensorrt", "11.5", card),
+        engines.EngineTarget("tensorrt", "11.4", msgspec.structs.replace(card, driver="590")),
+        engines.EngineTarget("tensorrt", "11.4", msgspec.structs.replace(card, uuid="GPU-2")),
     ]
-    assert len({_engines.timing_cache(tmp_path, place) for place in places}) == 4
+    assert len({engines.timing_cache(tmp_path, place) for place in places}) == 4
 
 
-def some_card() -> Card:
-    return Card(compute_capability="7.5", name="RTX 2080 Ti", uuid="GPU-1", memory_mib=11264, driver="580")
+def some_card() -> GpuIdentity:
+    return GpuIdentity(compute_capability="7.5", name="RTX 2080 Ti", uuid="GPU-1", memory_mib=11264, driver="580")
 
 
 # --- options and records ----------------------------------------------------------------------------------------------
@@ -568,9 +570,9 @@ def test_single_precision_io_is_another_artifact(tmp_path: Path) -> None:
 
 
 def test_the_engine_s_record_survives_json(engine: Path) -> None:
-    known = _engines.notes(engine)
-    _engines.settle(engine, msgspec.structs.replace(known, parity=builders.parity()))
-    again = _engines.notes(engine)
+    known = engines.read_metadata(engine)
+    engines.settle(engine, msgspec.structs.replace(known, parity=builders.parity()))
+    again = engines.read_metadata(engine)
     assert again.parity == builders.parity()
     assert isinstance(again, Engine)
     assert msgspec.structs.replace(again, parity=None) == known

@@ -5,18 +5,20 @@ from typing import Any
 
 import builders
 import msgspec
-import nvidia
 import onnx
 import pytest
+from fakes import nvidia
 
-from fastvit_bench import backends, build
-from fastvit_bench.backends import _engines, _onnx
+from fastvit_bench import backends
+from fastvit_bench.backends._nvidia import engines
+from fastvit_bench.backends._onnx import export
 from fastvit_bench.backends.tensorrt_rtx import BACKEND
 from fastvit_bench.errors import ChecksumError, MismatchError, UnavailableError, UsageError
+from fastvit_bench.exporting import checkpoints, metadata, pipeline
+from fastvit_bench.network.registry import VARIANTS
 from fastvit_bench.records import Device, Engine, ExportJob, Fuse, Head, ModelSpec, Shape
-from fastvit_bench.variants import VARIANTS
 
-installed = pytest.mark.skipif(BACKEND.missing() is not None, reason=str(BACKEND.missing()))
+installed = pytest.mark.skipif(BACKEND.unavailable_reason() is not None, reason=str(BACKEND.unavailable_reason()))
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +33,13 @@ def job(
     spec = ModelSpec(name=variant, variant=variant, head=head)
     device = Device(name="x", backend="tensorrt-rtx", **({"precision": "fp16", "batch": 2} | changes))
     shape = Shape(batch=2, height=size, width=size)
-    return build.job(spec, build.weights_of(spec, 0), shape, Fuse.FOLDED, device, folder=folder)
+    return pipeline.job(spec, checkpoints.weights_of(spec, 0), shape, Fuse.FOLDED, device, folder=folder)
 
 
 def built(asked: ExportJob) -> Engine:
     """The notes of a file's engine, after it was built."""
     BACKEND.engines.build(Path(asked.path), asked.device)
-    return _engines.notes(engine_of(asked))
+    return engines.read_metadata(engine_of(asked))
 
 
 def engine_of(asked: ExportJob) -> Path:
@@ -48,7 +50,7 @@ def engine_of(asked: ExportJob) -> Path:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportJob:
     """FastViT-T8, proved and without an engine; read only."""
     asked = job(tmp_path_factory.mktemp("rtx"))
-    build.build(asked)
+    pipeline.export(asked)
     return asked
 
 
@@ -56,7 +58,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportJob:
 def asked(exported: ExportJob, tmp_path: Path) -> ExportJob:
     """The same file in a folder of its own."""
     source = Path(exported.path)
-    for path in (source, build.sidecar(source), build.expected_file(source)):
+    for path in (source, metadata.metadata_path(source), metadata.reference_outputs_path(source)):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return msgspec.structs.replace(exported, path=str(tmp_path / source.name))
 
@@ -81,7 +83,7 @@ NETWORKS = [*((variant, Head.CLASSIFIER) for variant in VARIANTS), ("fastvit_sa1
 )
 def test_every_variant_builds_for_turing(variant: str, head: Head, tmp_path: Path) -> None:
     asked = job(tmp_path, variant, head, size=64)
-    artifact = build.build(asked)
+    artifact = pipeline.export(asked)
     path = Path(asked.path)
     assert (artifact.backend, backends.of_file(path)) == ("tensorrt-rtx", BACKEND)
     known = built(asked)
@@ -99,7 +101,7 @@ def test_every_variant_builds_for_turing(variant: str, head: Head, tmp_path: Pat
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_builds_for_several_sizes(variant: str, tmp_path: Path) -> None:
     asked = job(tmp_path, variant, size=64, options={"dynamic": "32..96"})
-    assert sorted(build.build(asked).proofs) == ["32x32", "64x64", "96x96"]
+    assert sorted(pipeline.export(asked).proofs) == ["32x32", "64x64", "96x96"]
     assert built(asked).inputs == {"image": "HALF 2x3x-1x-1"}
 
 
@@ -107,7 +109,7 @@ def test_every_variant_builds_for_several_sizes(variant: str, tmp_path: Path) ->
 @installed
 def test_an_engine_of_several_sizes_says_which(tmp_path: Path) -> None:
     asked = job(tmp_path, "fastvit_sa12", size=64, options={"dynamic": "32..96", "io": "fp32"})
-    artifact = build.build(asked)
+    artifact = pipeline.export(asked)
     assert artifact.options["dynamic"] == "32..96"
     assert sorted(artifact.proofs) == ["32x32", "64x64", "96x96"]
     known = built(asked)
@@ -129,7 +131,7 @@ def test_shapes_that_do_not_fit_are_one_sentence(profile: str, tmp_path: Path) -
         [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT16, [2, 3, "height", "width"])],
         [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT16, [2, 3, "height", "width"])],
     )
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", _onnx.OPSET)]), path)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", export.OPSET)]), path)
     settings = {"optimization_level": "3", "workspace_mib": "0", "profile": profile}
     with pytest.raises(UnavailableError, match=r"refuses the shapes|cannot build an engine") as caught:
         BACKEND.make(path, tmp_path / "x.rtx", place, settings)
@@ -142,7 +144,7 @@ def test_shapes_that_do_not_fit_are_one_sentence(profile: str, tmp_path: Path) -
 @installed
 def test_single_precision_outside_and_other_cards(tmp_path: Path) -> None:
     asked = job(tmp_path, options={"io": "fp32", "compute_capability": "8.9"})
-    build.build(asked)
+    pipeline.export(asked)
     known = built(asked)
     assert known.card.compute_capability == "8.9"
     assert known.inputs == {"image": "FLOAT 2x3x32x32"}
@@ -165,15 +167,15 @@ def test_an_engine_that_fits_is_kept_and_another_replaced(asked: ExportJob) -> N
 def test_what_it_was_found_to_compute_is_put_beside_it(asked: ExportJob) -> None:
     known, parity = built(asked), builders.parity()
     BACKEND.engines.note(Path(asked.path), asked.device, parity)
-    assert _engines.notes(engine_of(asked)) == msgspec.structs.replace(known, parity=parity)
+    assert engines.read_metadata(engine_of(asked)) == msgspec.structs.replace(known, parity=parity)
 
 
 @installed
 def test_where_nothing_can_run_it_there_is_an_engine_and_no_proof_of_it(asked: ExportJob) -> None:
     assert BACKEND.engines.lacking(asked.device) is None  # of building, which needs no GPU
-    assert nvidia.NO_DRIVER in str(BACKEND.absent(asked.device))
-    assert build.build_engine(asked) is None
-    assert _engines.notes(engine_of(asked)).parity is None
+    assert nvidia.NO_DRIVER in str(BACKEND.device_unavailable_reason(asked.device))
+    assert pipeline.build_engine(asked) is None
+    assert engines.read_metadata(engine_of(asked)).parity is None
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------
@@ -185,7 +187,7 @@ def refused(asked: ExportJob, said: str) -> None:
         built(asked)
     assert "\n" not in str(caught.value)
     assert not engine_of(asked).exists()
-    assert not _engines.sidecar(engine_of(asked)).exists()
+    assert not engines.metadata_path(engine_of(asked)).exists()
     assert not list(Path(asked.path).parent.glob(".*"))
 
 
@@ -199,9 +201,9 @@ def test_what_it_does_not_build_for_is_one_sentence(asked: ExportJob) -> None:
 @installed
 def test_what_turing_does_not_have_is_one_sentence(tmp_path: Path) -> None:
     asked = job(tmp_path, precision="fp32")
-    build.build(asked)
+    pipeline.export(asked)
     refused(asked, r"cannot build an engine of .* for compute capability 7\.5: .*FP32 GEMM")
-    assert build.cached(asked) is not None  # the file itself is proved
+    assert pipeline.cached(asked) is not None  # the file itself is proved
 
 
 @installed
@@ -246,7 +248,7 @@ def test_an_engine_that_belongs_elsewhere_is_not_loaded(asked: ExportJob) -> Non
     engine.write_bytes(content)
     with pytest.raises(ChecksumError, match="was changed"), BACKEND.open(Path(asked.path), asked.device):
         pass
-    _engines.sidecar(engine).unlink()
+    engines.metadata_path(engine).unlink()
     with pytest.raises(UsageError, match="was not built by fastvit-bench"):
         BACKEND.open(Path(asked.path), asked.device).__enter__()
 
@@ -266,9 +268,9 @@ def test_the_card_must_be_the_one_it_was_built_for(monkeypatch: pytest.MonkeyPat
     assert device.options["compute_capability"] == "7.5"
     nvidia.install_driver(monkeypatch, nvidia.driver(nvidia.HOPPER))
     with pytest.raises(MismatchError, match=r"meant for compute capability 7\.5"):
-        BACKEND.identify(device)
+        BACKEND.detect_hardware(device)
     nvidia.install_driver(monkeypatch, nvidia.driver())
-    found = BACKEND.identify(device)
+    found = BACKEND.detect_hardware(device)
     assert found is not None
     assert found.compute_capability == "7.5"
 
@@ -277,6 +279,6 @@ def test_without_the_package_the_way_out_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("fastvit_bench.backends.tensorrt_rtx._MODULES", ("a_module_that_is_nowhere",))
     said = "the package tensorrt-rtx is not installed; run: pip install 'fastvit-bench[rtx]'"
     bare = Device(name="x", backend="tensorrt-rtx", precision="fp16")
-    assert BACKEND.missing() == BACKEND.engines.lacking(bare) == said
+    assert BACKEND.unavailable_reason() == BACKEND.engines.lacking(bare) == said
     with pytest.raises(UnavailableError, match="tensorrt-rtx is not installed"):
         BACKEND.toolkit()

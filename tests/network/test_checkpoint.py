@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fastvit_bench.errors import CheckpointError, ChecksumError, UsageError
 from fastvit_bench.network import checkpoint, reparam
-from fastvit_bench.network.checkpoint import Layout
+from fastvit_bench.network.checkpoint import NamingScheme
 from fastvit_bench.network.fastvit import VARIANTS, FastViT, Form, Mixer
 from fastvit_bench.network.random_weights import draw
 from fastvit_bench.records import DRAW, Head, Weights
@@ -94,7 +94,7 @@ def test_a_published_file_in_training_form(head: Head, tmp_path: Path):
     torch.save({"epoch": 3, "state_dict": network.state_dict()}, file)
     found = checkpoint.load(file, variant="fastvit_sa12", head=head, classes=5)
     assert (found.variant, found.head, found.classes) == ("fastvit_sa12", head, 5 if head is Head.CLASSIFIER else 1000)
-    assert (found.form, found.layout) == (Form.UNFUSED, Layout.PUBLISHED)
+    assert (found.form, found.layout) == (Form.UNFUSED, NamingScheme.PUBLISHED)
     assert found.weights == Weights(origin="checkpoint", sha256=checkpoint.file_sha256(file), file="anything.pth.tar")
     assert found.source is None
     assert not found.network.training
@@ -162,7 +162,12 @@ def test_what_is_saved_is_loaded(head: Head, suffix: str, tmp_path: Path):
     found = checkpoint.load(file)
     assert found.weights == written
     assert found.source == source
-    assert (found.variant, found.head, found.form, found.layout) == ("fastvit_t8", head, Form.FUSED, Layout.PUBLISHED)
+    assert (found.variant, found.head, found.form, found.layout) == (
+        "fastvit_t8",
+        head,
+        Form.FUSED,
+        NamingScheme.PUBLISHED,
+    )
     assert equal(found.network, fused.float().state_dict())
     assert checkpoint.save(fused, file, source=source) == written  # the same bytes again
     assert [entry.name for entry in file.parent.iterdir()] == [file.name]

@@ -105,7 +105,7 @@ QUICK = {"fastvit_t8", "fastvit_sa12"}  # the others differ in their sizes alone
     "variant", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
 )
 def test_timm_computes_the_same(variant: str, timm, difference, tmp_path: Path):
-    """timm wrote these networks down independently: its weights, in either form, give its logits here."""
+    """The networks in timm were written independently: its weights, in either form, give its logits here."""
     from safetensors.torch import save_file
     from timm.utils.model import reparameterize_model
 
@@ -117,7 +117,7 @@ def test_timm_computes_the_same(variant: str, timm, difference, tmp_path: Path):
         save_file(network.state_dict(), file)
         found = checkpoint.load(file)
         file.unlink()
-        assert (found.variant, found.form, found.layout) == (variant, form, checkpoint.Layout.TIMM)
+        assert (found.variant, found.form, found.layout) == (variant, form, checkpoint.NamingScheme.TIMM)
         assert (found.head, found.classes) == (Head.CLASSIFIER, 10)
         assert difference(found.network.double()(image), network.double()(image)) < 1e-9
         network.float()

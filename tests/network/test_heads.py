@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from fastvit_bench import build
-from fastvit_bench.backends import _onnx, output_names
+from fastvit_bench.backends import output_names
+from fastvit_bench.backends._onnx import export
+from fastvit_bench.backends._onnx import session as onnx_session
 from fastvit_bench.errors import CheckpointError, UsageError
-from fastvit_bench.measure import parity
-from fastvit_bench.network import checkpoint, cost, families, heads, reparam
+from fastvit_bench.exporting import checkpoints, pipeline, verification
+from fastvit_bench.network import checkpoint, cost, factory, heads, reparam
 from fastvit_bench.network.fastvit import FastViT
 from fastvit_bench.network.folded import FoldedFastViT
 from fastvit_bench.network.random_weights import randomise
+from fastvit_bench.network.registry import VARIANTS, Mixer, Variant
 from fastvit_bench.records import Artifact, Device, Fuse, Head, ModelSpec, Shape
-from fastvit_bench.variants import VARIANTS, Mixer, Variant
 
 SMALL = Variant((1, 1, 1, 1), (32, 64, 128, 256), 2, Mixer.ATTENTION, 0.0)
 PAPER = Path(__file__).parents[2] / "results" / "published" / "paper_tables.csv"
@@ -55,7 +56,7 @@ def printed(table: str) -> dict[tuple[str, str], float]:
 
 def counted(name: str, head: Head, size: int, level: Fuse = Fuse.FUSED) -> tuple[float, float]:
     """10^6 parameters and 10^9 multiply-accumulates."""
-    found = cost.count(families.skeleton(name, head, 1000, level, (size, size)), square(size))
+    found = cost.count(factory.skeleton(name, head, 1000, level, (size, size)), square(size))
     return found.params / 1e6, found.macs / 1e9
 
 
@@ -158,7 +159,7 @@ def test_where_there_is_no_encoding_both_are_the_same_network() -> None:
 def test_folding_is_exact_and_leaves_no_norm(head: Head) -> None:
     network = small(head)
     for level in Fuse:
-        assert parity.difference(network, reparam.at_level(network, level), square(64)) < 1e-9
+        assert verification.difference(network, reparam.at_level(network, level), square(64)) < 1e-9
     assert reparam.count_norms(reparam.fold(network)) == 0
 
 
@@ -181,32 +182,32 @@ def test_a_convolution_that_is_folded_wrongly_shows(head: Head, leaf: str) -> No
     with torch.no_grad():
         assert conv.bias is not None
         conv.bias[0] += 1e-3
-    assert parity.difference(network, result, square(64)) > 1e-7
+    assert verification.difference(network, result, square(64)) > 1e-7
 
 
 def test_norms_that_are_not_taken_in_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     network = small(Head.SEGMENTER)
     good = reparam._fold_head  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(reparam, "_fold_head", lambda target, source, norms=(): good(target, source))
-    assert parity.difference(network, reparam.fold(network), square(64)) > 1e-3
+    assert verification.difference(network, reparam.fold(network), square(64)) > 1e-3
 
 
 @pytest.mark.usefixtures("timm")
 @pytest.mark.parametrize("head", [*ON_MAPS, Head.STAGES])
 @pytest.mark.parametrize("name", ["timm:resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in DEEPER)])
 def test_peers_carry_the_same_heads(name: str, head: Head) -> None:
-    reference = families.random(name, head, 1000, 0, square(64))
+    reference = factory.random(name, head, 1000, 0, square(64))
     assert reference.head is head
     for level in Fuse:
-        found = families.at_level(name, reference, level)
-        assert parity.difference(reference.network, found, square(64)) < 1e-9
+        found = factory.at_level(name, reference, level)
+        assert verification.difference(reference.network, found, square(64)) < 1e-9
         assert not any(isinstance(module, heads.ConvNormReLU) for module in found.modules()) or level is not Fuse.FOLDED
 
 
 @pytest.mark.usefixtures("timm")
 def test_a_size_that_does_not_divide_is_one_sentence() -> None:
     with pytest.raises(UsageError, match=r"timm:resnet18 with fpn-rpn takes images.*multiples of 32, not 72x64"):
-        families.random("timm:resnet18", Head.DETECTOR, 1000, 0, Shape(batch=1, height=72, width=64))
+        factory.random("timm:resnet18", Head.DETECTOR, 1000, 0, Shape(batch=1, height=72, width=64))
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -222,7 +223,7 @@ def test_a_published_dense_checkpoint_is_that_and_nothing_else(asked: Head, tmp_
         checkpoint.load(path, head=asked)
     spec = ModelSpec(name="x", variant="fastvit_t8", head=asked, checkpoint=str(path))
     with pytest.raises(CheckpointError, match=f"head {asked} was asked for"):
-        build.check_checkpoint(spec)
+        checkpoints.check_checkpoint(spec)
 
 
 # --- exports ----------------------------------------------------------------------------------------------------------
@@ -231,7 +232,9 @@ def test_a_published_dense_checkpoint_is_that_and_nothing_else(asked: Head, tmp_
 def made(head: Head, folder: Path, variant: str = "fastvit_t8", size: int = 64, **device: str) -> Artifact:
     spec = ModelSpec(name="net", variant=variant, head=head)
     target = Device(**({"name": "cpu", "backend": "onnxruntime"} | device))
-    return build.build(build.job(spec, build.weights_of(spec, 0), square(size), Fuse.FOLDED, target, folder=folder))
+    return pipeline.export(
+        pipeline.job(spec, checkpoints.weights_of(spec, 0), square(size), Fuse.FOLDED, target, folder=folder)
+    )
 
 
 @pytest.mark.usefixtures("shallow")
@@ -278,11 +281,11 @@ def test_a_package_for_core_ml_computes_what_the_network_does(head: Head, tmp_pa
 def test_one_file_for_every_size(head: Head, tmp_path: Path) -> None:
     network, path = small(head), tmp_path / "x.onnx"
     job = builders.export_job(shape=square(64))
-    _onnx.write(reparam.fold(network), job, path, {}, dynamic=_onnx.Sizes(32, 128))
-    with _onnx.as_typed(path, 1) as session:
+    export.write(reparam.fold(network), job, path, {}, dynamic=export.Sizes(32, 128))
+    with onnx_session.as_typed(path, 1) as session:
         for height, width in ((64, 64), (96, 32)):
             shape = Shape(batch=1, height=height, width=width)
-            found = parity.prove(parity.expected(families.of(network), shape), session, "fp32")
+            found = verification.prove(verification.reference_outputs(factory.of(network), shape), session, "fp32")
             assert found.passed, found.reason
 
 

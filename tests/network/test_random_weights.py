@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fastvit_bench.network import families, random_weights
+from fastvit_bench.network import factory, random_weights
 from fastvit_bench.network.fastvit import VARIANTS, FastViT, Variant
 from fastvit_bench.network.random_weights import draw, randomise
+from fastvit_bench.network.registry import Mixer
 from fastvit_bench.records import Head, Shape
-from fastvit_bench.variants import Mixer
 
 SMALL = Variant((1, 1, 1, 1), (32, 64, 128, 256), 2, Mixer.ATTENTION, 0.0)
 SIDE = 64
@@ -56,7 +56,7 @@ def deviations(network: nn.Module, images: Tensor) -> dict[str, float]:
     ],
 )
 def test_activations_stay_near_one_through_the_depth(name: str, size: int) -> None:
-    network = families.random(name, Head.CLASSIFIER, 100, 0, Shape(batch=1, height=size, width=size)).network.float()
+    network = factory.random(name, Head.CLASSIFIER, 100, 0, Shape(batch=1, height=size, width=size)).network.float()
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(5))  # not those it was fitted on
     spread = deviations(network, images)
     assert max(spread.values()) < 10, max(spread, key=spread.__getitem__)

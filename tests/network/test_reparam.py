@@ -25,7 +25,7 @@ from fastvit_bench.network.fastvit import (
 )
 from fastvit_bench.network.random_weights import draw, randomise
 from fastvit_bench.network.reparam import Kernel
-from fastvit_bench.records import STD, Fuse, Head, Layout
+from fastvit_bench.records import STD, Fuse, GraphVariant, Head
 
 TOLERANCE = 1e-9  # relative, in float64
 SMALL = Variant((1, 1, 1, 1), (32, 64, 128, 256), 2, Mixer.ATTENTION, 0.0)
@@ -62,13 +62,13 @@ def test_fusing_and_folding_change_no_output(variant: str, head: Head, differenc
     assert difference(reparam.fold(fused)(image()), wanted) < TOLERANCE
 
 
-def layouts() -> list[Layout]:
+def layouts() -> list[GraphVariant]:
     """Each choice of a layout alone, and all of them together."""
     choices = {"images": "centred", "doubling": "grouped", "attention": "per-head", "norms": "depthwise"}
-    assert choices.keys() == set(Layout.__struct_fields__)
+    assert choices.keys() == set(GraphVariant.__struct_fields__)
     return [
-        *(msgspec.convert({name: value}, Layout) for name, value in choices.items()),
-        msgspec.convert(choices, Layout),
+        *(msgspec.convert({name: value}, GraphVariant) for name, value in choices.items()),
+        msgspec.convert(choices, GraphVariant),
     ]
 
 
@@ -79,7 +79,7 @@ def layouts() -> list[Layout]:
     "head",
     [pytest.param(head, marks=() if head in (Head.CLASSIFIER, Head.DENSE) else pytest.mark.slow) for head in Head],
 )
-def test_no_layout_changes_an_output(layout: Layout, head: Head, level: Fuse, difference):
+def test_no_layout_changes_an_output(layout: GraphVariant, head: Head, level: Fuse, difference):
     network = small(head)
     given = (
         image() * torch.tensor(STD, dtype=torch.float64).reshape(1, 3, 1, 1) if layout.images == "centred" else image()

@@ -9,11 +9,11 @@ import builders
 import pytest
 from rich.console import Console
 
-from fastvit_bench.render import data, html, latex, markdown, terminal
+from fastvit_bench.render import data, html, latex, markdown, row_table, terminal
+from fastvit_bench.render.page import compose
+from fastvit_bench.render.rows import Row, collect
 from fastvit_bench.render.table import NONE, Column, Table, TableReport, equal_columns, without
-from fastvit_bench.report import compose, row_table
-from fastvit_bench.report.rows import Row, collect
-from fastvit_bench.report.store import RunFile
+from fastvit_bench.store.runs import RunFile
 
 Pair = tuple[str, float | None]
 
@@ -126,7 +126,7 @@ FORMATS: dict[str, Callable[[list[Row]], str]] = {
     "latex": row_table.latex,
     "csv": row_table.csv,
     "json": row_table.json,
-    "page": lambda rows: compose.html(rows, [], title="t", made=""),
+    "page": lambda rows: compose.html(rows, [], title="t", footer=""),
 }
 
 

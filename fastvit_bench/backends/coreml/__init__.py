@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastvit_bench import catalogue, files
-from fastvit_bench.backends import INPUT, Hardware, Proving, Session, output_names
+from fastvit_bench import files
+from fastvit_bench.backends import INPUT, Hardware, Session, VerificationRun, output_names
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, ParityError, UnavailableError, UsageError
-from fastvit_bench.records import MEAN, Device, ExportJob, Fuse, Head, LayerTime, Layout, Shape, Traffic
+from fastvit_bench.network import registry
+from fastvit_bench.records import MEAN, Device, ExportJob, Fuse, GraphVariant, Head, LayerTime, Shape, Traffic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,10 @@ APPLE_ONLY = (
 
 
 class CoreML:
-    """coremltools: ML Programs of spec version 7 (iOS 16), of version 9 (iOS 18) where one file takes several sizes."""
+    """A backend that writes ML Programs through coremltools and runs them on Apple hardware.
+
+    They have spec version 7 (iOS 16), or version 9 (iOS 18) where one package takes several sizes.
+    """
 
     name = "coreml"
     target = "coreml"
@@ -45,13 +49,16 @@ class CoreML:
     precisions = ("fp16", "fp32")
     packages = ("torch", "coremltools", "numpy")
     proof_packages = ("coremltools", "numpy", "torch")
-    shaping = ("input", "attention", "compress")
+    export_options = ("input", "attention", "compress")
     engines = None
-    flags = (*shaping, "classifier", "multifunction")
-    adopts = False
+    flags = (*export_options, "classifier", "multifunction")
+    accepts_external_onnx = False
 
-    def missing(self, device: Device | None = None) -> str | None:
-        """None where coremltools is installed with the native library that writes weights."""
+    def unavailable_reason(self, device: Device | None = None) -> str | None:
+        """Return why packages cannot be written here, or None.
+
+        coremltools must be installed with the native library that writes weights; it is not imported.
+        """
         spec = importlib.util.find_spec("coremltools")
         if spec is None or spec.origin is None:
             return "the package coremltools is not installed; run: pip install 'coremltools>=9.0'"
@@ -61,56 +68,63 @@ class CoreML:
                 "coremltools is installed without its native library, for which there is no wheel for this Python; "
                 "use Python 3.11 to 3.13 and run: pip install --force-reinstall coremltools"
             )
-        return _unpaletted(str(device.options.get("compress", ""))) if device else None
+        return _uncompressible_reason(str(device.options.get("compress", ""))) if device else None
 
-    def absent(self, device: Device) -> str | None:
-        """Why it cannot be run from here: Core ML runs on Apple hardware only."""
-        if sys.platform != "darwin":  # known without loading what talks to the hardware
+    def device_unavailable_reason(self, device: Device) -> str | None:
+        """Return why the device cannot be used from here, or None; Core ML runs on Apple hardware only."""
+        if sys.platform != "darwin":  # known without importing what calls the hardware
             return APPLE_ONLY.format(device.name)
         from fastvit_bench.backends.coreml import device as devices
 
-        return devices.absent(device)
+        return devices.device_unavailable_reason(device)
 
-    def identify(self, device: Device) -> Hardware | None:
-        """The connected iPhone or iPad; None for this Mac itself."""
+    def detect_hardware(self, device: Device) -> Hardware | None:
+        """Return the connected iPhone or iPad, or None for this Mac."""
         from fastvit_bench.backends.coreml import device as devices
 
-        return devices.identify(device)
+        return devices.detect_hardware(device)
 
-    def settling(self, device: Device) -> Mapping[str, float]:
-        """By runs alone."""
+    def warmup_policy(self, device: Device) -> Mapping[str, float]:
+        """Return no settings: a device is warmed up by runs alone."""
         return {}
 
     def runtime_packages(self, device: Device) -> tuple[str, ...]:
-        """coremltools, which makes the calls on this Mac; a connected device is called by Xcode's tools."""
+        """Return coremltools, which makes the calls on this Mac; Xcode's tools call a connected device."""
         return ("coremltools",)
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
-        """The options of `CHOICES` and `TEXTS`; images one by one are taken as images, batches as tensors."""
+        """Return the options of `CHOICES` and `TEXTS`, with defaults filled in.
+
+        By default, single images are taken as images and batches as tensors. Raises `UsageError` for unknown options
+        and values.
+        """
         known = {**CHOICES, **TEXTS}
         unknown = device.options.keys() - known.keys()
         if unknown:
             raise UsageError(
                 f"Device '{device.name}' has an unknown option '{min(unknown)}'. Known: {', '.join(sorted(known))}."
             )
-        found: dict[str, str | int | float | bool] = {}
+        options: dict[str, str | int | float | bool] = {}
         for name, values in CHOICES.items():
             default = "tensor" if name == "input" and device.batch > 1 else values[0]
-            found[name] = device.options.get(name, default)
-            if found[name] not in values:
-                raise UsageError(f"Device '{device.name}': {name} = {found[name]!r} must be {' or '.join(values)}.")
+            options[name] = device.options.get(name, default)
+            if options[name] not in values:
+                raise UsageError(f"Device '{device.name}': {name} = {options[name]!r} must be {' or '.join(values)}.")
         for name, default in TEXTS.items():
-            found[name] = str(device.options.get(name, default))
-        if found["input"] == "image" and device.batch > 1:
+            options[name] = str(device.options.get(name, default))
+        if options["input"] == "image" and device.batch > 1:
             raise UsageError(
                 f"Core ML takes images one by one, and device '{device.name}' asks for batches of {device.batch}; "
                 f'take tensors (--input tensor, or input = "tensor" among its options), or a batch of 1.'
             )
-        return found
+        return options
 
-    def layout(self, options: Mapping[str, str]) -> Layout:
-        """One convolution per layer, as in the published export, and one in the place of each norm that is left."""
-        return Layout(
+    def layout(self, options: Mapping[str, str]) -> GraphVariant:
+        """Return the form of one convolution per layer, as in the published export.
+
+        A convolution also takes the place of each norm that remains after folding.
+        """
+        return GraphVariant(
             images="centred" if options["input"] == "image" else "normalised",
             doubling="grouped",
             attention="per-head" if options["attention"] == "conv" else "batched",
@@ -118,16 +132,16 @@ class CoreML:
         )
 
     def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
-        """Write an ML Program package whose bytes depend on nothing but the network, `asked` and `metadata`.
+        """Write an ML Program package whose bytes depend only on the network, `asked` and `metadata`.
 
-        `UsageError` for a precision or number of labels that cannot be, `UnavailableError` where coremltools fails.
+        Raises `UsageError` for an impossible precision or number of labels, `UnavailableError` where coremltools fails.
         """
         import copy
 
         if asked.precision not in self.precisions:
             raise UsageError(f"Core ML programs compute in {' or '.join(self.precisions)}, not in {asked.precision}.")
-        if lacking := _unpaletted(asked.options["compress"]):
-            raise UnavailableError(f"{lacking[0].upper()}{lacking[1:]}.")
+        if reason := _uncompressible_reason(asked.options["compress"]):
+            raise UnavailableError(f"{reason[0].upper()}{reason[1:]}.")
         if asked.labels and asked.head != "classifier":
             raise UsageError("Class names belong to a classifier, and this network is dense; leave --classifier out.")
         if asked.labels and len(asked.labels) != asked.classes:
@@ -148,67 +162,70 @@ class CoreML:
         finally:
             files.remove(work)
 
-    def proofs(self, path: Path, asked: ExportJob) -> Iterable[Proving]:
-        """The program as it lies on the disk, evaluated with PyTorch; on a Mac also what Core ML computes."""
+    def verification_sessions(self, path: Path, asked: ExportJob) -> Iterable[VerificationRun]:
+        """Yield the stored program evaluated with PyTorch, and on a Mac also the package run by Core ML."""
         from fastvit_bench.backends.coreml import device as devices
         from fastvit_bench.backends.coreml import session
 
         for shape in asked.functions or (asked.shape,):
             name = function_name(shape) if asked.functions else ""
             opened = session.evaluated(path, name or None, asked.labels)
-            yield Proving(name, "MIL program read back and evaluated with PyTorch", shape, opened)
+            yield VerificationRun(name, "MIL program read back and evaluated with PyTorch", shape, opened)
         plain = not asked.functions and not asked.labels and asked.device.options["location"] == "this-mac"
-        if plain and devices.absent(asked.device) is None:
+        if plain and devices.device_unavailable_reason(asked.device) is None:
             how = f"Core ML, compute units {asked.device.options['compute_units']}"
-            yield Proving("Core ML", how, asked.shape, self.open(path, asked.device), "hardware")
+            yield VerificationRun("Core ML", how, asked.shape, self.open(path, asked.device), "hardware")
 
     def operations(self, path: Path) -> dict[str, int]:
-        """Kinds of MIL operations, of the default function where there are several."""
+        """Count the MIL operations of the default function by kind."""
         from fastvit_bench.backends.coreml import program
 
         package = program.read(path)
         return dict(program.histogram(package.functions[package.default]))
 
     def traffic(self, path: Path, shape: Shape) -> Traffic | None:
-        """Not counted of MIL programs, of which nobody knows what Core ML makes."""
+        """Return None: traffic is not counted for MIL programs, since what Core ML compiles them to is unknown."""
         return None
 
     def metadata(self, path: Path) -> dict[str, str]:
-        """The package's user-defined metadata; `ChecksumError` where its content is not what was exported."""
+        """Return the package's user-defined metadata.
+
+        Raises `ChecksumError` where the package's content is not what was exported.
+        """
         from fastvit_bench.backends.coreml import program
 
-        found = program.read(path).metadata
-        recorded = found.get(_DIGEST)
+        metadata = program.read(path).metadata
+        recorded = metadata.get(_DIGEST)
         if recorded is not None and recorded != _digest(path):
             raise ChecksumError(
                 f"{path} is damaged or was changed: its content is not what was exported; export it again."
             )
-        return found
+        return metadata
 
     def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
-        """Not told."""
+        """Raise `UsageError`, because Core ML does not report the times of layers."""
         raise UsageError(self.unprofiled(device))
 
     def unprofiled(self, device: Device) -> str:
-        """Core ML tells costs per operation in its plan, and times in Xcode's reports only."""
-        return "Core ML does not tell the times of layers; leave --profile out, and see the planned costs."
+        """Return why layers are not timed: Core ML plans costs per operation, and times are in Xcode's reports only."""
+        return "Core ML does not report the times of layers; leave --profile out, and see the planned costs."
 
     def open(self, path: Path, device: Device) -> AbstractContextManager[Session]:
-        """The package on this Mac or on a connected device."""
+        """Load the package on this Mac or on a connected device."""
         from fastvit_bench.backends.coreml import device as devices
 
         return devices.open(path, device)
 
 
-def _unpaletted(compress: str) -> str | None:
-    """What keeps weights from being compressed in that way, or None."""
+def _uncompressible_reason(compress: str) -> str | None:
+    """Return why weights cannot be compressed in that way, or None."""
     if compress.startswith("palette") and importlib.util.find_spec("sklearn") is None:
         return "palettes of weights need scikit-learn; run: pip install 'fastvit-bench[compress]'"
     return None
 
 
 def function_name(shape: Shape) -> str:
-    """Of a package that takes several sizes: ``r256``, ``r256x384`` (height x width)."""
+    """Return the name of the function for a shape: ``r256``, ``r256x384`` (height x width)."""
     return f"r{shape.size}"
 
 
@@ -216,7 +233,7 @@ def function_name(shape: Shape) -> str:
 
 
 def _convert(network: "nn.Module", asked: ExportJob, shape: Shape, path: Path) -> Path:
-    """Convert for one input shape, and compress if asked; returns the package coremltools wrote."""
+    """Convert for one input shape, compress if asked, and return the package that coremltools wrote."""
     import torch
 
     from fastvit_bench.backends.coreml import program
@@ -231,7 +248,7 @@ def _convert(network: "nn.Module", asked: ExportJob, shape: Shape, path: Path) -
         exported = torch.export.export(network, (example,)).run_decompositions({})
     if asked.options["input"] == "image":
         # the mean by bias is exact, because the zero padding of the first convolution comes after it
-        taken = ct.ImageType(
+        input_type = ct.ImageType(
             name=INPUT,
             shape=shape.nchw,
             scale=1 / 255,
@@ -241,13 +258,13 @@ def _convert(network: "nn.Module", asked: ExportJob, shape: Shape, path: Path) -
     else:
         import numpy as np
 
-        taken = ct.TensorType(name=INPUT, shape=shape.nchw, dtype=np.float16 if half else np.float32)
+        input_type = ct.TensorType(name=INPUT, shape=shape.nchw, dtype=np.float16 if half else np.float32)
     names = output_names(len(exported.graph_signature.user_outputs))
     outputs = None if asked.labels else [ct.TensorType(name=name) for name in names]  # a classifier's have fixed names
     classes = ct.ClassifierConfig(list(asked.labels), predicted_feature_name=LABEL) if asked.labels else None
     model = ct.convert(
         exported,
-        inputs=[taken],
+        inputs=[input_type],
         outputs=outputs,
         classifier_config=classes,
         minimum_deployment_target=ct.target.iOS18 if asked.functions else ct.target.iOS16,
@@ -257,7 +274,7 @@ def _convert(network: "nn.Module", asked: ExportJob, shape: Shape, path: Path) -
         package_dir=str(path),
     )
     # in the other forms, and in timm's networks, the converter folds BatchNorms and scales into weights itself
-    if asked.fused is Fuse.FOLDED and not asked.variant.startswith(catalogue.TIMM):
+    if asked.fused is Fuse.FOLDED and not asked.variant.startswith(registry.TIMM):
         _check_weights(path, network, half=half)
     if asked.options["compress"] == "none":
         return path
@@ -266,11 +283,11 @@ def _convert(network: "nn.Module", asked: ExportJob, shape: Shape, path: Path) -
     return smaller
 
 
-def _raised(parameter: "nn.Parameter", rounded: "NDArray[np.floating]") -> "NDArray[np.floating]":
-    """Weights as coremltools rounds arrays of fewer than 400 values: what would become zero is 6e-8, with its sign.
+def _without_underflow(parameter: "nn.Parameter", rounded: "NDArray[np.floating]") -> "NDArray[np.floating]":
+    """Return weights as coremltools rounds small arrays: what would become zero is 6e-8, with its sign.
 
-    Such values, meant for the epsilons of divisions, turn up in the biases of trained networks too
-    (`FP16ComputePrecision._check_underflow_to_zero` of coremltools 9).
+    It does so in arrays of fewer than 400 values. The rule is meant for the epsilons of divisions, and applies to the
+    biases of trained networks too (`FP16ComputePrecision._check_underflow_to_zero` of coremltools 9).
     """
     import numpy as np
 
@@ -283,38 +300,39 @@ def _raised(parameter: "nn.Parameter", rounded: "NDArray[np.floating]") -> "NDAr
 def _check_weights(path: Path, network: "nn.Module", *, half: bool) -> None:
     """Raise `ParityError` unless every weight is in the package bit for bit, rounded to FP16 once where it is FP16.
 
-    The outputs of an FP16 package agree with the network's to 1e-2 only, and a small wrong weight could hide in that.
-    One thing may differ, and by 6e-8: see `_raised`.
+    The outputs of an FP16 package agree with the network's to 1e-2 only, which could hide a small wrong weight.
+    The one difference allowed is that of `_without_underflow`, by 6e-8.
     """
     import numpy as np
 
     from fastvit_bench.backends.coreml import program
 
     package = program.read(path)
-    held = {
+    stored = {
         (value.value.shape, value.value.tobytes())
         for operation in package.functions[package.default].operations
         if operation.kind == "const"
         for value in operation.attributes.values()
     }
     for name, parameter in network.named_parameters():
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore"):  # reported below
             wanted = parameter.detach().numpy().astype(np.float16 if half else np.float32)
         if not np.isfinite(wanted).all():
             raise ParityError(
                 f"The weights {name} do not fit into FP16, whose largest number is 65504; use --precision fp32."
             )
-        if all((each.shape, each.tobytes()) not in held for each in (wanted, _raised(parameter, wanted))):
+        accepted = (wanted, _without_underflow(parameter, wanted))
+        if all((weights.shape, weights.tobytes()) not in stored for weights in accepted):
             raise ParityError(
                 f"coremltools changed the weights {name}; this version of it cannot be trusted with them."
             )
 
 
 def _compress(ct: Any, model: Any, how: str) -> Any:
-    """Weights as 8-bit integers with a scale per channel, or as indices into a table of 2^bits values per tensor.
+    """Compress weights to 8-bit integers with a scale per channel, or to indices into a table of 2^bits values.
 
-    Tensors of less than 2048 numbers stay as they are (coremltools' own default): they are most of what matters for the
-    accuracy of depthwise convolutions, and next to nothing of the size.
+    Each tensor has a table of its own. Tensors with fewer than 2048 numbers stay as they are (coremltools' default).
+    They matter most for the accuracy of depthwise convolutions, and are next to nothing of the size.
     """
     optimize = ct.optimize.coreml
     if how == "int8":
@@ -325,7 +343,7 @@ def _compress(ct: Any, model: Any, how: str) -> Any:
 
 
 def _merge(models: list[Path], shapes: tuple[Shape, ...], work: Path) -> Path:
-    """One package with a function per shape, in which equal weights are kept once."""
+    """Write one package with a function per shape, in which equal weights are stored once."""
     from fastvit_bench.backends.coreml import program
 
     ct = program.toolkit()
@@ -340,10 +358,10 @@ def _merge(models: list[Path], shapes: tuple[Shape, ...], work: Path) -> Path:
 
 @contextmanager
 def _translated(what: str, folder: Path, needed: int) -> Generator[None]:
-    """Keep the toolkits' chatter away from a person, and turn what they raise into one sentence.
+    """Silence the toolkits' output, and turn what they raise into one sentence.
 
-    The native library words a full disk in many ways, so the disks of `folder` and of the temporary files are asked
-    whether they hold the bytes `needed`.
+    The native library reports a full disk in many ways. So an error is taken for a full disk where the disk of `folder`
+    or of the temporary files has less space than the bytes `needed`.
     """
     import errno
     import io
@@ -361,7 +379,7 @@ def _translated(what: str, folder: Path, needed: int) -> Generator[None]:
             yield
     except (FastViTBenchError, MemoryError, OSError):
         raise
-    except Exception as error:  # coremltools and its native library raise whatever comes
+    except Exception as error:  # coremltools and its native library raise many kinds
         for place, name in ((folder, "there"), (Path(tempfile.gettempdir()), "for temporary files")):
             if shutil.disk_usage(place).free < needed:
                 raise OSError(errno.ENOSPC, f"no space is left {name}") from error
@@ -371,14 +389,14 @@ def _translated(what: str, folder: Path, needed: int) -> Generator[None]:
         logging.disable(level)
 
 
-# --- what the package says of itself ----------------------------------------------------------------------------------
+# --- description of the package ---------------------------------------------------------------------------------------
 
 _DIGEST = "fastvit_bench.content_sha256"  # of the weights and the program, so that a package can be checked anywhere
 _ROOT, _WEIGHTS = "com.apple.CoreML/model.mlmodel", "com.apple.CoreML/weights"
 
 
 def _describe(package: Path, asked: ExportJob, metadata: dict[str, str]) -> None:
-    """Write the texts that Xcode shows and our own keys; drop what would make two equal exports differ."""
+    """Write the texts that Xcode shows and our metadata; drop what would make two equal exports differ."""
     from fastvit_bench.backends.coreml import program
 
     ct = program.toolkit()
@@ -404,7 +422,7 @@ def _describe(package: Path, asked: ExportJob, metadata: dict[str, str]) -> None
     model.write_bytes(spec.SerializeToString(deterministic=True))
     model.chmod(0o644)  # coremltools leaves it readable by its owner alone
     _write_manifest(package)
-    for extra in package.iterdir():  # notes of the converter for its own debugging
+    for extra in package.iterdir():  # notes that the converter writes for its own debugging
         if extra.name not in {"Manifest.json", "Data"}:
             files.remove(extra)
 
@@ -420,18 +438,18 @@ _ENDS = {
 
 
 def _texts(asked: ExportJob, shapes: Sequence[Shape]) -> dict[str, str]:
-    """What Xcode shows of a package, or of a function of it, that takes these shapes: also of its outputs by name."""
+    """Return the texts that Xcode shows of a package or function with these shapes, also of its outputs by name."""
     from fastvit_bench.backends.coreml.session import LABEL, PROBABILITIES
 
     size = ", ".join(f"{shape.height} x {shape.width}" for shape in shapes)
     what, output = _ENDS[asked.head]
-    made = (
+    weights = (
         "random weights, for timing only" if asked.weights.origin == "random" else f"weights of {asked.weights.label}"
     )
     pixels = f"RGB image, {size} pixels (height x width); the model normalises it."
     tensor = f"RGB, normalised by ImageNet's mean and standard deviation, {asked.shape.batch} x 3 x {size}."
     return {
-        "description": f"FastViT ({asked.variant}, arXiv 2303.14189), {what} at {size}, {asked.precision}; {made}.",
+        "description": f"FastViT ({asked.variant}, arXiv 2303.14189), {what} at {size}, {asked.precision}; {weights}.",
         "author": "FastViT: Apple; exported by fastvit-bench",
         "license": "The license of the weights it was made from."
         if asked.weights.origin == "checkpoint"
@@ -444,7 +462,7 @@ def _texts(asked: ExportJob, shapes: Sequence[Shape]) -> dict[str, str]:
 
 
 def _write_manifest(package: Path) -> None:
-    """With identifiers that follow from the paths; coremltools draws random ones."""
+    """Write Manifest.json with identifiers that follow from the paths; coremltools draws random ones."""
     import json
     import uuid
 
@@ -468,7 +486,7 @@ def _write_manifest(package: Path) -> None:
 
 
 def _digest(package: Path, spec: Any = None) -> str:
-    """SHA-256 over the weight file, the program and what the package takes and gives, without its texts."""
+    """Return the SHA-256 of the weight file, the program, and the inputs and outputs without their texts."""
     import hashlib
 
     from fastvit_bench.backends.coreml import program

@@ -1,7 +1,7 @@
-"""Core ML on this Mac: what times a package there, and where Core ML plans to run its operations.
+"""Core ML on this Mac: sessions that time a package, and the compute units that Core ML plans for its operations.
 
-Written against the signatures of coremltools 9.0, which tests compare with the installed package, and driven with
-stand-ins for Apple's native code. Not yet run on Apple hardware.
+Written against the signatures of coremltools 9.0, which tests compare with the installed package. Tests drive it with
+stand-ins for Apple's native code; it has not yet run on Apple hardware.
 """
 
 import importlib
@@ -30,8 +30,11 @@ COMPUTE_UNITS = {"all": "ALL", "cpu-only": "CPU_ONLY", "cpu-and-gpu": "CPU_AND_G
 CLOCK = "Core ML (mach_absolute_time)"  # what coremltools' native code reads around Core ML's prediction
 
 
-def absent(device: Device) -> str | None:
-    """Why packages cannot be run on the device from here, and the way out, or None. Does not import coremltools."""
+def device_unavailable_reason(device: Device) -> str | None:
+    """Return why packages cannot be run on the device from here, and the remedy, or None.
+
+    Does not import coremltools.
+    """
     if platform.system() != "Darwin":
         return APPLE_ONLY.format(device.name)
     folder = toolkit_folder()
@@ -43,24 +46,27 @@ def absent(device: Device) -> str | None:
     if _connected(device):
         from fastvit_bench.backends.coreml import remote
 
-        return remote.absent(folder)
+        return remote.device_unavailable_reason(folder)
     return None
 
 
-def identify(device: Device) -> Hardware | None:
-    """The iPhone or iPad on the cable; None for this Mac. `UnavailableError` where it is not there."""
+def detect_hardware(device: Device) -> Hardware | None:
+    """Return the iPhone or iPad on the cable, or None for this Mac.
+
+    Raises `UnavailableError` where the iPhone or iPad is not connected.
+    """
     if not _connected(device):
         return None
     from fastvit_bench.backends.coreml import remote
 
-    return remote.identify(device)
+    return remote.detect_hardware(device)
 
 
-def open(path: Path, device: Device) -> AbstractContextManager[Session]:  # noqa: A001 - as the contract calls it
+def open(path: Path, device: Device) -> AbstractContextManager[Session]:  # noqa: A001 - named by the interface
     """Load a package where the device's ``location`` says; a package of several functions runs its default one.
 
-    Raises `UnavailableError` where Core ML, the package or the device is not there, `UsageError` for options that
-    cannot be met.
+    Raises `UnavailableError` where Core ML, the package or the device is missing, `UsageError` for options that cannot
+    be met.
     """
     if _connected(device):
         from fastvit_bench.backends.coreml import remote
@@ -71,13 +77,13 @@ def open(path: Path, device: Device) -> AbstractContextManager[Session]:  # noqa
 
 def require(device: Device) -> None:
     """Raise `UnavailableError` where packages cannot be run on the device from here."""
-    reason = absent(device)
+    reason = device_unavailable_reason(device)
     if reason:
         raise UnavailableError(f"Device '{device.name}' cannot run here: {reason}.")
 
 
 def toolkit_folder() -> Path | None:
-    """Where coremltools is installed."""
+    """Return the folder in which coremltools is installed, or None."""
     spec = importlib.util.find_spec("coremltools")
     return Path(spec.origin).parent if spec and spec.origin else None
 
@@ -90,7 +96,7 @@ def _connected(device: Device) -> bool:
 
 
 class LocalSession(Session):
-    """A package that Core ML loaded on this Mac."""
+    """A session on a package that Core ML loaded on this Mac."""
 
     def __init__(self, path: Path, device: Device) -> None:
         native = device.options["window"] == "prediction"
@@ -100,12 +106,15 @@ class LocalSession(Session):
         self._function = default_function(path)
         self.images = Images.PIXELS if self._function.takes[0].kind == "image" else Images.TENSOR
         self._model: Any = _load(path, str(device.options["compute_units"]))
-        self.load_ns = told_ns(self._model.load_duration_in_nano_seconds)
+        self.load_ns = reported_ns(self._model.load_duration_in_nano_seconds)
         self._input: dict[str, Any] = {}
         self._outputs: dict[str, Any] = {}
 
-    def feed(self, images: "NDArray[np.float32] | NDArray[np.uint8]") -> None:
-        """Keep a batch in the form coremltools takes; `UsageError` for one the package does not take."""
+    def set_input(self, images: "NDArray[np.float32] | NDArray[np.uint8]") -> None:
+        """Store a batch in the form coremltools takes.
+
+        Raises `UsageError` for a batch that the package does not take.
+        """
         import numpy as np
 
         feature = self._function.takes[0]
@@ -113,11 +122,11 @@ class LocalSession(Session):
         if feature.kind == "image":
             batch = _picture(batch)
         elif batch.dtype == np.float16:
-            batch = batch.astype(np.float32)  # coremltools hands over no other; here, so that it is not timed
+            batch = batch.astype(np.float32)  # the only type coremltools passes on; here, so that it is not timed
         self._input = {feature.name: batch}
 
     def run(self) -> None:
-        """One prediction; the call returns when it is done."""
+        """Run one prediction; return when it is done."""
         try:
             self._outputs = self._model.predict(self._input)
         except MemoryError:
@@ -126,26 +135,29 @@ class LocalSession(Session):
             raise UnavailableError(f"Core ML cannot run the package: {first_line(error)}.") from error
 
     def wait(self) -> None:
-        """Nothing is left to wait for."""
+        """Return at once: `run` has waited already."""
 
     def elapsed_ns(self) -> int:
-        """Nanoseconds of the last prediction, conversions from and to Python left out."""
-        told = told_ns(self._model.last_predict_duration_in_nano_seconds)
-        if not told:
+        """Return the nanoseconds of the last prediction, without conversions from and to Python.
+
+        Raises `UnavailableError` where Core ML did not report them.
+        """
+        durations = reported_ns(self._model.last_predict_duration_in_nano_seconds)
+        if not durations:
             raise UnavailableError(
-                "Core ML did not tell how long the prediction took; to read the stopwatch instead, set "
+                "Core ML did not report how long the prediction took; to read the stopwatch instead, set "
                 f'window = "end-to-end" in the options of [device.{self._device}] in benchmark.toml.'
             )
-        return told[0]
+        return durations[0]
 
-    def fetch(self) -> "dict[str, NDArray[np.floating]]":
-        """Copies of the outputs, as `arrays` makes them."""
+    def get_output(self) -> "dict[str, NDArray[np.floating]]":
+        """Return copies of the outputs, as `arrays` makes them."""
         return arrays(self._function, self._outputs)
 
     def placement(self) -> Placement | None:
-        """The plan of the package as it was compiled; None before macOS 14.4, or where Core ML makes none.
+        """Return the plan of the compiled package, or None before macOS 14.4 and where Core ML makes none.
 
-        Whatever goes wrong with a plan, the measurement that comes before it is not lost for it.
+        A plan that fails must not lose the measurement before it, so every error gives None.
         """
         try:
             plans = importlib.import_module("coremltools.models.compute_plan")
@@ -153,7 +165,7 @@ class LocalSession(Session):
                 self._model.get_compiled_model_path(), compute_units=self._model.compute_unit
             )
             return placed(plan, self._function.name)
-        except Exception:  # RuntimeError of the native code for the most part, which tells no kinds apart
+        except Exception:  # mostly RuntimeError of the native code, for any cause
             return None
 
     def close(self) -> None:
@@ -172,7 +184,10 @@ def _opened(path: Path, device: Device) -> Generator[LocalSession]:
 
 
 def _load(path: Path, units: str) -> Any:
-    """A `coremltools.models.MLModel` that Core ML accepted."""
+    """Return a `coremltools.models.MLModel` that Core ML accepted.
+
+    Raises `UnavailableError`, with Core ML's own reason, for a package that it refuses.
+    """
     from fastvit_bench.backends.coreml import program
 
     ct = program.toolkit()
@@ -185,14 +200,14 @@ def _load(path: Path, units: str) -> Any:
         except MemoryError:
             raise
         except Exception as error:
-            remarks = [str(each.message) for each in caught if issubclass(each.category, RuntimeWarning)]
-            said = " ".join(remarks[-1].rpartition("message was: ")[2].split()) if remarks else first_line(error)
-            raise UnavailableError(f"Core ML cannot load {path.name}: {said.rstrip('.')}.") from error
+            remarks = [str(remark.message) for remark in caught if issubclass(remark.category, RuntimeWarning)]
+            reason = " ".join(remarks[-1].rpartition("message was: ")[2].split()) if remarks else first_line(error)
+            raise UnavailableError(f"Core ML cannot load {path.name}: {reason.rstrip('.')}.") from error
     return model
 
 
 def _picture(pixels: "NDArray[np.uint8]") -> Any:
-    """Pixels (1, H, W, 3) as the image object that coremltools insists on."""
+    """Return pixels (1, H, W, 3) as the Pillow image that coremltools insists on."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -202,13 +217,16 @@ def _picture(pixels: "NDArray[np.uint8]") -> Any:
     return Image.fromarray(pixels[0])
 
 
-# --- what both ways of running have in common -------------------------------------------------------------------------
+# --- shared by local and remote sessions ------------------------------------------------------------------------------
 
 _NUMPY = {"fp16": "float16", "fp32": "float32", "fp64": "float64", "int32": "int32"}
 
 
 def default_function(path: Path) -> "Function":
-    """The function of a package that is run; `UnavailableError` for what is no package or is damaged."""
+    """Return the function of a package that is run.
+
+    Raises `UnavailableError` for a path that is no package, and for a damaged one.
+    """
     from fastvit_bench.backends.coreml import program
 
     package = program.read(path)
@@ -216,7 +234,10 @@ def default_function(path: Path) -> "Function":
 
 
 def fitting(feature: "Feature", images: "NDArray[np.float32] | NDArray[np.uint8]") -> "NDArray[Any]":
-    """The batch in the input's declared numbers, contiguous; `UsageError` where its shape or kind is another."""
+    """Return the batch in the input's declared element type, contiguous.
+
+    Raises `UsageError` for a batch of another shape or kind.
+    """
     import numpy as np
 
     image = feature.kind == "image"
@@ -230,33 +251,33 @@ def fitting(feature: "Feature", images: "NDArray[np.float32] | NDArray[np.uint8]
 
 
 def arrays(function: "Function", outputs: dict[str, Any]) -> "dict[str, NDArray[np.floating]]":
-    """Copies of the outputs in the order the package names them.
+    """Return copies of the outputs in the order the package names them.
 
-    Of a classifier its probabilities, in the alphabetical order of the class names, because Core ML's dictionary has
-    none of its own; the most probable name is left out.
+    A classifier's probabilities are in the alphabetical order of the class names, because Core ML's dictionary has none
+    of its own. The name of the most probable class is left out.
     """
     import numpy as np
 
-    found: dict[str, NDArray[np.floating]] = {}
+    copies: dict[str, NDArray[np.floating]] = {}
     for feature in function.gives:
         value = outputs[feature.name]
         if isinstance(value, dict):
-            found[feature.name] = np.array([value[name] for name in sorted(value)], np.float64)
+            copies[feature.name] = np.array([value[name] for name in sorted(value)], np.float64)
         elif not isinstance(value, str):
-            found[feature.name] = np.array(value)
-    return found
+            copies[feature.name] = np.array(value)
+    return copies
 
 
-def told_ns(duration: Any) -> tuple[int, ...]:
-    """A duration in nanoseconds that coremltools told; nothing where it told none."""
+def reported_ns(duration: Any) -> tuple[int, ...]:
+    """Return a duration that coremltools reported, in nanoseconds; an empty tuple where it reported none."""
     return (int(duration),) if duration else ()
 
 
 def placed(plan: Any, function: str) -> Placement | None:
-    """A `coremltools.models.compute_plan.MLComputePlan` as a record; None where it is not about an ML Program.
+    """Return a `coremltools.models.compute_plan.MLComputePlan` as a record, or None where it plans no ML Program.
 
-    Operations stand in program order, those of nested blocks after the one they belong to. Constants have no place and
-    are left out.
+    Operations are in program order, those of nested blocks after the one they belong to. Constants are left out,
+    because they are not assigned to a compute unit.
     """
     program = plan.model_structure.program
     if program is None:
@@ -274,7 +295,7 @@ def placed(plan: Any, function: str) -> Placement | None:
                 kind=operation.operator_name,
                 output=operation.outputs[0].name if operation.outputs else "",
                 unit=_unit(usage.preferred_compute_device),
-                supported=tuple(_unit(each) for each in usage.supported_compute_devices),
+                supported=tuple(_unit(supported) for supported in usage.supported_compute_devices),
                 cost=None if cost is None else float(cost.weight),
             )
         )
@@ -302,5 +323,5 @@ def _unit(device: Any) -> Unit:
 
 
 def first_line(error: BaseException | str) -> str:
-    """What an exception says, in one line without a full stop."""
+    """Return the first line of an exception's message, or its type's name, without a full stop."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

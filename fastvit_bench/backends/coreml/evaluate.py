@@ -1,12 +1,12 @@
-"""Evaluates the program of a Core ML package with PyTorch, operation by operation, and guesses nothing.
+"""Evaluation of a Core ML package's program with PyTorch, operation by operation and without guesses.
 
-Core ML runs on Apple hardware only; this says anywhere what the package that lies on the disk computes. Operations are
-those of MIL, as documented in coremltools (converters/mil/mil/ops/defs). One that is not known here, a parameter that
-is not used here and a result that is not of the declared shape and type end in a `ParityError`.
+Core ML runs on Apple hardware only; this module computes on any machine what the stored package computes. Operations
+are those of MIL, as documented in coremltools (converters/mil/mil/ops/defs). An unknown operation or an unused
+parameter ends in a `ParityError`, and so does a result that is not of the declared shape and type.
 
-Numbers of 16 bits are kept in float32, where PyTorch computes quickly: an operation computes in float32 from operands
-that float16 can hold, and its result is rounded to float16 once. What is proved is the program, not the arithmetic of
-one of Apple's processors, which may round between the steps of an operation or add up in float16.
+Numbers of 16 bits are stored in float32, where PyTorch computes quickly: an operation computes in float32 from operands
+that float16 can hold, and its result is rounded to float16 once. This proves the program, not the arithmetic of one of
+Apple's processors. Those may round between the steps of an operation, or add up in float16.
 """
 
 import math
@@ -35,18 +35,18 @@ from fastvit_bench.errors import ParityError, UsageError
 
 @dataclass(frozen=True)
 class Value:
-    """A value while the program runs. Words are in arrays, everything else is in tensors."""
+    """A value while the program runs: words in an array, everything else in a tensor."""
 
     dtype: str  # as in `ValueType`
     data: Tensor | NDArray[Any]  # of a dictionary its values, in the order of the keys
 
     @property
     def type(self) -> ValueType:
-        """As the program should declare it."""
+        """The type that the program should declare for the value."""
         return ValueType(self.dtype, () if self.dtype.startswith("dictionary") else tuple(self.data.shape))
 
 
-# How numbers are kept in a tensor. What PyTorch has no arithmetic for goes into the next type that holds all of it.
+# How a tensor stores each element type; without arithmetic in PyTorch, in the next type that holds all its values.
 TENSORS = {
     "fp16": torch.float32,
     "fp32": torch.float32,
@@ -62,15 +62,17 @@ TENSORS = {
 }
 FLOATS = ("fp16", "fp32")
 
-# Operation sets whose operations are described where the table below says: those of iOS 15 to iOS 18.
+# Operation sets of iOS 15 to iOS 18, in which the operations mean what the functions below compute.
 OPSETS = ("CoreML5", "CoreML6", "CoreML7", "CoreML8")
 
 
 class Evaluator:
-    """One function of a package, ready to run. Weights are read, and restored where they are compressed, only once.
+    """One function of a package, ready to run.
 
-    `scores` is the name of the values whose softmax a classifier takes for its probabilities, and None where the
-    function does not end in `classify`; `classes` are the classifier's, in the order of the scores.
+    Weights are read, and restored where they are compressed, only once.
+
+    `scores` is the name of the values whose softmax a classifier takes for its probabilities. It is None where the
+    function does not end in a softmax and `classify`. `classes` are the classifier's, in the order of the scores.
     """
 
     scores: str | None
@@ -107,7 +109,7 @@ class Evaluator:
         """Raise `UsageError` unless these are the inputs that `run` takes."""
         if set(inputs) != set(self._takes):
             raise UsageError(f"The package takes {', '.join(self._takes)}, not {', '.join(inputs) or 'nothing'}.")
-        for name, given in inputs.items():
+        for name, array in inputs.items():
             feature = self._takes[name]
             if feature.kind == "image":
                 shape, dtypes, taken = (1, *feature.shape, 3), ("uint8",), "8-bit RGB pixels"
@@ -115,20 +117,20 @@ class Evaluator:
                 shape, dtypes, taken = feature.shape, ("float32", "float16", "float64"), "floating-point numbers"
             else:
                 shape, dtypes, taken = feature.shape, ("int32",), "integers"
-            if tuple(given.shape) != shape or given.dtype not in dtypes:
+            if tuple(array.shape) != shape or array.dtype not in dtypes:
                 raise UsageError(
                     f"The package takes {name} {list(shape)} as {taken} ({dtypes[0]}), "
-                    f"not {list(given.shape)} as {given.dtype}."
+                    f"not {list(array.shape)} as {array.dtype}."
                 )
 
     @torch.inference_mode()
     def run(self, inputs: Mapping[str, NDArray[Any]], also: Iterable[str] = ()) -> dict[str, NDArray[Any]]:
-        """Outputs by name, in the order the package describes them, then any values of the program named in `also`.
+        """Evaluate the function; return its outputs in the described order, then the values named in `also`.
 
         A ``tensor`` input is an array of floating-point numbers of the declared shape, rounded to the declared type; an
         ``image`` is 8-bit RGB pixels (1, H, W, 3), which the declared layout of colours brings to (1, 3, H, W). Outputs
-        have the declared type. Of a classifier these are the label (an array of shape ()) and the probabilities in
-        the order of `classes`.
+        have the declared type. A classifier's outputs are the label (an array of shape ()) and the probabilities in the
+        order of `classes`.
 
         Raises `UsageError` for other inputs and unknown names, `ParityError` for an operation that cannot be evaluated
         or does not give what the program declares.
@@ -138,7 +140,7 @@ class Evaluator:
         unknown = [name for name in wanted if name not in self._known]
         if unknown:
             raise UsageError(f"The program computes nothing called '{unknown[0]}'.")
-        values = {name: self._laid_out(name, given) for name, given in inputs.items()}
+        values = {name: self._input(name, array) for name, array in inputs.items()}
         for step, finished in zip(self._steps, self._finished, strict=True):
             values.update(_evaluate(step, self._arguments(step, values)))
             for name in finished:
@@ -147,7 +149,7 @@ class Evaluator:
         return {name: _array(values[name] if name in values else self._constants[name]) for name in wanted}
 
     def _add(self, operation: Operation) -> None:
-        """Take in an operation; what is constant is computed now."""
+        """Add an operation to the steps, or compute it at once if it is constant."""
         unknown = next((name for name in _bound(operation) if name not in self._known), None)
         if unknown is not None:
             raise _cannot(operation, f"nothing before it computes '{unknown}'")
@@ -159,10 +161,10 @@ class Evaluator:
         if operation.kind == "const":
             if extra != {"val"} or operation.inputs or len(operation.outputs) != 1:
                 raise _cannot(operation, "it should have a value and nothing else")
-            held = operation.attributes["val"]
-            if held.type != operation.outputs[0].type:
-                raise _cannot(operation, f"it holds {held.type} and declares {operation.outputs[0].type}")
-            self._constants[operation.outputs[0].name] = _value(operation, held)
+            constant = operation.attributes["val"]
+            if constant.type != operation.outputs[0].type:
+                raise _cannot(operation, f"it holds {constant.type} and declares {operation.outputs[0].type}")
+            self._constants[operation.outputs[0].name] = _value(operation, constant)
         elif operation.kind not in OPERATIONS:
             raise _cannot(operation, "this version does not know what it computes")
         elif operation.kind.startswith("constexpr_"):
@@ -173,29 +175,29 @@ class Evaluator:
             self._steps.append(operation)
 
     def _arguments(self, operation: Operation, values: Mapping[str, Value]) -> "Arguments":
-        """Everything an operation is given, looked up."""
-        found = {
+        """Look up everything an operation is bound to."""
+        arguments = {
             parameter: [self._look_up(operation, binding, values) for binding in bindings]
             for parameter, bindings in operation.inputs.items()
         }
         if operation.kind.startswith("constexpr_"):  # up to iOS 17 their parameters are attributes
             for parameter, constant in operation.attributes.items():
                 if parameter != "name":
-                    found[parameter] = [_value(operation, constant)]
-        return Arguments(operation, found)
+                    arguments[parameter] = [_value(operation, constant)]
+        return Arguments(operation, arguments)
 
     def _look_up(self, operation: Operation, binding: str | Constant, values: Mapping[str, Value]) -> Value:
         if isinstance(binding, Constant):
             return _value(operation, binding)
-        found = values.get(binding) or self._constants.get(binding)
-        if found is None:
+        value = values.get(binding) or self._constants.get(binding)
+        if value is None:
             raise _cannot(operation, f"'{binding}' is not constant")
-        return found
+        return value
 
-    def _laid_out(self, name: str, given: NDArray[Any]) -> Value:
-        """An input as the program sees it."""
+    def _input(self, name: str, array: NDArray[Any]) -> Value:
+        """Return an input as the value that the program takes."""
         feature, dtype = self._takes[name], self._input_types[name].dtype
-        tensor = torch.from_numpy(np.array(given, order="C"))
+        tensor = torch.from_numpy(np.array(array, order="C"))
         if feature.kind == "image":
             tensor = tensor.permute(0, 3, 1, 2)
             if feature.colours == "BGR":
@@ -207,7 +209,7 @@ class Evaluator:
 
 
 def _checked_inputs(function: Function) -> dict[str, Feature]:
-    """What the function takes, by name; the description and the program must agree on it."""
+    """Return the function's inputs by name; raise `ParityError` unless the program agrees with their description."""
     if function.opset not in OPSETS:
         raise _wrong(f"This version does not know what operations mean in the operation set '{function.opset}'.")
     declared = {variable.name: variable.type for variable in function.inputs}
@@ -230,7 +232,7 @@ def _checked_inputs(function: Function) -> dict[str, Feature]:
 
 
 def _checked_outputs(function: Function) -> list[str]:
-    """Names of the outputs, in the order of the description, which must agree with the program."""
+    """Return the outputs' names in the described order; raise `ParityError` unless the program agrees."""
     declared = {v.name: v.type for v in (*function.inputs, *(o for op in function.operations for o in op.outputs))}
     described = [feature.name for feature in function.gives]
     if sorted(described) != sorted(function.outputs):
@@ -238,18 +240,18 @@ def _checked_outputs(function: Function) -> list[str]:
     if not set(described) <= set(declared):
         raise _wrong(f"Nothing computes the output {min(set(described) - set(declared))}.")
     for feature in function.gives:
-        found = declared[feature.name]
-        agrees = found.dtype.partition(" ")[0] == feature.kind
+        computed = declared[feature.name]
+        agrees = computed.dtype.partition(" ")[0] == feature.kind
         if feature.kind == "tensor":
-            agrees = found == ValueType(feature.dtype, feature.shape or found.shape)
+            agrees = computed == ValueType(feature.dtype, feature.shape or computed.shape)
         if not agrees:
             what = ValueType(feature.dtype or feature.kind, feature.shape)
-            raise _wrong(f"Output {feature.name} is described as {what}, and its program declares {found}.")
+            raise _wrong(f"Output {feature.name} is described as {what}, and its program declares {computed}.")
     return described
 
 
 def _last_uses(steps: Sequence[Operation]) -> list[list[str]]:
-    """For each step the names that no later one reads, its own unused results among them."""
+    """Return for each step the names that no later step reads, its own unused results among them."""
     last: dict[str, int] = {}
     for index, step in enumerate(steps):
         for name in (*_bound(step), *(output.name for output in step.outputs)):
@@ -265,7 +267,10 @@ def _bound(step: Operation) -> list[str]:
 
 
 def _scores(steps: Sequence[Operation], classify: Operation) -> str | None:
-    """What the softmax before `classify` took; None where there is no softmax, or something else in between."""
+    """Return the name of the input of the softmax before `classify`, or None where there is none.
+
+    Only casts and changes of shape may be in between.
+    """
     makers = {output.name: step for step in steps for output in step.outputs}
     step = makers.get(_only(classify, "probabilities"))
     while step is not None and step.kind in ("cast", "identity", "reshape", "squeeze"):
@@ -279,13 +284,13 @@ def _only(step: Operation, parameter: str) -> str:
 
 
 def _value(operation: Operation, constant: Constant) -> Value:
-    """A constant of the package as the program's operations take it."""
-    dtype, held = constant.type.dtype, constant.value
-    if held.dtype == np.dtype(object) or dtype.startswith("list"):
-        return Value(dtype, held)
+    """Return a constant of the package as the program's operations take it."""
+    dtype, array = constant.type.dtype, constant.value
+    if array.dtype == np.dtype(object) or dtype.startswith("list"):
+        return Value(dtype, array)
     if dtype not in TENSORS:
         raise _cannot(operation, f"this version does not compute with {dtype}")
-    return Value(dtype, torch.from_numpy(np.array(held, _ARRAYS[TENSORS[dtype]])))
+    return Value(dtype, torch.from_numpy(np.array(array, _ARRAYS[TENSORS[dtype]])))
 
 
 _ARRAYS = {
@@ -303,49 +308,49 @@ _ARRAYS = {
 
 
 class Arguments:
-    """What an operation was given. Every reading is noted, so that nothing it carries goes unread.
+    """The arguments of an operation, which record every reading so that none goes unread.
 
-    A parameter that is missing, or is not of the kind that is asked for, is a `ParityError`.
+    Its methods raise `ParityError` for a parameter that is missing or of another kind.
     """
 
-    def __init__(self, operation: Operation, given: Mapping[str, Sequence[Value]]) -> None:
+    def __init__(self, operation: Operation, values: Mapping[str, Sequence[Value]]) -> None:
         self.operation = operation
-        self._given = given
-        self._unread = set(given)
+        self._values = values
+        self._unread = set(values)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._given
+        return name in self._values
 
     def values(self, name: str) -> Sequence[Value]:
-        """All values a parameter is bound to."""
+        """Return all values a parameter is bound to."""
         self._unread.discard(name)
-        if name not in self._given:
+        if name not in self._values:
             raise self.refuse(f"it lacks its parameter {name}")
-        return self._given[name]
+        return self._values[name]
 
     def value(self, name: str) -> Value:
-        """The one value a parameter is bound to."""
+        """Return the one value a parameter is bound to."""
         values = self.values(name)
         if len(values) != 1:
             raise self.refuse(f"its parameter {name} has {len(values)} values instead of one")
         return values[0]
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor; one of 16-bit numbers is in float32."""
+        """Return a tensor; one of 16-bit numbers is in float32."""
         data = self.value(name).data
         if not isinstance(data, Tensor):
             raise self.refuse(f"its parameter {name} is not a tensor")
         return data
 
     def array(self, name: str) -> NDArray[Any]:
-        """Words, or a list of numbers."""
+        """Return an array of words, or a list of numbers as an array."""
         data = self.value(name).data
         if isinstance(data, Tensor):
             raise self.refuse(f"its parameter {name} is a tensor")
         return data
 
     def numbers(self, name: str, default: Sequence[int] | None = None) -> list[int]:
-        """Integers of a tensor of one dimension. There is no default unless one is given."""
+        """Return the integers of a tensor of one dimension, or `default` where the parameter is missing."""
         if default is not None and name not in self:
             return list(default)
         tensor = self.tensor(name)
@@ -354,7 +359,7 @@ class Arguments:
         return [int(number) for number in tensor.tolist()]
 
     def number(self, name: str, default: int | None = None) -> int:
-        """An integer."""
+        """Return an integer, or `default` where the parameter is missing."""
         if default is not None and name not in self:
             return default
         tensor = self.tensor(name)
@@ -363,42 +368,42 @@ class Arguments:
         return int(tensor.item())
 
     def real(self, name: str, default: float) -> float:
-        """A floating-point number."""
+        """Return a floating-point number, or `default` where the parameter is missing."""
         return float(self.tensor(name).item()) if name in self else default
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """A truth value."""
+        """Return a truth value, or `default` where the parameter is missing."""
         return bool(self.number(name, default))
 
     def word(self, name: str, default: str | None = None) -> str:
-        """A string."""
+        """Return a string, or `default` where the parameter is missing."""
         if default is not None and name not in self:
             return default
         return str(self.array(name).item())
 
     def alike(self, *names: str) -> str:
-        """The element type that these parameters share; all but the first may be missing."""
-        if not self._given.get(names[0]):
+        """Return the element type that these parameters share; all but the first may be missing."""
+        if not self._values.get(names[0]):
             raise self.refuse(f"it lacks its parameter {names[0]}")
-        dtypes = [(name, value.dtype) for name in names if name in self for value in self._given[name]]
+        dtypes = [(name, value.dtype) for name in names if name in self for value in self._values[name]]
         if len({dtype for _, dtype in dtypes}) > 1:
             raise self.refuse(f"its parameters differ in type ({', '.join(f'{n}: {dtype}' for n, dtype in dtypes)})")
         return dtypes[0][1]
 
     def floating(self, *names: str) -> str:
-        """The same, of floating-point numbers."""
+        """Return the floating-point type that these parameters share; all but the first may be missing."""
         dtype = self.alike(*names)
         if dtype not in FLOATS:
             raise self.refuse(f"this version does not compute it in {dtype}")
         return dtype
 
     def finish(self) -> None:
-        """Nothing may be left unread."""
+        """Raise `ParityError` if a parameter was never read."""
         if self._unread:
             raise self.refuse(f"this version does not know its parameter {min(self._unread)}")
 
     def refuse(self, why: str) -> ParityError:
-        """The error to raise."""
+        """Return the error to raise for this operation, with the reason `why`."""
         return _cannot(self.operation, why)
 
 
@@ -411,11 +416,11 @@ def _wrong(what: str) -> ParityError:
 
 
 def _evaluate(operation: Operation, arguments: Arguments) -> dict[str, Value]:
-    """An operation's results by name, rounded to their type and checked against the program."""
+    """Compute an operation; return its results by name, rounded to their type and checked against the program."""
     try:
         results = OPERATIONS[operation.kind](arguments)
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
-        if "allocate memory" in str(error):  # PyTorch has no exception of its own for it
+        if "allocate memory" in str(error):  # PyTorch has no exception class for it
             raise MemoryError(str(error)) from error
         raise arguments.refuse((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")) from error
     arguments.finish()
@@ -436,22 +441,22 @@ def _evaluate(operation: Operation, arguments: Arguments) -> dict[str, Value]:
     return rounded
 
 
-def _fits(found: ValueType, declared: ValueType) -> bool:
-    """Whether a result is what the program declares; a size that it leaves open is fine as it is."""
+def _fits(computed: ValueType, declared: ValueType) -> bool:
+    """Return whether a result is what the program declares; a size that it leaves open fits any."""
     return (
-        found.dtype == declared.dtype
-        and len(found.shape) == len(declared.shape)
-        and all(expected in (size, None) for size, expected in zip(found.shape, declared.shape, strict=True))
+        computed.dtype == declared.dtype
+        and len(computed.shape) == len(declared.shape)
+        and all(expected in (size, None) for size, expected in zip(computed.shape, declared.shape, strict=True))
     )
 
 
 def _rounded(tensor: Tensor, dtype: str) -> Tensor:
-    """A tensor in the form its element type is kept in; 16-bit numbers overflow to infinity as they should."""
+    """Return a tensor as its element type is stored; 16-bit numbers overflow to infinity as they should."""
     return tensor.half().float() if dtype == "fp16" else tensor.to(TENSORS[dtype])
 
 
 def _array(value: Value) -> NDArray[Any]:
-    """A value as it is handed out."""
+    """Return a copy of a value as an array; 16-bit numbers are in float16."""
     data = value.data
     if isinstance(data, Tensor):
         data = (data.half() if value.dtype == "fp16" else data).numpy()
@@ -570,14 +575,14 @@ def _upsample_bilinear(a: Arguments) -> Results:
 
 
 def _spatial(a: Arguments, x: Tensor) -> int:
-    """How many dimensions x has beside batch and channels."""
+    """Return the number of dimensions of x beside batch and channels."""
     if not 3 <= x.ndim <= 5:
         raise a.refuse(f"x has {x.ndim} dimensions")
     return x.ndim - 2
 
 
 def _padding(a: Arguments, x: Tensor, reach: list[int], strides: list[int]) -> tuple[list[int], list[int]]:
-    """Zeros before and after each spatial dimension, for a window that reaches over `reach` elements."""
+    """Return the zeros before and after each spatial dimension, for a window that reaches over `reach` elements."""
     kind, pad = a.word("pad_type", "valid"), a.numbers("pad", [0] * (2 * len(reach)))
     if kind == "custom":
         return pad[0::2], pad[1::2]
@@ -588,11 +593,11 @@ def _padding(a: Arguments, x: Tensor, reach: list[int], strides: list[int]) -> t
     if kind not in ("same", "same_lower"):
         raise a.refuse(f"this version does not know its pad_type {kind}")
     sizes = zip(x.shape[2:], reach, strides, strict=True)
-    whole = [max(0, (math.ceil(size / stride) - 1) * stride + window - size) for size, window, stride in sizes]
-    if kind == "same" and any(zeros % 2 for zeros in whole):
-        # the definition names two sides, and Core ML's own choice cannot be seen from here
+    totals = [max(0, (math.ceil(size / stride) - 1) * stride + window - size) for size, window, stride in sizes]
+    if kind == "same" and any(zeros % 2 for zeros in totals):
+        # the definition names two sides, and without Apple hardware Core ML's choice cannot be observed
         raise a.refuse("pad_type same does not say on which side an odd number of zeros goes")
-    return [zeros - zeros // 2 for zeros in whole], [zeros // 2 for zeros in whole]
+    return [zeros - zeros // 2 for zeros in totals], [zeros // 2 for zeros in totals]
 
 
 def _padded(x: Tensor, before: list[int], after: list[int], value: float = 0.0) -> Tensor:
@@ -672,7 +677,7 @@ def _resample(a: Arguments) -> Results:
         )
     around = a.real("padding_value", 0.0)
     if mode == "constant" and around != 0:
-        raise a.refuse(f"this version takes what lies outside for 0, not {around:g}")
+        raise a.refuse(f"this version takes values outside for 0, not {around:g}")
     if a.value("coordinates").dtype not in FLOATS:
         raise a.refuse(f"this version does not take coordinates in {a.value('coordinates').dtype}")
     padding = "zeros" if mode == "constant" else "border"
@@ -824,7 +829,7 @@ def _constant_cast(a: Arguments) -> Results:
 
 
 def _bits(a: Arguments, entries: int) -> int:
-    """Bits of an index into a table."""
+    """Return the number of bits of an index into a table."""
     bits = max(entries, 1).bit_length() - 1
     if entries != 1 << bits or bits not in (1, 2, 3, 4, 6, 8):
         raise a.refuse(f"a table of {entries} entries is none that indices could point to")
@@ -832,7 +837,7 @@ def _bits(a: Arguments, entries: int) -> int:
 
 
 def _unpacked(a: Arguments, name: str, bits: int, count: int) -> Tensor:
-    """Numbers of up to 8 bits that are packed into bytes."""
+    """Return numbers of up to 8 bits that are packed into bytes."""
     packed = a.tensor(name)
     if a.value(name).dtype != "uint8" or packed.shape != (-(-bits * count // 8),):
         raise a.refuse(f"its {name} are not {count} numbers of {bits} bits")
@@ -840,7 +845,7 @@ def _unpacked(a: Arguments, name: str, bits: int, count: int) -> Tensor:
 
 
 def _spread(a: Arguments, blocks: Tensor, shape: Sequence[int]) -> Tensor:
-    """Each element repeated over its block, so that the result has `shape`, or can be broadcast to it."""
+    """Repeat each element over its block, so that the result has `shape`, or can be broadcast to it."""
     if blocks.ndim != len(shape) or any(size % number for size, number in zip(shape, blocks.shape, strict=True)):
         raise a.refuse(f"blocks of {list(blocks.shape)} do not divide {list(shape)}")
     for axis, size in enumerate(shape):

@@ -1,8 +1,8 @@
-"""Reads a saved Core ML package from the disk into a small typed description.
+"""Reader that turns a stored Core ML package into a small typed description.
 
-What is read is what another machine would get: the manifest, the model's protobuf and the weight file. Of coremltools
-only the generated protobuf classes are used; neither its native library nor anything that took part in a conversion.
-Every constant is read and every byte it needs is accounted for, so that a damaged package is found here.
+It reads what another machine would get: the manifest, the model's protobuf and the weight file. Of coremltools only the
+generated protobuf classes are used, neither its native library nor anything that took part in a conversion. Every
+constant is read and every byte it needs is accounted for, so that a damaged package is noticed here.
 """
 
 import importlib
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# --- what is in a package ---------------------------------------------------------------------------------------------
+# --- contents of a package --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Variable:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A value that the package holds: an array of the type's shape; words as an array of `str` objects.
+    """A value stored in the package: an array of the type's shape; words as an array of `str` objects.
 
     Elements of less than 8 bits have a byte each.
     """
@@ -60,7 +60,10 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """One operation. An input is bound to one or more values, each the name of a variable or a constant."""
+    """One operation, each input of which is bound to one or more values.
+
+    A bound value is the name of a variable, or a constant.
+    """
 
     kind: str  # conv, const, constexpr_lut_to_dense, …
     name: str
@@ -84,7 +87,7 @@ class Feature:
 
 @dataclass(frozen=True, eq=False)
 class Function:
-    """A program, and how the package describes what it takes and gives."""
+    """A program, and the package's description of its inputs and outputs."""
 
     name: str
     opset: str  # CoreML6 of iOS 16, CoreML8 of iOS 18, …
@@ -97,7 +100,7 @@ class Function:
 
 @dataclass(frozen=True, eq=False)
 class Package:
-    """A package as it lies on the disk."""
+    """The contents of a package on the disk."""
 
     path: Path
     specification: int  # 7 of iOS 16, 9 of iOS 18
@@ -111,17 +114,20 @@ class Package:
 
     @property
     def inputs(self) -> tuple[Feature, ...]:
-        """What the default function takes."""
+        """The inputs of the default function."""
         return self.functions[self.default].takes
 
     @property
     def outputs(self) -> tuple[Feature, ...]:
-        """What the default function gives."""
+        """The outputs of the default function."""
         return self.functions[self.default].gives
 
 
 def read(path: Path) -> Package:
-    """The package at `path`. `UnavailableError`, in one sentence, for what is none or is damaged."""
+    """Read the package at `path`.
+
+    Raises `UnavailableError`, in one sentence, for a path that is no package, and for a damaged one.
+    """
     try:
         return _package(path)
     except _DamageError as damage:
@@ -129,26 +135,26 @@ def read(path: Path) -> Package:
 
 
 def histogram(function: Function, *, compressed: bool = True) -> Counter[str]:
-    """Kind -> how many operations, constants left out.
+    """Count the operations by kind, constants left out.
 
-    Weights that were made smaller are restored by an operation each (``constexpr_*``), which runs when the package is
-    loaded; `compressed` says whether to count them.
+    Compressed weights are restored by an operation each (``constexpr_*``), which runs when the package is loaded;
+    `compressed` says whether to count those operations.
     """
     kinds = Counter(operation.kind for operation in function.operations if operation.kind != "const")
     return Counter({kind: n for kind, n in kinds.items() if compressed or not kind.startswith("constexpr_")})
 
 
 def sentence(text: str) -> str:
-    """The text on one line, without control characters: names in it may come from a damaged file."""
+    """Return the text on one line, without control characters: names in it may come from a damaged file."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
-# --- coremltools without its remarks ----------------------------------------------------------------------------------
+# --- coremltools without its warnings ---------------------------------------------------------------------------------
 
 
 @contextmanager
 def quiet() -> Generator[None]:
-    """Keep warnings and log lines below an error away from a person who cannot act on them."""
+    """Suppress warnings and log lines below an error, on which a user cannot act."""
     level = logging.root.manager.disable
     logging.disable(max(level, logging.WARNING))
     try:
@@ -160,7 +166,10 @@ def quiet() -> Generator[None]:
 
 
 def toolkit() -> ModuleType:
-    """The module coremltools, imported without its remarks on what else is installed here."""
+    """Import coremltools without its warnings about the versions of other packages.
+
+    Raises `UnavailableError` where it cannot be imported.
+    """
     with quiet():
         try:
             return importlib.import_module("coremltools")
@@ -173,12 +182,12 @@ def toolkit() -> ModuleType:
 
 @dataclass(frozen=True)
 class Element:
-    """How one number of a tensor is kept."""
+    """The storage of one number of a tensor."""
 
     name: str
     bits: int
     array: str  # type of the array it is read into, little-endian as everything in a package
-    stored: int = 0  # its code in a weight file; 0: never there
+    stored: int = 0  # its code in a weight file; 0: never in one
 
 
 # by their numbers in the protobuf (MIL.proto, DataType); the codes are those of MILBlob/Blob/BlobDataType.hpp
@@ -219,7 +228,7 @@ _MOST_DIMENSIONS = 16  # tables of values have six; numpy stops at 64
 
 
 def unpack(packed: "NDArray[np.uint8]", bits: int, count: int) -> "NDArray[np.uint8]":
-    """`count` numbers of `bits` < 8 bits each, lowest bit first, that follow each other without gaps."""
+    """Unpack `count` numbers of `bits` < 8 bits each, lowest bit first, that follow each other without gaps."""
     import numpy as np
 
     single = np.unpackbits(packed, count=count * bits, bitorder="little").reshape(count, bits)
@@ -249,7 +258,7 @@ class Storage:
             raise _DamageError(f"its weight file has version {version} instead of {self.VERSION}")
 
     def array(self, offset: int, expected: ValueType) -> "NDArray[Any]":
-        """The blob whose record begins at `offset`, which must hold exactly what is expected."""
+        """Return the blob whose record begins at `offset`, which must hold exactly what is expected."""
         if offset + self.RECORD > len(self._data):
             raise _DamageError(f"its weight file ends before byte {offset}, where weights should be")
         sentinel, code, size, start, unused = struct.unpack_from("<IIQQQ", self._data.data, offset)
@@ -267,7 +276,7 @@ class Storage:
 
 
 class _DamageError(UnavailableError):
-    """What is wrong, as a part of the sentence that `read` says."""
+    """A fault of a package, as a part of the sentence that `read` raises."""
 
 
 class _Weights:
@@ -278,6 +287,7 @@ class _Weights:
         self._files: dict[str, Storage] = {}
 
     def array(self, blob: Any, expected: ValueType) -> "NDArray[Any]":
+        """Return the weights that a blob reference names, which must be exactly what is expected."""
         import numpy as np
 
         name: str = blob.fileName
@@ -299,7 +309,7 @@ def _package(path: Path) -> Package:
     names = sorted(program.functions)
     described: dict[str, Any] = {function.name: function for function in about.functions}
     default: str = about.defaultFunctionName
-    if not described and len(names) == 1:  # the description of a package with one function is not repeated in it
+    if not described and len(names) == 1:  # a package with one function describes it once, at the top
         described, default = {names[0]: about}, names[0]
     if not names or set(names) != set(described) or default not in described:
         raise _DamageError("the functions of its ML Program are not those it describes")
@@ -318,7 +328,7 @@ def _package(path: Path) -> Package:
 
 
 def _model(path: Path) -> Path:
-    """Where the protobuf is, as the manifest says."""
+    """Return the path of the protobuf, as the manifest records it."""
     if not path.exists():
         raise _DamageError("there is no such package")
     if not path.is_dir():
@@ -332,14 +342,14 @@ def _model(path: Path) -> Path:
 
 
 def _inside(package: Path, folder: Path, relative: Any) -> Path:
-    """A file in `folder`. A package from elsewhere must not make us read any other."""
+    """Return the path of a file in `folder`; a foreign package must not make us read files outside of it."""
     try:
-        found = (folder / relative).resolve()
+        path = (folder / relative).resolve()
     except (TypeError, ValueError, OSError, RuntimeError) as error:
         raise _DamageError("one of its files has a name that cannot be") from error
-    if not found.is_relative_to(package.resolve()):
+    if not path.is_relative_to(package.resolve()):
         raise _DamageError("one of its files is outside of it")
-    return found
+    return path
 
 
 def _content(file: Path) -> bytes:
@@ -448,8 +458,8 @@ def _type(declared: Any) -> ValueType:
         case "dictionaryType":
             pairs = declared.dictionaryType
             return ValueType(f"dictionary of {_type(pairs.keyType).dtype} to {_type(pairs.valueType).dtype}")
-        case other:
-            return ValueType((other or "no type").removesuffix("Type"))
+        case kind:
+            return ValueType((kind or "no type").removesuffix("Type"))
 
 
 def _size(dimension: Any) -> int | None:
@@ -471,7 +481,7 @@ def _constant(value: Any, weights: _Weights) -> Constant:
 
 
 def _items(values: Iterable[Any], declared: ValueType, weights: _Weights) -> "NDArray[Any]":
-    """The items of a list, which are scalars."""
+    """Return the items of a list, which are scalars."""
     import numpy as np
 
     single = ValueType(declared.dtype.removeprefix("list of "))
@@ -482,7 +492,7 @@ def _items(values: Iterable[Any], declared: ValueType, weights: _Weights) -> "ND
 
 
 def _immediate(tensor: Any, declared: ValueType) -> "NDArray[Any]":
-    """A constant that is in the protobuf."""
+    """Return a constant that is stored in the protobuf."""
     import numpy as np
 
     element = _element(declared)
@@ -503,7 +513,7 @@ def _immediate(tensor: Any, declared: ValueType) -> "NDArray[Any]":
 
 
 def _numbers(content: "NDArray[np.uint8]", declared: ValueType, unused: int) -> "NDArray[Any]":
-    """An array of what is declared, from its bytes; `unused` bits at the end of them are filling."""
+    """Return an array of what is declared, from its bytes; `unused` bits at the end of them are padding."""
     element, count = _element(declared), _count(declared)
     if len(content) * 8 - unused != count * element.bits:
         raise _DamageError(f"one of its constants has {len(content)} bytes, which is not the size of {declared}")

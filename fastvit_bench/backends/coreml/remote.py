@@ -1,12 +1,12 @@
 """Core ML on an iPhone or iPad that is connected to this Mac, through coremltools' remote device support.
 
-coremltools builds its ModelRunner app with Xcode, installs it, starts it, and talks with it in files that Xcode's
-`devicectl` copies to and fro: four of its processes for each prediction. The durations are read on the device, around
-Core ML's call, so the copies are not in them; but the device idles while they are made, and does not stay in the state
-that predictions back to back would keep it in. Hence `Pacing.REMOTE_CALL`.
+coremltools builds its ModelRunner app with Xcode, installs it and starts it. It exchanges files with the app that
+Xcode's `devicectl` copies, in four processes for each prediction. The durations are read on the device, around Core
+ML's call, so they exclude the copies. But the device idles during the copies, and does not stay in the state of
+predictions back to back. Hence `CallPattern.REMOTE_CALL`.
 
 That support is marked experimental. Written against the signatures of coremltools 9.0, which tests compare with the
-installed package, and driven with stand-ins for Apple's commands. Not yet run on Apple hardware.
+installed package. Tests drive it with stand-ins for Apple's commands; it has not yet run on Apple hardware.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from fastvit_bench import files
 from fastvit_bench.backends import Hardware, Session
 from fastvit_bench.backends.coreml import device as local
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.records import Device, Pacing, Placement, Window
+from fastvit_bench.records import CallPattern, Device, Placement, Window
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,8 +46,11 @@ _CONNECT = (
 )
 
 
-def absent(toolkit: Path) -> str | None:
-    """Why no connected device can be used from this Mac, and the way out; `toolkit`: where coremltools lies."""
+def device_unavailable_reason(toolkit: Path) -> str | None:
+    """Return why no connected device can be used from this Mac, and the remedy, or None.
+
+    `toolkit` is the folder in which coremltools is installed.
+    """
     if not (toolkit / "modelrunner").is_dir():
         return (
             "coremltools is installed without the app it runs on connected devices; "
@@ -55,19 +58,19 @@ def absent(toolkit: Path) -> str | None:
         )
     if _tool_folder() is None:
         return (
-            "devicectl is not there; install Xcode 15 or later (its command line tools alone do not do), and run: "
+            "devicectl is missing; install Xcode 15 or later (its command line tools alone do not do), and run: "
             "sudo xcode-select --switch /Applications/Xcode.app"
         )
     return None
 
 
 def _tool_folder() -> Path | None:
-    """Where Xcode keeps devicectl."""
+    """Return the folder of Xcode that holds devicectl, or None."""
     try:
-        asked = subprocess.run(["xcrun", "--find", "devicectl"], capture_output=True, text=True, check=True)
+        completed = subprocess.run(["xcrun", "--find", "devicectl"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return Path(asked.stdout.strip()).parent
+    return Path(completed.stdout.strip()).parent
 
 
 # --- which device -----------------------------------------------------------------------------------------------------
@@ -75,11 +78,11 @@ def _tool_folder() -> Path | None:
 
 @dataclass(frozen=True)
 class Connected:
-    """A device as devicectl lists it. Its owner's name for it is left out."""
+    """A device as devicectl lists it, without its owner's name for it."""
 
     identifier: str  # devicectl's
     udid: str
-    kind: str  # iphone, ipad; other things that devicectl lists
+    kind: str  # iphone, ipad, or another kind that devicectl lists
     product: str  # such as iPhone13,3
     marketing: str  # such as iPhone 12 Pro
     version: str
@@ -91,15 +94,18 @@ class Connected:
 
     @property
     def hardware(self) -> Hardware:
-        """Its names, and its system with version and build."""
+        """The marketing name and product type, and the system with version and build."""
         system = "iPadOS" if self.kind == "ipad" else "iOS"
         build = f"({self.build})" if self.build else ""
         driver = " ".join(text for text in (system, self.version, build) if text)
         return Hardware(name=f"{self.marketing} ({self.product})", driver=driver)
 
 
-def identify(device: Device) -> Hardware:
-    """The connected device that `device` is meant for; also `UsageError` for options that its session would refuse."""
+def detect_hardware(device: Device) -> Hardware:
+    """Return the hardware of the connected device that `device` is meant for.
+
+    Raises the errors of `find`, and `UsageError` for options that its session would refuse.
+    """
     local.require(device)
     _team(device)
     if device.options["input"] == "image":
@@ -108,23 +114,23 @@ def identify(device: Device) -> Hardware:
 
 
 def find(device: Device) -> Connected:
-    """The one connected device whose product type or marketing name is, or else holds, the text of ``match``.
+    """Return the one connected device whose product type or marketing name is, or else contains, ``match``.
 
-    `UnavailableError` where there is none or more than one; it says which there are.
+    Raises `UnavailableError` where there is none or more than one; it lists the connected devices.
     """
     listed = [_parsed(entry) for entry in _devicectl("list", "devices").get("devices", [])]
-    mobile = [each for each in listed if each.kind in {"iphone", "ipad"}]
+    mobile = [candidate for candidate in listed if candidate.kind in {"iphone", "ipad"}]
     fitting = _fitting(mobile, device.match)
     real = _reachable(fitting)
     ready: list[Connected] = []
     refusal = ""
-    for each in [each for each in real if each.wired] or real:
+    for candidate in [candidate for candidate in real if candidate.wired] or real:
         try:
-            ready.append(each if each.tunnel == "connected" else _asked(each))
+            ready.append(candidate if candidate.tunnel == "connected" else _refreshed(candidate))
         except UnavailableError as error:
             refusal = str(error).rstrip(".")
     if not ready:
-        raise UnavailableError(_nothing(device, fitting, mobile, refusal))
+        raise UnavailableError(_none_ready(device, fitting, mobile, refusal))
     if len(ready) > 1:
         raise UnavailableError(
             f"Device '{device.name}' could be any of {_names(ready)}; unplug all but one, or give its [device.*] "
@@ -138,25 +144,28 @@ def find(device: Device) -> Connected:
     return ready[0]
 
 
-def _fitting(found: list[Connected], match: str | None) -> list[Connected]:
+def _fitting(candidates: list[Connected], match: str | None) -> list[Connected]:
+    """Return the devices whose product type or marketing name is, or else contains, `match`."""
     if match is None:
-        return found
+        return candidates
     wanted = match.lower()
-    exact = [each for each in found if wanted in {each.product.lower(), each.marketing.lower()}]
-    return exact or [each for each in found if any(wanted in n.lower() for n in (each.product, each.marketing))]
+    exact = [device for device in candidates if wanted in {device.product.lower(), device.marketing.lower()}]
+    return exact or [
+        device for device in candidates if any(wanted in name.lower() for name in (device.product, device.marketing))
+    ]
 
 
-def _reachable(found: list[Connected]) -> list[Connected]:
-    """Without simulators and without the devices that this Mac merely remembers."""
-    return [each for each in found if not each.simulated and each.tunnel != "unavailable"]
+def _reachable(candidates: list[Connected]) -> list[Connected]:
+    """Return the devices without simulators and without those that this Mac merely remembers."""
+    return [device for device in candidates if not device.simulated and device.tunnel != "unavailable"]
 
 
-def _nothing(device: Device, fitting: list[Connected], mobile: list[Connected], refusal: str) -> str:
-    """Why no device is left, and what to do."""
+def _none_ready(device: Device, fitting: list[Connected], mobile: list[Connected], refusal: str) -> str:
+    """Return why no device can be used, and what to do."""
     if refusal:
         return f"{_names(_reachable(fitting))} does not answer ({refusal}); {_CONNECT}."
     meant = f"'{device.match}'" if device.match else "an iPhone or iPad"
-    if fitting and all(each.simulated for each in fitting):
+    if fitting and all(candidate.simulated for candidate in fitting):
         return (
             f"Only a simulator fits device '{device.name}' ({meant}), and its times are this Mac's; "
             f"to time the device itself, {_CONNECT}."
@@ -167,20 +176,23 @@ def _nothing(device: Device, fitting: list[Connected], mobile: list[Connected], 
     )
 
 
-def _names(found: Iterable[Connected]) -> str:
-    return ", ".join(f"{each.hardware.name}, {each.hardware.driver}" for each in found)
+def _names(devices: Iterable[Connected]) -> str:
+    return ", ".join(f"{device.hardware.name}, {device.hardware.driver}" for device in devices)
 
 
-def _asked(found: Connected) -> Connected:
-    """The same device, asked itself: the list is what this Mac remembers, and its tunnels are closed when unused."""
-    answer = _parsed(_devicectl("device", "info", "details", "--device", found.identifier))
+def _refreshed(connected: Connected) -> Connected:
+    """Return a device's current state, as it answers.
+
+    The list has only what this Mac remembers, and tunnels are closed when unused.
+    """
+    answer = _parsed(_devicectl("device", "info", "details", "--device", connected.identifier))
     if answer.tunnel != "connected":
         raise UnavailableError(f"its tunnel is {answer.tunnel or 'closed'}")
     return answer
 
 
 def _parsed(entry: dict[str, Any]) -> Connected:
-    """From a device entry as Xcode 15 to 26 write it, or as Xcode 27 does."""
+    """Return the device of an entry as Xcode 15 to 26 write it, or as Xcode 27 does."""
     product = _text(entry, "properties.hardware.productType", "hardwareProperties.productType")
     kind = _text(entry, "properties.hardware.deviceType", "hardwareProperties.deviceType")
     reality = _text(entry, "properties.hardware.reality", "hardwareProperties.reality")
@@ -199,13 +211,16 @@ def _parsed(entry: dict[str, Any]) -> Connected:
         developer_mode=_text(
             entry, "properties.state.developerModeStatus", "deviceProperties.developerModeStatus"
         ).lower(),
-        # a real device may say nothing about its reality
+        # a real device may have no entry for its reality
         simulated=reality == "simulated" or visibility.lower().startswith("simulator"),
     )
 
 
 def _text(entry: dict[str, Any], *paths: str) -> str:
-    """The text at the first of these paths that leads to one; an enumeration may be a text or an object of one key."""
+    """Return the text at the first of these paths that leads to one, or an empty text.
+
+    An enumeration may be a text or an object of one key.
+    """
     for path in paths:
         value: Any = entry
         for key in path.split("."):
@@ -218,7 +233,7 @@ def _text(entry: dict[str, Any], *paths: str) -> str:
 
 
 def _devicectl(*words: str) -> dict[str, Any]:
-    """The result that `xcrun devicectl` writes as JSON."""
+    """Run `xcrun devicectl` and return the result that it writes as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         command = ["xcrun", "devicectl", *words, "-j", str(answer)]
@@ -229,7 +244,7 @@ def _devicectl(*words: str) -> dict[str, Any]:
                 raise TypeError("its answer has an unknown form")
         except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
             what = " ".join(itertools.takewhile(str.isalpha, words))
-            raise UnavailableError(f"Xcode's `devicectl {what}` failed: {_said(error)}.") from error
+            raise UnavailableError(f"Xcode's `devicectl {what}` failed: {_reason(error)}.") from error
     return cast("dict[str, Any]", result)
 
 
@@ -237,54 +252,60 @@ def _devicectl(*words: str) -> dict[str, Any]:
 
 
 class RemoteSession(Session):
-    """A package that Core ML loaded on the connected device."""
+    """A session on a package that Core ML loaded on the connected device."""
 
     window = Window.PREDICTION
-    pacing = Pacing.REMOTE_CALL
+    pacing = CallPattern.REMOTE_CALL
     clock = CLOCK
 
     def __init__(
-        self, runner: asyncio.Runner, found: Connected, prepared: Any, model: Any, function: "Function"
+        self, runner: asyncio.Runner, connected: Connected, prepared: Any, model: Any, function: "Function"
     ) -> None:
-        self._runner, self._found, self._prepared, self._model = runner, found, prepared, model
+        self._runner, self._connected, self._prepared, self._model = runner, connected, prepared, model
         self._function = function
-        self.load_ns = local.told_ns(model.load_duration_in_nano_seconds)
+        self.load_ns = local.reported_ns(model.load_duration_in_nano_seconds)
         self._input: dict[str, NDArray[Any]] = {}
         self._outputs: dict[str, Any] = {}
 
-    def feed(self, images: "NDArray[np.float32] | NDArray[np.uint8]") -> None:
-        """Keep a batch in the declared numbers; every prediction copies it to the device again."""
+    def set_input(self, images: "NDArray[np.float32] | NDArray[np.uint8]") -> None:
+        """Store a batch in the declared element type; every prediction copies it to the device again.
+
+        Raises `UsageError` for a batch that the package does not take.
+        """
         feature = self._function.takes[0]
         self._input = {feature.name: local.fitting(feature, images)}
 
     def run(self) -> None:
-        """One prediction on the device; the call returns when its outputs are here."""
+        """Run one prediction on the device; return when its outputs are on this Mac."""
         try:
             self._outputs = self._runner.run(self._model.predict(self._input))
         except Exception as error:  # _DeviceCtlError, ValueError, OSError: none of them public
-            raise _trouble("run the package", self._found, self._prepared, error) from error
+            raise _trouble("run the package", self._connected, self._prepared, error) from error
 
     def wait(self) -> None:
-        """Nothing is left to wait for."""
+        """Return at once: `run` has waited already."""
 
     def elapsed_ns(self) -> int:
-        """Nanoseconds of the last prediction, read on the device around Core ML's call."""
-        told = local.told_ns(self._model.last_predict_duration_in_nano_seconds)
-        if not told:
-            raise UnavailableError(
-                f"{_names([self._found])} did not tell how long the prediction took; time it with Xcode's Performance "
-                "tab, and import the report: fastvit-bench import FILE.mlperf"
-            )
-        return told[0]
+        """Return the nanoseconds of the last prediction, read on the device around Core ML's call.
 
-    def fetch(self) -> "dict[str, NDArray[np.floating]]":
-        """Copies of the outputs, in the order the package names them."""
+        Raises `UnavailableError` where the device did not report them.
+        """
+        durations = local.reported_ns(self._model.last_predict_duration_in_nano_seconds)
+        if not durations:
+            raise UnavailableError(
+                f"{_names([self._connected])} did not report how long the prediction took; time it with Xcode's "
+                "Performance tab, and import the report: fastvit-bench import FILE.mlperf"
+            )
+        return durations[0]
+
+    def get_output(self) -> "dict[str, NDArray[np.floating]]":
+        """Return copies of the outputs, in the order the package names them."""
         return local.arrays(self._function, self._outputs)
 
     def placement(self) -> Placement | None:
-        """The device's own plan; None before iOS 17.4 or macOS 14.4, or where none can be had.
+        """Return the device's own plan, or None before iOS 17.4 or macOS 14.4 and where it makes none.
 
-        Whatever goes wrong with a plan, the measurement that comes before it is not lost for it.
+        A plan that fails must not lose the measurement before it, so every error gives None.
         """
         try:
             return local.placed(self._runner.run(self._model.retrieve_compute_plan()), self._function.name)
@@ -293,26 +314,30 @@ class RemoteSession(Session):
 
 
 @contextmanager
-def open(path: Path, device: Device) -> Generator[RemoteSession]:  # noqa: A001 - as the contract calls it
-    """Start coremltools' app on the connected device and load a package into it; afterwards end it, whatever happened.
+def open(path: Path, device: Device) -> Generator[RemoteSession]:  # noqa: A001 - named by the interface
+    """Load a package into coremltools' app on the connected device, and end the app afterwards, whatever happens.
 
-    The app is built once for each team and version of coremltools, which takes minutes, and kept in the user's caches.
+    The app is built once for each team and version of coremltools, which takes minutes, and stored among the user's
+    caches.
     """
     local.require(device)
     team = _team(device)
     function = _feedable(path, device)
-    found = find(device)
+    connected = find(device)
     with (
         _surroundings() as scratch,
         asyncio.Runner() as runner,  # coremltools ties the model to one event loop
-        _started(runner, found, team, scratch) as prepared,
-        _loaded(runner, found, prepared, path, str(device.options["compute_units"])) as model,
+        _started(runner, connected, team, scratch) as prepared,
+        _loaded(runner, connected, prepared, path, str(device.options["compute_units"])) as model,
     ):
-        yield RemoteSession(runner, found, prepared, model, function)
+        yield RemoteSession(runner, connected, prepared, model, function)
 
 
 def _team(device: Device) -> str:
-    """The team that signs the app. `UsageError` where it is missing, or the options cannot be met from here."""
+    """Return the team that signs the app.
+
+    Raises `UsageError` where it is missing, or the options cannot be met from here.
+    """
     where = f"in the options of [device.{device.name}] in benchmark.toml"
     if device.options["window"] != "prediction":
         raise UsageError(
@@ -333,7 +358,10 @@ def _team(device: Device) -> str:
 
 
 def _feedable(path: Path, device: Device) -> "Function":
-    """The function that will run. `UsageError` where coremltools 9.0 cannot send it its input or take its outputs."""
+    """Return the function that will run.
+
+    Raises `UsageError` where coremltools 9.0 cannot send its input or receive its outputs.
+    """
     function = local.default_function(path)
     if any(feature.kind != "tensor" for feature in function.takes):
         raise UsageError(_takes_images(path.name, device))
@@ -354,10 +382,10 @@ def _takes_images(what: str, device: Device) -> str:
 
 @contextmanager
 def _surroundings() -> Generator[Path]:
-    """What coremltools needs around it, and a folder for all that it would leave behind.
+    """Set the environment that coremltools needs, and yield a folder for the files that it would leave behind.
 
-    It calls devicectl by its bare name, keeps a copy of the input of every prediction among the temporary files, and
-    draws two progress bars for each. TQDM_DISABLE would come too late for those: tqdm reads it when it is imported.
+    It calls devicectl by its bare name, stores the input of every prediction among the temporary files, and draws two
+    progress bars for each. TQDM_DISABLE would come too late for those: tqdm reads it when it is imported.
     """
     tools = _tool_folder()
     assert tools is not None
@@ -375,14 +403,14 @@ def _surroundings() -> Generator[Path]:
 
 
 @contextmanager
-def _started(runner: asyncio.Runner, found: Connected, team: str, scratch: Path) -> Generator[Any]:
-    """The device with the app running on it, as coremltools describes it."""
+def _started(runner: asyncio.Runner, connected: Connected, team: str, scratch: Path) -> Generator[Any]:
+    """Start the app on the device, and yield coremltools' description of the device."""
     from fastvit_bench.backends.coreml import program
 
     ct = program.toolkit()
     remote = importlib.import_module(f"{_EXPERIMENTAL}.remote_device")
     cache = Path.home() / "Library" / "Caches" / "fastvit-bench" / f"modelrunner-{ct.__version__}-{team}"
-    for folder in (cache, scratch, local.toolkit_folder()):  # they end up in shell commands, unquoted
+    for folder in (cache, scratch, local.toolkit_folder()):  # coremltools puts them unquoted into shell commands
         if re.search(r"\s", str(folder)):
             raise UnavailableError(
                 f"coremltools cannot use connected devices from a path with spaces ({folder}); time the package with "
@@ -390,17 +418,17 @@ def _started(runner: asyncio.Runner, found: Connected, team: str, scratch: Path)
             )
     # not from coremltools' own list, which calls a device disconnected whenever its tunnel happens to be closed
     listed = remote.Device(
-        name=found.marketing,
-        type=remote.DeviceType(found.kind),
-        identifier=found.identifier,
-        udid=found.udid,
-        os_version=found.version,
-        os_build_number=found.build,
-        developer_mode_state=found.developer_mode,
+        name=connected.marketing,
+        type=remote.DeviceType(connected.kind),
+        identifier=connected.identifier,
+        udid=connected.udid,
+        os_version=connected.version,
+        os_build_number=connected.build,
+        developer_mode_state=connected.developer_mode,
         state=remote.DeviceState.CONNECTED,
         session=None,
     )
-    # an app's name belongs to the first team that registers it, which coremltools' own may have long been
+    # an app's name belongs to the first team that registers it; another team may have registered coremltools' own
     credentials = remote.AppSigningCredentials(
         development_team=team, bundle_identifier=f"fastvit-bench.modelrunner.{team.lower()}"
     )
@@ -410,12 +438,12 @@ def _started(runner: asyncio.Runner, found: Connected, team: str, scratch: Path)
             listed.prepare_for_model_debugging(credentials=credentials, working_directory=cache, clean=False)
         )
     except Exception as error:
-        files.remove(cache)  # half an app, or one whose signature has run out, would be found again next time
+        files.remove(cache)  # the next run would reuse an incomplete app, or one whose signature has expired
         raise UnavailableError(
-            f"coremltools cannot start its app on {_names([found])}: {_said(error)}; unlock the device, and see that "
-            f"Xcode > Settings > Accounts lists team {team}."
+            f"coremltools cannot start its app on {_names([connected])}: {_reason(error)}; unlock the device, and see "
+            f"that Xcode > Settings > Accounts lists team {team}."
         ) from error
-    prepared.session.working_directory = scratch  # it would collect every message beside the app
+    prepared.session.working_directory = scratch  # or every message would stay beside the app
     try:
         yield prepared
     finally:
@@ -423,8 +451,8 @@ def _started(runner: asyncio.Runner, found: Connected, team: str, scratch: Path)
 
 
 @contextmanager
-def _loaded(runner: asyncio.Runner, found: Connected, prepared: Any, path: Path, units: str) -> Generator[Any]:
-    """The package, compiled here and loaded there."""
+def _loaded(runner: asyncio.Runner, connected: Connected, prepared: Any, path: Path, units: str) -> Generator[Any]:
+    """Compile the package on this Mac, load it on the device, and yield coremltools' model."""
     ct = importlib.import_module("coremltools")
     wrapper = importlib.import_module(f"{_EXPERIMENTAL}.async_wrapper")
     try:
@@ -436,7 +464,7 @@ def _loaded(runner: asyncio.Runner, found: Connected, prepared: Any, path: Path,
         )
         runner.run(model.load())
     except Exception as error:
-        raise _trouble(f"load {path.name}", found, prepared, error) from error
+        raise _trouble(f"load {path.name}", connected, prepared, error) from error
     try:
         yield model
     finally:
@@ -446,24 +474,24 @@ def _loaded(runner: asyncio.Runner, found: Connected, prepared: Any, path: Path,
                 runner.run(model.unload())
 
 
-def _trouble(what: str, found: Connected, prepared: Any, error: Exception) -> UnavailableError:
-    """What to tell a person whose device stopped answering; coremltools itself only notices that time goes by."""
+def _trouble(what: str, connected: Connected, prepared: Any, error: Exception) -> UnavailableError:
+    """Return the error for a device that stopped answering; coremltools itself only notices a timeout."""
     ended = "" if prepared.session.is_alive() else " (its app has ended)"
     return UnavailableError(
-        f"{_names([found])} cannot {what}{ended}: {_said(error)}; check the cable, keep the device unlocked "
+        f"{_names([connected])} cannot {what}{ended}: {_reason(error)}; check the cable, keep the device unlocked "
         "(Settings > Display & Brightness > Auto-Lock > Never), and run the command again."
     )
 
 
-def _said(error: BaseException) -> str:
-    """The line that tells what went wrong; of a command that failed, out of what it printed."""
-    # coremltools passes on a command's exit code, and its words as bytes or not at all
+def _reason(error: BaseException) -> str:
+    """Return the line that says what went wrong; of a command that failed, out of what it printed."""
+    # coremltools passes on a command's exit code, and its output as bytes or not at all
     command = error if isinstance(error, subprocess.CalledProcessError) else error.__context__
     if isinstance(command, subprocess.CalledProcessError):
         printed: bytes = command.stderr or command.stdout or b""
         lines = [line.strip() for line in printed.decode(errors="replace").splitlines() if line.strip()]
-        telling = [line for line in lines if "error:" in line.lower()] or lines[-1:]
-        if telling:
-            return telling[0].rstrip(".")
+        errors = [line for line in lines if "error:" in line.lower()] or lines[-1:]
+        if errors:
+            return errors[0].rstrip(".")
     message = getattr(error, "message", None)  # of coremltools' own errors, without the number they put before it
     return local.first_line(message if isinstance(message, str) else error)

@@ -1,4 +1,4 @@
-"""A session that evaluates the package's program with PyTorch: what the proof looks at on machines without Core ML."""
+"""A session that evaluates a package's program with PyTorch, for proofs on machines without Core ML."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from fastvit_bench.backends import INPUT, Images, Session
 from fastvit_bench.errors import ParityError
 from fastvit_bench.records import Window
 
-LABEL, PROBABILITIES = "classLabel", "classLabel_probs"  # outputs of a package that knows its classes
+LABEL, PROBABILITIES = "classLabel", "classLabel_probs"  # outputs of a package with class names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def evaluated(path: Path, function: str | None, labels: tuple[str, ...]) -> "Generator[EvaluatedSession]":
-    """A session on a package read from the disk; without a name, on its default function.
+    """Open a session on a stored package; without a name, on its default function.
 
-    `labels` are the class names it is meant to have, if any. `UnavailableError` for a package that cannot be read.
+    `labels` are the class names it should have, if any. Raises `UnavailableError` for a package that cannot be read.
     """
     from fastvit_bench.backends.coreml import program
     from fastvit_bench.backends.coreml.evaluate import Evaluator
@@ -33,7 +33,7 @@ def evaluated(path: Path, function: str | None, labels: tuple[str, ...]) -> "Gen
 
 
 class EvaluatedSession(Session):
-    """One function of a package, evaluated operation by operation."""
+    """A session that evaluates one function of a package operation by operation."""
 
     window = Window.COMPUTE
 
@@ -43,13 +43,19 @@ class EvaluatedSession(Session):
         self._input: NDArray[np.float32] | NDArray[np.uint8] | None = None
         self._outputs: dict[str, NDArray[np.floating]] = {}
 
-    def feed(self, images: "NDArray[np.float32] | NDArray[np.uint8]") -> None:
-        """Keep a batch for the runs to come; `UsageError` for one the package does not take."""
+    def set_input(self, images: "NDArray[np.float32] | NDArray[np.uint8]") -> None:
+        """Store a batch for the next runs.
+
+        Raises `UsageError` for a batch that the package does not take.
+        """
         self._evaluator.check({INPUT: images})
         self._input = images
 
     def run(self) -> None:
-        """Evaluate the program. Of a classifier, what it answers must follow from its own scores."""
+        """Evaluate the program.
+
+        Raises `ParityError` where a classifier's answer does not follow from its own scores, or its class names differ.
+        """
         assert self._input is not None
         scores = self._evaluator.scores
         if scores is None:
@@ -58,14 +64,14 @@ class EvaluatedSession(Session):
         self._outputs = {"logits": self._classified(scores)}
 
     def wait(self) -> None:
-        """Nothing is left to wait for."""
+        """Return at once: `run` has waited already."""
 
-    def fetch(self) -> "dict[str, NDArray[np.floating]]":
-        """Outputs by name; of a classifier, the scores that its probabilities come from."""
+    def get_output(self) -> "dict[str, NDArray[np.floating]]":
+        """Return the outputs by name; of a classifier, the scores that its probabilities come from."""
         return {name: value.copy() for name, value in self._outputs.items()}
 
     def _classified(self, scores: str) -> "NDArray[np.floating]":
-        """Scores of the last run, after its answer was held against them and its class names against the given ones."""
+        """Evaluate a classifier, check its answer and its class names, and return its scores."""
         assert self._input is not None
         if self._evaluator.classes != self._labels:
             raise ParityError("The package's class names are not the given ones, or not in their order.")

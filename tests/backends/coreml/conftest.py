@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import apple
 import pytest
+from fakes import apple
 
 from fastvit_bench.backends.coreml import device as local
 

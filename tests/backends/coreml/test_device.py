@@ -7,27 +7,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import apple
 import numpy as np
 import pytest
+from fakes import apple
 
 from fastvit_bench import backends
 from fastvit_bench.backends import Images
 from fastvit_bench.backends.coreml import CHOICES
 from fastvit_bench.backends.coreml import device as local
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.measure import latency, parity
-from fastvit_bench.records import METHODS, Method, Pacing, Protocol, Shape, Unit, Window
+from fastvit_bench.exporting import verification
+from fastvit_bench.measuring import latency
+from fastvit_bench.records import METHODS, CallPattern, Method, Protocol, Shape, Unit, Window
 
 SHAPE = Shape(batch=1, height=apple.SIZE[0], width=apple.SIZE[1])
 QUICK = Method(warmup=2, runs=3)
 
 
-def read(path: Path, method: Method = QUICK, **options: Any) -> latency.Reading:
+def read(path: Path, method: Method = QUICK, **options: Any) -> latency.TimedRuns:
     """Time a package as a worker does."""
     device = apple.profile(**options)
     return latency.read(
-        lambda: local.open(path, device), lambda session: parity.images(SHAPE, session.images)[0], method
+        lambda: local.open(path, device), lambda session: verification.images(SHAPE, session.images)[0], method
     )
 
 
@@ -81,21 +82,21 @@ def test_every_compute_units_option_is_one_of_coremltools() -> None:
 def test_another_system_is_told_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local.platform, "system", lambda: "Linux")
     device = apple.profile("iphone12pro")
-    reason = local.absent(device)
+    reason = local.device_unavailable_reason(device)
     assert reason is not None
     assert "Apple hardware only" in reason
     assert "fastvit-bench import FILE.mlperf --device iphone12pro" in reason
     with pytest.raises(UnavailableError, match="Apple hardware only"), local.open(Path("x.mlpackage"), device):
         pass
-    assert local.identify(apple.profile()) is None
+    assert local.detect_hardware(apple.profile()) is None
 
 
 def test_a_mac_needs_the_native_library(mac: apple.Mac, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert local.absent(apple.profile()) is None
+    assert local.device_unavailable_reason(apple.profile()) is None
     (local.toolkit_folder() / "libcoremlpython.so").unlink()
-    assert "pip install --force-reinstall coremltools" in str(local.absent(apple.profile()))
+    assert "pip install --force-reinstall coremltools" in str(local.device_unavailable_reason(apple.profile()))
     monkeypatch.setattr(local, "toolkit_folder", lambda: None)
-    assert local.absent(apple.profile()) is not None
+    assert local.device_unavailable_reason(apple.profile()) is not None
 
 
 def test_asking_does_not_import_coremltools() -> None:
@@ -105,7 +106,7 @@ def test_asking_does_not_import_coremltools() -> None:
         "from fastvit_bench.backends.coreml import device\n"
         "from fastvit_bench.records import Device\n"
         "for location in ('this-mac', 'connected'):\n"
-        "    device.absent(Device(name='x', backend='coreml', options={'location': location}))\n"
+        "    device.device_unavailable_reason(Device(name='x', backend='coreml', options={'location': location}))\n"
         "assert device.toolkit_folder().name == 'coremltools'\n"
         "print(sorted({'coremltools', 'numpy', 'torch', 'PIL'} & set(sys.modules)))\n"
     )
@@ -119,14 +120,14 @@ def test_asking_does_not_import_coremltools() -> None:
 def test_an_image_package_is_timed_by_core_ml(mac: apple.Mac, tmp_path: Path) -> None:
     reading = read(apple.package(tmp_path / "x.mlpackage"), compute_units="cpu-and-ne")
     assert reading.samples_ns == ((1_000_002, 1_000_003, 1_000_004),)
-    assert (reading.window, reading.pacing) == (Window.PREDICTION, Pacing.BACK_TO_BACK)
+    assert (reading.window, reading.pacing) == (Window.PREDICTION, CallPattern.BACK_TO_BACK)
     assert reading.clock == "Core ML (mach_absolute_time)"
     assert reading.load_ns == (5_000_000,)
     assert mac.events[0] == ("load", "CPU_AND_NE", "")
     assert mac.events[-1] == ("unload",)
     picture = mac.events[1][1]["image"]
     assert (picture.mode, picture.size) == ("RGB", (6, 4))
-    assert np.array_equal(np.asarray(picture), parity.images(SHAPE, Images.PIXELS)[0][0])
+    assert np.array_equal(np.asarray(picture), verification.images(SHAPE, Images.PIXELS)[0][0])
 
 
 def test_the_stopwatch_can_be_asked_for(mac: apple.Mac, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,11 +141,11 @@ def test_the_stopwatch_can_be_asked_for(mac: apple.Mac, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("takes", ["float16", "float32"])
 def test_a_tensor_package_gets_the_declared_numbers(mac: apple.Mac, tmp_path: Path, takes: str) -> None:
     path = apple.package(tmp_path / "x.mlpackage", takes=takes)
-    batch = parity.images(SHAPE)[0]
+    batch = verification.images(SHAPE)[0]
     with local.open(path, apple.profile(input="tensor")) as session:
         assert isinstance(session, local.LocalSession)
         assert session.images is Images.TENSOR
-        session.feed(batch)
+        session.set_input(batch)
         fed = session._input["image"]
         session.run()
     assert mac.events[1][1]["image"] is fed  # coremltools would widen what is narrower, within the stopwatch's window
@@ -170,10 +171,10 @@ def test_outputs_are_copies_in_the_order_of_the_package(mac: apple.Mac, tmp_path
     maps = [f"feature{i}" for i in range(4)]
     mac.outputs = {name: np.full((1, 2), i, np.float32) for i, name in reversed(list(enumerate(maps)))}
     with local.open(apple.package(tmp_path / "x.mlpackage", gives=maps), apple.profile()) as session:
-        session.feed(parity.images(SHAPE, session.images)[0])
+        session.set_input(verification.images(SHAPE, session.images)[0])
         session.run()
         session.wait()
-        found = session.fetch()
+        found = session.get_output()
     assert list(found) == maps
     mac.outputs["feature3"][:] = 9
     assert found["feature3"].tolist() == [[3, 3]]
@@ -183,9 +184,9 @@ def test_a_classifier_gives_its_probabilities(mac: apple.Mac, tmp_path: Path) ->
     path = apple.package(tmp_path / "x.mlpackage", gives=["classLabel", "classLabel_probs"])
     mac.outputs = {"classLabel": "newt", "classLabel_probs": {"newt": 0.7, "asp": 0.1, "eel": 0.2}}
     with local.open(path, apple.profile()) as session:
-        session.feed(parity.images(SHAPE, session.images)[0])
+        session.set_input(verification.images(SHAPE, session.images)[0])
         session.run()
-        found = session.fetch()
+        found = session.get_output()
     assert {name: values.tolist() for name, values in found.items()} == {"classLabel_probs": [0.1, 0.2, 0.7]}
 
 
@@ -202,7 +203,7 @@ def test_a_classifier_gives_its_probabilities(mac: apple.Mac, tmp_path: Path) ->
 def test_another_input_is_refused(mac: apple.Mac, tmp_path: Path, takes: str, batch: Any) -> None:
     path = apple.package(tmp_path / "x.mlpackage", takes=takes)
     with local.open(path, apple.profile()) as session, pytest.raises(UsageError, match="The package takes"):
-        session.feed(batch)
+        session.set_input(batch)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ from fastvit_bench.backends.coreml.evaluate import OPERATIONS, Evaluator
 from fastvit_bench.errors import ParityError, UnavailableError, UsageError
 from fastvit_bench.network import checkpoint, reparam
 from fastvit_bench.network.fastvit import FastViT
-from fastvit_bench.records import MEAN, STD, Head, Layout
+from fastvit_bench.records import MEAN, STD, GraphVariant, Head
 
-CENTRED = Layout(images="centred", doubling="grouped", norms="depthwise")
+CENTRED = GraphVariant(images="centred", doubling="grouped", norms="depthwise")
 
 
 @pytest.fixture(scope="session")
@@ -461,7 +461,7 @@ def network(variant: str, head: Head = Head.CLASSIFIER) -> FastViT:
     return checkpoint.randomised(variant, head, 1000, 0)[0].double().eval()
 
 
-def folded(original: FastViT, layout: Layout = CENTRED) -> nn.Module:
+def folded(original: FastViT, layout: GraphVariant = CENTRED) -> nn.Module:
     return reparam.fold(original, layout).float()
 
 
@@ -485,7 +485,7 @@ def test_a_network_in_float32(ct: Any, variant: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_network_in_float16(ct: Any, tmp_path: Path) -> None:
     original, path = network("fastvit_sa12"), tmp_path / "net.mlpackage"
-    per_head = Layout(images="normalised", doubling="grouped", attention="per-head", norms="depthwise")
+    per_head = GraphVariant(images="normalised", doubling="grouped", attention="per-head", norms="depthwise")
     convert(ct, folded(original, per_head), path, (2, 3, 64, 64), half=True)
     images = np.concatenate([pixels(64, 64), pixels(64, 64, seed=1)])
     with torch.no_grad():
@@ -500,7 +500,7 @@ def test_a_dense_network(ct: Any, tmp_path: Path) -> None:
     original, path = network("fastvit_t8", Head.DENSE), tmp_path / "net.mlpackage"
     names = [f"feature{i}" for i in range(4)]
     given_names = [ct.TensorType(name=name) for name in names]
-    batchnorms = Layout(images="centred", doubling="grouped", norms="batchnorm")
+    batchnorms = GraphVariant(images="centred", doubling="grouped", norms="batchnorm")
     inputs = [picture(ct, (1, 3, 64, 64))]
     convert(ct, folded(original, batchnorms), path, (1, 3, 64, 64), half=True, inputs=inputs, outputs=given_names)
     image = pixels(64, 64)

@@ -45,7 +45,7 @@ def word(value: Any, text: str) -> None:
 
 
 def model() -> Any:
-    """x (1, 3) -> y = x @ w.T, with w of 16 bits in the weight file and a bias and a truth value in the model."""
+    """A model of x (1, 3) -> y = x @ w.T, with w of 16 bits in the weight file, a bias and a truth value in itself."""
     spec = program.toolkit().proto.Model_pb2.Model(specificationVersion=7)
     spec.description.metadata.shortDescription = "what it does"
     spec.description.metadata.userDefined["key"] = "a value"

@@ -9,16 +9,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import apple
 import numpy as np
 import pytest
+from fakes import apple
 
 from fastvit_bench.backends import Hardware
 from fastvit_bench.backends.coreml import device as local
 from fastvit_bench.backends.coreml import remote
 from fastvit_bench.errors import ExitCode, UnavailableError, UsageError
-from fastvit_bench.measure import latency, parity
-from fastvit_bench.records import Method, Pacing, Shape, Statistic, Unit, Window
+from fastvit_bench.exporting import verification
+from fastvit_bench.measuring import latency
+from fastvit_bench.records import CallPattern, Method, Shape, Statistic, Unit, Window
 
 SHAPE = Shape(batch=1, height=apple.SIZE[0], width=apple.SIZE[1])
 QUICK = Method(warmup=1, runs=2)
@@ -30,11 +31,11 @@ def profile(**changes: Any) -> Any:
     return apple.profile(**(usual | changes))
 
 
-def read(path: Path, method: Method = QUICK, **changes: Any) -> latency.Reading:
+def read(path: Path, method: Method = QUICK, **changes: Any) -> latency.TimedRuns:
     """Time a package as a worker does."""
     device = profile(**changes)
     return latency.read(
-        lambda: local.open(path, device), lambda session: parity.images(SHAPE, session.images)[0], method
+        lambda: local.open(path, device), lambda session: verification.images(SHAPE, session.images)[0], method
     )
 
 
@@ -94,19 +95,19 @@ def test_the_limits_that_the_session_works_around_are_still_there() -> None:
 
 @pytest.mark.parametrize("match", ["iPhone13,3", "iphone 12 pro", "iPhone", None])
 def test_the_connected_device_is_found(xcode: apple.Xcode, match: str | None) -> None:
-    assert local.identify(profile(match=match)) == Hardware("iPhone 12 Pro (iPhone13,3)", "iOS 17.5.1 (21F90)")
+    assert local.detect_hardware(profile(match=match)) == Hardware("iPhone 12 Pro (iPhone13,3)", "iOS 17.5.1 (21F90)")
 
 
 def test_an_ipad_has_its_own_system(xcode: apple.Xcode) -> None:
     xcode.devices = [apple.entry("iPad14,8", "iPad Air 11-inch (M2)", kind="iPad")]
-    assert local.identify(profile(match="iPad Air")) == Hardware(
+    assert local.detect_hardware(profile(match="iPad Air")) == Hardware(
         "iPad Air 11-inch (M2) (iPad14,8)", "iPadOS 17.5.1 (21F90)"
     )
 
 
 def test_the_list_of_xcode_27_is_read(xcode: apple.Xcode) -> None:
     xcode.devices = [apple.entry_27()]
-    assert local.identify(profile()) == Hardware("iPhone 12 Pro (iPhone13,3)", "iOS 27.0")
+    assert local.detect_hardware(profile()) == Hardware("iPhone 12 Pro (iPhone13,3)", "iOS 27.0")
 
 
 def test_a_device_that_says_nothing_of_its_reality_is_real(xcode: apple.Xcode) -> None:
@@ -152,7 +153,7 @@ def test_a_closed_tunnel_is_opened_by_asking_the_device(xcode: apple.Xcode) -> N
 def test_another_state_of_affairs_is_one_sentence(xcode: apple.Xcode, devices: Any, said: str) -> None:
     xcode.devices = devices
     with pytest.raises(UnavailableError, match=said) as caught:
-        local.identify(profile())
+        local.detect_hardware(profile())
     assert caught.value.exit_code is ExitCode.UNAVAILABLE
     assert "Person" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -192,25 +193,25 @@ def test_options_that_cannot_be_met_are_refused_before_anything_is_built(
     xcode: apple.Xcode, options: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        local.identify(profile(**options))
+        local.detect_hardware(profile(**options))
 
 
 def test_a_mac_without_xcode_says_so(xcode: apple.Xcode, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert local.absent(profile()) is None
+    assert local.device_unavailable_reason(profile()) is None
     (xcode.tools / "devicectl").unlink()
-    assert "install Xcode 15 or later" in str(local.absent(profile()))
+    assert "install Xcode 15 or later" in str(local.device_unavailable_reason(profile()))
     monkeypatch.setenv("PATH", "/nowhere")
-    assert "install Xcode 15 or later" in str(local.absent(profile()))
-    with pytest.raises(UnavailableError, match="Device 'iphone12pro' cannot run here: devicectl is not there"):
-        local.identify(profile())
+    assert "install Xcode 15 or later" in str(local.device_unavailable_reason(profile()))
+    with pytest.raises(UnavailableError, match="Device 'iphone12pro' cannot run here: devicectl is missing"):
+        local.detect_hardware(profile())
     shutil.rmtree(local.toolkit_folder() / "modelrunner")
-    assert "pip install --force-reinstall coremltools" in str(local.absent(profile()))
+    assert "pip install --force-reinstall coremltools" in str(local.device_unavailable_reason(profile()))
 
 
 def test_another_system_is_told_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local.platform, "system", lambda: "Linux")
     with pytest.raises(UnavailableError, match="Apple hardware only"):
-        local.identify(profile())
+        local.detect_hardware(profile())
 
 
 # --- timing -----------------------------------------------------------------------------------------------------------
@@ -220,7 +221,7 @@ def test_a_package_is_timed_on_the_device(xcode: apple.Xcode, path: Path, capfd:
     assert shutil.which("devicectl") is None  # coremltools calls it by that name
     reading = read(path, compute_units="cpu-and-ne")
     assert reading.samples_ns == ((2_000_001, 2_000_002),)
-    assert (reading.window, reading.pacing) == (Window.PREDICTION, Pacing.REMOTE_CALL)
+    assert (reading.window, reading.pacing) == (Window.PREDICTION, CallPattern.REMOTE_CALL)
     assert reading.clock == "Core ML on the device (mach_absolute_time)"
     assert reading.load_ns == (7_000_000,)
     assert reading.placement is None  # the app answers that the device's system is too old
@@ -233,7 +234,7 @@ def test_a_package_is_timed_on_the_device(xcode: apple.Xcode, path: Path, capfd:
         "MLModelService.Unload",
     ]
     assert xcode.received().dtype == np.float16
-    assert np.array_equal(xcode.received(), parity.images(SHAPE)[0].astype(np.float16))
+    assert np.array_equal(xcode.received(), verification.images(SHAPE)[0].astype(np.float16))
     assert xcode.ended()
     assert capfd.readouterr().err == ""  # of coremltools' progress bars
 
@@ -246,10 +247,10 @@ def test_outputs_come_back_and_nothing_else_is_left(
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     surroundings = os.environ["PATH"], sys.stderr
     with local.open(path, profile()) as session:
-        session.feed(parity.images(SHAPE)[0])
+        session.set_input(verification.images(SHAPE)[0])
         session.run()
         session.wait()
-        assert session.fetch()["logits"].tolist() == apple.LOGITS.tolist()
+        assert session.get_output()["logits"].tolist() == apple.LOGITS.tolist()
     assert (os.environ["PATH"], sys.stderr) == surroundings
     assert list(temporary.iterdir()) == []
     cache = tmp_path / "home" / "Library" / "Caches" / "fastvit-bench"
@@ -320,7 +321,7 @@ def test_an_app_that_cannot_be_signed_is_told_in_xcodes_words_and_built_anew(xco
 
 def test_a_device_that_tells_no_duration_leads_to_xcode(xcode: apple.Xcode, path: Path) -> None:
     xcode.plan(mute=True)
-    with pytest.raises(UnavailableError, match="did not tell how long the prediction took"):
+    with pytest.raises(UnavailableError, match="did not report how long the prediction took"):
         read(path)
     assert xcode.ended()
     assert xcode.log[-1] == "MLModelService.Unload"

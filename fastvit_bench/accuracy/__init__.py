@@ -1,0 +1,1 @@
+"""Count correct answers on labelled images."""

@@ -1,0 +1,225 @@
+"""Count right answers: run labelled images in order, and compare the scores with the labels.
+
+decoding threads ─► batch ─► feed ─► run ─► wait ─► fetch ─► ranks ─► a tally per few images
+"""
+
+import contextlib
+import queue
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastvit_bench.accuracy import preprocessing as accuracy_preprocessing
+from fastvit_bench.backends import Session
+from fastvit_bench.records import AccuracyChunk, Artifact, LabelledImage, Preprocessing, Unreadable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastvit_bench.backends import Batch
+
+CHUNK = 64  # images of a tally, at least; an interrupted evaluation loses no more
+TOP = 5
+
+
+class ChunkCounts(NamedTuple):
+    """Numbers of images whose class is best, is among the best five, and whose scores are not all finite."""
+
+    top1: int
+    top5: int
+    overflowed: int
+
+
+class ImageSelection(NamedTuple):
+    """Images to count on, their preprocessing, and the number of threads that decode them."""
+
+    folder: Path
+    pictures: Sequence[LabelledImage]
+    preprocessing: Preprocessing
+    workers: int
+
+
+def tallies(
+    sessions: Sequence[Session], artifact: Artifact, selection: ImageSelection, first: int, how: str
+) -> Generator[AccuracyChunk]:
+    """Yield the counts of every `CHUNK` images or so, from picture number `first` on, in order.
+
+    `how` names what computes, and goes into the records. Several sessions of the artifact compute side by side, in a
+    thread each. A single one computes in this thread, as a GPU's must. Tallies end at the same pictures wherever they
+    begin. So the batches of a continued evaluation are those of an uninterrupted one. A batch that is not full is
+    filled up with its first image.
+    """
+    batch = artifact.shape.batch
+    stream = accuracy_preprocessing.decoded(
+        selection.folder,
+        selection.pictures[first:],
+        selection.preprocessing,
+        sessions[0].images,
+        workers=selection.workers,
+        ahead=2 * selection.workers + batch * len(sessions),
+    )
+    parts: deque[_Part] = deque()
+    with (
+        lanes(sessions) as compute,
+        contextlib.closing(_prefetched(_batches(stream, selection.pictures, first, batch))) as ready,
+    ):
+        for prepared in ready:
+            if not parts or parts[-1] is not prepared.part:
+                parts.append(prepared.part)
+            if prepared.labels:
+                prepared.part.answers.append(compute(prepared.images, prepared.labels))
+            prepared.part.complete = prepared.last
+            # bounds the memory of batches that wait for a session
+            while sum(len(part.answers) for part in parts) > 2 * len(sessions):
+                next(part for part in parts if part.answers).settle()
+            while parts and parts[0].is_settled():
+                yield parts.popleft().tally(artifact, how)
+        for part in parts:
+            while part.answers:
+                part.settle()
+            yield part.tally(artifact, how)
+
+
+class _Part:
+    """Consecutive pictures of one tally, some of whose batches may still be computed."""
+
+    def __init__(self, first: int, pictures: int) -> None:
+        self.first, self.pictures = first, pictures
+        self.complete = False  # whether its last batch is submitted
+        self.answers: deque[Future[ChunkCounts]] = deque()
+        self.counts = ChunkCounts(0, 0, 0)
+        self.unreadable: list[Unreadable] = []
+
+    def settle(self) -> None:
+        """Wait for the first pending batch, and add its counts."""
+        more = self.answers.popleft().result()
+        self.counts = ChunkCounts(*(a + b for a, b in zip(self.counts, more, strict=True)))
+
+    def is_settled(self) -> bool:
+        """Return whether all batches are computed, after adding the counts of those that are."""
+        while self.answers and self.answers[0].done():
+            self.settle()
+        return self.complete and not self.answers
+
+    def tally(self, artifact: Artifact, how: str) -> AccuracyChunk:
+        """Return the counts as a record."""
+        assert artifact.sha256 is not None
+        return AccuracyChunk(
+            artifact=artifact.sha256,
+            how=how,
+            first=self.first,
+            pictures=self.pictures,
+            top1=self.counts.top1,
+            top5=self.counts.top5 if artifact.classes > TOP else None,
+            overflowed=self.counts.overflowed,
+            unreadable=tuple(self.unreadable),
+        )
+
+
+class _Batch(NamedTuple):
+    """Prepared images of one part, as many as a session takes at once."""
+
+    part: _Part
+    images: Any
+    labels: list[int]  # fewer than images in a batch that was filled up; none if none of its images could be read
+    last: bool = False  # whether it is the last one of its part
+
+
+def _batches(stream: Generator[Any], pictures: Sequence[LabelledImage], first: int, size: int) -> Generator[_Batch]:
+    """Yield batches of the pictures from number `first` on; the last one of each part is marked."""
+    chunk = -(-CHUNK // size) * size
+    with contextlib.closing(stream):
+        at = first
+        while at < len(pictures):
+            section = pictures[at : (at // chunk + 1) * chunk]
+            part = _Part(at, len(section))
+            waiting: list[Any] = []
+            labels: list[int] = []
+            for picture, image in zip(section, stream, strict=False):
+                if len(waiting) == size:
+                    yield _Batch(part, accuracy_preprocessing.stacked(waiting, size), labels)
+                    waiting, labels = [], []
+                if isinstance(image, Unreadable):
+                    part.unreadable.append(image)
+                else:
+                    waiting.append(image)
+                    labels.append(picture.label)
+            yield _Batch(part, accuracy_preprocessing.stacked(waiting, size) if waiting else None, labels, last=True)
+            at += len(section)
+
+
+def _prefetched(batches: Generator[_Batch]) -> Generator[_Batch]:
+    """Yield the batches, while a thread prepares the next two."""
+    with contextlib.closing(batches), ThreadPoolExecutor(1, thread_name_prefix="batch") as pool:
+        pending = deque(pool.submit(next, batches, None) for _ in range(2))
+        try:
+            while (batch := pending.popleft().result()) is not None:
+                pending.append(pool.submit(next, batches, None))
+                yield batch
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+Compute = Callable[["Batch", Sequence[int]], "Future[ChunkCounts]"]
+
+
+@contextlib.contextmanager
+def lanes(sessions: Sequence[Session]) -> Generator[Compute]:
+    """Yield a function that submits a batch: to the only session at once, or to the next free one, in a thread."""
+
+    def compute(session: Session, batch: "Batch", labels: Sequence[int]) -> ChunkCounts:
+        return counted(_scores(session, batch)[: len(labels)], labels)
+
+    if len(sessions) == 1:
+
+        def at_once(batch: "Batch", labels: Sequence[int]) -> "Future[ChunkCounts]":
+            done: Future[ChunkCounts] = Future()
+            done.set_result(compute(sessions[0], batch, labels))
+            return done
+
+        yield at_once
+        return
+    free: queue.SimpleQueue[Session] = queue.SimpleQueue()
+    for session in sessions:
+        free.put(session)
+
+    def whenever_free(batch: "Batch", labels: Sequence[int]) -> ChunkCounts:
+        session = free.get()
+        try:
+            return compute(session, batch, labels)
+        finally:
+            free.put(session)
+
+    with ThreadPoolExecutor(len(sessions), thread_name_prefix="compute") as pool:
+        yield lambda batch, labels: pool.submit(whenever_free, batch, labels)
+
+
+def counted(scores: "NDArray[np.floating]", labels: Sequence[int]) -> ChunkCounts:
+    """Count right answers among scores (N, classes); an image with a NaN or infinite score counts as wrong.
+
+    Of equal scores, that of the class with the lower number ranks first, as in argmax.
+    """
+    known = np.asarray(labels)
+    own = scores[np.arange(len(known)), known][:, None]
+    before = np.arange(scores.shape[1]) < known[:, None]
+    rank = np.count_nonzero((scores > own) | ((scores == own) & before), axis=1)
+    finite = np.isfinite(scores).all(axis=1)
+    return ChunkCounts(
+        top1=int(np.count_nonzero((rank < 1) & finite)),
+        top5=int(np.count_nonzero((rank < TOP) & finite)),
+        overflowed=int(np.count_nonzero(~finite)),
+    )
+
+
+def _scores(session: Session, batch: "Batch") -> "NDArray[np.floating]":
+    """Run a session once on a batch of N images, and return its scores (N, classes)."""
+    session.set_input(batch)
+    session.run()
+    session.wait()
+    (scores,) = session.get_output().values()
+    return scores.reshape(len(batch), -1)

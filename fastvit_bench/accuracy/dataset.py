@@ -1,0 +1,280 @@
+"""Find labelled images in a folder, and their classes."""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from fastvit_bench.errors import UsageError
+from fastvit_bench.records import LabelledImage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Prepared = NDArray[np.float32] | NDArray[np.uint8]  # (3, H, W) normalised, or (H, W, 3) pixels: see `Images`
+
+
+# endings that torchvision's ImageFolder takes for images; this module only distinguishes layouts of data sets by them
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+SPLIT = "val"  # folder of ImageNet's validation images, on which published accuracies are counted
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Image files and their classes, in the order of evaluation."""
+
+    folder: Path  # the pictures' names are relative to it
+    pictures: tuple[LabelledImage, ...]
+    classes: tuple[str, ...]  # names of the class folders, in the classes' order; empty with a file of labels
+    labels: Path | None = None  # file of labels, if one was used
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the names, sizes and classes of the images, without their content."""
+        lines = (f"{picture.name}\0{picture.size_bytes}\0{picture.label}\n" for picture in self.pictures)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+# --- content of a folder ----------------------------------------------------------------------------------------------
+
+
+def collect(folder: Path, labels: Path | None = None, limit: int | None = None) -> DataSet:
+    """Collect the images of a data set, DIR/CLASS/…, with the folders' sorted names as classes, or those of `labels`.
+
+    Every file in a class folder that is not hidden counts as an image, so that unreadable files are reported. A folder
+    ``val`` below `folder` is used instead of it. `limit` takes that many images, evenly spread over all of them in
+    their order, so that every class has its share. Raises `UsageError` for a folder of another layout, and for labels
+    that do not fit its images.
+    """
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise UsageError(f"--data {folder} {what}; name a folder of images.")
+    try:
+        root = _root(folder)
+        images = _labelled(root, labels) if labels else _by_folders(root)
+    except OSError as error:
+        raise UsageError(f"The folder {error.filename or folder} cannot be read: {error.strerror}.") from None
+    total = len(images.pictures)
+    if limit is None or limit >= total:
+        return images
+    chosen = tuple(images.pictures[at * total // limit] for at in range(limit))
+    return DataSet(images.folder, chosen, images.classes, images.labels)
+
+
+def check_classes(images: DataSet, classes: int, model: str) -> None:
+    """Raise `UsageError` unless the images are of the classes that a network of so many classes has."""
+    named = len(images.classes)
+    if images.labels is None and named != classes:
+        nested = _nested(images)
+        if nested:
+            raise UsageError(
+                f"{images.folder} holds folders of folders, such as {nested}; name the one whose folders are the "
+                f"classes, such as --data {images.folder / nested.partition('/')[0]}."
+            )
+        few = (
+            "Folders of only some classes do not show their numbers: give the numbers with --labels FILE, a line "
+            "`name number` per image."
+        )
+        many = "Check that it is the data set the model was trained for."
+        raise UsageError(
+            f"{images.folder} holds {named} class folder{'s' * (named != 1)}, and {model} has {classes} classes. "
+            f"{few if named < classes else many}"
+        )
+    wrong = next((picture for picture in images.pictures if picture.label >= classes), None)
+    if wrong is not None:
+        raise UsageError(
+            f"{images.labels} says that {wrong.name} is of class {wrong.label}, and the classes of {model} go from 0 "
+            f"to {classes - 1}; if the file counts from 1, subtract it."
+        )
+
+
+def _nested(images: DataSet) -> str | None:
+    """Return the name of one folder in a class folder, if all images are in such folders, or None."""
+    if any(picture.name.count("/") < 2 for picture in images.pictures):
+        return None
+    return "/".join(images.pictures[0].name.split("/")[:2])
+
+
+def _root(folder: Path) -> Path:
+    """Return the folder, or its ``val`` if that holds folders or is the only content of the folder."""
+    inner = folder / SPLIT
+    if not inner.is_dir():
+        return folder
+    alone = not any(path.is_dir() or _is_image(path) for path in _visible(folder) if path != inner)
+    return inner if alone or any(path.is_dir() for path in _visible(inner)) else folder
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return the files and folders in a folder that are not hidden."""
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def _is_image(path: Path) -> bool:
+    """Return whether a file's name is that of a visible image."""
+    return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+
+
+def _by_folders(root: Path) -> DataSet:
+    """Collect DIR/CLASS/…; a class is the number of its folder among their sorted names, as in ImageFolder."""
+    entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
+    names = sorted(entry.name for entry in entries if entry.is_dir())
+    loose = sorted(entry.name for entry in entries if entry.is_file() and _is_image(Path(entry.name)))
+    if loose and names:
+        raise UsageError(
+            f"{root} holds images, such as {printable(loose[0])}, beside {len(names)} folders; move them away, or give "
+            f"all classes with --labels FILE."
+        )
+    if loose:
+        raise UsageError(
+            f"{root} holds {len(loose)} images and no class folders; give their classes with --labels FILE, a line "
+            f"`name number` per image."
+        )
+    if not names:
+        file_names = [entry.name for entry in entries]
+        but = f", but files such as {printable(min(file_names))}" if file_names else ""
+        raise UsageError(f"{root} holds no images{but}; name a folder of class folders, or images with --labels FILE.")
+    pictures: list[LabelledImage] = []
+    empty: list[str] = []
+    for label, name in enumerate(names):
+        files = _files(root, name)
+        pictures += [LabelledImage(name=file, size_bytes=size, label=label) for file, size in files]
+        if not files:
+            empty.append(name)
+    if not pictures:
+        raise UsageError(f"{root} holds {len(names)} folders and no images in them.")
+    if empty:
+        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        raise UsageError(
+            f"{root}: no images in the class folder{'s' * (len(empty) > 1)} {', '.join(map(printable, empty[:3]))}"
+            f"{more}; remove what is not a class, or bring its images."
+        )
+    return DataSet(root, tuple(pictures), tuple(map(printable, names)))
+
+
+def _files(root: Path, below: str = "") -> list[tuple[str, int]]:
+    """Return the name below `root`, with slashes, and the size in bytes of every visible file, sorted by name."""
+    files: list[tuple[str, int]] = []
+    pending = [below]
+    visited: set[tuple[int, int]] = set()  # a link may lead back to a folder above it
+    while pending:
+        folder = pending.pop()
+        status = (root / folder).stat()
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        for entry in os.scandir(root / folder):
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                pending.append(name)
+            else:
+                files.append((_checked_name(name), entry.stat(follow_symlinks=entry.is_file()).st_size))
+    return sorted(files)
+
+
+def _checked_name(name: str) -> str:
+    """Return the name. Raises `UsageError` unless result files, which are text, can hold it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"The name of the file {printable(name)} is not UTF-8; rename it.") from None
+    return name
+
+
+def printable(name: str) -> str:
+    """Return a file's name with ? for every character that a terminal does not print, such as control characters."""
+    return "".join(c if c.isprintable() else "?" for c in name)
+
+
+# --- labels from a file -----------------------------------------------------------------------------------------------
+
+
+def _labelled(root: Path, file: Path) -> DataSet:
+    """Collect every image below `root`, with the class that the file of labels gives."""
+    classes = _labels(file)
+    sizes = dict(_files(root))
+    inside = _inside(root, file)
+    if inside is not None:
+        sizes.pop(inside, None)
+    if not sizes:
+        raise UsageError(f"{root} holds no images.")
+    absent = next((name for name in classes if name not in sizes), None)
+    if absent is not None:
+        raise UsageError(
+            f"{file} names {printable(absent)}, and there is no such file in {root}; names are those of files below "
+            f"the folder, with their endings."
+        )
+    unlabelled = [name for name in sizes if name not in classes]
+    if unlabelled:
+        raise UsageError(
+            f"{file} gives no class for {printable(unlabelled[0])}"
+            f"{f' and {len(unlabelled) - 1} other files' if len(unlabelled) > 1 else ''} in {root}; add a line, or "
+            f"move away what is not an image."
+        )
+    pictures = (LabelledImage(name=name, size_bytes=size, label=classes[name]) for name, size in sizes.items())
+    return DataSet(root, tuple(pictures), (), file)
+
+
+def _inside(root: Path, file: Path) -> str | None:
+    """Return the name of the file of labels below `root`, or None if it is not there."""
+    try:
+        return file.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return None
+
+
+def _labels(file: Path) -> dict[str, int]:
+    """Read name -> class from a JSON object or from lines ``name number`` or ``name,number``; a heading is skipped."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise UsageError(f"The labels {file} cannot be read: {reason}.") from None
+    if file.suffix.lower() == ".json" or text.lstrip().startswith("{"):
+        return _from_json(file, text)
+    classes: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        # the last comma, or the last blank: both may be part of a name
+        match = re.fullmatch(r"\s*(.+)\s*,\s*(\S*)\s*", line) or re.fullmatch(r"\s*(.+?)\s+(\S+)\s*", line)
+        name, label = (match[1].strip().strip('"').removeprefix("./"), match[2].strip('"')) if match else ("", "")
+        if not classes and number == 1 and label.lower() in {"label", "class", "index", "target"}:
+            continue
+        if not re.fullmatch(r"\d{1,9}", label, re.ASCII):
+            raise UsageError(
+                f"{file}, line {number}: '{printable(line.strip())[:60]}' is not `name number` or `name,number`, with "
+                f"the number of a class from 0."
+            )
+        if name in classes:
+            raise UsageError(f"{file}, line {number}: names {printable(name)} a second time; keep one of the lines.")
+        classes[name] = int(label)
+    if not classes:
+        raise UsageError(f"{file} gives no classes; write a line `name number` per image.")
+    return classes
+
+
+def _from_json(file: Path, text: str) -> dict[str, int]:
+    """Read name -> class from a JSON object."""
+    try:
+        pairs = msgspec.json.decode(text, type=dict[str, int])
+    except msgspec.MsgspecError as error:
+        raise UsageError(
+            f'{file} is not a JSON object of names and class numbers, such as {{"a.jpg": 3}}: {str(error).rstrip(".")}.'
+        ) from None
+    negative = next((name for name, label in pairs.items() if label < 0), None)
+    if negative is not None:
+        raise UsageError(
+            f"{file}: {printable(negative)} is of class {pairs[negative]}, and classes are counted from 0."
+        )
+    if not pairs:
+        raise UsageError(f"{file} gives no classes; write the number of a class per image.")
+    return {name.removeprefix("./"): label for name, label in pairs.items()}

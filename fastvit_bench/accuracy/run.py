@@ -1,0 +1,227 @@
+"""Run evaluations of accuracy: export, count on labelled images, and record tallies and accuracies.
+
+Cells, exports and files are those of a sweep, so that the file that is counted is the file that is timed.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from fastvit_bench import backends
+from fastvit_bench.accuracy import dataset, preprocessing
+from fastvit_bench.accuracy.dataset import DataSet
+from fastvit_bench.errors import NotComparableError, UsageError
+from fastvit_bench.exporting import checkpoints
+from fastvit_bench.measuring import machine as machines
+from fastvit_bench.measuring.worker import Worker
+from fastvit_bench.records import (
+    Accuracy,
+    AccuracyChunk,
+    Artifact,
+    Cell,
+    CellError,
+    Device,
+    Evaluation,
+    EvaluationJob,
+    Failure,
+    Head,
+    Machine,
+    Preprocessing,
+    Request,
+)
+from fastvit_bench.store import runs
+from fastvit_bench.sweep import plan
+from fastvit_bench.sweep import preflight as sweep_preflight
+from fastvit_bench.sweep import run as sweep_run
+from fastvit_bench.sweep.plan import Step
+
+
+@dataclass(frozen=True)
+class AccuracyTarget:
+    """The device that runs the files, or the runtime that proves them if the device is not on this machine."""
+
+    device: Device  # its options filled in
+    machine: Machine
+    lacking: str | None  # why the device itself cannot run on this machine; None if it can
+
+    @property
+    def on_device(self) -> bool:
+        """True if the device itself runs the files, false for the runtime that proves them."""
+        return self.lacking is None
+
+
+def preflight(device: Device, name: str = "") -> AccuracyTarget:
+    """Return the device if it can run on this machine, else the runtime that proves its files.
+
+    `name` is the user's name for the machine. Raises `UnavailableError` for the wrong hardware.
+    """
+    backend = backends.get(device.backend)
+    lacking = backend.device_unavailable_reason(device)
+    if lacking is not None:
+        machine = machines.collect(name=name)
+        packages = backends.installed(backend.proof_packages)
+        return AccuracyTarget(device, msgspec.structs.replace(machine, packages=packages), lacking)
+    device, machine = sweep_preflight.preflight(device, name=name)
+    return AccuracyTarget(device, machine, None)
+
+
+def described(images: DataSet, data: Path, limit: int | None, workers: int) -> Evaluation:
+    """Return the record of a data set in a run; `data` is the folder as the user named it."""
+    return Evaluation(
+        data=str(data),
+        labels=str(images.labels) if images.labels else None,
+        limit=limit,
+        images=len(images.pictures),
+        digest=images.digest,
+        workers=workers,
+        decoder=preprocessing.decoder(),
+    )
+
+
+def check(request: Request, steps: Sequence[Step], images: DataSet) -> None:
+    """Raise `UsageError` unless every model is a classifier of the images' classes, before anything is built.
+
+    Raises `CheckpointError` for a checkpoint that has still to be exported and cannot be.
+    """
+    cached = {step.cell.model: step.cached for step in steps if step.cached is not None}
+    for spec in request.models:
+        artifact = cached.get(spec.name)
+        head, classes = (artifact.head, artifact.classes) if artifact else checkpoints.answers_of(spec)
+        if head is not Head.CLASSIFIER:
+            raise UsageError(f"{spec.name} ends in {head} and names no class of an image; there is no accuracy of it.")
+        dataset.check_classes(images, classes, spec.name)
+
+
+def resume(
+    path: Path, models: Path, machine: Machine
+) -> tuple[Request, list[Step], DataSet, dict[Cell, list[AccuracyChunk]]]:
+    """Return an interrupted evaluation's request, remaining steps and images, and by cell the tallies so far.
+
+    Raises `NotComparableError` as `sweep.run.reopen` does, and if the images are not those it began with. Raises
+    `UsageError` for a run that timed.
+    """
+    file, steps = sweep_run.reopen(path, models, machine)
+    first = file.runs[0]
+    asked = first.request.evaluation
+    if asked is None:
+        raise UsageError(
+            f"Run {first.id} times networks instead of counting right answers; go on with: "
+            f"fastvit-bench latency --device {first.request.device.name} --resume {first.id}."
+        )
+    images = dataset.collect(Path(asked.data), Path(asked.labels) if asked.labels else None, asked.limit)
+    if images.digest != asked.digest:
+        raise NotComparableError(
+            f"Run {first.id} cannot go on, because the images in {asked.data} are not those it began with. "
+            f"Start a new run."
+        )
+    if preprocessing.decoder() != asked.decoder:
+        raise NotComparableError(
+            f"Run {first.id} cannot go on, because its images were decoded by {asked.decoder}, and here is "
+            f"{preprocessing.decoder()}. Start a new run."
+        )
+    check(first.request, steps, images)
+    done = {_cell_of(accuracy.artifact) for accuracy in file.accuracies}
+    sweep_run.go_on(file, machine)
+    remaining = [step for step in steps if step.cell not in done]
+    return first.request, remaining, images, {step.cell: _earlier(file, step) for step in remaining}
+
+
+def _cell_of(artifact: Artifact) -> Cell:
+    """Return the cell that an artifact was exported for."""
+    return Cell(model=artifact.model, shape=artifact.shape, fused=artifact.fused, weights=artifact.weights)
+
+
+def _earlier(file: runs.RunFile, step: Step) -> list[AccuracyChunk]:
+    """Return the tallies of the step's artifact in its present form, without a gap from the first image on."""
+    tallies: list[AccuracyChunk] = []
+    for tally in file.tallies:
+        same_file = step.cached is not None and tally.artifact == step.cached.sha256
+        if same_file and tally.first == sum(previous.pictures for previous in tallies):
+            tallies.append(tally)
+    return tallies
+
+
+def run(
+    request: Request,
+    steps: Sequence[Step],
+    images: DataSet,
+    target: AccuracyTarget,
+    path: Path,
+    earlier: dict[Cell, list[AccuracyChunk]] | None = None,
+    notify: Callable[[Step, str], None] = lambda step, what: None,
+    command: Sequence[str] | None = None,
+) -> Generator[tuple[Step, AccuracyChunk | Accuracy | Failure]]:
+    """Export missing files, count, write each record to the run file, then yield it with its step.
+
+    `earlier` holds the tallies that `resume` returned. `notify` is called with each step and the phase that begins.
+    `command` starts the workers instead of this package's own.
+    """
+    assert request.evaluation is not None
+    options = {} if command is None else {"command": command}
+    with Worker(**options) as exporter:
+        for step in steps:
+            artifact = sweep_run.ready(step, exporter, request.timeout_s, notify, engine=target.on_device)
+            if isinstance(artifact, CellError):
+                yield step, _record(path, sweep_run.failure(step, artifact))
+                continue
+            notify(step, "counting")
+            tallies = list((earlier or {}).get(step.cell, []))
+            spec = next(spec for spec in request.models if spec.name == step.cell.model)
+            how = Preprocessing(resolution=step.cell.shape.height, crop=spec.crop)
+            job = EvaluationJob(
+                artifact=artifact,
+                export=msgspec.structs.replace(step.job, path=plan.file_of(step, artifact)),
+                on_device=target.on_device,
+                machine=target.machine,
+                folder=str(images.folder),
+                pictures=images.pictures,
+                first=sum(tally.pictures for tally in tallies),
+                preprocessing=how,
+                workers=request.evaluation.workers,
+            )
+            trouble: CellError | None = None
+            with Worker(**options) as counter:
+                for reply in counter.evaluate(job, request.timeout_s):
+                    if isinstance(reply, CellError):
+                        trouble = reply
+                        break
+                    tallies.append(reply)
+                    runs.append(path, reply)
+                    yield step, reply
+            outcome = trouble or _summed(request, artifact, how, tallies, target.machine)
+            yield step, _record(path, sweep_run.failure(step, outcome) if isinstance(outcome, CellError) else outcome)
+
+
+def _summed(
+    request: Request, artifact: Artifact, how: Preprocessing, tallies: Sequence[AccuracyChunk], machine: Machine
+) -> Accuracy | CellError:
+    """Return the accuracy of all tallies of an artifact, or an error if none of the images could be read."""
+    assert request.evaluation is not None
+    unreadable = tuple(picture for tally in tallies for picture in tally.unreadable)
+    counted = sum(tally.pictures for tally in tallies) - len(unreadable)
+    if counted == 0:
+        reason = f"none of the {len(unreadable)} files can be read as an image ({unreadable[0].name}: "
+        return CellError(stage="accuracy", reason=f"{reason}{unreadable[0].reason})")
+    return Accuracy(
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        device=request.device,
+        artifact=artifact,
+        how=tallies[-1].how,
+        evaluation=request.evaluation,
+        preprocessing=how,
+        images=counted,
+        top1=sum(tally.top1 for tally in tallies),
+        top5=sum(tally.top5 or 0 for tally in tallies) if all(tally.top5 is not None for tally in tallies) else None,
+        overflowed=sum(tally.overflowed for tally in tallies),
+        unreadable=unreadable,
+        machine=machine,
+    )
+
+
+def _record(path: Path, result: Accuracy | Failure) -> Accuracy | Failure:
+    """Append a result to the run file, and return it."""
+    runs.append(path, result)
+    return result

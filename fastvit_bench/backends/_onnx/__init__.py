@@ -1,0 +1,1 @@
+"""The shared parts of backends whose files are ONNX."""

@@ -1,0 +1,130 @@
+"""The base class of backends whose files are ONNX: it writes, proves, counts and reads such files.
+
+A subclass sets its names and runs a file; all other methods have a default that fits a runtime on the processor.
+"""
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastvit_bench.backends import Engines, Hardware, Session, VerificationRun, available_cores
+from fastvit_bench.backends._onnx import export as onnx_export
+from fastvit_bench.backends._onnx import model, session
+from fastvit_bench.backends._onnx import traffic as onnx_traffic
+from fastvit_bench.errors import UsageError
+from fastvit_bench.records import Device, ExportJob, GraphVariant, LayerTime, Shape, Traffic
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fastvit_bench.backends import Batch
+
+
+class OnnxFileBackend(ABC):
+    """A toolkit that runs ONNX files; by default on the processor, with ``threads`` as its one option."""
+
+    name: str
+    target: str
+    suffix: str
+    product: str  # the toolkit's own name
+    distribution: str  # the package that runs the files
+    precisions: tuple[str, ...] = onnx_export.PRECISIONS
+    packages: tuple[str, ...] = onnx_export.PACKAGES
+    proof_packages: tuple[str, ...] = session.RUNTIMES
+    export_options: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    accepts_external_onnx: bool = False
+    engines: Engines | None = None
+
+    def unavailable_reason(self, device: Device | None = None) -> str | None:
+        """Return why files cannot be written here; ONNX Runtime, which proves them, must be installed."""
+        return uninstalled("onnxruntime")
+
+    def device_unavailable_reason(self, device: Device) -> str | None:
+        """Return why files cannot be run here; the toolkit's package must be installed."""
+        return uninstalled(self.distribution)
+
+    def detect_hardware(self, device: Device) -> Hardware | None:
+        """Return None: files run on this machine's processor."""
+        return None
+
+    def warmup_policy(self, device: Device) -> Mapping[str, float]:
+        """Return no fields: runs alone warm the device up."""
+        return {}
+
+    def runtime_packages(self, device: Device) -> tuple[str, ...]:
+        """Return the toolkit's own distribution."""
+        return (self.distribution,)
+
+    def options(self, device: Device) -> dict[str, str | int | float | bool]:
+        """Return ``threads``, the threads of one operator, by default all."""
+        return {"threads": threads(device, {"threads"})}
+
+    def layout(self, options: Mapping[str, str]) -> GraphVariant:
+        """Return the form with one convolution per layer, as in the published export."""
+        return GraphVariant(doubling="grouped")
+
+    def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
+        """Write an ONNX file of one shape, whose input and outputs have the type of its arithmetic."""
+        self.require_precision(asked.precision)
+        onnx_export.write(network, asked, path, metadata)
+
+    def require_precision(self, precision: str) -> None:
+        """Raise `UsageError` for a precision that the toolkit has no files in."""
+        if precision not in self.precisions:
+            raise UsageError(f"{self.product} files are in {' or '.join(self.precisions)}, not in {precision}.")
+
+    def verification_sessions(self, path: Path, asked: ExportJob) -> Iterable[VerificationRun]:
+        """Yield the file on this processor: its types set its arithmetic on every runtime."""
+        yield VerificationRun("", self.prover(asked), asked.shape, session.as_typed(path, available_cores()))
+
+    def prover(self, asked: ExportJob) -> str:
+        """Return the name of the runtime that computes the compared outputs, for messages."""
+        rounded = ", every result rounded to float16" if asked.precision == "fp16" else ""
+        return f"ONNX Runtime on this processor{rounded}, not {self.product}"
+
+    def operations(self, path: Path) -> dict[str, int]:
+        """Count the file's nodes by kind; a runtime fuses many of them when it loads the file."""
+        return model.operations(path)
+
+    def traffic(self, path: Path, shape: Shape) -> Traffic | None:
+        """Count the ONNX file's arithmetic and bytes; a runtime that fuses nodes moves less."""
+        return onnx_traffic.count(path, shape)
+
+    def metadata(self, path: Path) -> dict[str, str]:
+        """Return the file's metadata properties."""
+        return model.metadata(path)
+
+    @abstractmethod
+    def open(self, path: Path, device: Device) -> AbstractContextManager[Session]:
+        """Load a file on a device whose options are filled in."""
+
+    def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
+        """Raise `UsageError`: the toolkit reports no times of layers."""
+        raise UsageError(self.unprofiled(device) or "")
+
+    def unprofiled(self, device: Device) -> str | None:
+        """Return a sentence: the toolkit reports no times of layers."""
+        return f"{self.product} reports no times of layers here; leave --profile out."
+
+
+def uninstalled(package: str) -> str | None:
+    """Return why a package cannot be used and the remedy; None where it is installed. Imports nothing."""
+    if importlib.util.find_spec(package.replace("-", "_")) is None:
+        return f"the package {package} is not installed; run: pip install {package}"
+    return None
+
+
+def threads(device: Device, known: set[str]) -> int:
+    """Return the option ``threads`` of a processor. Raises `UsageError` for a wrong value and for unknown options."""
+    if unknown := device.options.keys() - known:
+        raise UsageError(
+            f"Device '{device.name}' has an unknown option '{min(unknown)}'. Known: {', '.join(sorted(known))}."
+        )
+    count = device.options.get("threads", available_cores())
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise UsageError(f"Device '{device.name}': threads = {count!r} must be a whole number above 0.")
+    return count

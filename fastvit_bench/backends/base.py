@@ -1,0 +1,244 @@
+"""The interface of a backend: the methods of every toolkit that runs exported networks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+from fastvit_bench.records import (
+    CallPattern,
+    Device,
+    Engine,
+    ExportJob,
+    GpuState,
+    GraphVariant,
+    LayerTime,
+    Parity,
+    Placement,
+    Shape,
+    Traffic,
+    Window,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    Batch = NDArray[np.float32] | NDArray[np.uint8]  # of images, in the form a session takes
+
+
+INPUT = "image"  # the name of every exported network's input
+
+
+HALF_WEIGHTS = "fastvit_bench.fp16_weights"  # key of a file's metadata: a `HalfWeights`, where its backend reports one
+
+
+def output_names(count: int) -> list[str]:
+    """Return the names of an exported network's `count` outputs.
+
+    A classifier or segmenter has ``logits``, a backbone ``feature0`` to ``feature3``. A region proposal network has
+    ``objectness_p2`` to ``objectness_p6`` and ``deltas_p2`` to ``deltas_p6``, for strides 4 to 64.
+    """
+    if count == 2 * len(_LEVELS):
+        return [f"{kind}_{level}" for kind in ("objectness", "deltas") for level in _LEVELS]
+    return ["logits"] if count == 1 else [f"feature{i}" for i in range(count)]
+
+
+_LEVELS = ("p2", "p3", "p4", "p5", "p6")  # of a feature pyramid, after the powers of two that are their strides
+
+
+class Images(StrEnum):
+    """The form in which a file takes its images."""
+
+    TENSOR = "tensor"  # float32 (N, 3, H, W), normalised RGB: (pixel / 255 - mean) / std
+    PIXELS = "pixels"  # uint8 (N, H, W, 3), RGB; the file normalises them
+
+
+class Session(ABC):
+    """A loaded artifact, ready to run. `set_input` and `get_output` are never timed; `run` and `wait` always are."""
+
+    images: Images = Images.TENSOR
+    window: Window  # what a reading of the clock around run and wait covers
+    pacing: CallPattern = CallPattern.BACK_TO_BACK
+    clock: str | None = None  # the toolkit's own clock, which `elapsed_ns` reads; None leaves timing to the stopwatch
+    load_ns: tuple[int, ...] = ()  # of loading the file, where the toolkit reports it
+    engine: Engine | None = None  # what runs in place of the file, where the toolkit builds one
+
+    @abstractmethod
+    def set_input(self, images: "Batch") -> None:
+        """Bring a batch, in the form `images` says, to the device; every later run reads it."""
+
+    @abstractmethod
+    def run(self) -> None:
+        """Start one inference."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Block until the inference that `run` started is finished."""
+
+    def elapsed_ns(self) -> int:
+        """Return the last run's duration by the toolkit's clock, in whole nanoseconds; called where `clock` is set."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def get_output(self) -> "dict[str, NDArray[np.floating]]":
+        """Return the outputs of the last run, by name."""
+
+    def clone(self) -> "Session | None":
+        """Return another session of the same loaded file, for a thread of its own; None where that is impossible.
+
+        Runs of both may overlap.
+        """
+        return None
+
+    def placement(self) -> Placement | None:
+        """Return the processors the toolkit plans to run the operations on; None where it does not report them.
+
+        Called after the timed runs.
+        """
+        return None
+
+    def sample_telemetry(self) -> GpuState | None:
+        """Return the GPU's state, called between timed runs; None without a GPU or a way to query it."""
+        return None
+
+
+class VerificationRun(NamedTuple):
+    """One check of an exported file: the runtime that computes its outputs, and the input shape."""
+
+    name: str  # the part that is checked, such as a function of the file; empty for the complete file
+    how: str  # what computes the outputs
+    shape: Shape
+    session: AbstractContextManager[Session]
+    subject: Literal["file", "hardware"] = "file"  # what is judged: the file, or a processor that rounds in its own way
+
+
+class Hardware(NamedTuple):
+    """The hardware that was detected for a device, where it is not this machine's processor."""
+
+    name: str
+    driver: str | None = None  # or the system that runs on it
+    compute_capability: str | None = None  # of an NVIDIA GPU
+
+
+class Engines(Protocol):
+    """The engines a toolkit builds from proved files for the hardware at hand, and runs in their place."""
+
+    def lacking(self, device: Device) -> str | None:
+        """Return why no engine for `device` can be built on this machine and the remedy; None where one can."""
+        ...
+
+    def build(self, path: Path, device: Device) -> None:
+        """Build the engine of an exported file, with its side-car, unless one that fits exists.
+
+        Native code may end the process, so call it in a separate process. Raises `UnavailableError` where the toolkit
+        refuses or this machine cannot have an engine; no partial file remains then.
+        """
+        ...
+
+    def note(self, path: Path, device: Device, parity: Parity) -> None:
+        """Record the parity of the engine's outputs in its side-car."""
+        ...
+
+
+class Backend(Protocol):
+    """A toolkit that exports networks to files and runs such files."""
+
+    name: str  # what [device.*] calls it
+    target: str  # what `export --target` calls its files
+    suffix: str  # of its files; one backend's may end in another's, such as .trt.onnx and .onnx
+    precisions: tuple[str, ...]  # the first is the default of `export`
+    packages: tuple[str, ...]  # distributions whose versions shape the file
+    proof_packages: tuple[str, ...]  # distributions that compute its proofs
+    export_options: tuple[str, ...]  # options that shape the file; all others are about running it
+    flags: tuple[str, ...]  # of `export`, those that mean something to this toolkit and not to every one
+    accepts_external_onnx: bool  # whether it runs ONNX files that this tool did not export
+    engines: Engines | None  # of a toolkit that runs engines instead of the files themselves
+
+    def unavailable_reason(self, device: Device | None = None) -> str | None:
+        """Return why files cannot be written here and the command that fixes it; None where they can.
+
+        With a device, the requirements of its options count too. Does not import the toolkit.
+        """
+        ...
+
+    def device_unavailable_reason(self, device: Device) -> str | None:
+        """Return why files cannot be run on `device` from here and the remedy; None where they can.
+
+        Called where `unavailable_reason` returns None.
+        """
+        ...
+
+    def detect_hardware(self, device: Device) -> Hardware | None:
+        """Return the hardware behind a device, as its driver reports it; None where it is this machine's processor.
+
+        Raises `UnavailableError` where the hardware does not exist.
+        """
+        ...
+
+    def warmup_policy(self, device: Device) -> Mapping[str, float]:
+        """Return the fields of a `Method` that set how a device is warmed up; empty where runs alone do it.
+
+        The device's options may lack their defaults.
+        """
+        ...
+
+    def options(self, device: Device) -> dict[str, str | int | float | bool]:
+        """Return the device's options with every default filled in. Raises `UsageError` for unknown or wrong ones."""
+        ...
+
+    def runtime_packages(self, device: Device) -> tuple[str, ...]:
+        """Return the distributions whose versions affect the time of a run on `device`, installed or not.
+
+        Only these are recorded with its figures, and figures of different versions are not compared. The device's
+        options may lack their defaults.
+        """
+        ...
+
+    def layout(self, options: Mapping[str, str]) -> GraphVariant:
+        """Return the form of the folded network that suits the toolkit, for the options that shape the file."""
+        ...
+
+    def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
+        """Write `network` (float64, evaluation mode) to `path` as `asked` says, with `metadata` inside the file.
+
+        The network is not changed, and a failed export leaves nothing at `path`.
+        """
+        ...
+
+    def verification_sessions(self, path: Path, asked: ExportJob) -> Iterable[VerificationRun]:
+        """Yield every check of the written file that its proof needs."""
+        ...
+
+    def operations(self, path: Path) -> dict[str, int]:
+        """Return the number of operations in the file by kind, without constants; empty where they are not counted."""
+        ...
+
+    def traffic(self, path: Path, shape: Shape) -> Traffic | None:
+        """Count the arithmetic and the bytes of one run at that input shape; None where they are not counted.
+
+        Raises `UnavailableError` for a file that cannot be read.
+        """
+        ...
+
+    def metadata(self, path: Path) -> dict[str, str]:
+        """Return the metadata that `export` wrote into the file. Raises `UnavailableError` for an unreadable one."""
+        ...
+
+    def open(self, path: Path, device: Device) -> AbstractContextManager[Session]:
+        """Load an exported file, or its engine, on a device whose options are filled in."""
+        ...
+
+    def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
+        """Return the median time of each layer over `runs` separate runs, in the order the layers run.
+
+        Called where `unprofiled` returns None.
+        """
+        ...
+
+    def unprofiled(self, device: Device) -> str | None:
+        """Return a sentence that says why `device` has no times of layers; None where it has them."""
+        ...

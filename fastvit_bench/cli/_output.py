@@ -1,0 +1,305 @@
+"""Output of the command line: tables on standard output; progress and errors on standard error."""
+
+import codecs
+import errno
+import io
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+from fastvit_bench.cli._options import TableFormat
+from fastvit_bench.errors import ExitCode, FastViTBenchError, StoreError
+from fastvit_bench.measuring.git import current_commit
+from fastvit_bench.records import Request
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fastvit_bench.render.table import TableReport
+    from fastvit_bench.sweep.plan import Step
+
+
+# Typer's own errors of options: the place of their base class changes between versions, and it has no public name
+_WRONG_WORDS = tuple(
+    base for base in typer.BadParameter.__mro__ if issubclass(base, Exception) and hasattr(base, "format_message")
+)
+
+
+class Commands(TyperGroup):
+    """The group of all commands; an error ends in one sentence and its exit code instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command, and print an error on standard error."""
+        try:
+            result = super().invoke(ctx)
+            _require_output()
+        except FastViTBenchError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(ExitCode.INTERRUPTED) from error
+        except (typer.Exit, *_WRONG_WORDS):
+            raise  # a command's own exit code, or wrong options, which Typer prints
+        except Exception as error:
+            typer.echo(_unforeseen(error), err=True)
+            raise typer.Exit(ExitCode.UNFORESEEN) from error
+        return result
+
+
+def _unforeseen(error: Exception) -> str:
+    """Return one line on a fault of this program, which names the file that its traceback was written to."""
+    summary = " ".join(f"{type(error).__name__}: {error}".split())
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="fastvit-bench-", suffix=".traceback.txt", delete=False, encoding="utf-8", errors="replace"
+        ) as file:
+            file.write(f"{' '.join(sys.argv)}\n{''.join(traceback.format_exception(error))}")
+        advice = f"please report it with its traceback, {file.name}"
+    except OSError as refused:
+        advice = f"its traceback could not be kept ({refused.strerror or refused})"
+    return f"error: unforeseen, a fault of fastvit-bench and no verdict ({summary[:300]}); {advice}."
+
+
+# --- the standard streams ---------------------------------------------------------------------------------------------
+
+# replacements for characters that an encoding lacks; a lost minus sign would be a wrong figure
+_PLAIN = str.maketrans({"−": "-", "─": "-", "–": "-", "—": "-", "×": "x", "·": "|", "…": "~", "†": "+", "→": ">"})
+
+
+def _in_plain(error: UnicodeError) -> tuple[str, int]:
+    """Replace what cannot be encoded by the nearest ASCII characters, else question marks (a codecs error handler)."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end].translate(_PLAIN)
+    return "".join(character if character.isascii() else "?" for character in text), error.end
+
+
+class _Patient(io.RawIOBase):
+    """A raw stream that notes a failed write (a closed pipe, a full disk) in `refused` instead of raising it.
+
+    Printed output is only a copy: a verdict has its exit code, and files are written separately.
+    """
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        super().__init__()
+        self._raw = raw
+        self.refused: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int | None:
+        if self.refused is None:
+            try:
+                return self._raw.write(data)
+            except OSError as error:
+                self.refused = error
+        return len(data)
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def isatty(self) -> bool:
+        return self._raw.isatty()
+
+
+def prepare_streams() -> None:
+    """Make the standard streams accept every character and survive failed writes.
+
+    Writes fail when the reader is gone or the disk is full.
+    """
+    codecs.register_error("fastvit-bench", _in_plain)
+    sys.stdout, sys.stderr = _prepared(sys.stdout), _prepared(sys.stderr)
+
+
+def _prepared(stream: Any) -> Any:
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)  # an unbuffered stream has the raw one as its buffer
+    if not isinstance(raw, io.RawIOBase):  # closed, or not a stream of the system's
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Patient(raw)),
+        encoding=stream.encoding,
+        errors="fastvit-bench",
+        line_buffering=stream.line_buffering or stream.isatty(),
+    )
+
+
+def _require_output() -> None:
+    """Raise `StoreError` if standard output lost what was printed; a closed pipe is no error."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if not isinstance(raw, _Patient):
+        return
+    sys.stdout.flush()
+    if raw.refused is not None and raw.refused.errno != errno.EPIPE:
+        raise StoreError(f"Standard output cannot be written: {raw.refused.strerror or raw.refused}.")
+
+
+def stderr() -> "Console":
+    """Return the console for progress and notices."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def stdout() -> "Console":
+    """Return the console for results."""
+    from rich.console import Console
+
+    return Console()
+
+
+def notifier(console: "Console") -> Callable[[str], None]:
+    """Return a function that prints the name of a slow step as it begins."""
+    return lambda step: console.print(f"{step} …", highlight=False, markup=False, soft_wrap=True)
+
+
+def warn_unknown_commit() -> None:
+    """Print on standard error why results will have no commit, if there is a repository that cannot be read."""
+    if refusal := current_commit().refusal:
+        typer.echo(f"warning: the commit is not recorded: {refusal}.", err=True)
+
+
+def print_report(report: "TableReport", format_: str) -> None:
+    """Print tables with their notes, laid out for the terminal or in a text format."""
+    from fastvit_bench.render import row_table
+
+    if format_ in row_table.REPORTS:
+        sys.stdout.write(row_table.REPORTS[format_](report))
+        return
+    from fastvit_bench.render import terminal
+
+    out = stdout()
+    out.print(terminal.report(report, out.width))
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: ``1 run``, ``2 runs``."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def print_table(
+    paths: list[Path],
+    format_: TableFormat,
+    accuracy_paths: list[Path] | None = None,
+    reference: str | None = None,
+    *,
+    pareto: bool = False,
+    compact: bool = False,
+) -> None:
+    """Print the table of the runs at `paths`, joined with accuracies of the runs at `accuracy_paths` where given."""
+    from fastvit_bench.render import frontiers, joined, row_table, rows
+
+    table_rows, counted = rows.read(paths, accuracy_paths or ())
+    if accuracy_paths is not None:
+        table_rows = rows.join(table_rows, counted)
+    extras = joined.join(table_rows, reference=reference, pareto=pareto, accuracies=frontiers.counted(counted))
+    if compact and table_rows:
+        print_report(row_table.compact(row_table.report(table_rows, extras)), format_.value)
+    elif format_ is TableFormat.RICH:
+        console = stdout()
+        console.print(row_table.rich(table_rows, console.width, extras))
+    else:
+        sys.stdout.write(row_table.FORMATS[format_](table_rows, extras))
+
+
+def print_accuracies(path: Path, format_: TableFormat) -> None:
+    """Print the table of the accuracies in a run."""
+    from fastvit_bench.render import accuracies
+    from fastvit_bench.store import runs
+
+    counted = runs.read(path).accuracies
+    if format_ is TableFormat.RICH:
+        console = stdout()
+        console.print(accuracies.rich(counted, console.width))
+    else:
+        sys.stdout.write(accuracies.FORMATS[format_](counted))
+
+
+@contextmanager
+def blocks_bar(console: "Console", cells: int) -> Generator[Any]:
+    """Show a bar over the blocks up to the next look, redrawn between blocks only; yields its `advance` function."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("", total=1)
+
+        def advance(cell: str, block: int, look: int) -> None:
+            progress.update(
+                task, completed=block - 1, total=look, description=f"{cell}: block {block} of {look}", refresh=True
+            )
+
+        yield advance
+
+
+@contextmanager
+def steps_bar(console: "Console", steps: "list[Step]", request: Request, rate: float | None) -> Generator[Any]:
+    """Show a bar over the estimated time of the steps; yields its `advance` function.
+
+    It is redrawn between steps only, never while something is timed.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from fastvit_bench.sweep import estimate
+
+    weight = {step.cell: estimate.seconds([step], request, rate) for step in steps}
+    total = sum(weight.values())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[remaining]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("", total=total, remaining="")
+        done: list[Any] = []
+
+        def advance(step: "Step", stage: str) -> None:
+            if step.cell not in done:
+                done.append(step.cell)
+            finished = sum(weight[cell] for cell in done[:-1])
+            spent = progress.tasks[0].elapsed or 0.0
+            scale = spent / finished if finished else 1.0
+            progress.update(
+                task,
+                completed=finished,
+                description=f"{stage} {step.cell.label} ({len(done)}/{len(steps)})",
+                remaining=f"about {estimate.duration((total - finished) * scale)} left",
+                refresh=True,
+            )
+
+        yield advance
+
+
+@contextmanager
+def transfer_bar(name: str) -> Generator[Any]:
+    """Show a progress bar over bytes; yields the function that `download.fetch` reports to."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = stderr()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=None)
+
+        def report(done: int, total: int | None) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield report

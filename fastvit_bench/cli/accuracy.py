@@ -1,0 +1,191 @@
+"""Command `accuracy`: count how often an exported file names the right class."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastvit_bench import backends, options
+from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli._options import (
+    CheckpointOption,
+    ConfigOption,
+    DeviceOption,
+    FormatOption,
+    FuseLevelOption,
+    MachineOption,
+    ModelsOption,
+    PrecisionOption,
+    ResumeOption,
+    TableFormat,
+    WeightSeedOption,
+)
+from fastvit_bench.errors import ExitCode, UsageError
+from fastvit_bench.records import Failure, Fuse, Request
+
+if TYPE_CHECKING:
+    from fastvit_bench.accuracy.dataset import DataSet
+    from fastvit_bench.accuracy.run import AccuracyTarget
+    from fastvit_bench.records import AccuracyChunk, Cell
+    from fastvit_bench.sweep.plan import Step
+
+
+# long: declares the options of the command
+def accuracy(
+    context: typer.Context,
+    device: DeviceOption = "cpu",
+    model: ModelsOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder of images, as DIR/CLASS/… like ImageNet; with --labels any layout."),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="File of the images' classes: lines `name number` or `name,number`, or JSON."),
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    res: Annotated[
+        str | None, typer.Option("--res", "--img-size", help="One size, such as 256. [default: the model's]")
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            "-b",
+            "--batch-size",
+            min=1,
+            help="Images per run; the file is exported for it. [default: the device's]",
+        ),
+    ] = None,
+    precision: PrecisionOption = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Number of images, evenly spread over the folder. [default: all]"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-j", min=1, help="Threads that decode images. [default: all cores]")
+    ] = None,
+    fuse: FuseLevelOption = Fuse.FOLDED,
+    seed: WeightSeedOption = 0,
+    resume: ResumeOption = None,
+    machine_name: MachineOption = None,
+    format_: FormatOption = TableFormat.RICH,
+    config_file: ConfigOption = None,
+) -> None:
+    """Measure the top-1 and top-5 accuracy of the file that `latency` times, on a folder of images.
+
+    The file is exported and proved first if it is missing. If this machine lacks the device, the file runs on the
+    runtime that proves such files, and the result says so. Images are prepared as for the published accuracies. The
+    counts are saved every few images, so an interrupted run can continue with --resume. Files that cannot be read as
+    images are left out, counted and named.
+    """
+    from fastvit_bench.accuracy import dataset
+    from fastvit_bench.accuracy import run as accuracy_run
+    from fastvit_bench.store import runs
+    from fastvit_bench.sweep import plan
+    from fastvit_bench.sweep import run as sweep_run
+
+    settings = options.load(config_file)
+    models, results = Path(settings.paths.models), Path(settings.paths.results)
+    if resume is not None:
+        _resolve.refuse_besides_resume(context)
+    if resume is None and data is None:
+        raise UsageError("Name the folder with the images: --data DIR.")
+    chosen = options.resolve_device(settings.device(device), precision=precision, batch=batch)
+    backends.require(chosen.backend, chosen)
+    target = accuracy_run.preflight(chosen, settings.machine_name(machine_name))
+    options.require_folders(settings, target.device.name)
+    if target.lacking:
+        reason = target.lacking.partition(";")[0]
+        typer.echo(
+            f"device '{chosen.name}' is not available here ({reason}); "
+            f"the reference runtime of its files runs them instead",
+            err=True,
+        )
+    if resume is not None:
+        path = options.run_to_resume(chosen.name, runs.find(results, resume))
+        with runs.lock(results, chosen.name):
+            request, steps, images, earlier = accuracy_run.resume(path, models, target.machine)
+            _resolve.print_host_hint(target.machine, runs.read(path).runs[0].machine)
+            failed = _count(request, steps, images, target, path, earlier)
+    else:
+        assert data is not None
+        specs = options.select_models(settings, model or [], checkpoint)
+        images = dataset.collect(data, labels, limit)
+        request = Request(
+            device=target.device,
+            models=tuple(specs),
+            shapes=(options.square_shape(res, specs, target.device.batch),),
+            fused=fuse,
+            method=settings.method,
+            seed=seed,
+            timeout_s=settings.sweep.timeout_s,
+            evaluation=accuracy_run.described(images, data, limit, workers or backends.available_cores()),
+        )
+        steps = plan.plan(request, models)
+        accuracy_run.check(request, steps, images)
+        with runs.lock(results, chosen.name):
+            path = sweep_run.begin(request, steps, target.machine, results)
+            failed = _count(request, steps, images, target, path, {})
+    _output.print_accuracies(path, format_)
+    typer.echo(f"results: {path}", err=True)
+    if failed:
+        raise typer.Exit(ExitCode.CELLS_FAILED)
+
+
+def _count(
+    request: Request,
+    steps: "list[Step]",
+    images: "DataSet",
+    target: "AccuracyTarget",
+    path: Path,
+    earlier: "dict[Cell, list[AccuracyChunk]]",
+) -> int:
+    """Count under a progress bar and return the number of failed cells."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fastvit_bench.accuracy import run
+    from fastvit_bench.records import AccuracyChunk
+    from fastvit_bench.render import accuracies
+
+    console = _output.stderr()
+    _output.warn_unknown_commit()
+    failed = 0
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[right]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=len(images.pictures), right="")
+
+        def notify(step: "Step", stage: str) -> None:
+            resumed = earlier.get(step.cell, []) if stage == "counting" else []
+            done = sum(tally.pictures for tally in resumed)
+            progress.reset(task, description=f"{stage} {step.cell.label}", right="", total=len(images.pictures))
+            progress.update(task, completed=done)
+            tallied[:] = resumed
+
+        tallied: list[AccuracyChunk] = []
+        try:
+            for _, result in run.run(request, steps, images, target, path, earlier, notify):
+                if isinstance(result, AccuracyChunk):
+                    tallied.append(result)
+                    counted = sum(tally.pictures - len(tally.unreadable) for tally in tallied)
+                    right = sum(tally.top1 for tally in tallied)
+                    top1 = f"top-1 {100 * right / counted:.1f} %" if counted else ""
+                    progress.update(task, advance=result.pictures, right=top1)
+                    continue
+                failed += isinstance(result, Failure)
+                console.print(accuracies.line(result), highlight=False, markup=False, soft_wrap=True)
+        except KeyboardInterrupt:
+            console.print(
+                f"interrupted; what was counted is kept. Go on with: "
+                f"fastvit-bench accuracy --device {request.device.name} --resume {path.stem}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+    return failed

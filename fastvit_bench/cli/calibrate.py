@@ -1,0 +1,69 @@
+"""Command `calibrate`: compare each cell with itself."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastvit_bench import options
+from fastvit_bench.cli import _output
+from fastvit_bench.cli._comparison import (
+    MaxRegressionOption,
+    MaxTimeOption,
+    OrderSeedOption,
+    locked,
+)
+from fastvit_bench.cli._options import ConfigOption, DeviceOption, MachineOption, ThreadsOption
+from fastvit_bench.cli.gate import GateModelsOption, GateSizesOption
+from fastvit_bench.records import Fuse
+
+
+def calibrate(
+    device: DeviceOption = "cpu",
+    model: GateModelsOption = None,
+    res: GateSizesOption = None,
+    threads: ThreadsOption = None,
+    repeat: Annotated[int, typer.Option("--repeat", "-k", min=2, help="Comparisons of each cell with itself.")] = 5,
+    max_regression: MaxRegressionOption = None,
+    max_time: MaxTimeOption = None,
+    seed: OrderSeedOption = 0,
+    machine_name: MachineOption = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Compare each cell with itself to measure this machine's noise, its false alarms and the least visible slowdown.
+
+    `gate` reads the result and warns of margins below the noise.
+    """
+    from fastvit_bench.comparing import calibrate as compare_calibrate
+    from fastvit_bench.comparing import inputs, interleaved
+    from fastvit_bench.sweep import preflight
+
+    settings = options.load(config_file)
+    asked = options.resolve_device(settings.device(device), options={"threads": threads})
+    chosen, machine = preflight.preflight(asked, name=settings.machine_name(machine_name))
+    specs, shapes = options.gate_selection(settings, model or [], res, chosen.batch)
+    console = _output.stderr()
+    plan = options.comparison_plan(settings, max_regression, None, max_time, seed)
+    options.require_folders(settings, chosen.name)
+    with locked(settings, chosen.name):
+        candidates = inputs.export_missing(
+            specs,
+            shapes,
+            Fuse.FOLDED,
+            chosen,
+            label="itself",
+            seed=0,
+            models=Path(settings.paths.models),
+            timeout_s=settings.sweep.timeout_s,
+            notify=_output.notifier(console),
+        )
+        pairs = inputs.by_name(candidates, candidates)
+        with _output.blocks_bar(console, len(pairs)) as advance:
+            calibration = interleaved.calibrated(
+                pairs, plan, machine, repeat=repeat, timeout_s=settings.sweep.timeout_s, notify=advance
+            )
+        path = compare_calibrate.save(calibration, Path(settings.paths.results) / chosen.name)
+    out = _output.stdout()
+    out.print(compare_calibrate.rich(calibration, out.width))
+    typer.echo(compare_calibrate.sentence(calibration))
+    typer.echo(f"written: {path}", err=True)

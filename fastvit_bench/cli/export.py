@@ -1,0 +1,155 @@
+"""Command `export`: write a network as a file of a toolkit and prove it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastvit_bench import backends, options
+from fastvit_bench.cli import _output
+from fastvit_bench.cli._options import CheckpointOption, ConfigOption
+from fastvit_bench.records import Artifact, ExportJob, Fuse, Head
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+# long: declares the options of the command
+def export(
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="Format to write: onnx, coreml, tensorrt, tensorrt-rtx or pytorch.")
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model of benchmark.toml. [default: the first in [sweep]]")
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    res: Annotated[
+        str | None,
+        typer.Option(
+            "--res",
+            "--img-size",
+            help="Sizes: 256, 384x512 (height x width), 224,256 or 224..1024. [default: the model's]",
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", "-b", "--batch-size", min=1, help="Images per run.")] = 1,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", help="Arithmetic of the file: fp32 or fp16. [default: fp16; of onnx fp32]"),
+    ] = None,
+    fuse: Annotated[
+        Fuse, typer.Option("--fuse", help="How much is computed ahead of time; 'folded' is what to ship.")
+    ] = Fuse.FOLDED,
+    head: Annotated[
+        Head | None, typer.Option("--head", help="Head of random weights; a checkpoint has its own.")
+    ] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option("--input", help="coreml: image (8-bit RGB) or tensor (normalised, any batch). [default: image]"),
+    ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option("--attention", help="coreml: standard, or conv (per head, channels first). [default: standard]"),
+    ] = None,
+    compress: Annotated[
+        str | None, typer.Option("--compress", help="coreml: int8, palette6 or palette4 weights. [default: none]")
+    ] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option("--classifier", help="coreml: file of class names, one per line; outputs are then names."),
+    ] = None,
+    multifunction: Annotated[
+        bool,
+        typer.Option("--multifunction", help="coreml: one file for all sizes of --res, with shared weights (iOS 18)."),
+    ] = False,
+    io: Annotated[
+        str | None,
+        typer.Option("--io", help="tensorrt, tensorrt-rtx: fp16 or fp32 input and outputs. [default: as --precision]"),
+    ] = None,
+    compute_capability: Annotated[
+        str | None,
+        typer.Option("--compute-capability", help="tensorrt-rtx: that of the GPU to build for. [default: 7.5]"),
+    ] = None,
+    dynamic: Annotated[
+        str | None,
+        typer.Option(
+            "--dynamic",
+            help="tensorrt, tensorrt-rtx: one file for all sizes of a range, such as 224..1024. [default: none]",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder, or a file with the format's suffix. [default: models/MODEL/]"),
+    ] = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Export a network for a toolkit and prove that the file computes what the network computes.
+
+    Prints the path of each file. Beside each file, FILE.json records what the file is and how exact its outputs are.
+    """
+    from fastvit_bench.exporting import pipeline
+
+    settings = options.load(config_file)
+    spec = options.one_model(settings, model, checkpoint, head)
+    backend = backends.of_target(target)
+    target_options = {
+        "input": input_,
+        "attention": attention,
+        "compress": compress,
+        "classifier": classifier,
+        "multifunction": multifunction or None,
+        "io": io,
+        "compute_capability": compute_capability,
+        "dynamic": dynamic,
+    }
+    device = options.export_device(target, backend, precision, batch, target_options)
+    backends.require(backend.name, device)
+    jobs = options.export_jobs(
+        settings,
+        spec,
+        device,
+        res=res,
+        fuse=fuse,
+        seed=seed,
+        multifunction=multifunction,
+        classifier=classifier,
+        output=output,
+    )
+    console = _output.stderr()
+    for job in jobs:
+        console.print(f"{options.export_phrase(job)} …", highlight=False, soft_wrap=True)
+        artifact = pipeline.export(job)
+        _print_artifact(console, artifact)
+        if backend.engines is not None:
+            message = _engine(backend.engines.lacking(job.device), job, settings.sweep.timeout_s)
+            console.print(message, highlight=False, markup=False, soft_wrap=True)
+        typer.echo(job.path)
+
+
+def _print_artifact(console: "Console", artifact: Artifact) -> None:
+    """Print the proofs and the content of an exported file."""
+    from fastvit_bench.render import listing
+
+    for name, proof in (artifact.proofs or {"": artifact.parity}).items():
+        assert proof is not None
+        console.print(listing.proof(name, proof), highlight=False, markup=False, soft_wrap=True)
+    console.print(listing.content(artifact), highlight=False, markup=False, soft_wrap=True)
+    if artifact.half_weights:
+        console.print(listing.half_weights(artifact.half_weights), highlight=False, markup=False, soft_wrap=True)
+
+
+def _engine(lacking: str | None, job: ExportJob, timeout_s: float) -> str:
+    """Build the engine of an exported file in a separate process, and return the outcome as one line."""
+    from fastvit_bench.measuring.worker import Worker
+    from fastvit_bench.render import listing
+    from fastvit_bench.sweep import run
+
+    if lacking is not None:
+        return f"left to do: build the engine, on the machine with the GPU it is for ({lacking})"
+    with Worker() as worker:
+        engine = run.build_engine(
+            job, worker, timeout_s, f"{Path(job.path).name} is proved and was kept, its engine failed"
+        )
+    if engine.parity is None:
+        return "engine built; it has not run, because its GPU is not here"
+    return f"engine built: {listing.proof('', engine.parity)}"

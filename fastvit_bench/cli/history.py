@@ -1,0 +1,94 @@
+"""Command `history`: show how latencies changed from run to run."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastvit_bench import config, options
+from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli._options import ConfigOption, PictureOption, SeriesFormat
+from fastvit_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from fastvit_bench.config import Config
+
+
+# long: declares the options of the command
+def history(
+    run: Annotated[
+        list[str] | None, typer.Argument(help="Runs: ids, prefixes, files, or folders. [default: all of the device]")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", "-d", help="Only runs of this device. [default: all]")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Model, repeatable; globs such as 'fastvit_*' work. [default: all]"),
+    ] = None,
+    res: Annotated[
+        str | None, typer.Option("--res", "--img-size", help="Sizes, such as 256, 224,256 or 224..1024. [default: all]")
+    ] = None,
+    min_change: Annotated[str, typer.Option("--min-change", help="Smallest change to report: 2% or 0.02.")] = "2%",
+    format_: Annotated[SeriesFormat, typer.Option("--format", "-f", help="Format of the series.")] = SeriesFormat.RICH,
+    output: PictureOption = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Show how latencies developed from run to run, at which runs they changed, and what changed with them.
+
+    A series has the figures of one model, shape, device, method and machine. Versions of packages and drivers may
+    differ within a series, since they may be the cause of a change. Changes are searched from five runs on, and are
+    detected three to five runs after they happened. A change is no failure: the exit code stays 0 (`gate` has others).
+
+    \b
+    fastvit-bench history --device cpu --model 'fastvit_*' -o history.svg
+    """
+    from fastvit_bench.history import chart
+    from fastvit_bench.history import series as history_series
+    from fastvit_bench.history import table as histories
+    from fastvit_bench.render import charts
+    from fastvit_bench.stats.changepoints import FEWEST
+    from fastvit_bench.store import runs
+
+    settings = options.load(config_file)
+    least = config.share(min_change, zero=True)
+    if output is not None:
+        charts.check(output)
+    results = Path(settings.paths.results)
+    paths = _resolve.runs(run, results) if run else _runs_on(settings, results, device)
+    files = [runs.read(path) for path in paths]
+    series = history_series.collect(files)
+    if not series:
+        raise UsageError(f"No figure was measured in {_output.plural(len(files), 'run')}: there is no history.")
+    grid = sorted({shape.height for cell_series in series if (shape := cell_series.newest.shape)})
+    sizes = config.sizes(res, grid) if res else []
+    series = history_series.select(series, device, model or [], sizes)
+    if all(len(cell_series.points) == 1 for cell_series in series):
+        raise UsageError(
+            f"{_output.plural(len(series), 'cell')} with a single figure: a history takes two runs of a cell, and "
+            f"{FEWEST} for changes to be looked for."
+        )
+    series = [history_series.search(cell_series, least) for cell_series in series]
+    if output is not None:
+        messages = chart.write(series, output)
+        typer.echo("\n".join([*messages, f"picture: {output}"]), err=True)
+    if format_.value in histories.FORMATS:
+        sys.stdout.write(histories.FORMATS[format_.value](series))
+        return
+    _output.print_report(histories.report(series, sum(len(file.failures) for file in files)), format_.value)
+
+
+def _runs_on(settings: "Config", results: Path, device: str | None) -> list[Path]:
+    """Return every run file, or those of a device; raises `UsageError` if there is none."""
+    from fastvit_bench.store import runs
+
+    paths = [path for path in runs.all_runs(results) if device in {None, path.parent.name}]
+    if not paths and device is not None:
+        name = settings.device(device).name  # for an unknown device, raises with the known ones
+        raise UsageError(
+            f"There are no runs on '{name}' in {results}/ yet; `fastvit-bench latency --device {name}` makes one."
+        )
+    if not paths:
+        raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
+    return paths

@@ -1,0 +1,188 @@
+"""Command `latency`: time exported networks over image sizes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from fastvit_bench import backends, config, options
+from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli._options import (
+    BatchOption,
+    CheckpointOption,
+    ConfigOption,
+    DeviceOption,
+    FormatOption,
+    FuseLevelOption,
+    MachineOption,
+    ModelsOption,
+    PrecisionOption,
+    ResumeOption,
+    TableFormat,
+    ThreadsOption,
+    WeightSeedOption,
+)
+from fastvit_bench.errors import ExitCode, UsageError
+from fastvit_bench.records import Failure, Fuse, Head, Protocol, Request
+
+if TYPE_CHECKING:
+    from fastvit_bench.sweep.plan import Step
+
+
+# long: declares the options of the command
+def latency(
+    context: typer.Context,
+    device: DeviceOption = "cpu",
+    model: ModelsOption = None,
+    checkpoint: CheckpointOption = None,
+    res: Annotated[
+        str | None,
+        typer.Option(
+            "--res", "--img-size", help="Sizes: 224..1024, 224..1024:160, 224,256 or 384x512. [default: the grid]"
+        ),
+    ] = None,
+    batch: BatchOption = None,
+    runs: Annotated[
+        int | None, typer.Option("--runs", "--iterations", min=1, help="Timed runs. [default: 100]")
+    ] = None,
+    warmup: Annotated[
+        int | None, typer.Option("--warmup", "-w", min=0, help="Untimed runs before the timed ones. [default: 10]")
+    ] = None,
+    protocol: Annotated[
+        Protocol,
+        typer.Option(
+            "--protocol",
+            help="Way of measuring: median100; modelbench, as for the published iPhone figures; paper, as for its GPU "
+            "column; or trtexec, as that tool does.",
+        ),
+    ] = Protocol.MEDIAN100,
+    threads: ThreadsOption = None,
+    precision: PrecisionOption = None,
+    head: Annotated[
+        Head | None,
+        typer.Option(
+            "--head", help="Head of random weights; dense (as published) and stages give the maps that detectors take."
+        ),
+    ] = None,
+    graph: Annotated[
+        bool | None,
+        typer.Option("--graph/--no-graph", help="NVIDIA GPUs: replay a CUDA graph. [default: where the binding can]"),
+    ] = None,
+    transfers: Annotated[
+        bool | None,
+        typer.Option(
+            "--transfers/--no-transfers", help="NVIDIA GPUs: also time the copies to and from it. [default: no]"
+        ),
+    ] = None,
+    sync: Annotated[
+        str | None, typer.Option("--sync", help="NVIDIA GPUs: how the host waits, spin or block. [default: spin]")
+    ] = None,
+    cuda_binding: Annotated[
+        str | None, typer.Option("--cuda-binding", help="TensorRT: cuda-python or pycuda. [default: cuda-python]")
+    ] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Also time every layer, in separate runs.")] = False,
+    allow_device_mismatch: Annotated[
+        bool,
+        typer.Option(
+            "--allow-device-mismatch",
+            help="Run on hardware that the device is not meant for, under the hardware's name.",
+        ),
+    ] = False,
+    wait: Annotated[
+        str,
+        typer.Option("--wait", help="Total time to wait for the machine's usual speed, to measure slow figures again."),
+    ] = "60s",
+    any_speed: Annotated[
+        bool, typer.Option("--any-speed", help="Accept figures at any speed of the machine; slow ones stay marked.")
+    ] = False,
+    fuse: FuseLevelOption = Fuse.FOLDED,
+    seed: WeightSeedOption = 0,
+    resume: ResumeOption = None,
+    machine_name: MachineOption = None,
+    format_: FormatOption = TableFormat.RICH,
+    config_file: ConfigOption = None,
+) -> None:
+    """Time exported networks over image sizes: the median of 100 runs with its interval, in fresh processes.
+
+    Missing files are exported and proved first. Every finished size is written to results/DEVICE/RUN.jsonl at once, so
+    an interrupted run can continue with --resume. Exit code 7: some sizes failed, and the others were saved.
+    """
+    from fastvit_bench.store import runs as store_runs
+    from fastvit_bench.sweep import plan, preflight, run
+
+    settings = options.load(config_file)
+    models, results = Path(settings.paths.models), Path(settings.paths.results)
+    chosen = settings.device(device)
+    if resume is not None:
+        _resolve.refuse_besides_resume(context)
+    device_options = {
+        "graph": graph,
+        "transfers": transfers,
+        "sync": sync,
+        "cuda_binding": cuda_binding,
+        "threads": threads,
+    }
+    chosen = options.resolve_device(chosen, protocol, precision, batch, device_options)
+    wait_s = None if any_speed else config.seconds(wait, zero=True)
+    name = settings.machine_name(machine_name)
+    chosen, machine = preflight.preflight(chosen, "rename" if allow_device_mismatch else "refuse", name)
+    backend = backends.get(chosen.backend)
+    method = options.resolve_method(settings, protocol, runs, warmup, backend.warmup_policy(chosen))
+    method = msgspec.structs.replace(method, processes=run.processes(method, machine))
+    if profile and (reason := backend.unprofiled(chosen)):
+        raise UsageError(reason)
+    options.require_folders(settings, chosen.name)
+    if resume is not None:
+        path = options.run_to_resume(chosen.name, store_runs.find(results, resume))
+        with store_runs.lock(results, chosen.name):
+            request, steps = run.resume(path, models, machine)
+            _resolve.print_host_hint(machine, store_runs.read(path).runs[0].machine)
+            failed = _sweep(request, steps, machine, path, device, wait_s)
+    else:
+        specs = options.select_models(settings, model or [], checkpoint, head)
+        request = Request(
+            device=chosen,
+            models=tuple(specs),
+            shapes=options.sweep_shapes(settings, res, specs, chosen.batch),
+            fused=fuse,
+            method=method,
+            seed=seed,
+            timeout_s=settings.sweep.timeout_s,
+            profile=profile,
+        )
+        steps = plan.plan(request, models)
+        plan.check_checkpoints(request, steps)
+        with store_runs.lock(results, chosen.name):
+            path = run.begin(request, steps, machine, results)
+            failed = _sweep(request, steps, machine, path, device, wait_s)
+    _output.print_table([path], format_)
+    typer.echo(f"results: {path}", err=True)
+    if failed:
+        raise typer.Exit(ExitCode.CELLS_FAILED)
+
+
+def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, device: str, wait_s: float | None) -> int:
+    """Run the steps under a progress bar and return the number of failures."""
+    from fastvit_bench.render import row_text
+    from fastvit_bench.sweep import estimate, run
+
+    console = _output.stderr()
+    _output.warn_unknown_commit()
+    rate = estimate.measured_rate(path.parent.parent, device)
+    console.print(estimate.outline(request, steps, rate), highlight=False, soft_wrap=True)
+    failed = 0
+    with _output.steps_bar(console, steps, request, rate) as advance:
+        try:
+            for result in run.run(request, steps, machine, path, advance, wait_s=wait_s):
+                failed += isinstance(result, Failure)
+                console.print(row_text.live_row(result), highlight=False, markup=False, soft_wrap=True)
+        except KeyboardInterrupt:
+            console.print(
+                f"interrupted; every finished size is kept. Go on with: "
+                f"fastvit-bench latency --device {device} --resume {path.stem}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+    return failed

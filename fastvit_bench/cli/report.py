@@ -1,0 +1,97 @@
+"""Command `report`: write a page or figures of the results."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import fastvit_bench
+from fastvit_bench import options
+from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli._options import ConfigOption, ReferenceOption, RunsArgument
+from fastvit_bench.errors import UsageError
+
+
+class PageFormat(StrEnum):
+    """Output formats of a report."""
+
+    HTML = "html"
+    PNG = "png"
+    SVG = "svg"
+
+
+# long: declares the options of the command
+def report(
+    run: RunsArgument = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="File of the page, or folder of the pictures. [default: report.html, figures]"
+        ),
+    ] = None,
+    format_: Annotated[
+        PageFormat, typer.Option("--format", "-f", help="A page, or every figure as a picture.")
+    ] = PageFormat.HTML,
+    reference: ReferenceOption = None,
+    gate: Annotated[  # not the command of that name
+        list[Path] | None,
+        typer.Option("--gate", help="Comparison as JSON, repeatable, in addition to those beside the runs."),
+    ] = None,
+    title: Annotated[str, typer.Option("--title", help="Title of the page.")] = "FastViT latency report",
+    config_file: ConfigOption = None,
+) -> None:
+    """Write an offline HTML page of the results: frontier, latencies by size, verdicts, studies and every figure.
+
+    With --format svg or png, the figures of the page are written instead, one file each.
+
+    \b
+    fastvit-bench report -o report.html
+    fastvit-bench report --format svg -o figures
+    """
+    from datetime import UTC, datetime
+
+    from fastvit_bench.paper import study_table
+    from fastvit_bench.render import charts, frontiers
+    from fastvit_bench.render.page import compose
+    from fastvit_bench.render.rows import collect
+    from fastvit_bench.store import runs
+
+    charts.require()
+    results = Path(options.load(config_file).paths.results)
+    paths = _resolve.runs(run or [], results)
+    folders = [path.parent for path in paths] if run else sorted(path for path in results.glob("*") if path.is_dir())
+    comparisons, notes = compose.stored_comparisons(list(dict.fromkeys(folders)), gate or [])
+    study_folders = [folder for folder in dict.fromkeys(folders) if run or folder.name != runs.REFERENCE]
+    studies, study_notes = study_table.newest(study_folders)
+    notes += study_notes
+    if not paths and not comparisons and not studies:
+        raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
+    files = [runs.read(path) for path in paths]
+    rows, counted = collect(files), frontiers.counted(accuracy for file in files for accuracy in file.accuracies)
+    if format_ is PageFormat.HTML:
+        count = len(studies)
+        sources = _output.plural(len(paths), "run") + (
+            f" and {count} stud{'ies' if count > 1 else 'y'}" if count else ""
+        )
+        timestamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        origin = f"Made by fastvit-bench {fastvit_bench.__version__} on {timestamp} from {sources}."
+        text = compose.html(
+            rows,
+            comparisons,
+            studies=studies,
+            title=title,
+            footer=origin,
+            reference=reference,
+            accuracies=counted,
+            notes=notes,
+        )
+        written = [output or Path("report.html")]
+        compose.write(text, written[0])
+    else:
+        folder = output or Path("figures")
+        written, omitted = compose.pictures(
+            rows, comparisons, folder, format_.value, studies=studies, reference=reference, accuracies=counted
+        )
+        notes += omitted
+    typer.echo("\n".join([*notes, *(f"written: {path}" for path in written)]), err=True)

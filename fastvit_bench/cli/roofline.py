@@ -1,0 +1,65 @@
+"""Command `roofline`: compare latencies with the peak of the device."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastvit_bench import options
+from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli._options import ConfigOption, DeviceOption, MachineOption, PictureOption, SeriesFormat
+from fastvit_bench.errors import UsageError
+
+
+def roofline(
+    run: Annotated[
+        list[str] | None, typer.Argument(help="Runs: ids, prefixes, files, or 'last'. [default: all of the device]")
+    ] = None,
+    device: DeviceOption = "cpu",
+    again: Annotated[bool, typer.Option("--again", help="Measure the peak again, even if one is stored.")] = False,
+    format_: Annotated[
+        SeriesFormat, typer.Option("--format", "-f", help="Format of the peaks and figures.")
+    ] = SeriesFormat.RICH,
+    output: PictureOption = None,
+    machine_name: MachineOption = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Compare measured latencies with the device's peak: GMAC/s, share of the peak, and what bounds them.
+
+    Peak arithmetic rate and memory bandwidth are measured once, through the device's own toolkit. That takes up to a
+    minute on a quiet machine. The peak is stored in results/DEVICE/peak.json by machine, versions, precision and
+    options.
+
+    \b
+    fastvit-bench roofline --device cpu -o roofline.svg
+    """
+    from fastvit_bench.render import charts
+    from fastvit_bench.render.rows import collect
+    from fastvit_bench.roofline import chart, peak
+    from fastvit_bench.roofline import points as rooflines
+    from fastvit_bench.store import runs
+
+    settings = options.load(config_file)
+    chosen = settings.device(device)
+    if output is not None:
+        charts.check(output)
+    results = Path(settings.paths.results)
+    paths = _resolve.runs(run or [], results)
+    files = [runs.read(path) for path in paths if path.parent.name == device or run]
+    rows = [row for row in collect(files) if row.device.name == device and row.measured]
+    if run and not rows:
+        raise UsageError(f"Nothing was measured on '{device}' in {_output.plural(len(files), 'run')}; name its runs.")
+    options.require_folders(settings, device)
+    console = _output.stderr()
+    notify, name = _output.notifier(console), settings.machine_name(machine_name)
+    peaks = peak.of_rows(rows, chosen, results / device, again=again, notify=notify, name=name)
+    counted = peak.traffic((cell for row in rows for cell in row.measured), Path(settings.paths.models))
+    points = rooflines.collect(rows, peaks, counted)
+    if output is not None:
+        messages = chart.write(points, peaks, output)
+        typer.echo("\n".join([*messages, f"picture: {output}"]), err=True)
+    if format_.value in rooflines.FORMATS:
+        sys.stdout.write(rooflines.FORMATS[format_.value](points, peaks))
+        return
+    _output.print_report(rooflines.report(points, peaks), format_.value)

@@ -1,0 +1,249 @@
+"""Command `study`: measure a table of the paper in pairs."""
+
+import fnmatch
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from fastvit_bench import config, options
+from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli._options import (
+    BatchOption,
+    ConfigOption,
+    DeviceOption,
+    MachineOption,
+    PictureOption,
+    SeriesFormat,
+    ThreadsOption,
+)
+from fastvit_bench.errors import ExitCode, UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from fastvit_bench.config import Config
+    from fastvit_bench.paper.study import Planned
+    from fastvit_bench.records import Device, Machine
+    from fastvit_bench.records.study import Study, StudyResult
+
+
+# long: declares the options of the command
+def study(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(help="Study of benchmark.toml. [default: list them]", show_default=False)
+    ] = None,
+    device: DeviceOption = "cpu",
+    res: Annotated[
+        str | None,
+        typer.Option(
+            "--res", "--img-size", help="Sizes of the rows that have no size of their own. [default: the study's]"
+        ),
+    ] = None,
+    batch: BatchOption = None,
+    threads: ThreadsOption = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Additional model, from benchmark.toml or as timm:NAME; repeatable."),
+    ] = None,
+    onnx: Annotated[
+        list[Path] | None, typer.Option("--onnx", help="Additional ONNX file, such as your own; repeatable.")
+    ] = None,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--row", help="Only these rows and the reference rows of theirs; globs; repeatable. [default: all]"
+        ),
+    ] = None,
+    blocks: Annotated[
+        int, typer.Option("--blocks", min=1, help="Blocks of turns for each pair; fewer than 6 give no interval.")
+    ] = 6,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights and of the order of turns.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be measured and how long it takes.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the newest study of that name and device.")
+    ] = False,
+    stored: Annotated[
+        Path | None, typer.Option("--stored", help="Measure nothing: show this file, or the newest file of a folder.")
+    ] = None,
+    format_: Annotated[SeriesFormat, typer.Option("--format", "-f", help="Format of the table.")] = SeriesFormat.RICH,
+    output: PictureOption = None,
+    machine_name: MachineOption = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Reproduce a table of the paper on this machine: time its networks in turns, and check its claims.
+
+    The table shows the published figures too. Every finished pair is written to results/DEVICE/study-NAME-ID.json at
+    once. Exit code 7: some rows failed, and the others were saved.
+    """
+    from fastvit_bench.paper import study as studying
+    from fastvit_bench.paper import study_table
+    from fastvit_bench.render import charts
+    from fastvit_bench.store import runs
+
+    settings = options.load(config_file)
+    results = Path(settings.paths.results)
+    if output is not None:
+        charts.check(output)
+    if name is None:
+        _list(settings)
+        return
+    if stored is not None:
+        _show(_stored(stored, name), format_, output)
+        return
+    if resume:
+        _resolve.refuse_besides_resume(context)
+    chosen = _chosen(settings, name, row, [*(model or []), *map(str, onnx or [])])
+    asked = options.resolve_device(settings.device(device), batch=batch, options={"threads": threads})
+    target, machine = _target(asked, settings.machine_name(machine_name), dry_run)
+    if resume:
+        path = _newest(results, target, name)
+        planned = studying.resumed(study_table.read(path), settings, machine)
+    else:
+        sizes = config.sizes(res, settings.sweep.grid, 1) if res else []
+        planned = studying.plan(chosen, settings, target, machine, sizes=sizes, blocks=blocks, seed=seed)
+        path = studying.file_of(planned.result, results)
+    rate = studying.measured_rate(results, target.name)
+    console = _output.stderr()
+    console.print(studying.outline(planned, rate), highlight=False, soft_wrap=True)
+    if dry_run:
+        _show_plan(planned)
+        return
+    options.require_folders(settings, target.name)
+    _output.warn_unknown_commit()
+    with runs.lock(results, target.name):
+        result = _measure(planned, settings, path)
+    _show(result, format_, output)
+    typer.echo(f"study: {path}", err=True)
+    if any(cell.verdict.ratio is None for cell in result.cells):
+        raise typer.Exit(ExitCode.CELLS_FAILED)
+
+
+def _list(settings: "Config") -> None:
+    """Print the studies of the configuration."""
+    from fastvit_bench.records.study import Study
+    from fastvit_bench.render.table import Column, Table, TableReport
+
+    columns: list[Column[Study]] = [
+        Column("study", "study", lambda study: study.name, role="key"),
+        Column("what", "what", lambda study: study.title, wraps=True),
+        Column("networks", "networks", lambda study: len({row.label for row in study.rows}), align="right"),
+        Column("tables", "published in", lambda study: ", ".join(study.tables), wraps=True),
+    ]
+    _output.print_report(TableReport([Table(list(settings.studies.values()), columns)]), "rich")
+
+
+def _chosen(settings: "Config", name: str, patterns: list[str] | None, additions: list[str]) -> "Study":
+    """Return a study with only the rows of the patterns, if any, and with additional models or ONNX files."""
+    from fastvit_bench.paper import study as studying
+
+    chosen = settings.study(name)
+    if patterns:
+        chosen = _only(chosen, patterns)
+    for addition in additions:
+        settings.select([addition])  # raises for what is no model
+    return studying.joined(chosen, additions)
+
+
+def _target(asked: "Device", machine_label: str, dry_run: bool) -> "tuple[Device, Machine]":
+    """Return the device, with its options filled in, and this machine; a dry run needs no working device."""
+    from fastvit_bench.sweep import preflight
+
+    try:
+        return preflight.preflight(asked, name=machine_label)
+    except UnavailableError as error:
+        if not dry_run:
+            raise
+        machine = preflight.this_machine(machine_label)
+        typer.echo(f"only planned: {error}", err=True)
+        return asked, machine
+
+
+def _newest(results: Path, target: "Device", name: str) -> Path:
+    """Return the file of the newest study of a name on a device."""
+    from fastvit_bench.paper import study_table
+
+    paths = study_table.lying([results / target.name], name)
+    if not paths:
+        raise UsageError(f"There is no study '{name}' of {target.name} in {results} to go on with; leave --resume out.")
+    return paths[-1]
+
+
+def _only(chosen: "Study", patterns: list[str]) -> "Study":
+    """Return the study with only the rows that fit a pattern, and the first row of each of their groups."""
+    fit = [row for row in chosen.rows if any(fnmatch.fnmatchcase(row.label, pattern) for pattern in patterns)]
+    if not fit:
+        labels = ", ".join(dict.fromkeys(row.label for row in chosen.rows))
+        raise UsageError(f"No row of '{chosen.name}' is called {' or '.join(patterns)}; it has {labels}.")
+    first = [next(row for row in chosen.rows if row.group == group) for group in {row.group for row in fit}]
+    return msgspec.structs.replace(chosen, rows=tuple(row for row in chosen.rows if row in fit or row in first))
+
+
+def _stored(path: Path, name: str) -> "StudyResult":
+    """Return the result in a file, or the newest of that study in a folder."""
+    from fastvit_bench.paper import study_table
+
+    if path.is_dir():
+        paths = study_table.lying([path], name)
+        if not paths:
+            raise UsageError(f"{path} holds no study '{name}'; `fastvit-bench study {name}` measures it.")
+        path = paths[-1]
+    return study_table.read(path)
+
+
+def _show_plan(planned: "Planned") -> None:
+    """Print the pairs that are still to be measured."""
+    from fastvit_bench.records.study import Match
+    from fastvit_bench.render.table import Column, Table, TableReport
+
+    columns: list[Column[Match]] = [
+        Column("row", "row", lambda match: match.row.row.label, role="key"),
+        Column("network", "network", lambda match: match.row.row.model),
+        Column("size", "px", lambda match: match.row.shape.size, align="right"),
+        Column("reference", "divided by", lambda match: match.reference.name),
+        Column("file", "file", lambda match: planned.state(match.row), wraps=True),
+    ]
+    _output.print_report(TableReport([Table(planned.remaining, columns)]), "rich")
+
+
+def _measure(planned: "Planned", settings: "Config", path: Path) -> "StudyResult":
+    """Measure the planned pairs under a progress bar, print a line as each ends, and return the result."""
+    from fastvit_bench.paper import study as studying
+    from fastvit_bench.paper import study_table
+
+    console, result = _output.stderr(), planned.result
+    with _output.blocks_bar(console, len(planned.remaining)) as advance:
+        try:
+            for so_far, cell in studying.run(planned, settings, path, say=_output.notifier(console), notify=advance):
+                result = so_far
+                console.print(study_table.live_row(cell), highlight=False, markup=False, soft_wrap=True)
+        except KeyboardInterrupt:
+            console.print(
+                f"interrupted; every finished pair is kept. Go on with: fastvit-bench study "
+                f"{result.study.name} --device {result.device.name} --resume",
+                highlight=False,
+                soft_wrap=True,
+            )
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+    return result
+
+
+def _show(result: "StudyResult", format_: SeriesFormat, output: Path | None) -> None:
+    """Print the table with the verdicts on its claims, and write the chart if `output` is given."""
+    from fastvit_bench.paper import claims as claiming
+    from fastvit_bench.paper import claims_table, study_chart, study_table
+
+    if output is not None:
+        study_chart.write(result, output)
+    study_claims = [claim for claim in claiming.load() if claim.study == result.study.name]
+    sentences = claims_table.sentences(
+        claiming.judged(study_claims, study_table.measured(result, result.id), result.device.name)
+    )
+    if format_ is SeriesFormat.RICH:
+        out = _output.stdout()
+        out.print(study_table.rich(result, sentences, out.width))
+    else:
+        sys.stdout.write(study_table.FORMATS[format_](result, sentences))

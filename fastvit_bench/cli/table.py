@@ -1,0 +1,49 @@
+"""Command `table`: print measured latencies beside the published figures."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastvit_bench import options
+from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli._options import ConfigOption, FormatOption, ReferenceOption, RunsArgument, TableFormat
+from fastvit_bench.errors import UsageError
+
+
+class Join(StrEnum):
+    """Measurements that a table of latencies can be joined with."""
+
+    ACCURACY = "accuracy"
+
+
+def table(
+    run: RunsArgument = None,
+    join: Annotated[
+        list[Join] | None,
+        typer.Option("--join", help="accuracy: add the measured accuracy of the same files."),
+    ] = None,
+    reference: ReferenceOption = None,
+    pareto: Annotated[
+        bool,
+        typer.Option("--pareto", help="Also show the accuracy-latency frontier, and which models dominate the others."),
+    ] = False,
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Leave out columns equal in every row, and print their values above the table."),
+    ] = False,
+    format_: FormatOption = TableFormat.RICH,
+    config_file: ConfigOption = None,
+) -> None:
+    """Print a table of measured latencies beside the published figures."""
+    from fastvit_bench.store import runs
+
+    if compact and format_ in {TableFormat.CSV, TableFormat.JSON}:
+        raise UsageError(f"--compact is for tables that people read; --format {format_} always has every column.")
+    results = Path(options.load(config_file).paths.results)
+    paths = _resolve.runs(run or [], results)
+    if not paths:
+        raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
+    accuracy_paths = runs.all_runs(results) if join else None
+    _output.print_table(paths, format_, accuracy_paths, reference, pareto=pareto, compact=compact)

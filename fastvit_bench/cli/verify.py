@@ -1,0 +1,38 @@
+"""Command `verify`: prove an exported file again."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastvit_bench import backends, options
+from fastvit_bench.cli._options import ConfigOption
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(help="A file that `export` wrote.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint", "-c", help="Weight file that it was exported from. [default: searched in models/]"
+        ),
+    ] = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Prove again that an exported file, as stored, computes what its network computes.
+
+    The file itself names its network. Exit code 5: its outputs differ, or its content was changed.
+    """
+    from fastvit_bench.errors import ParityError
+    from fastvit_bench.exporting import pipeline
+    from fastvit_bench.render import listing
+
+    backend = backends.of_file(path)
+    backends.require(backend.name)
+    proofs = pipeline.verify(path, checkpoint, Path(options.load(config_file).paths.models))
+    for name, proof in proofs.items():
+        typer.echo(listing.proof(name, proof))
+    failed = [proof for proof in proofs.values() if not proof.passed]
+    if failed:
+        raise ParityError(f"{path} does not compute what its network computes: {failed[0].reason}.")
+    typer.echo(f"{path}: proved")

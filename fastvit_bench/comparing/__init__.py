@@ -1,0 +1,1 @@
+"""Compare latencies: both sides in turns, a verdict at interim looks, and its reports."""

@@ -1,0 +1,607 @@
+"""Interleaved measurement: two sides take turns, block by block, and cells are judged at the looks of a plan.
+
+`InterleavedRun` measures, `to_comparison` puts its results into a `Comparison`, `calibrated` compares cells with
+themselves.
+"""
+
+import itertools
+import math
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+
+import fastvit_bench
+from fastvit_bench import backends
+from fastvit_bench.comparing.inputs import BaseSide, Candidate, ComparisonPair, Unavailable, incompatibilities
+from fastvit_bench.errors import UnavailableError
+from fastvit_bench.measuring import machine as machines
+from fastvit_bench.measuring.git import current_commit
+from fastvit_bench.measuring.jobs import Opened, OpenJob, TurnJob, WarmUpJob
+from fastvit_bench.measuring.processes import timed
+from fastvit_bench.measuring.worker import Worker, can_stop
+from fastvit_bench.records import (
+    Answer,
+    Artifact,
+    CellError,
+    Device,
+    GpuState,
+    Job,
+    Machine,
+    Measurement,
+    TimingJob,
+    gpu_warnings,
+)
+from fastvit_bench.records.comparison import (
+    SCHEMA,
+    BaselineKind,
+    Block,
+    Calibration,
+    CellResult,
+    Comparison,
+    InterleavePlan,
+    Outcome,
+    Plan,
+    Side,
+    Verdict,
+)
+from fastvit_bench.stats import sequential
+from fastvit_bench.stats.intervals import median
+
+# A block counts as disturbed where other processes used more than this share of one processor while it ran, or the
+# hypervisor took more than this share of all. A quiet Linux machine shows 1 to 3 and 0.
+OTHERS_PERCENT = 20.0
+STEAL_PERCENT = 2.0
+SLOWED = 0.05  # share by which both sides may slow down within an undisturbed block
+REPEATS = 2  # at most so many new measurements of a disturbed block
+NEVER_QUIET = 4  # so many disturbed blocks in a row show that repeating does not help
+
+# Turns on this system: a halted process needs no pause until its threads are idle, and eight runs a turn scatter no
+# more than ten (benchmarks/turns.py).
+INTERLEAVE_PLAN = InterleavePlan(idle="stopped", pause_ms=0, runs=8) if can_stop else InterleavePlan()
+
+# Smallest and largest ratio of the reference workload between two days, on a machine without known speeds.
+FACTORS = (0.8, 1.25)
+
+
+class _OutOfReachError(Exception):
+    """The allowed time is too short for the fewest blocks that can decide."""
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Progress:
+    """The blocks of one cell so far, its two sides, and the reason of a failure."""
+
+    blocks: list[Block] = field(default_factory=list[Block])  # all, in order
+    base: Side | None = None
+    head: Side | None = None
+    runs: int = 0  # in a turn; set by the first block and constant afterwards
+    references: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])  # of blocks against a stored base
+    failed: Unavailable | None = None
+
+    @property
+    def counted(self) -> list[Block]:
+        """The blocks that count: those that were not measured again."""
+        return [block for block in self.blocks if not block.replaced]
+
+
+Notify = Callable[[str, int, int], None]  # name of the cell, number of its block, blocks at the next look
+
+
+class InterleavedRun:
+    """A measurement of pairs, until each is decided, the looks are used up, or the time is."""
+
+    def __init__(
+        self,
+        pairs: Sequence[ComparisonPair],
+        plan: Plan,
+        machine: Machine,
+        *,
+        timeout_s: float,
+        same: Callable[[BaseSide, Candidate], list[str]] = incompatibilities,
+        notify: Notify = lambda cell, block, look: None,
+        start: Callable[[Candidate], Worker] | None = None,
+        factors: tuple[float, float] | None = None,
+    ) -> None:
+        """Check which pairs can be compared; nothing is measured yet.
+
+        `same` returns the properties that forbid comparing two sides. `start` replaces this package's worker as the
+        process of a side. `factors` are the smallest and the largest known change of this machine's speed, for figures
+        of another day.
+        """
+        self._factors = factors or FACTORS
+        self._checked = False  # whether `_check_reach` has run
+        self._start = start or _worker
+        self.plan, self.machine = plan, machine
+        self._pairs = {pair.name: pair for pair in pairs}
+        self._timeout_s, self.notify = timeout_s, notify
+        self.cells = {pair.name: _Progress() for pair in pairs}
+        self._random = random.Random(f"{plan.seed}")  # of the order of cells
+        self._disturbed_in_a_row = 0
+        for pair in pairs:
+            self.cells[pair.name].failed = _unable(pair, same)
+
+    def run(self) -> dict[str, Verdict]:
+        """Measure and judge; return verdicts by cell, and the one of all cells under `sequential.POOLED`."""
+        try:
+            verdicts = self._judged()
+        except _OutOfReachError as error:
+            verdicts = {name: self._open_verdict(str(error)) for name in self._blocks()}
+        for name, cell in self.cells.items():
+            if cell.failed is None and not cell.counted and verdicts[name].outcome is Outcome.INCOMPARABLE:
+                verdicts[name] = self._open_verdict("Time ran out before its first block; allow more time.")
+        short = [name for name, cell in self.cells.items() if cell.failed is None and not cell.counted]
+        if short and sequential.POOLED in verdicts:
+            verdicts[sequential.POOLED] = self._open_verdict(
+                "Time ran out before every cell had a block; allow more time."
+            )
+        return {name: self._doubted(name, verdict) for name, verdict in verdicts.items()}
+
+    def base_of(self, name: str) -> BaseSide:
+        """Return the base of a cell."""
+        return self._pairs[name].base
+
+    def _open_verdict(self, reason: str) -> Verdict:
+        return Verdict(outcome=Outcome.INCONCLUSIVE, margin=self.plan.margin, reason=reason)
+
+    def _doubted(self, name: str, verdict: Verdict) -> Verdict:
+        """Return a cell's verdict, made inconclusive where its figures or a stored base do not support it."""
+        if name not in self._pairs:
+            return verdict
+        counted, base = self.cells[name].counted, self._pairs[name].base
+        if isinstance(base, Measurement) and counted:
+            verdict = sequential.against_stored(verdict, base, counted, self._factors, self.cells[name].references)
+        return sequential.without_contradiction(verdict, counted)
+
+    def _judged(self) -> dict[str, Verdict]:
+        begun = machines.monotonic_s()
+        settled: dict[str, Verdict] = {}
+        slowest: dict[str, float] = {}
+        for look in self.plan.looks:
+            while wanted := [name for name in self._open(settled) if len(self.cells[name].counted) < look]:
+                self._random.shuffle(wanted)
+                for name in wanted:
+                    since = machines.monotonic_s()
+                    if since - begun + slowest.get(name, 0.0) > self.plan.max_time_s:
+                        return sequential.judge(self._blocks(), self.plan, settled)
+                    self.notify(name, len(self.cells[name].counted) + 1, look)
+                    self._block(name)
+                    slowest[name] = max(slowest.get(name, 0.0), machines.monotonic_s() - since)
+            settled = sequential.judge(self._blocks(), self.plan, settled)
+            if not self._open(settled):
+                break
+        return settled
+
+    def _open(self, settled: Mapping[str, Verdict]) -> list[str]:
+        """Return the cells that need more blocks: the undecided, or all while the pooled verdict is undecided."""
+
+        def undecided(name: str) -> bool:
+            return name not in settled or settled[name].outcome is Outcome.INCONCLUSIVE
+
+        alive = [name for name, cell in self.cells.items() if cell.failed is None]
+        return alive if len(alive) > 1 and undecided(sequential.POOLED) else [name for name in alive if undecided(name)]
+
+    def _blocks(self) -> dict[str, list[Block]]:
+        return {name: cell.blocks for name, cell in self.cells.items() if cell.failed is None}
+
+    def _block(self, name: str) -> None:
+        """Measure one block of a cell, and again if it was disturbed, unless every block on this machine is."""
+        cell = self.cells[name]
+        for attempt in range(REPEATS + 1):
+            block = self.measure(name)
+            if isinstance(block, Unavailable):
+                cell.failed = block
+                return
+            self._disturbed_in_a_row = self._disturbed_in_a_row + 1 if block.disturbed else 0
+            again = bool(block.disturbed) and attempt < REPEATS and self._disturbed_in_a_row < NEVER_QUIET
+            cell.blocks.append(msgspec.structs.replace(block, replaced=again))
+            if not again:
+                return
+
+    def measure(self, name: str) -> Block | Unavailable:
+        """Measure one block of a cell, disturbed or not, without adding it to the cell."""
+        cell, pair = self.cells[name], self._pairs[name]
+        assert isinstance(pair.head, Candidate)
+        assert not isinstance(pair.base, Unavailable)
+        if isinstance(pair.base, Measurement):
+            return self._against_stored(pair, cell)
+        since = machines.monotonic_s()
+        with self._start(pair.base) as base, self._start(pair.head) as head:
+            loaded = [(pair.base, base), (pair.head, head)]
+            jobs = [
+                OpenJob(artifact=entry.artifact, path=str(entry.path), device=entry.device, machine=self.machine)
+                for entry, _ in loaded
+            ]
+            for (_, worker), job in zip(loaded, jobs, strict=True):  # both load at the same time: nothing is timed yet
+                worker.send(job)
+            opened: list[Opened] = []
+            for (entry, worker), job in zip(loaded, jobs, strict=True):
+                reply = worker.receive(job, self._timeout_s)
+                if isinstance(reply, CellError):
+                    return _broken(pair.name, entry, reply)
+                opened.append(reply)
+            stops = self._stops(pair.head)
+            for _, worker in loaded if stops else ():
+                worker.stop()
+            runs_ns: list[int] = []
+            for entry, worker in loaded:
+                warm = self._alone(worker, stops, WarmUpJob(turns=self.plan.turns))
+                if isinstance(warm, CellError):
+                    return _broken(pair.name, entry, warm)
+                runs_ns.append(warm.run_ns)
+            problem = self._introduced(pair, cell, opened, max(runs_ns))
+            if problem:
+                return problem
+            self._check_reach(name, machines.monotonic_s() - since, runs_ns)
+            return self._turns(pair, cell, base, head)
+
+    def _stops(self, entry: Candidate) -> bool:
+        """Return whether one side is halted while its opponent runs, which only sides on the processor need."""
+        return self.plan.turns.idle == "stopped" and not _on_gpu(entry)
+
+    def _alone(self, worker: Worker, stops: bool, job: Job[Answer]) -> Answer | CellError:
+        """Send a job to one side and return its reply, while its opponent is halted if `stops`."""
+        if stops:
+            worker.go_on()
+        reply = worker.ask(job, self._timeout_s)
+        if stops:
+            worker.stop()
+        return reply
+
+    def _check_reach(self, name: str, loading_s: float, runs_ns: Sequence[int]) -> None:
+        """Raise `_OutOfReachError` before the first block if the fewest blocks of all cells take too long."""
+        if self._checked:
+            return
+        self._checked = True
+        turns, runs = self.plan.turns, self.cells[name].runs
+        calls_s = turns.turns * (turns.settle + runs) * sum(runs_ns) / 1e9
+        fixed_s = loading_s + 2 * turns.turns * turns.pause_ms / 1e3
+        alive = [cell_name for cell_name, cell in self.cells.items() if cell.failed is None]
+        blocks = self.plan.looks[0]
+        needed_s = blocks * sum(
+            fixed_s + calls_s * min(1.0, self._work(cell_name) / self._work(name)) for cell_name in alive
+        )
+        if needed_s > self.plan.max_time_s:
+            cells = f"{len(alive)} cells" if len(alive) > 1 else "one cell"
+            raise _OutOfReachError(
+                f"Nothing was measured: {blocks} blocks of {cells}, the fewest that can decide, take about "
+                f"{needed_s:.0f} s here, and the time allowed is {self.plan.max_time_s:g} s; allow more."
+            )
+
+    def _work(self, name: str) -> int:
+        """Return the multiply-accumulates of a cell's base, at least 1."""
+        base = self._pairs[name].base
+        assert isinstance(base, Candidate)
+        return max(1, base.artifact.macs)
+
+    def _introduced(
+        self, pair: ComparisonPair, cell: _Progress, opened: Sequence[Opened], slower: int
+    ) -> Unavailable | None:
+        """Store the sides as their processes report them; return a reason if their times must not be compared.
+
+        `slower` is the duration of a run of the slower side in nanoseconds.
+        """
+        assert isinstance(pair.base, Candidate)
+        assert isinstance(pair.head, Candidate)
+        base, head = (
+            _side(entry, reply, self.machine) for entry, reply in zip((pair.base, pair.head), opened, strict=True)
+        )
+        if difference := _first_difference(base, head, ("window", "clock", "pacing")):
+            return Unavailable(pair.name, difference)
+        if cell.base is None:
+            cell.base, cell.head = base, head
+            turns = self.plan.turns
+            cell.runs = max(1, min(turns.runs, 1_000_000 * turns.turn_ms // max(1, slower)))
+        return None
+
+    def _turns(self, pair: ComparisonPair, cell: _Progress, base: Worker, head: Worker) -> Block | Unavailable:
+        """Measure the turns of one block, both sides loaded."""
+        plan, number = self.plan.turns, len(cell.blocks) + 1
+        order = sequential.block_order(self.plan, pair.name, number)
+        samples_ns: dict[str, list[tuple[int, ...]]] = {"A": [], "B": []}
+        looks: list[GpuState] = []
+        watch = machines.Between(base.busy_s() + head.busy_s())
+        assert isinstance(pair.base, Candidate)
+        assert isinstance(pair.head, Candidate)
+        on_gpu, stops = _on_gpu(pair.head), self._stops(pair.head)
+        for letter in order:
+            if not on_gpu:  # where nothing spins on the processor, a pause would only let the clocks drop
+                machines.pause(plan.pause_ms / 1e3)
+            worker, entry = (base, pair.base) if letter == "A" else (head, pair.head)
+            reply = self._alone(worker, stops, TurnJob(runs=cell.runs, untimed=plan.settle))
+            if isinstance(reply, CellError):
+                return _broken(pair.name, entry, reply)
+            samples_ns[letter].append(reply.samples_ns)
+            looks += [_without_counterpart(reply.gpu)] if reply.gpu else []
+        readings = watch.readings(base.busy_s() + head.busy_s(), looks)
+        block = Block(
+            number=number,
+            order=order,
+            base_ns=tuple(samples_ns["A"]),
+            head_ns=tuple(samples_ns["B"]),
+            readings=readings,
+        )
+        return msgspec.structs.replace(block, disturbed=tuple(disturbances(block)))
+
+    def _against_stored(self, pair: ComparisonPair, cell: _Progress) -> Block | Unavailable:
+        """Time one new process of the new side, as a block against a figure of another day."""
+        base, entry = pair.base, pair.head
+        assert isinstance(base, Measurement)
+        assert isinstance(entry, Candidate)
+        job = TimingJob(
+            artifact=entry.artifact,
+            path=str(entry.path),
+            device=entry.device,
+            method=base.method,
+            machine=self.machine,
+        )
+        watch = machines.Between(0.0)
+        reply, busy_s = timed(job, self._timeout_s, start=lambda: self._start(entry))
+        readings = watch.readings(busy_s)
+        if not isinstance(reply, Measurement):
+            return _broken(pair.name, entry, reply)
+        if difference := _first_difference(base, reply, ("window", "clock", "pacing", "method")):
+            return Unavailable(pair.name, difference)
+        if cell.head is None:
+            cell.base, cell.head = _side_of(base, "stored"), _side_of(reply, entry.label)
+        old_reference, reference = base.reference_median_ns, reply.reference_median_ns
+        cell.references.append(reply.reference_samples_ns)
+        block = Block(
+            number=len(cell.blocks) + 1,
+            order="B",
+            base_ns=(tuple(itertools.chain(*base.samples_ns)),),
+            head_ns=(tuple(itertools.chain(*reply.samples_ns)),),
+            # of the timed runs alone, as counted by their process; loading may use the quota up too
+            readings=msgspec.structs.replace(readings, quota_periods=reply.state.quota_periods),
+            reference=reference / old_reference if old_reference and reference else None,
+        )
+        return msgspec.structs.replace(block, disturbed=tuple(disturbances(block)))
+
+
+def _first_difference(base: Side | Measurement, new: Side | Measurement, names: Sequence[str]) -> str:
+    """Return a sentence on the first of the named attributes in which two sides differ, empty if there is none."""
+    for name in names:
+        old_value, new_value = getattr(base, name), getattr(new, name)
+        if old_value != new_value:
+            return f"not comparable: {name}: {old_value} there, {new_value} here"
+    return ""
+
+
+def _on_gpu(entry: Candidate) -> bool:
+    """Return whether a side computes on a GPU; only such devices have a warm-up policy."""
+    return bool(backends.get(entry.device.backend).warmup_policy(entry.device))
+
+
+def _without_counterpart(look: GpuState) -> GpuState:
+    """Return a GPU state without the process of the opposite side, which is loaded too but does not disturb."""
+    disturbing = max(0, (look.other_processes or 0) - 1)
+    return msgspec.structs.replace(
+        look,
+        other_processes=None if look.other_processes is None else disturbing,
+        other_memory_mib=look.other_memory_mib if disturbing else None,
+    )
+
+
+def disturbances(block: Block) -> list[str]:
+    """Return a sentence for each disturbance that may have changed the figures of a block."""
+    readings, sentences = block.readings, list[str]()
+    if (readings.others_percent or 0) > OTHERS_PERCENT:
+        sentences.append(f"other processes used {readings.others_percent:.0f} % of a processor")
+    if (readings.steal_percent or 0) > STEAL_PERCENT:
+        sentences.append(f"the hypervisor took {readings.steal_percent:.0f} % of the processors")
+    if readings.throttled:
+        sentences.append("the processor slowed down by heat")
+    if periods := readings.quota_periods:
+        sentences.append(f"the CPU quota stopped it {periods}x")
+    if (slower := _slowing(block)) > SLOWED:
+        sentences.append(f"both sides became {100 * slower:.0f} % slower within the block")
+    return sentences + gpu_warnings(readings.gpu)
+
+
+def _slowing(block: Block) -> float:
+    """Return the share by which the last third of turns was slower than the first; 0 for fewer than three turns."""
+    third = len(block.base_ns) // 3
+    if not third:
+        return 0.0
+    ends = [
+        math.log(median(side[-1 - at]) / median(side[at]))
+        for side in (block.base_ns, block.head_ns)
+        for at in range(third)
+    ]
+    return math.expm1(median(ends))
+
+
+def regimes(blocks: Sequence[Block]) -> str | None:
+    """Return a phrase on a device that slowed down for good, such as from a burst to sustained speed, else None."""
+    times = [block.base_ms for block in blocks]
+    for at in range(2, len(times) - 1):
+        before, after = times[:at], times[at:]
+        if min(after) > max(before) and median(after) > (1 + SLOWED) * median(before):
+            return (
+                f"{median(before):.4g} ms in the first {at} blocks (burst), "
+                f"{median(after):.4g} ms in the {len(after)} after them (sustained)"
+            )
+    return None
+
+
+def _worker(entry: Candidate) -> Worker:
+    return Worker(entry.command) if entry.command else Worker()
+
+
+def _unable(pair: ComparisonPair, same: Callable[[BaseSide, Candidate], list[str]]) -> Unavailable | None:
+    """Return the reason why a pair cannot be compared, before anything is measured, or None."""
+    for side in (pair.base, pair.head):
+        if isinstance(side, Unavailable):
+            return side
+    assert isinstance(pair.head, Candidate)
+    differences = same(pair.base, pair.head)
+    return Unavailable(pair.name, "not comparable: " + "; ".join(differences)) if differences else None
+
+
+def _broken(name: str, entry: Candidate, error: CellError) -> Unavailable:
+    return Unavailable(name, f"{entry.label}: {error.reason}", error.stage)
+
+
+def _side(entry: Candidate, opened: Opened, machine: Machine) -> Side:
+    return Side(
+        label=entry.label,
+        artifact=entry.artifact,
+        device=entry.device,
+        window=opened.window,
+        clock=opened.clock,
+        pacing=opened.pacing,
+        machine=msgspec.structs.replace(machine, python=opened.python, packages=opened.packages),
+        parity=opened.parity.relative_error,
+    )
+
+
+def _side_of(measurement: Measurement, label: str) -> Side:
+    assert isinstance(measurement.artifact, Artifact)
+    return Side(
+        label=label,
+        artifact=measurement.artifact,
+        device=measurement.device,
+        window=measurement.window,
+        clock=measurement.clock,
+        pacing=measurement.pacing,
+        machine=measurement.machine,
+        parity=measurement.parity.relative_error if measurement.parity else None,
+    )
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def results(contest: InterleavedRun, verdicts: Mapping[str, Verdict]) -> tuple[CellResult, ...]:
+    """Return the result of every cell of a finished run, with its blocks."""
+    cells: list[CellResult] = []
+    for name, cell in contest.cells.items():
+        if cell.failed is not None:
+            verdict = Verdict(outcome=cell.failed.outcome, margin=contest.plan.margin, reason=cell.failed.reason)
+        else:
+            verdict = verdicts[name]
+        counted = cell.counted
+        base_ms = median(block.base_ms for block in counted) if counted else None
+        factors = [block.reference for block in counted if block.reference is not None]
+        cells.append(
+            CellResult(
+                name=name,
+                verdict=verdict,
+                base=cell.base,
+                head=cell.head,
+                blocks=tuple(cell.blocks),
+                base_ms=base_ms,
+                head_ms=base_ms * verdict.ratio if base_ms is not None and verdict.ratio is not None else None,
+                speed_factor=median(factors) if factors else None,
+                failed=cell.failed.stage if cell.failed else None,
+            )
+        )
+    return tuple(cells)
+
+
+def to_comparison(
+    contest: InterleavedRun,
+    verdicts: Mapping[str, Verdict],
+    *,
+    kind: BaselineKind,
+    device: Device,
+    base: str,
+    head: str,
+    started: datetime,
+    warnings: Sequence[str] = (),
+) -> Comparison:
+    """Return the record of a finished run: its cells, conditions and warnings; `warnings` come first."""
+    tree = current_commit()
+    cells = results(contest, verdicts)
+    texts = list(warnings)
+    if tree.refusal:
+        texts.append(f"The commit is not recorded: {tree.refusal}.")
+    texts += _cell_warnings(contest, cells)
+    blocks = [block for cell in contest.cells.values() for block in cell.blocks]
+    if kind is BaselineKind.STORED and any(block.reference is None for block in blocks):
+        texts.append(
+            "The stored run or this device has no reference workload, so a machine that is slower or quicker today "
+            "shows as a change of the network."
+        )
+    texts += _disturbance_warnings(blocks)
+    return Comparison(
+        schema=SCHEMA,
+        kind=kind,
+        started=started.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        tool=fastvit_bench.__version__,
+        commit=tree.commit,
+        dirty=tree.dirty,
+        device=device,
+        machine=contest.machine,
+        base=base,
+        head=head,
+        plan=contest.plan,
+        cells=cells,
+        pooled=verdicts.get(sequential.POOLED),
+        warnings=tuple(texts),
+    )
+
+
+def _cell_warnings(contest: InterleavedRun, cells: Sequence[CellResult]) -> list[str]:
+    """Return warnings on single cells: two regimes, a margin below the noise, a stored base with a warning."""
+    texts: list[str] = []
+    for name, verdict in ((cell.name, cell.verdict) for cell in cells):
+        if (regime := regimes(contest.cells[name].counted)) is not None:
+            texts.append(f"{name}: {regime}; each ratio is of both sides in the same regime.")
+        if verdict.floor is not None and verdict.floor > verdict.margin:
+            texts.append(
+                f"{name}: the margin of {100 * verdict.margin:.3g} % is below the noise of this machine today, "
+                f"{100 * verdict.floor:.2g} %."
+            )
+    for cell in cells:
+        stored = contest.base_of(cell.name)
+        if isinstance(stored, Measurement):
+            texts += [f"{cell.name}: the stored figure has a warning of its own: {text}." for text in stored.warnings]
+    return texts
+
+
+def _disturbance_warnings(blocks: Sequence[Block]) -> list[str]:
+    """Return a warning with the number of disturbed blocks and the three most frequent causes; none without any."""
+    disturbed = [block for block in blocks if block.disturbed]
+    if not disturbed:
+        return []
+    again = sum(block.replaced for block in disturbed)
+    causes: dict[str, list[str]] = {}  # a cause without its figures -> its texts
+    for cause in (cause for block in disturbed for cause in block.disturbed):
+        causes.setdefault(re.sub(r"[\d.]+", "", cause), []).append(cause)
+    frequent = sorted(causes.values(), key=len, reverse=True)
+    return [
+        f"{len(disturbed)} of {len(blocks)} blocks were disturbed, {again} of them measured again: "
+        f"{'; '.join(f'{texts[0]} ({len(texts)}x)' for texts in frequent[:3])}."
+    ]
+
+
+def widen_margins(plan: Plan, extra: float) -> Plan:
+    """Return the plan for a baseline of another day: both margins wider by `extra`, because a day is not a block."""
+    return msgspec.structs.replace(plan, margin=plan.margin + extra, pooled_margin=plan.pooled_margin + extra)
+
+
+def calibrated(
+    pairs: Sequence[ComparisonPair], plan: Plan, machine: Machine, *, repeat: int, timeout_s: float, notify: Notify
+) -> Calibration:
+    """Calibrate a machine by `repeat` gates with the same files on both sides.
+
+    Raises `UnavailableError` if a cell cannot be timed.
+    """
+    repetitions: list[dict[str, list[Block]]] = []
+    for number in range(repeat):
+        again = msgspec.structs.replace(plan, seed=plan.seed + number)
+        contest = InterleavedRun(pairs, again, machine, timeout_s=timeout_s, notify=notify)
+        contest.run()
+        for name, cell in contest.cells.items():
+            if cell.failed is not None:
+                raise UnavailableError(f"{name} cannot be timed: {cell.failed.reason}")
+        repetitions.append({name: cell.counted for name, cell in contest.cells.items()})
+    return msgspec.structs.replace(sequential.calibrate(repetitions, plan), machine=machine)

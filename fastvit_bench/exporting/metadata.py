@@ -1,0 +1,230 @@
+"""Write and read the metadata of exported files, and name the files beside them."""
+
+import functools
+import hashlib
+import importlib.resources
+from collections.abc import Iterator, Mapping
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+import fastvit_bench
+from fastvit_bench import backends
+from fastvit_bench.errors import UsageError
+from fastvit_bench.records import (
+    Artifact,
+    Device,
+    ExportJob,
+    Fuse,
+    Head,
+    Shape,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from fastvit_bench.network.cost import Cost
+
+
+def reference_outputs_path(path: Path) -> Path:
+    """Return the path of the file beside an exported one that holds the reference outputs for the fixed images."""
+    return path.with_name(path.name + ".expected.npz")
+
+
+def metadata_path(path: Path) -> Path:
+    """Return the path of the JSON file beside an exported one that holds its `Artifact`."""
+    return path.with_name(path.name + ".json")
+
+
+def at_size(artifact: Artifact, shape: Shape) -> Artifact:
+    """Return the artifact of a file of several sizes at one of them, with that shape's multiply-accumulates.
+
+    Raises `UsageError` for an artifact, perhaps known from a report only, whose network this version does not know.
+    """
+    from fastvit_bench.network import cost, factory
+
+    try:
+        layout = backends.get(artifact.backend).layout(artifact.options)
+        size = (shape.height, shape.width)
+        network = factory.skeleton(artifact.variant, artifact.head, artifact.classes, artifact.fused, size, layout)
+    except (KeyError, UsageError) as error:
+        raise UsageError(
+            f"The metadata of {artifact.model} names settings that this version does not know: {error}."
+        ) from None
+    return msgspec.structs.replace(artifact, shape=shape, macs=cost.count(network, shape).macs)
+
+
+_PREFIX = "fastvit_bench."  # of the keys of metadata
+
+
+def metadata_entries(asked: ExportJob, price: "Cost") -> dict[str, str]:
+    """Return the metadata of a file to be written, from which it can be identified without its side-car."""
+    facts = {
+        "version": fastvit_bench.__version__,
+        "model": asked.model,
+        "variant": asked.variant,
+        "head": asked.head,
+        "classes": str(asked.classes),
+        "fused": asked.fused,
+        "precision": asked.precision,
+        "resolution": asked.shape.size,
+        "batch": str(asked.shape.batch),
+        "weights": asked.weights.origin,
+        "checkpoint_sha256": asked.weights.sha256 or "",
+        "checkpoint_file": asked.weights.file or "",
+        "seed": "" if asked.weights.seed is None else str(asked.weights.seed),
+        "draw": str(asked.weights.draw) if asked.weights.draw > 1 else "",
+        "toolchain": _compact(asked.toolchain),
+        "options": _compact(asked.options) if asked.options else "",
+        "functions": " ".join(shape.size for shape in asked.functions),
+        "labels": "\n".join(asked.labels),
+        "params": str(price.params),
+        "macs": str(price.macs),
+        "key": asked.key,
+    }
+    return {_PREFIX + name: str(value) for name, value in facts.items() if value}
+
+
+def _compact(value: object) -> str:
+    """Return a value as JSON with sorted keys."""
+    return msgspec.json.encode(value, order="sorted").decode()
+
+
+def recognise(metadata: Mapping[str, str], backend: str, models: Path) -> Artifact | None:
+    """Return the artifact that a file's `metadata` describes, or None if this tool did not write the file.
+
+    A side-car with the file's key in the `models` folder is preferred. Without one, the artifact has no hash and no
+    proof.
+    """
+    described = _described(metadata, backend)
+    if described is None:
+        return None
+    for notes in sorted(models.glob(f"*/*{backends.get(backend).suffix}.json")):
+        try:
+            noted = msgspec.json.decode(notes.read_bytes(), type=Artifact)
+        except (OSError, msgspec.MsgspecError):
+            continue
+        if noted.key == metadata[_PREFIX + "key"]:
+            return noted
+    return described
+
+
+def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
+    """Return the artifact that metadata describes, without path, hash and proof.
+
+    Returns None for metadata without this tool's keys. Raises `UsageError` for values that this tool does not write.
+    """
+    facts = {name.removeprefix(_PREFIX): value for name, value in metadata.items() if name.startswith(_PREFIX)}
+    if not {"key", "model", "variant"} <= facts.keys():
+        return None
+    try:
+        batch = _number(facts["batch"])
+        sizes = [_shape(size, batch) for size in facts.get("functions", "").split()]
+        return Artifact(
+            model=facts["model"],
+            variant=facts["variant"],
+            head=Head(facts["head"]),
+            classes=_number(facts["classes"], least=0),
+            backend=backend,
+            precision=facts["precision"],
+            shape=_shape(facts["resolution"], batch),
+            fused=Fuse(facts["fused"]),
+            weights=msgspec.convert(
+                {
+                    "origin": facts["weights"],
+                    "sha256": facts.get("checkpoint_sha256"),
+                    "file": facts.get("checkpoint_file"),
+                    "seed": _number(facts["seed"], least=0) if "seed" in facts else None,
+                    "draw": _number(facts.get("draw", "1")),
+                },
+                Weights,
+            ),
+            toolchain=msgspec.json.decode(facts["toolchain"], type=dict[str, str]),
+            path="",
+            sha256=None,
+            size_bytes=0,
+            params=_number(facts["params"]),
+            macs=_number(facts["macs"]),
+            parity=None,
+            options=msgspec.json.decode(facts.get("options", "{}"), type=dict[str, str]),
+            functions=tuple(sizes),
+        )
+    except (KeyError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise UsageError(
+            f"The file's metadata is not what fastvit-bench writes ({type(error).__name__}: {error}); "
+            f"it was changed, or written by another version."
+        ) from None
+
+
+def _shape(size: str, batch: int) -> Shape:
+    """Return the shape of a size such as ``256`` or ``384x512``, the inverse of `Shape.size`."""
+    height, _, width = size.partition("x")
+    return Shape(batch=batch, height=_number(height), width=_number(width or height))
+
+
+def _number(text: str, least: int = 1) -> int:
+    """Return a number of a file's metadata. Raises `ValueError` unless it is in `least` .. 2**53 - 1."""
+    number = int(text)
+    if not least <= number < 2**53:
+        raise ValueError("a number is out of range")
+    return number
+
+
+def asked_for(path: Path, backend: backends.Backend) -> ExportJob:
+    """Return the job that a file was exported by, from its metadata; `UsageError` if this tool did not write it."""
+    metadata = backend.metadata(path)
+    known = _described(metadata, backend.name)
+    if known is None:
+        raise UsageError(f"{path} was not written by fastvit-bench: it does not say which network it holds.")
+    bare = Device(
+        name=backend.target,
+        backend=backend.name,
+        precision=known.precision,
+        batch=known.shape.batch,
+        options={name: value for name, value in known.options.items() if name in backend.export_options},
+    )
+    labels = metadata.get(_PREFIX + "labels", "")
+    return ExportJob(
+        model=known.model,
+        variant=known.variant,
+        head=known.head,
+        classes=known.classes,
+        checkpoint=None,
+        weights=known.weights,
+        backend=known.backend,
+        precision=known.precision,
+        shape=known.shape,
+        fused=known.fused,
+        device=msgspec.structs.replace(bare, options=backend.options(bare)),
+        toolchain=known.toolchain,
+        path=str(path),
+        options=known.options,
+        functions=known.functions,
+        labels=tuple(labels.split("\n")) if labels else (),
+    )
+
+
+SHAPING_FOLDERS = ("network", "backends", "exporting")  # their code decides the content of an exported file
+
+
+@functools.cache
+def own_version() -> str:
+    """Return this tool's version with a digest of the sources that decide the content of exported files.
+
+    So an edited clone never reuses files of an earlier state.
+    """
+    digest = hashlib.sha256()
+    for folder in SHAPING_FOLDERS:
+        for source in _sources(importlib.resources.files(fastvit_bench).joinpath(folder)):
+            digest.update(b"\0" + source.name.encode() + b"\0" + source.read_bytes())
+    return f"{fastvit_bench.__version__}+{digest.hexdigest()[:8]}"
+
+
+def _sources(folder: Traversable) -> Iterator[Traversable]:
+    """Yield the Python files below a folder, sorted by name."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _sources(entry)
+        elif entry.name.endswith(".py"):
+            yield entry

@@ -1,0 +1,431 @@
+"""Export a network: load, fuse, write, prove, and only then give the file its name."""
+
+import functools
+import glob
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from fastvit_bench import backends, files
+from fastvit_bench.backends import HALF_WEIGHTS, INPUT, Images
+from fastvit_bench.errors import (
+    CheckpointError,
+    ChecksumError,
+    MismatchError,
+    ParityError,
+    UnavailableError,
+    UsageError,
+)
+from fastvit_bench.exporting.checkpoints import find_checkpoint, load_network
+from fastvit_bench.exporting.metadata import (
+    asked_for,
+    metadata_entries,
+    metadata_path,
+    own_version,
+    reference_outputs_path,
+)
+from fastvit_bench.network import registry
+from fastvit_bench.records import (
+    DRAW,
+    Artifact,
+    Device,
+    ExportJob,
+    Fuse,
+    HalfWeights,
+    Head,
+    ModelSpec,
+    Parity,
+    Shape,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from fastvit_bench.backends import Session
+    from fastvit_bench.exporting.verification import ReferenceOutputs
+    from fastvit_bench.network.cost import Cost
+    from fastvit_bench.network.factory import Reference
+
+
+def job(
+    spec: ModelSpec,
+    weights: Weights,
+    shape: Shape,
+    fused: Fuse,
+    device: Device,
+    *,
+    folder: Path,
+    path: Path | None = None,
+    functions: tuple[Shape, ...] = (),
+    labels: tuple[str, ...] = (),
+) -> ExportJob:
+    """Return the job that exports a model for a device; without `path`, to ``folder/MODEL/`` under a name with its key.
+
+    `functions` are all shapes of a file that takes several, `shape` first. `labels` are class names to put into it.
+    """
+    backend = backends.get(device.backend)
+    options = backend.options(device)
+    shaping = {name: str(options[name]) for name in backend.export_options if options[name] != ""}
+    if labels:
+        shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
+    registry.require(spec.variant)
+    toolchain = {"fastvit-bench": own_version(), **backends.toolchain(backend)}
+    if registry.find(spec.variant).family == "timm":
+        toolchain |= backends.versions(("timm",))
+    asked = ExportJob(
+        model=spec.name,
+        variant=spec.variant,
+        head=spec.head,
+        classes=spec.classes,
+        checkpoint=spec.checkpoint,
+        weights=weights,
+        backend=device.backend,
+        precision=device.precision,
+        shape=shape,
+        fused=fused,
+        device=msgspec.structs.replace(device, options=options),
+        toolchain=toolchain,
+        path="",
+        options=shaping,
+        functions=functions,
+        labels=labels,
+    )
+    if path is None:
+        name = spec.name.replace(":", "-")  # in names of timm's networks, which some file systems refuse
+        parts = (name, shape.size, f"b{shape.batch}", device.precision, fused, asked.key)
+        path = folder / name / ("_".join(parts) + backend.suffix)
+    return msgspec.structs.replace(asked, path=str(path))
+
+
+def cached(asked: ExportJob) -> Artifact | None:
+    """Return the artifact of an earlier export by an equal job, or None; its file's hash is checked."""
+    path = Path(asked.path)
+    try:
+        artifact = msgspec.json.decode(metadata_path(path).read_bytes(), type=Artifact)
+        digest = files.sha256(path)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    proved = artifact.parity is not None and artifact.parity.passed
+    same = artifact.key == asked.key and artifact.sha256 == digest
+    return artifact if proved and same and reference_outputs_path(path).is_file() else None
+
+
+def export(asked: ExportJob) -> Artifact:
+    """Export a network, prove the file against it, and return the artifact whose side-car was written.
+
+    No file bears the final name before the proof. A file that fails it is kept as ``*.rejected`` and raises
+    `ParityError`; any other failure leaves no file. Raises `CheckpointError` for weights that cannot be used and
+    `UsageError` for a job that is impossible or a path that cannot be written.
+    """
+    backend = backends.get(asked.backend)
+    path = Path(asked.path)
+    _check(asked, backend, path)
+    source = _source(asked, backend)
+    asked = source.asked
+    draft = path.with_name(f".{path.name}.{os.getpid()}{backend.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_up(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    try:
+        source.write(draft, metadata_entries(asked, source.price))
+        proofs = _prove(source.wanted, draft, asked)
+        proof = max(proofs.values(), key=lambda parity: (not parity.passed, parity.spent))
+        artifact = _artifact(source, backend, draft, proofs, proof)
+        final = path.with_name(artifact.path)
+        _publish(artifact, draft, final, source.wanted.of(asked.shape) if proof.passed else None)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        files.remove(draft)
+    if not proof.passed:
+        raise ParityError(
+            f"{path.name} does not compute what the network computes: {proof.reason}. It was kept as {final}."
+        )
+    return artifact
+
+
+def _check(asked: ExportJob, backend: backends.Backend, path: Path) -> None:
+    """Raise `UsageError` for a precision that the backend lacks, and for a path that cannot or must not be written."""
+    if asked.precision not in backend.precisions:
+        raise UsageError(
+            f"The {backend.name} backend exports {' or '.join(backend.precisions)}, not {asked.precision}; "
+            f"change the precision of device '{asked.device.name}'."
+        )
+    # a file with the key in its name is this tool's, even if its side-car was never finished
+    if path.exists() and not metadata_path(path).is_file() and asked.key not in path.name:
+        raise UsageError(
+            f"{path} exists and was not written by fastvit-bench: there is no {metadata_path(path).name} beside it. "
+            f"Remove it, or name another place with -o."
+        )
+    if (refused := files.refusal(path.parent)) is not None:
+        raise UsageError(f"{path} cannot be written: {refused}.")
+
+
+def _artifact(
+    source: "_Source", backend: backends.Backend, draft: Path, proofs: dict[str, Parity], proof: Parity
+) -> Artifact:
+    """Return the record of a written file, of which `proof` is the worst of the `proofs`."""
+    asked = source.asked
+    name = Path(asked.path).name
+    return Artifact(
+        model=asked.model,
+        variant=asked.variant,
+        head=asked.head,
+        classes=asked.classes,
+        backend=asked.backend,
+        precision=asked.precision,
+        shape=asked.shape,
+        fused=asked.fused,
+        weights=asked.weights,
+        toolchain=asked.toolchain,
+        path=name if proof.passed else name + ".rejected",
+        sha256=files.sha256(draft),
+        size_bytes=files.size_bytes(draft),
+        params=source.price.params,
+        macs=source.price.macs,
+        parity=proof,
+        proofs=proofs if len(proofs) > 1 else {},
+        options=asked.options,
+        functions=asked.functions,
+        operations=backend.operations(draft),
+        half_weights=_half_weights(backend.metadata(draft)),
+        traffic=backend.traffic(draft, asked.shape),
+    )
+
+
+def _publish(artifact: Artifact, draft: Path, final: Path, expected: "ReferenceOutputs | None") -> None:
+    """Give a file its final name, and write its side-car and the reference outputs, if any, beside it."""
+    from fastvit_bench.exporting import verification
+
+    notes, outputs = draft.with_suffix(".json"), draft.with_suffix(".npz")
+    try:
+        notes.write_bytes(msgspec.json.format(msgspec.json.encode(artifact), indent=2) + b"\n")
+        if expected is not None:
+            with outputs.open("wb") as file:
+                verification.save(expected, file)
+            outputs.replace(reference_outputs_path(final))
+        files.put(draft, final)
+        notes.replace(metadata_path(final))
+    finally:
+        notes.unlink(missing_ok=True)
+        outputs.unlink(missing_ok=True)
+
+
+def _half_weights(metadata: Mapping[str, str]) -> HalfWeights | None:
+    """Return a file's record of its weights in float16, if it has one."""
+    noted = metadata.get(HALF_WEIGHTS)
+    return msgspec.json.decode(noted, type=HalfWeights) if noted else None
+
+
+class ReferenceCache:
+    """The outputs that a file must compute for the fixed images, cached by their shape and form."""
+
+    def __init__(self, compute: "Callable[[Shape, Images], ReferenceOutputs]") -> None:
+        self._compute = compute
+        self._cache: dict[tuple[Shape, Images], ReferenceOutputs] = {}
+
+    def outputs(self, shape: Shape, form: Images) -> "ReferenceOutputs":
+        """Return the outputs for images of a shape in a form."""
+        if (shape, form) not in self._cache:
+            self._cache[shape, form] = self._compute(shape, form)
+        return self._cache[shape, form]
+
+    def of(self, shape: Shape) -> "ReferenceOutputs":
+        """Return the first cached outputs of a shape; a file has one form of images."""
+        return next(outputs for (cached_shape, _), outputs in self._cache.items() if cached_shape == shape)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A network to export: its job, its cost, its reference outputs, and the function that writes it."""
+
+    asked: ExportJob  # with the head and classes of the loaded network
+    price: "Cost"
+    wanted: ReferenceCache
+    write: Callable[[Path, dict[str, str]], None]  # takes a path and metadata
+
+
+def _source(asked: ExportJob, backend: backends.Backend) -> _Source:
+    """Load the network or the ONNX file of a job."""
+    return _from_file(asked, backend) if asked.variant == registry.ONNX else _from_network(asked, backend)
+
+
+def _from_network(asked: ExportJob, backend: backends.Backend) -> _Source:
+    """Load the network of a job at its fuse level; the reference is the network as its weights come."""
+    from fastvit_bench.exporting import verification
+    from fastvit_bench.network import cost, factory
+
+    # only networks with position tables depend on the size; the others are built once for all sizes
+    shape = asked.shape if registry.find(asked.variant).sized else None
+    reference = _reference(asked.checkpoint, asked.weights, asked.variant, asked.head, asked.classes, shape)
+    if asked.fused is Fuse.NONE and reference.form == "fused":
+        raise UsageError(
+            f"{asked.checkpoint} holds the fused form, whose branches are gone; export it with --fuse fused or folded."
+        )
+    asked = msgspec.structs.replace(asked, head=reference.head, classes=reference.classes)
+    network = factory.at_level(asked.variant, reference, asked.fused, backend.layout(asked.options))
+    return _Source(
+        asked,
+        cost.count(network, asked.shape),
+        ReferenceCache(lambda shape, form: verification.reference_outputs(reference, shape, form)),
+        lambda path, metadata: backend.export(network, asked, path, metadata),
+    )
+
+
+def _from_file(asked: ExportJob, backend: backends.Backend) -> _Source:
+    """Load the user's ONNX file of a job; the reference is the outputs of its operators run one by one."""
+    from fastvit_bench.backends._onnx import external, traffic
+    from fastvit_bench.backends._onnx import session as onnx_session
+    from fastvit_bench.exporting import verification
+    from fastvit_bench.network.cost import Cost
+
+    assert asked.checkpoint is not None
+    file = Path(asked.checkpoint)
+    if not backend.accepts_external_onnx or asked.precision != "fp32":
+        raise UsageError(
+            f"{file.name} is an ONNX file, which ONNX Runtime runs as it is; device '{asked.device.name}' takes "
+            f"{backend.target} files in {asked.precision}."
+        )
+    model = external.normalize_external_onnx(file, asked.shape)
+
+    def outputs(shape: Shape, form: Images) -> "ReferenceOutputs":
+        name, how = file.name, f"operators of {file.name} one by one in ONNX Runtime, {INPUT} from N(0, 1)"
+        with onnx_session.unoptimised(name, model.SerializeToString(), backends.available_cores()) as session:
+            return verification.outputs_of(session, shape, how)
+
+    counted = traffic.of(external.copy(model), asked.shape, file.name)
+    return _Source(
+        msgspec.structs.replace(asked, head=Head.CLASSIFIER, classes=external.classes(model)),
+        Cost(params=counted.params, macs=counted.macs),
+        ReferenceCache(outputs),
+        lambda path, metadata: external.write(model, path, metadata),
+    )
+
+
+def _prove(wanted: ReferenceCache, path: Path, asked: ExportJob) -> dict[str, Parity]:
+    """Prove a file with every session that the backend opens for it; return the proofs by session name."""
+    proofs: dict[str, Parity] = {}
+    for look in backends.get(asked.backend).verification_sessions(path, asked):
+        with look.session as session:
+            known = wanted.outputs(look.shape, session.images)
+            proofs[look.name] = _compare(known, session, asked, look.how, look.subject)
+    return proofs
+
+
+def _compare(
+    known: "ReferenceOutputs",
+    session: "Session",
+    exported: ExportJob | Artifact,
+    how: str,
+    subject: Literal["file", "hardware"],
+) -> Parity:
+    """Compare a session's outputs with reference outputs, by the limits of the file it runs."""
+    from fastvit_bench.exporting import verification
+
+    compress, random = exported.options.get("compress", "none"), exported.weights.origin == "random"
+    return verification.prove(
+        known, session, exported.precision, how=how, compress=compress, random=random, subject=subject
+    )
+
+
+def check(session: "Session", path: Path, exported: ExportJob | Artifact, how: str) -> Parity:
+    """Compare the outputs of a session of a proved file on its device with the reference outputs beside the file.
+
+    `how` names what computes, for the message. Raises `ParityError` if they differ, and `UsageError` if there are no
+    reference outputs.
+    """
+    from fastvit_bench.exporting import verification
+
+    proof = _compare(verification.load(reference_outputs_path(path)), session, exported, how, "hardware")
+    if not proof.passed:
+        raise ParityError(f"{how} computes something else than the network: {proof.reason}.")
+    return proof
+
+
+def build_engine(asked: ExportJob) -> Parity | None:
+    """Build the engine of a proved file and prove its outputs; return None if this machine cannot run it.
+
+    Call it in a process of its own, because native code may end the process. Raises what `backends.Engines.build`
+    raises, `ParityError` for an engine that computes something else, and `UsageError` if the disk refuses to write.
+    """
+    backend, path = backends.get(asked.backend), Path(asked.path)
+    assert backend.engines is not None
+    try:
+        backend.engines.build(path, asked.device)
+        if backend.device_unavailable_reason(asked.device):
+            return None
+        try:
+            hardware = backend.detect_hardware(asked.device)
+        except MismatchError:  # built ahead of time, for another GPU than this machine's
+            return None
+        with backend.open(path, asked.device) as session:
+            proof = check(session, path, asked, f"the engine on {hardware.name if hardware else 'this machine'}")
+        backend.engines.note(path, asked.device, proof)
+    except OSError as error:
+        raise UsageError(f"The engine of {path} cannot be written: {error.strerror or error}.") from error
+    return proof
+
+
+def verify(path: Path, checkpoint: Path | None, models: Path) -> dict[str, Parity]:
+    """Prove an exported file again from its bytes on disk; return the proofs by session name.
+
+    The job is read from the file's metadata. The reference is the network of `checkpoint`, which must be the one the
+    file was exported from. Without it, the reference has the checkpoint of that hash in the `models` folder, or the
+    same random weights. A proof that fails is returned too. Raises `ChecksumError` for a file that is damaged or not
+    the one its side-car describes, and `CheckpointError` if the weights are missing.
+    """
+    if not path.exists():
+        raise UsageError(f"{path} does not exist; `fastvit-bench export` writes such files.")
+    try:
+        asked = asked_for(path, backends.of_file(path))
+    except UnavailableError as error:  # a file that cannot even be read computes nothing
+        raise ChecksumError(str(error)) from error
+    weights = asked.weights
+    if weights.origin == "checkpoint":
+        checkpoint = find_checkpoint(weights, checkpoint, models)
+        asked = msgspec.structs.replace(asked, checkpoint=str(checkpoint))
+    elif checkpoint is not None:
+        raise UsageError(f"{path} was made from random weights (seed {weights.seed}); leave the checkpoint out.")
+    elif weights.draw != DRAW:
+        raise CheckpointError(
+            f"{path} was made from random weights as another version of fastvit-bench draws them; export it again."
+        )
+    try:
+        noted = msgspec.json.decode(metadata_path(path).read_bytes(), type=Artifact)
+    except FileNotFoundError:
+        pass  # the file was moved without its side-car; its metadata suffices
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UsageError(f"{metadata_path(path)} cannot be read: {error}.") from None
+    else:
+        if noted.sha256 != files.sha256(path):
+            raise ChecksumError(f"{path} is not the file that {metadata_path(path).name} describes; export it again.")
+    return _prove(_source(asked, backends.get(asked.backend)).wanted, path, asked)
+
+
+def _sweep_up(path: Path) -> None:
+    """Remove drafts of this file by killed processes; a draft's name contains the number of its process."""
+    import psutil
+
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        owner = draft.name.removeprefix(f".{path.name}.").split(".")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            files.remove(draft)
+
+
+@functools.lru_cache(maxsize=1)
+def _reference(
+    checkpoint: str | None, weights: Weights, variant: str, head: Head, classes: int, shape: Shape | None
+) -> "Reference":
+    """Build the network in float64 as its weights come; cached for the next size of the same model."""
+    from fastvit_bench.network import factory
+
+    if checkpoint is not None:
+        return factory.of(load_network(checkpoint, variant, head, weights.sha256))
+    assert weights.seed is not None
+    return factory.random(variant, head, classes, weights.seed, shape or Shape(batch=1, height=256, width=256))

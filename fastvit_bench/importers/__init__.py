@@ -1,0 +1,1 @@
+"""Import of measurements by Xcode and trtexec."""

@@ -1,1 +1,0 @@
-"""The instruments: the stopwatch, the proof of equality, and the description of the machine."""

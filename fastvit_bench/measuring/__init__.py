@@ -1,0 +1,1 @@
+"""Measurement: the stopwatch, the worker processes, and the description of the machine."""

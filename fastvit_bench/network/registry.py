@@ -1,0 +1,219 @@
+"""Table of every network by name, importable without torch: FastViT's variants and the paper's peers."""
+
+import difflib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from fastvit_bench.errors import UnavailableError, UsageError
+
+STRIDE = 32  # total, of a FastViT: stem 4, then 2 in front of stages 2, 3 and 4
+
+
+class Mixer(StrEnum):
+    """Token mixer of the last stage; the first three stages always have RepMixer."""
+
+    REPMIXER = "repmixer"
+    ATTENTION = "attention"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the paper's table 2: blocks and channels per stage, expansion of the ConvFFN, last token mixer."""
+
+    blocks: tuple[int, int, int, int]
+    channels: tuple[int, int, int, int]
+    ratio: int
+    last: Mixer
+    gmacs: float  # 10^9 multiply-accumulates of the fused network for one 256 x 256 image, as network.cost counts them
+
+
+VARIANTS: dict[str, Variant] = {
+    "fastvit_t8": Variant((2, 2, 4, 2), (48, 96, 192, 384), 3, Mixer.REPMIXER, 0.685),
+    "fastvit_t12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 3, Mixer.REPMIXER, 1.391),
+    "fastvit_s12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, Mixer.REPMIXER, 1.794),
+    "fastvit_sa12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, Mixer.ATTENTION, 1.937),
+    "fastvit_sa24": Variant((4, 4, 12, 4), (64, 128, 256, 512), 4, Mixer.ATTENTION, 3.762),
+    "fastvit_sa36": Variant((6, 6, 18, 6), (64, 128, 256, 512), 4, Mixer.ATTENTION, 5.587),
+    "fastvit_ma36": Variant((6, 6, 18, 6), (76, 152, 304, 608), 4, Mixer.ATTENTION, 7.815),
+}
+
+
+def check_size(height: int, width: int, stride: int = STRIDE) -> None:
+    """Raise `UsageError` unless an image's sides are multiples of a network's total stride, and 32 at least."""
+    for name, size in (("height", height), ("width", width)):
+        if size < STRIDE:
+            raise UsageError(f"{name} {size} is below {STRIDE} pixels; use {STRIDE} or more.")
+        if size % stride:
+            below = size // stride * stride
+            raise UsageError(
+                f"{name} {size} is not a multiple of {stride}, the network's total stride; "
+                f"use {below} or {below + stride}."
+            )
+
+
+# The module that builds a network: `network.fastvit` or one of `network.peers`; `file` for a user's ONNX file.
+Family = Literal["fastvit", "metaformer", "cmt", "litv2", "timm", "file"]
+
+
+TIMM = "timm:"  # prefix of a name in timm's registry
+
+
+ONNX = "onnx"  # the variant of a model that is an ONNX file
+
+
+@dataclass(frozen=True)
+class RegistryEntry:
+    """A network's family, published image size and cost, known before it is built."""
+
+    family: Family
+    resolution: int = 256  # pixels of its published evaluation
+    stride: int = 1  # of which image sizes must be multiples
+    sized: bool = False  # parameters depend on the image size, as tables of positions do
+    gmacs: float = 4.0  # 10^9 multiply-accumulates at `resolution`; for a timm network outside `PEERS`, a guess
+
+
+_ENTRIES: dict[str, RegistryEntry] = {
+    **{name: RegistryEntry("fastvit", 256, STRIDE, gmacs=variant.gmacs) for name, variant in VARIANTS.items()},
+    # the paper's studies: figure 3 and tables 1 and 4
+    "poolformer_s12": RegistryEntry("metaformer", 224, gmacs=1.812),
+    "metaformer_s12_pooling_bn": RegistryEntry("metaformer", 224, gmacs=1.812),
+    "metaformer_s12_repmixer": RegistryEntry("metaformer", 256, gmacs=2.379),
+    "metaformer_s12_factorised": RegistryEntry("metaformer", 256, gmacs=1.722),
+    "metaformer_s12_overparam": RegistryEntry("metaformer", 256, gmacs=1.722),
+    "metaformer_s12_lk_ffn": RegistryEntry("metaformer", 256, gmacs=1.783),
+    "metaformer_s12_lk_embed": RegistryEntry("metaformer", 256, gmacs=1.792),
+    "ablation_v1": RegistryEntry("metaformer", 256, gmacs=1.722),
+    "ablation_v2": RegistryEntry("metaformer", 256, gmacs=1.866),
+    "ablation_v3": RegistryEntry("metaformer", 256, gmacs=2.469),
+    "ablation_v4": RegistryEntry("metaformer", 256, gmacs=1.792),
+    "ablation_v5": RegistryEntry("metaformer", 256, gmacs=1.936),
+    # peers that timm does not have
+    "cmt_ti": RegistryEntry("cmt", 160, STRIDE, sized=True, gmacs=0.6),
+    "cmt_xs": RegistryEntry("cmt", 192, STRIDE, sized=True, gmacs=1.5),
+    "cmt_s": RegistryEntry("cmt", 224, STRIDE, sized=True, gmacs=4.0),
+    "cmt_b": RegistryEntry("cmt", 256, STRIDE, sized=True, gmacs=9.3),
+    "litv2_s": RegistryEntry("litv2", 224, STRIDE, gmacs=3.7),
+    "litv2_b": RegistryEntry("litv2", 224, STRIDE, gmacs=13.2),
+}
+
+
+def names() -> list[str]:
+    """Return the names of the networks that this package implements."""
+    return list(_ENTRIES)
+
+
+def find(name: str) -> RegistryEntry:
+    """Return the entry of a network by its name; ``timm:NAME`` is any of timm's.
+
+    Raises `UsageError` with the nearest name and all names for one that does not exist.
+    """
+    if name == ONNX:
+        return RegistryEntry("file")
+    if name.startswith(TIMM) and len(name) > len(TIMM):
+        peer = BY_ARCH.get(name.removeprefix(TIMM))
+        return (
+            RegistryEntry("timm", peer.size, sized=True, gmacs=peer.gmacs)
+            if peer
+            else RegistryEntry("timm", 224, sized=True)
+        )
+    if name not in _ENTRIES:
+        near = difflib.get_close_matches(name, _ENTRIES, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"There is no network '{name}'; {hint}Known are {', '.join(_ENTRIES)}, {TIMM}NAME for those of timm."
+        )
+    return _ENTRIES[name]
+
+
+def known(name: str) -> bool:
+    """Return whether `find` returns an entry for a name."""
+    return name == ONNX or name in _ENTRIES or (name.startswith(TIMM) and len(name) > len(TIMM))
+
+
+def require(name: str) -> None:
+    """Raise `UnavailableError` if the package that implements a network is not installed, without importing it."""
+    import importlib.util
+
+    if find(name).family == "timm" and importlib.util.find_spec("timm") is None:
+        raise UnavailableError(
+            f"timm, which writes the network {name}, is not installed; pip install 'fastvit-bench[zoo]'."
+        )
+
+
+def macs(name: str, pixels: int) -> float:
+    """Estimate the multiply-accumulates that a network takes for one image of so many pixels."""
+    entry = find(name)
+    return entry.gmacs * 1e9 * pixels / entry.resolution**2
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A network of timm at the image size it is published at."""
+
+    arch: str  # timm's name
+    size: int  # height and width in pixels
+    gmacs: float  # 10^9 multiply-accumulates of the fused network for one such image, as network.cost counts them
+
+
+# Keys are the names of results/published/paper_tables.csv, whose figures these networks are compared with. Where timm
+# has several, the peer is the one whose accuracy is nearest to the printed one (timm_reference.csv). Of CoAtNet, it is
+# the one with the printed number of parameters. The paper's distilled DeiT has a second classifier, hence its own name.
+PEERS: dict[str, Peer] = {
+    "MobileOne-S0@224": Peer("mobileone_s0", 224, 0.275),
+    "MobileOne-S1@224": Peer("mobileone_s1", 224, 0.825),
+    "MobileOne-S2@224": Peer("mobileone_s2", 224, 1.298),
+    "MobileOne-S3@224": Peer("mobileone_s3", 224, 1.896),
+    "MobileOne-S4@224": Peer("mobileone_s4", 224, 2.979),
+    "EfficientNet-B0@224": Peer("efficientnet_b0", 224, 0.386),
+    "EfficientNet-B1@256": Peer("efficientnet_b1", 256, 0.743),
+    "EfficientNet-B2@288": Peer("efficientnet_b2", 288, 1.088),
+    "EfficientNet-B3@300": Peer("tf_efficientnet_b3", 300, 1.827),
+    "EfficientNet-B4@380": Peer("tf_efficientnet_b4", 380, 4.394),
+    "EfficientNet-B5@456": Peer("tf_efficientnet_b5", 456, 10.266),
+    "EfficientNet-B6@528": Peer("tf_efficientnet_b6", 528, 19.068),
+    "EfficientNet-B7@600": Peer("tf_efficientnet_b7", 600, 37.746),
+    "EfficientNetV2-S@384": Peer("tf_efficientnetv2_s", 384, 8.366),
+    "ConvNeXt-T@224": Peer("convnext_tiny", 224, 4.456),
+    "ConvNeXt-S@224": Peer("convnext_small", 224, 8.684),
+    "ConvNeXt-B@224": Peer("convnext_base", 224, 15.355),
+    "NFNet-F0@256": Peer("dm_nfnet_f0", 256, 12.384),
+    "NFNet-F1@320": Peer("dm_nfnet_f1", 320, 35.539),
+    "RegNetY-8G@224": Peer("regnety_080", 224, 7.963),
+    "RegNetY-16G@224": Peer("regnety_160", 224, 15.912),
+    "ResNeSt50@224": Peer("resnest50d", 224, 5.371),
+    "ResNeSt101@224": Peer("resnest101e", 224, 10.201),
+    "RSB-ResNet50@224": Peer("resnet50", 224, 4.089),
+    "RSB-ResNet101@224": Peer("resnet101", 224, 7.801),
+    "RSB-ResNet152@224": Peer("resnet152", 224, 11.514),
+    "PoolFormer-S12@224": Peer("poolformer_s12", 224, 1.812),
+    "PoolFormer-S24@224": Peer("poolformer_s24", 224, 3.392),
+    "PoolFormer-S36@224": Peer("poolformer_s36", 224, 4.972),
+    "PoolFormer-M36@224": Peer("poolformer_m36", 224, 8.759),
+    "PoolFormer-M48@224": Peer("poolformer_m48", 224, 11.533),
+    "EfficientFormer-L1@224": Peer("efficientformer_l1", 224, 1.291),
+    "EfficientFormer-L3@224": Peer("efficientformer_l3", 224, 3.907),
+    "EfficientFormer-L7@224": Peer("efficientformer_l7", 224, 10.119),
+    "CoAtNet-0@224": Peer("coatnet_0_224", 224, 4.547),
+    "CoAtNet-0@384": Peer("coatnet_0_224", 384, 14.241),
+    "CoAtNet-1@224": Peer("coatnet_1_224", 224, 8.643),
+    "CoAtNet-2@224": Peer("coatnet_2_224", 224, 16.427),
+    "MaxViT-T@224": Peer("maxvit_tiny_tf_224", 224, 5.552),
+    "MaxViT-S@224": Peer("maxvit_small_tf_224", 224, 11.589),
+    "Swin-T@224": Peer("swin_tiny_patch4_window7_224", 224, 4.491),
+    "Swin-S@224": Peer("swin_small_patch4_window7_224", 224, 8.741),
+    "Swin-B@224": Peer("swin_base_patch4_window7_224", 224, 15.431),
+    "Swin-B@384": Peer("swin_base_patch4_window12_384", 384, 47.083),
+    "DeiT-S@224": Peer("deit_small_patch16_224", 224, 4.599),
+    "DeiT-S distilled@224": Peer("deit_small_distilled_patch16_224", 224, 4.624),
+    "DeiT-B@224": Peer("deit_base_patch16_224", 224, 17.564),
+    "DeiT-B distilled@224": Peer("deit_base_distilled_patch16_224", 224, 17.657),
+    "CaiT XXS-36@224": Peer("cait_xxs36_224", 224, 3.756),
+    "CaiT S-24@224": Peer("cait_s24_224", 224, 9.327),
+    "CaiT XS-24@384": Peer("cait_xs24_384", 384, 19.241),
+}
+
+
+BY_ARCH: dict[str, Peer] = {
+    peer.arch: peer for peer in reversed(PEERS.values())
+}  # of an arch at two sizes, the smaller

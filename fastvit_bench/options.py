@@ -1,0 +1,338 @@
+"""Requests made from options: the same for the commands and for calls from Python."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fastvit_bench import backends, config, files
+from fastvit_bench.backends.base import Backend
+from fastvit_bench.config import Config
+from fastvit_bench.errors import StoreError, UsageError
+from fastvit_bench.network import registry
+from fastvit_bench.records import (
+    METHODS,
+    SETTINGS,
+    Device,
+    ExportJob,
+    Fuse,
+    Head,
+    Method,
+    ModelSpec,
+    Protocol,
+    Setting,
+    Shape,
+)
+from fastvit_bench.records.comparison import NoBaseline, Plan
+
+
+def load(path: Path | None) -> Config:
+    """Return the configuration, whose devices must have backends of this version; see `config.load`."""
+    return config.load(path, backends=backends.implemented())
+
+
+# --- device and method ------------------------------------------------------------------------------------------------
+
+
+def resolve_device(
+    device: Device,
+    protocol: Protocol | None = None,
+    precision: str | None = None,
+    batch: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Device:
+    """Return the device with the changes of a protocol and of the options, every option filled in.
+
+    Of `options`, those that are None stay as the device has them. Raises `UsageError` for a precision that the device
+    does not run, and for a protocol that needs another kind of device.
+    """
+    backend = backends.get(device.backend)
+    setting = SETTINGS.get(protocol, Setting()) if protocol else Setting()
+    if setting.options and not backend.warmup_policy(device):
+        raise UsageError(f"--protocol {protocol} is for NVIDIA GPUs, and device '{device.name}' is not one.")
+    device = msgspec.structs.replace(
+        device,
+        precision=precision or setting.precision or device.precision,
+        batch=batch or setting.batch or device.batch,
+        options={
+            **device.options,
+            **setting.options,
+            **{name: value for name, value in (options or {}).items() if value is not None},
+        },
+    )
+    if device.precision not in backend.precisions:
+        raise UsageError(
+            f"Device '{device.name}' runs {' or '.join(backend.precisions)}, not {device.precision}; correct "
+            f"--precision, or its precision in the configuration."
+        )
+    return msgspec.structs.replace(device, options=backend.options(device))
+
+
+def resolve_method(
+    settings: Config, protocol: Protocol, runs: int | None, warmup: int | None, warmup_policy: Mapping[str, float]
+) -> Method:
+    """Return the method to measure by: that of the protocol, else of [method] and the options.
+
+    `warmup_policy` has the fields of the warm-up that the backend needs for such devices. Raises `UsageError` for an
+    option that the protocol fixes.
+    """
+    if protocol is not Protocol.MEDIAN100:
+        refused = [name for name, value in (("--runs", runs), ("--warmup", warmup)) if value is not None]
+        if refused:
+            fixed = METHODS[protocol]
+            raise UsageError(
+                f"--protocol {protocol} is {fixed.rounds} round{'s' * (fixed.rounds > 1)} of "
+                f"{fixed.warmup} + {fixed.runs} runs; leave out {' and '.join(refused)}."
+            )
+        return METHODS[protocol]
+    fields = {"warmup": settings.method.warmup, **warmup_policy}
+    if warmup is not None:
+        fields["warmup"] = warmup
+    return msgspec.structs.replace(
+        settings.method, **msgspec.convert(fields, dict[str, Any]), runs=runs or settings.method.runs
+    )
+
+
+# --- models and sizes -------------------------------------------------------------------------------------------------
+
+
+def one_model(settings: Config, model: str | None, checkpoint: Path | None, head: Head | None = None) -> ModelSpec:
+    """Return the one model that is meant.
+
+    Without a name it is the one that the checkpoint belongs to, else the first in [sweep]. Raises `UsageError` for a
+    name that means several, and for a head beside a checkpoint, which has its own.
+    """
+    _refuse_head(checkpoint, head)
+    if model is not None:
+        if fnmatch.filter(settings.models, model) != [model] and any(sign in model for sign in "*?["):
+            raise UsageError(f"'{model}' may mean several models here; give one name.")
+        spec = settings.select([model])[0]
+    elif checkpoint is not None:
+        from fastvit_bench.network import checkpoint as checkpoints
+
+        variant = checkpoints.load(checkpoint).variant
+        spec = settings.models.get(variant) or ModelSpec(name=variant, variant=variant)
+    else:
+        spec = settings.select([])[0]
+    if checkpoint is not None:
+        return msgspec.structs.replace(spec, checkpoint=str(checkpoint), sha256=None)
+    return spec if head is None else msgspec.structs.replace(spec, head=head)
+
+
+def select_models(
+    settings: Config, models: Sequence[str], checkpoint: Path | None, head: Head | None = None
+) -> list[ModelSpec]:
+    """Return the models that are meant, by names and globs; with a checkpoint it is one."""
+    if checkpoint is not None:
+        if len(models) > 1:
+            raise UsageError("--checkpoint is one network's weights; give one --model with it, or none.")
+        return [one_model(settings, models[0] if models else None, checkpoint, head)]
+    specs = settings.select(models)
+    return specs if head is None else [msgspec.structs.replace(spec, head=head) for spec in specs]
+
+
+def _refuse_head(checkpoint: Path | None, head: Head | None) -> None:
+    if head is not None and checkpoint is not None:
+        raise UsageError("--head is for random weights; a checkpoint has its own, so leave it out.")
+
+
+def sweep_shapes(settings: Config, res: str | None, specs: Sequence[ModelSpec], batch: int) -> tuple[Shape, ...]:
+    """Return the shapes of a sweep: those named, else all of the grid, in steps that every model can take."""
+    grid = settings.sweep.grid
+    return tuple(config.shapes(res or f"{min(grid)}..{max(grid)}", grid, batch, config.stride(specs)))
+
+
+def square_shape(res: str | None, specs: Sequence[ModelSpec], batch: int) -> Shape:
+    """Return the one square shape that images are prepared for; raises `UsageError` for several sizes."""
+    own = {spec.resolution for spec in specs}
+    if res is None and len(own) > 1:
+        raise UsageError(f"The models are meant for {', '.join(map(str, sorted(own)))} pixels; name one with --res.")
+    shapes = config.shapes(res or str(own.pop()), (), batch)
+    if len(shapes) > 1 or shapes[0].height != shapes[0].width:
+        raise UsageError(f"--res {res}: accuracy is counted at one square size; name it, such as 256.")
+    return shapes[0]
+
+
+def gate_selection(
+    settings: Config, models: Sequence[str], res: str | None, batch: int
+) -> tuple[list[ModelSpec], list[Shape]]:
+    """Return the models and shapes that the options name, else those of [gate]."""
+    grid = settings.gate.grid or settings.sweep.grid
+    specs = settings.select(models or settings.gate.models)
+    for spec in specs:
+        registry.require(spec.variant)
+    return specs, config.shapes(res or ",".join(map(str, grid)), grid, batch)
+
+
+# --- files to export --------------------------------------------------------------------------------------------------
+
+
+def export_device(
+    target: str, backend: Backend, precision: str | None, batch: int, options: Mapping[str, object]
+) -> Device:
+    """Return the device that a file is exported for; raises `UsageError` for an option the target does not have."""
+    for name in sorted(name for name, value in options.items() if value is not None and name not in backend.flags):
+        raise UsageError(f"--{name.replace('_', '-')} means nothing for --target {target}; leave it out.")
+    precision = precision or backend.precisions[0]
+    if precision not in backend.precisions:
+        raise UsageError(f"--target {target} exports {' or '.join(backend.precisions)}, not {precision}.")
+    return Device(
+        name=target,
+        backend=backend.name,
+        precision=precision,
+        batch=batch,
+        options={name: str(options[name]) for name in backend.export_options if options[name] is not None},
+    )
+
+
+def export_jobs(
+    settings: Config,
+    spec: ModelSpec,
+    device: Device,
+    *,
+    res: str | None,
+    fuse: Fuse,
+    seed: int,
+    multifunction: bool,
+    classifier: Path | None,
+    output: Path | None,
+) -> list[ExportJob]:
+    """Return what is to be exported for a target: a job for each file.
+
+    `output` is a folder or a file, `classifier` a file of class names; `multifunction` puts all sizes into one file.
+    """
+    from fastvit_bench.exporting import checkpoints, pipeline
+
+    backend = backends.get(device.backend)
+    shapes = config.shapes(res or str(spec.resolution), settings.sweep.grid, device.batch)
+    if multifunction and len(shapes) < 2:
+        raise UsageError("--multifunction puts several sizes into one file; name them with --res, such as 256,384.")
+    weights = checkpoints.weights_of(spec, seed)
+    labels = class_names(classifier) if classifier else ()
+    of_files = [shapes] if multifunction else [[shape] for shape in shapes]
+    parts = _name_parts(device, backend, fuse, labels)
+    return [
+        pipeline.job(
+            spec,
+            weights,
+            sizes[0],
+            fuse,
+            device,
+            folder=Path(settings.paths.models),
+            path=_output_path(output, backend.suffix, spec, sizes, parts, several=len(of_files) > 1),
+            functions=tuple(sizes) if multifunction else (),
+            labels=labels,
+        )
+        for sizes in of_files
+    ]
+
+
+def export_phrase(job: ExportJob) -> str:
+    """Return what a job exports as a phrase, such as "exporting fastvit_t8 256 b1 (folded, fp32, random(seed 0))"."""
+    sizes = " ".join(shape.size for shape in job.functions or (job.shape,))
+    settings = f"{job.fused}, {job.precision}, {job.weights.label}"
+    return f"exporting {job.model} {sizes} b{job.shape.batch} ({settings})"
+
+
+def _name_parts(device: Device, backend: Backend, fuse: Fuse, labels: Sequence[str]) -> list[str]:
+    """Return the parts of a file's name for settings that are not the default.
+
+    They keep two exports of one network in a folder from overwriting each other.
+    """
+    usual = backend.options(msgspec.structs.replace(device, options={}))
+    parts: list[str] = [] if fuse is Fuse.FOLDED else [fuse]
+    parts += [] if device.precision == backend.precisions[0] else [device.precision]
+    parts += [str(device.options[name]) for name in device.options if device.options[name] != usual[name]]
+    return [*parts, "named"] if labels else parts
+
+
+def _output_path(
+    output: Path | None, suffix: str, spec: ModelSpec, sizes: Sequence[Shape], parts: Sequence[str], *, several: bool
+) -> Path | None:
+    """Return the path of one exported file: `output` itself if it has the file's suffix, else a path in that folder.
+
+    The name in a folder consists of model, sizes, batch and `parts`, for settings that are not the default.
+    """
+    if output is None:
+        return None
+    if output.name.endswith(suffix) and not several:
+        return output
+    if output.name.endswith(suffix):
+        raise UsageError(f"{output} names one file, and several sizes make several; name a folder with -o.")
+    if output.suffix == Path(f"x{suffix}").suffix:  # as a folder's name it would look like a file
+        raise UsageError(f"The names of such files end in {suffix}, and {output} does not; say {output.stem}{suffix}.")
+    name = "_".join((spec.name, *(shape.size for shape in sizes), f"b{sizes[0].batch}", *parts))
+    return output / (name + suffix)
+
+
+def class_names(path: Path) -> tuple[str, ...]:
+    """Return the class names in a file, one per line; an empty last line does not count."""
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The class names {path} cannot be read: {error}.") from None
+    names = [line.strip() for line in lines]
+    empty = [number for number, name in enumerate(names, 1) if not name]
+    if empty:
+        raise UsageError(f"{path}, line {empty[0]} holds no class name; write one name per line.")
+    repeated = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    if repeated:
+        raise UsageError(f"{path} names the class '{repeated}' twice, and Core ML needs distinct names; rename one.")
+    return tuple(names)
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+def comparison_plan(
+    settings: Config,
+    max_regression: str | None,
+    max_pooled: str | None,
+    max_time: str | None,
+    seed: int,
+    no_baseline: NoBaseline = NoBaseline.FAIL,
+) -> Plan:
+    """Return the plan of [gate] with the changes that the options make.
+
+    A margin for cells that comes without a pooled one makes the pooled margin half as wide.
+    """
+    from fastvit_bench.comparing.interleaved import INTERLEAVE_PLAN
+
+    defaults = settings.gate
+    margin = config.share(max_regression or defaults.max_regression)
+    pooled = max_pooled or ("" if max_regression else defaults.max_pooled_regression)
+    return Plan(
+        margin=margin,
+        pooled_margin=config.share(pooled) if pooled else margin / 2,
+        alpha=defaults.alpha,
+        beta=defaults.beta,
+        max_time_s=config.seconds(max_time or defaults.max_time),
+        seed=seed,
+        turns=INTERLEAVE_PLAN,
+        no_baseline=no_baseline,
+    )
+
+
+# --- folders and run files --------------------------------------------------------------------------------------------
+
+
+def require_folders(settings: Config, device: str, report: Path | None = None) -> None:
+    """Raise `StoreError` unless the folders for exported files, results and reports can be written."""
+    folders = {"results": Path(settings.paths.results) / device, "exported files": Path(settings.paths.models)}
+    if report is not None:
+        folders["reports"] = report
+    for content, folder in folders.items():
+        if (refused := files.refusal(folder)) is not None:
+            raise StoreError(f"The folder {folder} for {content} cannot be written: {refused}.")
+
+
+def run_to_resume(device: str, paths: Sequence[Path]) -> Path:
+    """Return the one run file that is to be continued; raises `UsageError` for several, or one of another device."""
+    if len(paths) > 1:
+        raise UsageError(f"--resume continues one run, and this means {len(paths)}; name one of them.")
+    path = paths[0]
+    if path.parent.name != device:
+        raise UsageError(f"Run {path.stem} was made on {path.parent.name}; say --device {path.parent.name}.")
+    return path

@@ -1,0 +1,302 @@
+"""Studies: rows of a published table, exported, timed in turns with their references, and stored as they end."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+import fastvit_bench
+from fastvit_bench import backends, config
+from fastvit_bench.comparing import inputs, interleaved
+from fastvit_bench.comparing.inputs import Candidate, ComparisonPair, Unavailable
+from fastvit_bench.comparing.interleaved import InterleavedRun, Notify
+from fastvit_bench.errors import FastViTBenchError, NotComparableError, UnavailableError, UsageError
+from fastvit_bench.measuring.git import current_commit
+from fastvit_bench.measuring.worker import Worker
+from fastvit_bench.network import registry
+from fastvit_bench.network.registry import check_size
+from fastvit_bench.paper import study_table
+from fastvit_bench.records import Artifact, Device, Machine, Method, ModelSpec, Request, Shape
+from fastvit_bench.records.comparison import CellResult, Outcome, Plan
+from fastvit_bench.records.study import SCHEMA, Contestant, Match, Study, StudyResult, StudyRow
+from fastvit_bench.stats.intervals import median
+from fastvit_bench.store import runs
+from fastvit_bench.sweep import estimate
+from fastvit_bench.sweep import plan as sweep_plan
+from fastvit_bench.sweep import run as sweep_run
+from fastvit_bench.sweep.plan import Step
+
+BLOCKS = 6  # the fewest whose smallest and largest ratio enclose the median with 95 %
+
+# --- matches and plan -------------------------------------------------------------------------------------------------
+
+
+def joined(study: Study, models: Sequence[str]) -> Study:
+    """Return the study with further models in its first group, at the sizes of that group's reference.
+
+    Raises `UsageError` for a study without a measurable row, and for a model whose label it has already.
+    """
+    if not models:
+        return study
+    reference = next((row for row in study.rows if row.model), None)
+    if reference is None:
+        raise UsageError(f"Study '{study.name}' has nothing that can be measured, so there is nothing to join.")
+    more = tuple(
+        StudyRow(label=Path(model).name, model=model, fuse=reference.fuse, res=reference.res, group=reference.group)
+        for model in models
+    )
+    for row in more:
+        if row.label in {known.label for known in study.rows}:
+            raise UsageError(f"Study '{study.name}' has a row '{row.label}' already; leave it out.")
+    at = max(number for number, row in enumerate(study.rows) if row.group == reference.group)
+    return msgspec.structs.replace(study, rows=(*study.rows[: at + 1], *more, *study.rows[at + 1 :]))
+
+
+def matches(study: Study, device: Device, sizes: Sequence[tuple[int, int]] = ()) -> tuple[Match, ...]:
+    """Pair every row with the reference of its group, in the order of the rows.
+
+    `sizes` (height, width) replace the study's grid. A row of one size is paired with the reference at that size, or at
+    the reference's own where it has one. Raises `UsageError` where no group has two rows that can be measured, or a
+    reference lacks the size.
+    """
+    grid = list(sizes) or [(size, size) for size in study.grid]
+    pairs: list[Match] = []
+    for group in dict.fromkeys(row.group for row in study.rows):
+        rows = [row for row in study.rows if row.group == group and row.model]
+        if len(rows) < 2:
+            continue
+        reference, *challengers = ({row: _contestants(row, grid, device) for row in rows}).values()
+        by_shape = {contestant.shape: contestant for contestant in reference}
+        for contestant in itertools.chain.from_iterable(challengers):
+            against = by_shape.get(contestant.shape) or (reference[0] if len(reference) == 1 else None)
+            if against is None:
+                raise UsageError(
+                    f"Study '{study.name}': {contestant.name} has no counterpart of {reference[0].row.label}; "
+                    f"give the reference that size too."
+                )
+            pairs.append(Match(reference=against, row=contestant))
+    if not pairs:
+        raise UsageError(f"Study '{study.name}' has no two rows that can be measured against each other.")
+    return tuple(pairs)
+
+
+def _contestants(row: StudyRow, grid: Sequence[tuple[int, int]], device: Device) -> list[Contestant]:
+    sizes = grid if row.res is None else [(row.res, row.res)]
+    return [Contestant(row=row, shape=Shape(batch=device.batch, height=h, width=w)) for h, w in sizes]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A study that is ready to be measured: the record so far, and the export step of each contestant."""
+
+    result: StudyResult
+    steps: Mapping[Contestant, Step | Unavailable]
+
+    @property
+    def remaining(self) -> list[Match]:
+        """The matches without a figure yet, those that failed included."""
+        return [match for match in self.result.matches if not _done(self.result.cell(match))]
+
+    def state(self, contestant: Contestant) -> str:
+        """Return the state of a contestant's file, in words."""
+        step = self.steps[contestant]
+        if isinstance(step, Unavailable):
+            return f"cannot be made: {step.reason}"
+        return "to export" if step.cached is None else "exported already"
+
+
+def _done(cell: CellResult | None) -> bool:
+    return cell is not None and cell.verdict.outcome is not Outcome.INCOMPARABLE
+
+
+def plan(
+    study: Study,
+    settings: config.Config,
+    device: Device,
+    machine: Machine,
+    *,
+    sizes: Sequence[tuple[int, int]] = (),
+    blocks: int = BLOCKS,
+    seed: int = 0,
+) -> Planned:
+    """Plan a study; nothing is exported or written. Raises what `matches` raises."""
+    timestamp = datetime.now(UTC)
+    tree = current_commit()
+    result = StudyResult(
+        schema=SCHEMA,
+        id=runs.new_id(timestamp),
+        study=study,
+        started=timestamp.isoformat(timespec="seconds"),
+        finished=timestamp.isoformat(timespec="seconds"),
+        tool=fastvit_bench.__version__,
+        commit=tree.commit,
+        dirty=tree.dirty,
+        device=device,
+        machine=machine,
+        turns=interleaved.INTERLEAVE_PLAN,
+        blocks=blocks,
+        seed=seed,
+        matches=matches(study, device, sizes),
+    )
+    return Planned(result, _steps(result, settings))
+
+
+def resumed(result: StudyResult, settings: config.Config, machine: Machine) -> Planned:
+    """Plan the remaining part of an interrupted study. Raises `NotComparableError` where the machine has changed."""
+    if apart := machine.differences(result.machine, backends.figure_packages(result.device)):
+        raise NotComparableError(
+            f"Study {result.id} was begun under other conditions ({'; '.join(apart)}); begin a new one instead."
+        )
+    return Planned(result, _steps(result, settings))
+
+
+def _steps(result: StudyResult, settings: config.Config) -> dict[Contestant, Step | Unavailable]:
+    steps: dict[Contestant, Step | Unavailable] = {}
+    for match in result.matches:
+        for contestant in (match.reference, match.row):
+            if contestant not in steps:
+                steps[contestant] = _step(contestant, result, settings)
+    return steps
+
+
+def _step(contestant: Contestant, result: StudyResult, settings: config.Config) -> Step | Unavailable:
+    """Return the export step of a contestant, or the reason why there is none; that stops no other contestant."""
+    try:
+        spec, shape = _spec(contestant.row, settings), contestant.shape
+        check_size(shape.height, shape.width, registry.find(spec.variant).stride)
+        request = Request(
+            device=result.device,
+            models=(spec,),
+            shapes=(shape,),
+            fused=contestant.row.fuse,
+            method=Method(),
+            seed=result.seed,
+            timeout_s=settings.sweep.timeout_s,
+        )
+        (step,) = sweep_plan.plan(request, Path(settings.paths.models))
+    except UnavailableError:  # a missing package fails every row that needs it
+        raise
+    except FastViTBenchError as error:
+        return Unavailable(contestant.name, str(error), "export")
+    return step
+
+
+def _spec(row: StudyRow, settings: config.Config) -> ModelSpec:
+    (spec,) = settings.select([row.model])
+    return msgspec.structs.replace(spec, head=row.head) if row.head is not spec.head else spec
+
+
+# --- duration ---------------------------------------------------------------------------------------------------------
+
+LOADING_S = 1.5  # per side and block: the process, the file and warming up
+
+
+def seconds(planned: Planned, macs_per_s: float | None) -> float:
+    """Estimate the seconds that the remaining matches take; `macs_per_s` is the rate measured on this device before."""
+    result = planned.result
+    threads = int(result.device.options.get("threads", 1))
+    rate = macs_per_s or estimate.GUESSED_MACS_PER_CORE_S * threads
+    total = 0.0
+    for match in planned.remaining:
+        for contestant in (match.reference, match.row):
+            step = planned.steps[contestant]
+            if isinstance(step, Step):
+                run = step.macs / rate
+                turn = result.turns.pause_ms / 1e3 + run * result.turns.settle
+                turn += max(run, min(run * result.turns.runs, result.turns.turn_ms / 1e3))
+                total += result.blocks * (LOADING_S + 3 * run * result.turns.runs + result.turns.turns * turn)
+    for step in planned.steps.values():
+        if isinstance(step, Step) and step.cached is None:
+            total += estimate.GUESSED_EXPORT_S + 20 * step.macs / rate
+    return total
+
+
+def measured_rate(results: Path, device: str) -> float | None:
+    """Return the MACs per second in the newest study of a device, else in its newest run; None without either."""
+    studies, _ = study_table.newest([results / device])
+    rates = [
+        1e3 * line.artifact.macs / line.figure.value
+        for result in sorted(studies, key=lambda result: result.finished)[-1:]
+        for line in study_table.lines(result)
+        if line.artifact and line.figure
+    ]
+    return median(rates) if rates else estimate.measured_rate(results, device)
+
+
+def outline(planned: Planned, macs_per_s: float | None) -> str:
+    """Return the plan in a line: ``repmixer-vs-pooling on cpu: 16 pairs of 6 blocks · 20 files … · about 12 min``."""
+    steps = [step for step in planned.steps.values() if isinstance(step, Step)]
+    lacking = sum(step.cached is None for step in steps)
+    remaining, total = len(planned.remaining), len(planned.result.matches)
+    done = f" · {total - remaining} measured already" if remaining < total else ""
+    return (
+        f"{planned.result.study.name} on {planned.result.device.name}: {total} pair{'s' * (total != 1)} of "
+        f"{planned.result.blocks} blocks{done} · {lacking} of {len(planned.steps)} files to export · "
+        f"about {estimate.duration(seconds(planned, macs_per_s))}"
+    )
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def run(
+    planned: Planned,
+    settings: config.Config,
+    path: Path,
+    *,
+    say: Callable[[str], None] = lambda what: None,
+    notify: Notify = lambda cell, block, look: None,
+) -> Iterator[tuple[StudyResult, CellResult]]:
+    """Export the missing files, then measure match by match; yields the study so far, after it was written to `path`.
+
+    A row that cannot be exported or timed becomes a cell without a figure and stops no other row.
+    """
+    result, timeout_s = planned.result, settings.sweep.timeout_s
+    needed = dict.fromkeys(itertools.chain.from_iterable((match.reference, match.row) for match in planned.remaining))
+    entries: dict[Contestant, Candidate | Unavailable] = {}
+    with Worker() as exporter:
+        for contestant in needed:
+            entries[contestant] = _entry(contestant, planned.steps[contestant], exporter, timeout_s, say)
+    inputs.build_engines(entries.values(), timeout_s)
+    contest_plan = Plan(looks=(result.blocks,), max_time_s=float("inf"), seed=result.seed, turns=result.turns)
+    for match in planned.remaining:
+        pair = ComparisonPair(match.name, entries[match.reference], entries[match.row])
+        contest = InterleavedRun(
+            [pair], contest_plan, result.machine, timeout_s=timeout_s, same=inputs.allow_any, notify=notify
+        )
+        (cell,) = map(_without_gate, interleaved.results(contest, contest.run()))
+        earlier = tuple(known for known in result.cells if known.name != cell.name)
+        result = msgspec.structs.replace(
+            result, cells=(*earlier, cell), finished=datetime.now(UTC).isoformat(timespec="seconds")
+        )
+        study_table.write(result, path)
+        yield result, cell
+
+
+def _without_gate(cell: CellResult) -> CellResult:
+    """Return a cell without the fields of a gate: a study asks for a ratio and has no margin."""
+    verdict = msgspec.structs.replace(cell.verdict, margin=0.0, above=0, bounds=None, detectable=None, floor=None)
+    if verdict.ratio is not None:
+        verdict = msgspec.structs.replace(verdict, outcome=Outcome.PASS, reason="measured")
+    return msgspec.structs.replace(cell, verdict=verdict)
+
+
+def _entry(
+    contestant: Contestant, step: Step | Unavailable, exporter: Worker, timeout_s: float, say: Callable[[str], None]
+) -> Candidate | Unavailable:
+    if isinstance(step, Unavailable):
+        return step
+    reply = sweep_run.ready(
+        step, exporter, timeout_s, lambda step, what: say(f"{what} {contestant.name} ({step.cell.model})"), engine=False
+    )
+    if isinstance(reply, Artifact):
+        return Candidate(contestant.name, reply, Path(sweep_plan.file_of(step, reply)), step.job.device)
+    return Unavailable(contestant.name, f"{contestant.row.label}: {reply.reason}", reply.stage)
+
+
+def file_of(result: StudyResult, results: Path) -> Path:
+    """Return the path of a study's file."""
+    return results / result.device.name / f"{study_table.PREFIX}{result.study.name}-{result.id}{study_table.SUFFIX}"

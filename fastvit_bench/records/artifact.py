@@ -1,0 +1,141 @@
+"""Records of an exported file: the settings that determine it, its verification, and the jobs that create it."""
+
+from typing import Generic, TypeVar
+
+import msgspec
+
+from fastvit_bench.records.parity import HalfWeights, Parity
+from fastvit_bench.records.spec import Device, Fuse, Head, Record, Shape, Weights
+
+
+class Traffic(Record, frozen=True):
+    """Parameters, multiply-accumulates and memory traffic of a file's graph, for one run of a batch.
+
+    Every node counts its reads and writes, as if nothing were fused and nothing stayed in a cache. Views move nothing.
+    """
+
+    params: int  # floating-point numbers in the file
+    macs: int  # multiply-accumulates of convolutions and matrix products
+    weight_bytes: int  # read by nodes from the file's constants
+    read_bytes: int  # read by nodes from the input or from outputs of nodes
+    written_bytes: int  # written by nodes
+
+    @property
+    def moved_bytes(self) -> int:
+        """Sum of weight, read and written bytes."""
+        return self.weight_bytes + self.read_bytes + self.written_bytes
+
+
+class ExportSpec(Record, frozen=True):
+    """The settings that determine an exported file's content; shared by the request and the finished artifact."""
+
+    model: str
+    variant: str
+    head: Head  # as requested for random weights; a checkpoint determines its own
+    classes: int  # as requested for random weights; a checkpoint determines its own
+    backend: str
+    precision: str
+    shape: Shape  # the default one of a file that accepts several
+    fused: Fuse
+    weights: Weights
+    toolchain: dict[str, str]  # package -> version, for every package that affects the file
+    path: str  # target path of a request; of an artifact the file's name in the folder of its side-car
+    options: dict[str, str] = {}  # of the backend, those that affect the file
+    functions: tuple[Shape, ...] = ()  # all shapes of a file that accepts several
+
+    @property
+    def key(self) -> str:
+        """Eight hex digits of a hash over every setting that determines a file's content.
+
+        Files with the same key are interchangeable. The number of classes and the head follow from a checkpoint's
+        content, so they count for random weights only. A checkpoint's name does not count.
+        """
+        import hashlib  # not at the top, because `--help` would wait for OpenSSL
+
+        weights = self.weights
+        drawn: tuple[int | str | None, ...] | str | None = weights.sha256
+        if weights.origin == "random":
+            drawn = (weights.seed, self.head, self.classes, *([weights.draw] if weights.draw > 1 else ()))
+        decisive = (
+            self.model,
+            self.variant,
+            self.backend,
+            self.precision,
+            self.shape,
+            self.fused,
+            drawn,
+            self.toolchain,
+        )
+        if self.options or self.functions:
+            decisive = (*decisive, self.options, self.functions)
+        return hashlib.sha256(msgspec.json.encode(decisive, order="sorted")).hexdigest()[:8]
+
+
+class Artifact(ExportSpec, frozen=True, kw_only=True, tag="artifact", tag_field="kind"):
+    """An exported file: its settings, hash, size, cost and verification results."""
+
+    sha256: str | None  # of the file, or of the files in a package; None where it is known from a report only
+    size_bytes: int
+    params: int  # of the exported network
+    macs: int  # multiply-accumulates of one batch, counted on the exported network
+    parity: Parity | None  # the worst of `proofs`; None where the file is known from a report only
+    proofs: dict[str, Parity] = {}  # by the part of the file that was verified, where there are several
+    operations: dict[str, int] = {}  # kind -> count in the file's program, where the backend counts them
+    half_weights: HalfWeights | None = None  # effect of FP16 on the weights, where the backend reports it
+    traffic: Traffic | None = None  # counted on the file, where the backend can
+
+
+Answer = TypeVar("Answer")
+
+
+class Job(Generic[Answer]):
+    """A piece of work for a worker process, generic in the type of its answer."""
+
+    __slots__ = ()
+
+
+class ExportJob(ExportSpec, Job[Artifact], frozen=True, kw_only=True, tag="export", tag_field="job"):
+    """A request to export one file in a worker process."""
+
+    checkpoint: str | None
+    device: Device  # verification runs the file with its options
+    labels: tuple[str, ...] = ()  # class names to put into the file; `options` holds their digest
+
+
+class EngineBuilt(Record, frozen=True, tag="equipped", tag_field="kind"):
+    """The answer to an `EngineJob`: the engine exists, newly built or from an earlier build."""
+
+    parity: Parity | None  # of its outputs; None where this machine cannot run it
+
+
+class EngineJob(Record, Job[EngineBuilt], frozen=True, tag="engine", tag_field="job"):
+    """A request to build the engine of an exported file in a worker process."""
+
+    export: ExportJob
+
+
+class ExternalModel(Record, frozen=True, tag="foreign", tag_field="kind"):
+    """A model that this tool did not export, as a performance report describes it."""
+
+    model: str
+    backend: str
+    precision: str  # as the toolkit calls it
+    inputs: dict[str, str]  # name -> type and shape, as the toolkit writes them
+    shape: Shape | None  # of its image input; None without one
+    size_bytes: int | None = None
+    operations: dict[str, int] = {}
+    metadata: dict[str, str] = {}  # entries that its authors wrote into the file
+
+
+class Fusing(Record, frozen=True):
+    """The result of fusing a checkpoint: modules fused, parameter counts and output differences."""
+
+    variant: str
+    head: Head
+    classes: int
+    form: str  # of the checkpoint: unfused or fused
+    kinds: dict[str, int]  # kind of module -> number of modules fused into one convolution each
+    params: dict[Fuse, int]
+    norms: dict[Fuse, int]  # BatchNorm layers that remain at each level
+    differences: dict[Fuse, float]  # largest output difference over the largest output, float64, by level
+    saved_difference: float  # the same ratio for the saved file, whose weights are float32

@@ -1,0 +1,194 @@
+"""Records of a request: model, shape, device, weights, and the method of measuring."""
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+
+class Head(StrEnum):
+    """The last part of a network: classifier, dense feature maps, segmenter or detector (docs/dense.md).
+
+    ``dense`` and ``stages`` are the backbone alone. They differ where a positional encoding precedes the fourth stage:
+    the published dense network returns the encoding, and ``stages`` the stage.
+    """
+
+    CLASSIFIER = "classifier"
+    DENSE = "dense"
+    STAGES = "stages"
+    SEGMENTER = "semantic-fpn"
+    DETECTOR = "fpn-rpn"
+
+
+class Fuse(StrEnum):
+    """The level to which constant algebra of the network is computed ahead of time.
+
+    ``none``: the network in its training form. ``fused``: every re-parameterisable block is one convolution, as in the
+    published fused checkpoints. ``folded``: the remaining BatchNorms, layer scales and attention scale are merged too.
+    """
+
+    NONE = "none"
+    FUSED = "fused"
+    FOLDED = "folded"
+
+
+class Window(StrEnum):
+    """The work between the two readings of the clock."""
+
+    COMPUTE = "compute"  # run + wait; the input is on the device, the output stays there
+    PREDICTION = "prediction"  # the toolkit's own timing around its native call, from input buffers to output buffers
+    END_TO_END = "end-to-end"  # the toolkit's one call from Python, with copies and conversions of inputs and outputs
+
+
+class CallPattern(StrEnum):
+    """The activity between two samples."""
+
+    BACK_TO_BACK = "back-to-back"  # none: the next run starts at once
+    REMOTE_CALL = "remote-call"  # each run is requested over a cable, and the device idles in between
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every record: frozen, keyword-only fields, unknown fields refused."""
+
+
+class Shape(Record, frozen=True, order=True):
+    """The size of one input batch: `batch` RGB images of `height` x `width` pixels."""
+
+    batch: int
+    height: int
+    width: int
+
+    @property
+    def size(self) -> str:
+        """Image size as text: ``256`` for a square, ``256x384`` (height x width) otherwise."""
+        return str(self.height) if self.height == self.width else f"{self.height}x{self.width}"
+
+    @property
+    def nchw(self) -> tuple[int, int, int, int]:
+        """Tensor shape (N, C, H, W)."""
+        return (self.batch, 3, self.height, self.width)
+
+
+class ModelSpec(Record, frozen=True):
+    """A model as declared in ``[model.NAME]`` of benchmark.toml."""
+
+    name: str
+    variant: str
+    head: Head = Head.CLASSIFIER
+    classes: int = 1000
+    checkpoint: str | None = None  # path, relative to the configuration file
+    sha256: str | None = None  # expected hash of the checkpoint
+    resolution: int = 256  # evaluation size in pixels
+    crop: float = 0.9  # side of the evaluation crop over the image's shorter side
+    published: str | None = None  # the model's name in results/published
+
+
+class Device(Record, frozen=True):
+    """A device profile as declared in ``[device.NAME]`` of benchmark.toml."""
+
+    name: str
+    backend: str
+    precision: str = "fp32"
+    batch: int = 1
+    match: str | None = None  # text that the detected hardware's name must contain
+    options: dict[str, str | int | float | bool] = {}
+
+
+class GraphVariant(Record, frozen=True):
+    """The choice among equivalent graphs of a network for a toolkit; the outputs do not depend on it."""
+
+    images: Literal["normalised", "centred"] = "normalised"  # pixel / 255 - mean, divided by std or not
+    doubling: Literal["split", "grouped"] = "split"  # convolutions with two outputs per input channel: as two or one
+    attention: Literal["batched", "per-head"] = "batched"  # all heads in one matrix product, or one product each
+    norms: Literal["batchnorm", "depthwise"] = "batchnorm"  # the norms before the dense network's outputs
+
+
+DRAW = 2  # version of `network.random_weights`; raised when a seed gives different weights
+
+
+class Weights(Record, frozen=True):
+    """The origin of a network's weights: a checkpoint's hash or a seed."""
+
+    origin: Literal["checkpoint", "random"]
+    sha256: str | None = None  # of the checkpoint file
+    file: str | None = None  # its name, without folders
+    seed: int | None = None  # of random weights
+    draw: int = 1  # of random weights: the value of `DRAW` that they were drawn with
+
+    @property
+    def label(self) -> str:
+        """Short form for tables: ``random(seed 0)`` or the file's name and first hash digits."""
+        if self.origin == "random":
+            return f"random(seed {self.seed})"
+        return f"{self.file}@{(self.sha256 or '')[:8]}"
+
+
+class Statistic(StrEnum):
+    """The statistic that reduces samples to one figure."""
+
+    MEDIAN = "median"  # of all samples of all rounds
+    TRIMMED_MEAN = "trimmed-mean"  # of each round, without its lowest and highest samples; then the mean over rounds
+
+
+class Method(Record, frozen=True):
+    """The method of measuring a latency: warm-up, runs, rounds and statistic."""
+
+    warmup: int = 10  # untimed runs before the first timed one of a round
+    runs: int = 100  # timed runs per round
+    rounds: int = 1
+    statistic: Statistic = Statistic.MEDIAN
+    trim: int = 0  # samples that a trimmed mean drops at either end of a round
+    loading: Literal["once", "per-round"] = "once"  # of the file
+    warmup_ms: int = 0  # least duration of the warm-up, by the clock that times the runs
+    steady: float = 0.0  # warm-up ends once the medians of 20 runs and of the previous 20 differ by less
+    duration_ms: int = 0  # least duration of the timed runs, so that there may be more than `runs`
+    processes: int = 1  # fresh ones over which warm-up and timed runs are spread; each is a round of the samples
+
+
+PROCESSES = 4  # default for processors, so that one figure includes the differences between processes
+
+
+class Protocol(StrEnum):
+    """The named methods of measuring."""
+
+    MEDIAN100 = "median100"
+    MODELBENCH = "modelbench"
+    PAPER = "paper"
+    TRTEXEC = "trtexec"
+
+
+# ModelBench is the app that the published iPhone latencies were made with (apple/ml-mobileone, ViewController.swift)
+METHODS = {
+    Protocol.MEDIAN100: Method(),
+    Protocol.MODELBENCH: Method(
+        warmup=1, runs=50, rounds=20, statistic=Statistic.TRIMMED_MEAN, trim=10, loading="per-round"
+    ),
+    Protocol.PAPER: Method(warmup=20, warmup_ms=200, steady=0.01),
+    Protocol.TRTEXEC: Method(warmup=0, warmup_ms=200, runs=10, duration_ms=3000),
+}
+
+
+class Setting(Record, frozen=True):
+    """The device settings that a protocol prescribes besides its method."""
+
+    precision: str | None = None
+    batch: int | None = None
+    options: dict[str, str | int | float | bool] = {}
+
+
+# The paper (section 4): batches of 8 on an RTX 2080 Ti with TensorRT 8.0.1.6, the median of 100 runs. It does not state
+# the precision, so FP16 is assumed. By default TensorRT 8.0 replays no graph and does not spin. trtexec: the defaults
+# of TensorRT 11 (samples/common/sampleOptions.h), but one run at a time, where trtexec keeps two in flight.
+SETTINGS = {
+    Protocol.PAPER: Setting(precision="fp16", batch=8, options={"graph": False, "transfers": False, "sync": "block"}),
+    Protocol.TRTEXEC: Setting(options={"graph": True, "transfers": False, "sync": "spin"}),
+}
+
+
+class ModelFacts(Record, frozen=True):
+    """Facts about a model that are known before any export."""
+
+    spec: ModelSpec
+    params: dict[Fuse, int]  # counted on the network, at each level
+    gmacs: float  # 10^9 multiply-accumulates of the folded network for one image at `spec.resolution`
+    checkpoints: tuple[str, ...]  # names of its files in the models folder

@@ -1,0 +1,89 @@
+"""Records of a study: networks compared with one another, as in a table or figure of a paper.
+
+A study is declared in ``[study.NAME]`` of benchmark.toml. Its rows form groups, and the first row of a group is its
+reference. Ratios are row over reference, so that 0.8 is 20 % less.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from fastvit_bench.records import Device, Fuse, Head, Machine, Record, Shape
+from fastvit_bench.records.comparison import CellResult, InterleavePlan
+
+SCHEMA = 1  # of a written study
+
+
+class StudyRow(Record, frozen=True):
+    """One declared network of a study."""
+
+    label: str  # as in the published table
+    model: str = ""  # of benchmark.toml or the catalogue, ``timm:NAME`` or an ONNX file; empty: cannot be measured
+    fuse: Fuse = Fuse.FOLDED
+    head: Head = Head.CLASSIFIER
+    res: int | None = None  # its own evaluation size in pixels; None: every size of the study
+    group: str = ""
+    published: str = ""  # its name in the published tables, with `{size}` for the pixels; empty: the label
+    table: str = ""  # the table that publishes it, if not one of the study's
+    iphone: str = ""  # column of its published iPhone latency; empty: the usual one
+    note: str = ""  # for readers; for a row that cannot be measured, the reason
+
+
+class Study(Record, frozen=True):
+    """A study as declared in ``[study.NAME]`` of benchmark.toml."""
+
+    name: str
+    title: str
+    rows: Annotated[tuple[StudyRow, ...], msgspec.Meta(min_length=1)]
+    grid: tuple[int, ...] = ()  # pixels, for rows without a size of their own
+    tables: tuple[str, ...] = ()  # names in results/published, in which the rows are looked up
+    note: str = ""  # printed below the table
+
+
+class Contestant(Record, frozen=True):
+    """A study's row at one image size."""
+
+    row: StudyRow
+    shape: Shape
+
+    @property
+    def name(self) -> str:
+        """Name with the image size, which distinguishes rows of one label: ``FastViT-T8 256``."""
+        return f"{self.row.label} {self.shape.size}"
+
+
+class Match(Record, frozen=True):
+    """A row paired with the reference of its group; their sizes differ where each row has its own."""
+
+    reference: Contestant
+    row: Contestant
+
+    @property
+    def name(self) -> str:
+        """Name of the pair's cell: ``RepMixer 384 / Pooling 384``, with the group's name in front if it has one."""
+        group = f"{self.row.row.group}: " if self.row.row.group else ""
+        return f"{group}{self.row.name} / {self.reference.name}"
+
+
+class StudyResult(Record, frozen=True, tag="study", tag_field="document"):
+    """The results of one `study` so far, from which its tables, figures and claims are written."""
+
+    schema: int
+    id: str
+    study: Study  # as declared at its start, with rows added since
+    started: str  # UTC, ISO 8601
+    finished: str  # of its last cell
+    tool: str  # version of fastvit-bench
+    commit: str | None
+    dirty: bool
+    device: Device  # options resolved
+    machine: Machine
+    turns: InterleavePlan
+    blocks: int  # of each cell
+    seed: int  # of the order of turns, and of random weights
+    matches: tuple[Match, ...]  # all planned pairs
+    cells: tuple[CellResult, ...] = ()  # finished, named after their matches; the base is the reference
+
+    def cell(self, match: Match) -> CellResult | None:
+        """Return the finished cell of a match; None before it is measured."""
+        return next((cell for cell in self.cells if cell.name == match.name), None)

@@ -1,0 +1,351 @@
+"""Details of each measurement beside its latency: tables for people, columns by size for programs."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from fastvit_bench.records import LayerTime, Measurement, Placement, Statistic, Unit
+from fastvit_bench.render.row_text import TAILS, Quantile, model_name, quantile_of, variant_label
+from fastvit_bench.render.rows import Row, size_of
+from fastvit_bench.render.table import NONE, Column, Table
+from fastvit_bench.render.text import derived, latency, op_counts, per_image, printable, significant, whole_percent
+from fastvit_bench.stats.intervals import median
+
+UNNAMED_BLOCK = "(not told)"  # block of a layer whose name does not say one
+
+Marks = Mapping[bytes, str]  # behind the device's name, by the row's key
+
+
+class CellLine(NamedTuple):
+    """A measurement and the row that it belongs to."""
+
+    row: Row
+    cell: Measurement
+
+
+# --- columns of cells -------------------------------------------------------------------------------------------------
+
+# end of a column's name -> value
+_OF_QUANTILE: dict[str, Callable[[Quantile], float]] = {
+    "": lambda tail: tail.value_ms,
+    "_low": lambda tail: tail.interval.low,
+    "_high": lambda tail: tail.interval.high,
+}
+
+
+def _quantiles() -> list[Column[CellLine]]:
+    columns: list[Column[CellLine]] = []
+    for title, quantile in TAILS.items():
+        for end, of in _OF_QUANTILE.items():
+
+            def value(line: CellLine, quantile: float = quantile, of: Callable[[Quantile], float] = of) -> float | None:
+                tail = quantile_of(line.cell, quantile) if line.row.method.statistic is Statistic.MEDIAN else None
+                return of(tail) if tail else None
+
+            def text(line: CellLine, quantile: float = quantile) -> str:
+                tail = quantile_of(line.cell, quantile)
+                return latency(tail.value_ms, tail.interval) if tail else NONE
+
+            name, shown = title.replace(".", ""), "" if end else title
+            columns.append(
+                Column(
+                    f"{name}_{{size}}{end}_ms",
+                    shown,
+                    value,
+                    text,
+                    unit="ms" * bool(shown),
+                    align="right",
+                    role="figure",
+                    shown="filled",
+                    optional=True,
+                    minor=True,
+                )
+            )
+    return columns
+
+
+def first(values: Sequence[int]) -> float | None:
+    """Return the first of some durations in nanoseconds, in milliseconds; None where there is none."""
+    return values[0] / 1e6 if values else None
+
+
+def later(values: Sequence[int]) -> float | None:
+    """Return the median of all durations but the first, in milliseconds; None where there is no second one."""
+    return median(values[1:]) / 1e6 if values[1:] else None
+
+
+# heading -> milliseconds, of what comes before the runs that are measured
+_STARTING: dict[str, Callable[[Measurement], float | None]] = {
+    "compile": lambda cell: median(cell.compile_ns) / 1e6 if cell.compile_ns else None,
+    "first load": lambda cell: first(cell.load_ns),
+    "later loads": lambda cell: later(cell.load_ns),
+    "first run": lambda cell: first(cell.cold_ns),
+    "later first runs": lambda cell: later(cell.cold_ns),
+}
+
+
+def _starts() -> list[Column[CellLine]]:
+    columns: list[Column[CellLine]] = []
+    for title, of in _STARTING.items():
+
+        def value(line: CellLine, of: Callable[[Measurement], float | None] = of) -> float | None:
+            return of(line.cell)
+
+        def text(line: CellLine, of: Callable[[Measurement], float | None] = of) -> str:
+            return NONE if (taken := of(line.cell)) is None else significant(taken, 3)
+
+        name = f"{title.replace(' ', '_')}_{{size}}_ms"
+        columns.append(Column(name, title, value, text, align="right", role="figure", shown="filled", optional=True))
+    return columns
+
+
+# unit -> heading
+_UNITS = {Unit.NEURAL_ENGINE: "Neural Engine", Unit.GPU: "GPU", Unit.CPU: "CPU"}
+
+
+def _of_plan(of: Callable[[Placement], object]) -> Callable[[CellLine], object]:
+    return lambda line: of(line.cell.placement) if line.cell.placement else None
+
+
+def _plan_text(of: Callable[[Placement], str]) -> Callable[[CellLine], str]:
+    return lambda line: of(line.cell.placement) if line.cell.placement else NONE
+
+
+def _plans() -> list[Column[CellLine]]:
+    columns: list[Column[CellLine]] = [
+        Column(
+            "planned_operations_{size}",
+            "operations",
+            _of_plan(lambda plan: len(plan.operations)),
+            align="right",
+            optional=True,
+        )
+    ]
+    for unit in (*_UNITS, *(unit for unit in Unit if unit not in _UNITS)):
+        name = f"planned_{unit.value.replace('-', '_')}"
+        columns += [
+            Column(
+                f"{name}_{{size}}",
+                _UNITS.get(unit, ""),
+                _of_plan(lambda plan, unit=unit: plan.shares[unit]),
+                _plan_text(lambda plan, unit=unit: _shares(plan, unit)),
+                align="right",
+                role="figure",
+                optional=True,
+            ),
+            Column(
+                f"{name}_cost_{{size}}",
+                "",
+                _of_plan(lambda plan, unit=unit: plan.costs[unit] if plan.costs else None),
+                optional=True,
+            ),
+        ]
+    return [
+        *columns,
+        Column(
+            "planned_switches_{size}", "switches", _of_plan(lambda plan: plan.switches), align="right", optional=True
+        ),
+        Column(
+            "planned_eligible_{size}",
+            "could run on Neural Engine",
+            _of_plan(lambda plan: plan.eligible),
+            _plan_text(lambda plan: whole_percent(plan.eligible)),
+            align="right",
+            optional=True,
+        ),
+        Column(
+            "planned_elsewhere_{size}",
+            "not on Neural Engine",
+            _of_plan(lambda plan: op_counts(plan.ops_off_neural_engine, len(plan.ops_off_neural_engine))),
+            _plan_text(lambda plan: printable(op_counts(plan.ops_off_neural_engine, 4)) or NONE),
+            wraps=True,
+            optional=True,
+        ),
+    ]
+
+
+def _shares(plan: Placement, unit: Unit) -> str:
+    share = whole_percent(plan.shares[unit])
+    return share if plan.costs is None else f"{share} / {whole_percent(plan.costs[unit])}"
+
+
+MS_PER_IMAGE: Column[CellLine] = Column(
+    "{size}_ms_per_image",
+    "ms/image",
+    lambda line: line.cell.ms_per_image if line.row.batch > 1 else None,
+    lambda line: per_image(line.cell),
+    align="right",
+    role="figure",
+    shown="filled",
+    optional=True,
+    minor=True,
+)
+QUANTILES, STARTS, PLANS = _quantiles(), _starts(), _plans()
+
+# facts of each measurement; {size} becomes its size where a table has a column for each
+CELL_COLUMNS: list[Column[CellLine]] = [
+    MS_PER_IMAGE,
+    *STARTS,
+    *PLANS,
+    *QUANTILES,
+    Column("layers_{size}", "", lambda line: len(line.cell.layers) or None, optional=True),
+    Column(
+        "layers_{size}_sum_ms",
+        "",
+        lambda line: milliseconds(line.cell.layers) if line.cell.layers else None,
+        optional=True,
+    ),
+]
+
+
+# --- details ----------------------------------------------------------------------------------------------------------
+
+
+def which(marks: Marks) -> list[Column[CellLine]]:
+    """Return the columns that say which cell a line is about."""
+    return [
+        Column(
+            "model",
+            "model",
+            lambda line: line.row.model,
+            lambda line: f"{model_name(line.row)}{marks[line.row.key]}",
+            role="key",
+        ),
+        Column("form", "form", lambda line: variant_label(line.row) or None, shown="filled", optional=True, role="key"),
+        Column("size", "size", lambda line: size_of(line.cell.shape), align="right", role="key"),
+    ]
+
+
+# title -> whether a measurement has the detail, and the columns behind those that name the measurement
+_DETAILS: dict[str, tuple[Callable[[CellLine], object], list[Column[CellLine]]]] = {
+    "Per image, derived: the latency of a batch over its images, which is not that of one image alone": (
+        lambda line: line.row.batch > 1,
+        [
+            Column("batch", "batch", lambda line: line.row.batch, align="right"),
+            MS_PER_IMAGE,
+            Column(
+                "",
+                "images/s",
+                lambda line: 1e3 * line.row.batch / line.cell.figure_ms,
+                lambda line: derived(line.cell, lambda ms: 1e3 * line.row.batch / ms),
+                align="right",
+                role="figure",
+            ),
+        ],
+    ),
+    "The slowest runs: 99 and 99.9 % of all runs took at most so long, 95 % interval in brackets": (
+        lambda line: line.row.method.statistic is Statistic.MEDIAN and quantile_of(line.cell, 0.99),
+        [Column("runs", "runs", lambda line: len(line.cell.samples_ms), align="right"), *QUANTILES],
+    ),
+    "Compiling, loading and the first run of each round, in ms; medians where there are several": (
+        lambda line: line.cell.load_ns or line.cell.compile_ns or line.cell.cold_ns,
+        STARTS,
+    ),
+    "Planned by the toolkit, not measured: share of operations / of estimated cost": (
+        lambda line: line.cell.placement,
+        PLANS,
+    ),
+}
+
+
+def details(rows: Sequence[Row], marks: Marks) -> Iterator[Table[CellLine]]:
+    """Yield a table per kind of detail, of the measurements that have it."""
+    lines = [CellLine(row, cell) for row in rows for cell in row.measured]
+    for title, (applies, more) in _DETAILS.items():
+        if members := [line for line in lines if applies(line)]:
+            yield Table(members, [*which(marks), *more], title)
+
+
+SLOWEST = 10  # layers that are listed one by one
+
+
+class _Layers(NamedTuple):
+    """Layers that share one line, and the milliseconds of all layers of their network."""
+
+    block: str
+    layers: Sequence[LayerTime]
+    total_ms: float
+
+    @property
+    def share(self) -> float:
+        """Share of the milliseconds of all layers; 0 where these sum to 0."""
+        return milliseconds(self.layers) / self.total_ms if self.total_ms else 0.0
+
+
+_TIMES: list[Column[_Layers]] = [
+    Column(
+        "ms",
+        "ms",
+        lambda line: milliseconds(line.layers),
+        lambda line: significant(milliseconds(line.layers), 3),
+        align="right",
+        role="figure",
+    ),
+    Column("share", "share", lambda line: line.share, lambda line: whole_percent(line.share), align="right"),
+]
+_BLOCK_COLUMNS: list[Column[_Layers]] = [
+    Column("block", "block", lambda line: line.block, lambda line: printable(line.block), role="key"),
+    Column("layers", "layers", lambda line: len(line.layers), align="right"),
+    *_TIMES,
+]
+_LAYER_COLUMNS: list[Column[_Layers]] = [
+    Column(
+        "layer",
+        "layer",
+        lambda line: line.layers[0].name,
+        lambda line: _clipped(printable(line.layers[0].name)),
+        role="key",
+        wraps=True,
+    ),
+    Column(
+        "kind",
+        "kind",
+        lambda line: line.layers[0].kind,
+        lambda line: printable(line.layers[0].kind) or NONE,
+        role="key",
+    ),
+    Column("block", "block", lambda line: line.block, lambda line: printable(line.block) or NONE, role="key"),
+    *_TIMES,
+]
+
+
+def layers(rows: Sequence[Row], marks: Marks) -> Iterator[Table[_Layers]]:
+    """Yield two tables per measurement with a profile: its layers by block, and the slowest of them."""
+    for row in rows:
+        for cell in row.measured:
+            if not cell.layers:
+                continue
+            whose = f"{model_name(row)} {size_of(cell.shape)} b{row.batch}{marks[row.key]}"
+            total = milliseconds(cell.layers)
+            yield Table(
+                [_Layers(block, layers, total) for block, layers in by_block(cell.layers).items()],
+                _BLOCK_COLUMNS,
+                f"Layers of {whose} by block, in a pass of its own whose sum, {significant(total, 3)} ms, is not the "
+                f"latency",
+            )
+            slowest = sorted(cell.layers, key=lambda layer: -layer.median_ns)[:SLOWEST]
+            yield Table(
+                [_Layers(layer.block or "", [layer], total) for layer in slowest],
+                _LAYER_COLUMNS,
+                f"The slowest layers of {whose} in that pass",
+            )
+
+
+def by_block(layers: Sequence[LayerTime]) -> dict[str, list[LayerTime]]:
+    """Group layers by their block of the network, in the order they run."""
+    blocks: dict[str, list[LayerTime]] = {}
+    for layer in layers:
+        blocks.setdefault(layer.block or UNNAMED_BLOCK, []).append(layer)
+    return blocks
+
+
+def milliseconds(layers: Sequence[LayerTime]) -> float:
+    """Return the sum of the layers' medians in milliseconds."""
+    return sum(layer.median_ns for layer in layers) / 1e6
+
+
+def _clipped(name: str, most: int = 72) -> str:
+    """Return a name with its middle left out where it is long.
+
+    Toolkits string together the names of fused layers.
+    """
+    return name if len(name) <= most else f"{name[: most - 28]} ... {name[-23:]}"

@@ -1,0 +1,160 @@
+"""Lists for people: the models, the devices, and the result of a fuse."""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fastvit_bench.records import Artifact, Device, Fuse, Fusing, HalfWeights, ModelFacts, Parity
+from fastvit_bench.render import terminal
+from fastvit_bench.render.table import NONE, Column, Table, TableReport
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from fastvit_bench.paper.published import Published
+
+
+def models(facts: Sequence[ModelFacts], width: int) -> "Group":
+    """Return a table with one row per model: counted and published sizes, and checkpoints in the models folder."""
+    from fastvit_bench.paper import published
+
+    def known(fact: ModelFacts) -> "Published | None":
+        return published.find(fact.spec.published) if fact.spec.published else None
+
+    def printed(name: str) -> Callable[[ModelFacts], float | None]:
+        return lambda fact: figure.value if (figure := getattr(known(fact), name, None)) else None
+
+    def one_digit(of: Callable[[ModelFacts], float | None]) -> Callable[[ModelFacts], str]:
+        return lambda fact: NONE if (value := of(fact)) is None else f"{value:.1f}"
+
+    columns: list[Column[ModelFacts]] = [
+        Column("model", "model", lambda fact: fact.spec.name, role="key"),
+        Column("params", "params", lambda fact: fact.params[Fuse.NONE], _three_levels, unit="M", align="right"),
+        Column(
+            "published_params_m",
+            "published params",
+            printed("params_m"),
+            one_digit(printed("params_m")),
+            unit="M",
+            align="right",
+        ),
+        Column("gmacs", "GMACs", lambda fact: fact.gmacs, lambda fact: f"{fact.gmacs:.2f}", align="right"),
+        Column(
+            "published_flops_g",
+            "published FLOPs",
+            printed("flops_g"),
+            one_digit(printed("flops_g")),
+            unit="G",
+            align="right",
+        ),
+        Column(
+            "files",
+            "files",
+            lambda fact: fact.checkpoints,
+            lambda fact: ", ".join(fact.checkpoints) or NONE,
+            wraps=True,
+        ),
+    ]
+    notes = (
+        "Parameters in millions, as trained / fused / folded; GMACs of the folded network for one image.",
+        "Published: the paper's tables, which print fewer parameters than its released code has.",
+        "A published checkpoint: fastvit-bench download MODEL [--distilled] [--form fused]",
+    )
+    return terminal.report(TableReport([Table(facts, columns, "Models")], notes), width)
+
+
+def _three_levels(fact: ModelFacts) -> str:
+    return " / ".join(f"{fact.params[level] / 1e6:.2f}" for level in (Fuse.NONE, Fuse.FUSED, Fuse.FOLDED))
+
+
+Profile = tuple[Device, str | None]  # a device, and what is missing for running it here
+
+_DEVICES: list[Column[Profile]] = [
+    Column("device", "device", lambda profile: profile[0].name, role="key"),
+    Column("backend", "backend", lambda profile: profile[0].backend),
+    Column("precision", "precision", lambda profile: profile[0].precision),
+    Column("batch", "batch", lambda profile: profile[0].batch, align="right"),
+    Column(
+        "here",
+        "here",
+        lambda profile: profile[1] is None,
+        lambda profile: f"no: {profile[1]}" if profile[1] else "ready",
+        wraps=True,
+    ),
+]
+
+
+def devices(rows: Sequence[Profile], machine: str, width: int) -> str:
+    """Return one line per device: its profile, and either that it can run here or what is missing.
+
+    The text is `width` columns wide. It is plain, because this is the first thing asked of a new machine: rich takes
+    longer to import than the answer.
+    """
+    about = textwrap.fill(f"this machine: {machine}", width)
+    return f"{terminal.plain(terminal.layout(Table(rows, _DEVICES), width))}\n\n{about}"
+
+
+def proof(name: str, parity: Parity) -> str:
+    """Return one proof as a line: the method, the reference, and the errors."""
+    where = f"{name}: " if name else ""
+    if not parity.passed:
+        return f"{where}not proved ({parity.how} against the {parity.reference}): {parity.reason}"
+    agreement = "" if parity.top1_agreement is None else f", top-1 agreement {100 * parity.top1_agreement:.0f} %"
+    rms = "" if parity.rms_error is None else f", in the root mean square {parity.rms_error:.1e}"
+    likeness = "" if parity.snr_db is None or parity.cosine is None else _likeness(parity.snr_db, parity.cosine)
+    allowed = f"allowed {parity.tolerance:.0e} {'at most' if parity.judged == 'max' else 'in the root mean square'}"
+    return (
+        f"{where}proved against the {parity.reference} ({parity.how}): largest error {parity.max_abs_error:.1e}, "
+        f"{parity.relative_error:.1e} of the outputs' standard deviation{rms} ({allowed}){likeness}{agreement} "
+        f"on {parity.images} images"
+    )
+
+
+def _likeness(snr_db: float, cosine: float) -> str:
+    return f", signal to noise {snr_db:.0f} dB, 1 - cosine {max(0.0, 1 - cosine):.0e}"
+
+
+def half_weights(counts: HalfWeights) -> str:
+    """Return a line on the effect of float16 on a network's weights."""
+    return (
+        f"of {counts.weights:,} weights in float16, {counts.subnormal:,} are subnormal (below 2^-14, fewer digits) and "
+        f" {counts.zeroed:,} became 0; the largest is {counts.largest:.4g} ({counts.largest_of})"
+    )
+
+
+def content(artifact: Artifact) -> str:
+    """Return a line on what a file holds: its size and its operations."""
+    kinds = ", ".join(
+        f"{kind} {count}" for kind, count in sorted(artifact.operations.items(), key=lambda i: (-i[1], i[0]))
+    )
+    counted = f", {sum(artifact.operations.values())} operations ({kinds})" if artifact.operations else ""
+    return f"{artifact.size_bytes / 1e6:.2f} MB{counted}"
+
+
+def fusing(report: Fusing, width: int) -> "Group":
+    """Return a table of the levels of a fuse: parameters, norms, and how far outputs are from the checkpoint's."""
+    kinds = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in report.kinds.items())
+    columns: list[Column[Fuse]] = [
+        Column("level", "level", lambda level: level.value, role="key"),
+        Column(
+            "params",
+            "params",
+            lambda level: report.params[level],
+            lambda level: f"{report.params[level]:,}",
+            align="right",
+        ),
+        Column("norms", "BatchNorms", lambda level: report.norms[level], align="right"),
+        Column(
+            "difference",
+            "difference",
+            lambda level: report.differences[level],
+            lambda level: f"{report.differences[level]:.1e}",
+            align="right",
+        ),
+    ]
+    title = f"{report.variant} ({report.head}, {report.form}): {kinds or 'nothing to fuse, it was fused already'}"
+    notes = (
+        "Difference: the largest over the outputs' largest magnitude, in float64 on fixed images;",
+        f"of the saved file, whose weights are float32: {report.saved_difference:.1e}.",
+    )
+    return terminal.report(TableReport([Table(list(Fuse), columns, title)], notes), width)

@@ -1,0 +1,189 @@
+"""The report: one page of rows, comparisons and what joins them, or single pictures of its figures."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fastvit_bench import files
+from fastvit_bench.comparing import chart, formats
+from fastvit_bench.errors import StoreError, UsageError
+from fastvit_bench.paper import study_chart
+from fastvit_bench.records.comparison import Comparison
+from fastvit_bench.records.study import StudyResult
+from fastvit_bench.render import charts, page
+from fastvit_bench.render import frontiers as standings
+from fastvit_bench.render import row_charts as drawing
+from fastvit_bench.render.charts import LIGHT, PAGE, Chart, Palette
+from fastvit_bench.render.frontiers import Frontier, Group
+from fastvit_bench.render.page.content import content
+from fastvit_bench.render.ratios import Key, Ratio, against
+from fastvit_bench.render.row_charts import MOST_CHOICES
+from fastvit_bench.render.rows import Row
+from fastvit_bench.stats.pareto import Counted
+
+MOST_COMPARISONS = 20  # the newest ones in the results
+
+
+def html(
+    rows: Sequence[Row],
+    comparisons: Sequence[Comparison],
+    *,
+    studies: Sequence[StudyResult] = (),
+    title: str,
+    footer: str,
+    reference: str | None = None,
+    accuracies: Mapping[str, Counted] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """Return the page. Raises as `ratios.against` and `charts.require` do.
+
+    `footer` says when and by what the page was made.
+    """
+    charts.require()
+    groups, frontiers, ratios = _joined(rows, reference, accuracies)
+    figures, omitted = _figures(rows, comparisons, studies, groups, frontiers, ratios, reference, PAGE)
+    words = content(
+        rows,
+        groups,
+        frontiers,
+        comparisons,
+        studies,
+        title=title,
+        footer=footer,
+        accuracies=accuracies,
+        ratios=ratios,
+        reference=reference,
+        notes=[*notes, *omitted],
+    )
+    return page.html(words, figures, page.bundle())
+
+
+def pictures(
+    rows: Sequence[Row],
+    comparisons: Sequence[Comparison],
+    folder: Path,
+    kind: str,
+    *,
+    studies: Sequence[StudyResult] = (),
+    reference: str | None = None,
+    accuracies: Mapping[str, Counted] | None = None,
+) -> tuple[list[Path], list[str]]:
+    """Write every figure into a folder as SVG or PNG; return the files, and sentences on figures left out.
+
+    Raises as `html` does, `UsageError` when there is nothing to draw, `StoreError` where a file cannot be written.
+    """
+    charts.require()
+    groups, frontiers, ratios = _joined(rows, reference, accuracies)
+    figures, omitted = _figures(rows, comparisons, studies, groups, frontiers, ratios, reference, LIGHT)
+    if not figures:
+        raise UsageError("There is nothing to draw: no frontier, no model at two sizes, no comparison and no study.")
+    written: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for figure in figures:
+            written.append(folder / f"{figure.name}.{kind}")
+            written[-1].write_bytes(charts.picture(figure, kind))
+    except OSError as error:
+        raise StoreError(f"The pictures cannot be written to {folder}: {error.strerror or error}.") from error
+    return written, omitted
+
+
+def write(text: str, path: Path) -> None:
+    """Write a page, completely or not at all. Raises `StoreError`."""
+    draft = path.with_name(f".{path.name}.partial")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        files.put(draft, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # of a draft that could not be begun
+            draft.unlink()
+        raise StoreError(f"The report {path} cannot be written: {error.strerror or error}.") from error
+
+
+def stored_comparisons(folders: Sequence[Path], asked: Sequence[Path]) -> tuple[list[Comparison], list[str]]:
+    """Return the comparisons asked for, then the newest in these folders; and a sentence on each left out.
+
+    Raises `StoreError` for one that was asked for and cannot be read.
+    """
+    comparisons = [formats.read(path) for path in asked]
+    known = {path.resolve() for path in asked}
+    stored = [path for folder in folders for name in ("gate-", "compare-") for path in folder.glob(f"{name}*.json")]
+    # an id begins with the time, so names without their first word are in the order of time
+    newest = sorted(stored, key=lambda path: path.stem.partition("-")[2], reverse=True)
+    notes: list[str] = []
+    read = 0
+    for path in newest:
+        if path.resolve() in known or read == MOST_COMPARISONS:
+            continue
+        try:
+            comparisons.append(formats.read(path))
+            read += 1
+        except StoreError as error:
+            notes.append(f"A stored comparison is left out: {error}")
+    if len(newest) > MOST_COMPARISONS:
+        notes.append(f"Of {len(newest)} stored comparisons the newest {MOST_COMPARISONS} are shown.")
+    return comparisons, notes
+
+
+def _joined(
+    rows: Sequence[Row], reference: str | None, accuracies: Mapping[str, Counted] | None
+) -> tuple[list[Group], list[Frontier], dict[Key, Ratio]]:
+    ratios = against(rows, reference) if reference is not None else {}
+    groups = standings.groups(rows)
+    return groups, standings.frontiers(groups, accuracies), ratios
+
+
+def _figures(
+    rows: Sequence[Row],
+    comparisons: Sequence[Comparison],
+    studies: Sequence[StudyResult],
+    groups: Sequence[Group],
+    frontiers: Sequence[Frontier],
+    ratios: Mapping[Key, Ratio],
+    reference: str | None,
+    palette: Palette,
+) -> tuple[list[Chart], list[str]]:
+    """Return every figure, at most so many of a kind; and a sentence on each kind that has more."""
+    measured = drawing.conditions(rows)
+    first = sorted(frontiers, key=lambda frontier: -len(frontier.places))  # stable: groups and sizes keep their order
+    figures: list[Chart | None] = []
+    notes: list[str] = []
+    for what, count, drawn in (
+        ("frontiers", len(first), (drawing.accuracy(frontier, measured, palette) for frontier in first[:MOST_CHOICES])),
+        (
+            "ways of measuring",
+            len(groups),
+            (drawing.resolution(group, measured, palette) for group in groups[:MOST_CHOICES]),
+        ),
+        (
+            "ways of measuring, of ratios",
+            len(groups) if reference is not None else 0,
+            (
+                drawing.ratios(group, ratios, reference or "", measured, palette)
+                for group in groups[:MOST_CHOICES]
+                if ratios
+            ),
+        ),
+        ("studies", len(studies), (study_chart.figure(study, palette) for study in studies[:MOST_CHOICES])),
+        (
+            "comparisons",
+            len(comparisons),
+            (chart.comparison(comparison, palette) for comparison in comparisons[:MOST_CHOICES]),
+        ),
+    ):
+        figures += drawn
+        if count > MOST_CHOICES:
+            notes.append(f"Of {count} {what} the first {MOST_CHOICES} are drawn; all are in the tables.")
+    return _named([figure for figure in figures if figure]), notes
+
+
+def _named(figures: Sequence[Chart]) -> list[Chart]:
+    """Return the figures with file names that differ."""
+    counts: dict[str, int] = {}
+    renamed: list[Chart] = []
+    for figure in figures:
+        counts[figure.name] = counts.get(figure.name, 0) + 1
+        number = counts[figure.name]
+        renamed.append(figure if number == 1 else replace(figure, name=f"{figure.name}-{number}"))
+    return renamed

@@ -1,0 +1,315 @@
+"""Figures of the report, each described once: the page draws the description itself, PNG and SVG are made from it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from fastvit_bench.records import Measurement, Shape
+from fastvit_bench.render.charts import SHAPES, Chart, Palette, Spec, chart, distinct, scale, short
+from fastvit_bench.render.frontiers import Basis, Frontier, FrontierPlace, Group
+from fastvit_bench.render.joined import BASES, accuracy_text, label_of, probability_text, ratio_text, some
+from fastvit_bench.render.ratios import Key, Ratio
+from fastvit_bench.render.row_text import legend
+from fastvit_bench.render.rows import Row, size_of
+from fastvit_bench.render.text import NOT_COMPARED_NOTE, compared, figure_text, printable
+from fastvit_bench.stats.pareto import SURE, Counted
+
+MOST_LINES = 16  # models in one chart; colour and shape together distinguish that many
+MOST_POINTS = 60  # in one frontier's chart: its members, then the quickest
+MOST_CHOICES = 40  # figures of one kind
+LABELLED = 14  # models whose names a frontier's chart has room for
+
+
+def conditions(rows: Sequence[Row]) -> dict[bytes, str]:
+    """Return how the figures of each row were measured, by the row's key."""
+    marks, lines = legend(rows)
+    texts = [line[line.index("Measured: ") :].removesuffix(".") for line in lines]
+    numbers = list(dict.fromkeys(marks.values()))
+    return {row_key: texts[numbers.index(mark)] for row_key, mark in marks.items()}
+
+
+def about(row: Row, cell: Measurement, name: str, measured: str, *more: str) -> str:
+    """Return the text behind a number: figure and interval, further facts, and how, where and when it was measured."""
+    doubts = row.doubts(cell)
+    lines = [
+        f"{name}, {size_of(cell.shape)} px",
+        f"{figure_text(cell, doubts)} ms",
+        *more,
+        measured,
+        f"finished {cell.finished[:16].replace('T', ' ')} UTC",
+        *(f"* {printable(warning)}" for warning in doubts),
+        *([] if compared(cell) else [NOT_COMPARED_NOTE]),
+    ]
+    return "\n".join(lines)
+
+
+# --- accuracy against latency -----------------------------------------------------------------------------------------
+
+ON, OPEN, OFF = "on the frontier", "uncertain", "dominated"
+
+
+def standing(place: FrontierPlace) -> str:
+    """Return a place's standing in a word, by its probability."""
+    share = place.standing.probability
+    return ON if share >= SURE else OFF if share <= 1 - SURE else OPEN
+
+
+def accuracy(frontier: Frontier, measured: Mapping[bytes, str], palette: Palette) -> Chart:
+    """Return top-1 against latency, with the frontier as a staircase, and both intervals where they are known."""
+    drawn, omitted = _chosen(frontier)
+    alike = all(place.row.is_random for place in frontier.places)
+    labelled = {
+        id(place) for place in (drawn if len(drawn) <= LABELLED else [p for p in drawn if p.standing.on_frontier])
+    }
+    points: list[Spec] = [
+        {
+            **_point(frontier, place, measured),
+            "label": short(place.name if alike else label_of(frontier, place), 36) if id(place) in labelled else "",
+        }
+        for place in drawn
+    ]
+    where = f"{frontier.group.label}, {size_of(frontier.shape)} px"
+    return chart(
+        "accuracy",
+        f"{where}, {frontier.basis} top-1",
+        f"Accuracy against latency: {where}",
+        _accuracy_caption(frontier, omitted),
+        points,
+        _accuracy_layers(frontier.basis, points, palette),
+        palette,
+    )
+
+
+def _accuracy_layers(basis: Basis, points: Sequence[Spec], palette: Palette) -> list[Any]:
+    """Return the staircase, the intervals, the marks and their labels."""
+    import altair as alt
+
+    stairs = [{"ms": point["ms"], "top1": point["top1"]} for point in points if point["member"]]
+    x = alt.X("ms:Q", title="latency, ms per batch", scale=scale([point["ms"] for point in points], 0.5, 1.4))
+    shares = [point[end] for point in points for end in ("top1", "least", "most")]
+    apart = max(max(shares) - min(shares), 1.0)
+    domain = [min(shares) - 0.12 * apart, max(shares) + 0.16 * apart]
+    title = f"{basis} top-1, %"
+    y = alt.Y("top1:Q", title=title, scale=alt.Scale(domain=domain, zero=False, nice=False))
+    fill = alt.Fill(
+        "standing:N",
+        title=None,
+        scale=alt.Scale(domain=[ON, OPEN, OFF], range=[palette.accent, palette.unsure, palette.paper]),
+        legend=alt.Legend(symbolStrokeWidth=1.5, symbolStrokeColor=palette.muted),
+    )
+    shape = alt.Shape(
+        "standing:N", title=None, scale=alt.Scale(domain=[ON, OPEN, OFF], range=["circle", "diamond", "circle"])
+    )
+    layers: list[Any] = [
+        alt.Chart(alt.Data(values=stairs))
+        .mark_line(interpolate="step-after", color=palette.accent, strokeWidth=1.5, opacity=0.7, aria=False)
+        .encode(x=x, y=y),
+        alt.Chart().mark_rule(color=palette.muted, strokeWidth=1.2, aria=False).encode(x="low:Q", x2="high:Q", y=y),
+    ]
+    if basis is Basis.MEASURED:
+        layers.append(
+            alt.Chart()
+            .mark_rule(color=palette.muted, strokeWidth=1.2, aria=False)
+            .encode(x=x, y="least:Q", y2="most:Q")
+        )
+    layers.append(
+        alt.Chart()
+        .mark_point(size=90, stroke=palette.ink, strokeWidth=1.3, opacity=1)
+        .encode(x=x, y=y, fill=fill, shape=shape, tooltip="about:N", description="about:N")
+    )
+    sides: list[tuple[bool, Literal["left", "right"], int, int]] = [(True, "right", -7, -9), (False, "left", 8, 12)]
+    for member, align, dx, dy in sides:
+        layers.append(
+            alt.Chart()
+            .transform_filter(f"datum.member === {str(member).lower()}")
+            .mark_text(
+                align=align, dx=dx, dy=dy, color=palette.ink if member else palette.muted, fontSize=12, aria=False
+            )
+            .encode(x=x, y=y, text="label:N")
+        )
+    return layers
+
+
+def _accuracy_caption(frontier: Frontier, omitted: int) -> str:
+    """Return how to read the chart, and how many places it leaves out."""
+    caption = (
+        f"The line joins the models that no other is both as quick and as accurate as. Filled: on it in at least "
+        f"{100 * SURE:.0f} % of resamplings; hollow: in at most {100 - 100 * SURE:.0f} %; diamond: in between. "
+        f"Bars: 95 % intervals. Accuracy: {BASES[frontier.basis]}."
+    )
+    random = [place.row.is_random for place in frontier.places]
+    if frontier.basis is Basis.PUBLISHED and any(random):
+        which = "All" if all(random) else "Models marked so"
+        caption += f" {which} were timed with random weights, whose speed is that of any."
+    if omitted:
+        caption += f" {omitted} further dominated models are in the table only."
+    return caption
+
+
+def _chosen(frontier: Frontier) -> tuple[list[FrontierPlace], int]:
+    """Return the places that are drawn, and how many are not."""
+    places = frontier.places
+    if len(places) <= MOST_POINTS:
+        return list(places), 0
+    ranked = sorted(places, key=lambda place: (not place.standing.on_frontier, -place.standing.probability))
+    drawn = {id(place) for place in ranked[:MOST_POINTS]}
+    return [place for place in places if id(place) in drawn], len(places) - MOST_POINTS
+
+
+def _point(frontier: Frontier, place: FrontierPlace, measured: Mapping[bytes, str]) -> Spec:
+    share, interval = place.accuracy.percent, place.cell.interval_ms
+    least, most = share, share
+    top1 = f"{accuracy_text(place.accuracy)} % top-1, published ({printable(place.source)})"
+    if isinstance(place.accuracy, Counted):
+        least, most = 100 * place.accuracy.share.low, 100 * place.accuracy.share.high
+        top1 = f"{accuracy_text(place.accuracy)} % top-1, measured on {place.accuracy.images} images"
+    by = frontier.dominating(place)
+    return {
+        "ms": place.cell.figure_ms,
+        "low": interval.low if interval else place.cell.figure_ms,
+        "high": interval.high if interval else place.cell.figure_ms,
+        "top1": share,
+        "least": least,
+        "most": most,
+        "member": place.standing.on_frontier,
+        "standing": standing(place),
+        "about": about(
+            place.row,
+            place.cell,
+            label_of(frontier, place),
+            measured[place.row.key],
+            top1,
+            f"on the frontier with {probability_text(place.standing.probability)}",
+            *([f"dominated by {some(by)}"] if by else []),
+        ),
+    }
+
+
+# --- latency and ratio against resolution -----------------------------------------------------------------------------
+
+
+def resolution(group: Group, measured: Mapping[bytes, str], palette: Palette) -> Chart | None:
+    """Return a chart with a line per model; None where everything was measured at one size."""
+
+    def value(name: str, row: Row, cell: Measurement) -> tuple[float, float, float, str]:
+        interval = cell.interval_ms
+        ends = (interval.low, interval.high) if interval else (cell.figure_ms, cell.figure_ms)
+        return cell.figure_ms, *ends, about(row, cell, name, measured[row.key])
+
+    points, layers, caption = _lines(group, value, "latency, ms per batch", palette, at_one=None)
+    if not layers:
+        return None
+    caption = (
+        "Size: side of the square, or of one of the same area. Bars: 95 % intervals, often smaller than the marks."
+        + caption
+    )
+    title = f"Latency against resolution: {group.label}"
+    return chart("latency", group.label, title, caption, points, layers, palette)
+
+
+def ratios(
+    group: Group, by_cell: Mapping[Key, Ratio], reference: str, measured: Mapping[bytes, str], palette: Palette
+) -> Chart | None:
+    """Return a chart with a line per model, of its ratios to the reference; None where there is nothing to draw."""
+
+    def value(name: str, row: Row, cell: Measurement) -> tuple[float, float, float, str] | None:
+        ratio = by_cell.get((row.key, cell.shape))
+        if ratio is None:
+            return None
+        interval = ratio.interval
+        ends = (interval.low, interval.high) if interval else (ratio.value, ratio.value)
+        times = f"{ratio_text(ratio)} times {printable(reference)}"
+        return ratio.value, *ends, about(row, cell, name, measured[row.key], times)
+
+    points, layers, caption = _lines(group, value, f"ratio to {short(reference)}", palette, at_one=1.0)
+    if not layers:
+        return None
+    caption = (
+        f"Below 1 is quicker than {printable(reference)} at the same size. Bars: 95 % intervals of the ratio." + caption
+    )
+    title = f"Ratio to {printable(reference)}: {group.label}"
+    return chart("ratio", group.label, title, caption, points, layers, palette)
+
+
+# the figure of a cell, the ends of its interval, and the text behind it; None where there is none
+_Value = Callable[[str, Row, Measurement], tuple[float, float, float, str] | None]
+
+
+def _series(group: Group, value: _Value) -> dict[str, list[Spec]]:
+    """Return the points of each model by its name, in the order of their sizes."""
+    series: dict[str, list[Spec]] = {}
+    for name, row in zip(group.names, group.rows, strict=True):
+        for cell in row.measured:
+            if cell.shape is None or (measured := value(name, row, cell)) is None:
+                continue
+            figure, low, high, details = measured
+            point = {"side": _side(cell.shape), "value": figure, "low": low, "high": high, "about": details}
+            series.setdefault(name, []).append(point)
+    return series
+
+
+def _lines(
+    group: Group,
+    value: _Value,
+    title: str,
+    palette: Palette,
+    at_one: float | None,
+) -> tuple[list[Spec], list[Any], str]:
+    """Return points, layers of lines over the sizes, and a sentence on models left out.
+
+    There are no layers where no line has two points.
+    """
+    import altair as alt
+
+    series = _series(group, value)
+    if not any(len(points) > 1 for points in series.values()):
+        return [], [], ""
+    # from the top of the chart to its bottom, as the legend is read
+    ordered = sorted(series, key=lambda name: -series[name][-1]["value"])
+    shown, omitted = _spread(ordered, MOST_LINES), max(0, len(ordered) - MOST_LINES)
+    labels = distinct([short(name) for name in shown])
+    points: list[Spec] = [
+        {"name": label, **point} for name, label in zip(shown, labels, strict=True) for point in series[name]
+    ]
+    ticks = sorted({point["side"] for line in series.values() for point in line})
+    every = alt.Axis(values=ticks, format="d", labelOverlap="greedy", grid=False)
+    # no wider than what was measured: a logarithmic axis would go on to the next power of ten
+    x = alt.X(
+        "side:Q",
+        title="image size, px",
+        axis=every,
+        scale=alt.Scale(type="log", domain=[ticks[0] / 1.04, ticks[-1] * 1.04], nice=False),
+    )
+    y = alt.Y(
+        "value:Q", title=title, scale=scale([point[end] for point in points for end in ("low", "high")], 0.85, 1.15)
+    )
+    colours = [palette.series[at % len(palette.series)] for at in range(len(labels))]
+    # after one round of colours the shapes move on, so that no two models share both
+    shapes = [SHAPES[(at + at // len(palette.series)) % len(SHAPES)] for at in range(len(labels))]
+    colour = alt.Color("name:N", title=None, sort=labels, scale=alt.Scale(domain=labels, range=colours))
+    shape = alt.Shape("name:N", title=None, sort=labels, scale=alt.Scale(domain=labels, range=shapes))
+    layers: list[Any] = []
+    if at_one is not None:
+        layers.append(
+            alt.Chart(alt.Data(values=[{"value": at_one}]))
+            .mark_rule(color=palette.muted, strokeDash=[4, 3], aria=False)
+            .encode(y=y)
+        )
+    layers += [
+        alt.Chart().mark_line(strokeWidth=1.8, aria=False).encode(x=x, y=y, color=colour, detail="name:N"),
+        alt.Chart().mark_rule(strokeWidth=1.5, aria=False).encode(x=x, y="low:Q", y2="high:Q", color=colour),
+        alt.Chart()
+        .mark_point(filled=True, size=55, opacity=1)
+        .encode(x=x, y=y, color=colour, shape=shape, tooltip="about:N", description="about:N"),
+    ]
+    return points, layers, f" {omitted} of {len(ordered)} models are in the table only." if omitted else ""
+
+
+def _spread(names: Sequence[str], most: int) -> list[str]:
+    """Return so many of an ordered list, from its first to its last at even steps."""
+    if len(names) <= most:
+        return list(names)
+    return [names[round(at * (len(names) - 1) / (most - 1))] for at in range(most)]
+
+
+def _side(shape: Shape) -> float:
+    return round((shape.height * shape.width) ** 0.5, 1)

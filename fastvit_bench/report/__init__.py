@@ -1,1 +1,0 @@
-"""What is done with finished results: kept in run files, set beside the published figures, laid out as tables."""

@@ -1,0 +1,1 @@
+"""Peak rates of a device, and the share of them that each cell reaches."""

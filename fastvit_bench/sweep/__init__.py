@@ -1,0 +1,1 @@
+"""Plan and run a sweep: many cells, each exported, proved and timed."""
