@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 import fastvit_bench
-from fastvit_bench import backends
 from fastvit_bench.cli import (
     accuracy,
     calibrate,
@@ -79,6 +78,8 @@ def version_or_command(
     """
     # GNU OpenMP lets torch's threads spin at every barrier: on a busy two-core machine an export then takes 20 times as
     # long. A short spin costs nothing on a quiet one. The variable is read when torch is loaded; workers inherit it.
+    from fastvit_bench import backends
+
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     backends.bound_openmp()
     if version:

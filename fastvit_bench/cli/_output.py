@@ -4,8 +4,6 @@ import codecs
 import errno
 import io
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +14,11 @@ from typer.core import TyperGroup
 
 from fastvit_bench.cli._options import TableFormat
 from fastvit_bench.errors import ExitCode, FastViTBenchError, StoreError
-from fastvit_bench.measuring.git import current_commit
-from fastvit_bench.records import Request
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fastvit_bench.records import Request
     from fastvit_bench.render.table import TableReport
     from fastvit_bench.sweep.plan import Step
 
@@ -56,6 +53,9 @@ class Commands(TyperGroup):
 
 def _unforeseen(error: Exception) -> str:
     """Return one line on a fault of this program, which names the file that its traceback was written to."""
+    import tempfile
+    import traceback
+
     summary = " ".join(f"{type(error).__name__}: {error}".split())
     try:
         with tempfile.NamedTemporaryFile(
@@ -163,6 +163,8 @@ def notifier(console: "Console") -> Callable[[str], None]:
 
 def warn_unknown_commit() -> None:
     """Print on standard error why results will have no commit, if there is a repository that cannot be read."""
+    from fastvit_bench.measuring.git import current_commit
+
     if refusal := current_commit().refusal:
         typer.echo(f"warning: the commit is not recorded: {refusal}.", err=True)
 
@@ -243,7 +245,7 @@ def blocks_bar(console: "Console", cells: int) -> Generator[Any]:
 
 
 @contextmanager
-def steps_bar(console: "Console", steps: "list[Step]", request: Request, rate: float | None) -> Generator[Any]:
+def steps_bar(console: "Console", steps: "list[Step]", request: "Request", rate: float | None) -> Generator[Any]:
     """Show a bar over the estimated time of the steps; yields its `advance` function.
 
     It is redrawn between steps only, never while something is timed.

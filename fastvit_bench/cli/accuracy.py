@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastvit_bench import backends, options
 from fastvit_bench.cli import _output, _resolve
 from fastvit_bench.cli._options import (
     CheckpointOption,
@@ -79,6 +78,7 @@ def accuracy(
     counts are saved every few images, so an interrupted run can continue with --resume. Files that cannot be read as
     images are left out, counted and named.
     """
+    from fastvit_bench import backends, options
     from fastvit_bench.accuracy import dataset
     from fastvit_bench.accuracy import run as accuracy_run
     from fastvit_bench.store import runs

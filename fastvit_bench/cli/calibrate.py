@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from fastvit_bench import options
 from fastvit_bench.cli import _output
 from fastvit_bench.cli._comparison import (
     MaxRegressionOption,
@@ -34,6 +33,7 @@ def calibrate(
 
     `gate` reads the result and warns of margins below the noise.
     """
+    from fastvit_bench import options
     from fastvit_bench.comparing import calibrate as compare_calibrate
     from fastvit_bench.comparing import inputs, interleaved
     from fastvit_bench.sweep import preflight

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from fastvit_bench import options
 from fastvit_bench.cli import _output
 from fastvit_bench.cli._options import ConfigOption, SeriesFormat
 from fastvit_bench.errors import UsageError
@@ -29,6 +28,7 @@ def claims(
     \b
     fastvit-bench claims --claim mobileone-s4-gpu --details
     """
+    from fastvit_bench import options
     from fastvit_bench.paper import claims as claiming
     from fastvit_bench.paper import claims_table, study_table
     from fastvit_bench.store import runs

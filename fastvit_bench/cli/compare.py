@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from fastvit_bench import config, options
 from fastvit_bench.cli import _output
 from fastvit_bench.cli._comparison import (
     KNOWN_FORMATS,
@@ -60,6 +59,7 @@ def compare(
 
     Exit code 4: something could not be compared. With --max-regression, exit code 1 is a regression and 3 inconclusive.
     """
+    from fastvit_bench import config, options
     from fastvit_bench.comparing import inputs, interleaved
     from fastvit_bench.records.comparison import BaselineKind, Outcome
     from fastvit_bench.sweep import preflight

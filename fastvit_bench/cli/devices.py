@@ -4,12 +4,12 @@ import shutil
 
 import typer
 
-from fastvit_bench import options
 from fastvit_bench.cli._options import ConfigOption
 
 
 def devices(config_file: ConfigOption = None) -> None:
     """List the devices of benchmark.toml, and what each of them lacks to run on this machine."""
+    from fastvit_bench import options
     from fastvit_bench.render import listing
     from fastvit_bench.sweep import preflight
 

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from fastvit_bench import options
 from fastvit_bench.cli import _output
 from fastvit_bench.cli._options import ConfigOption
 
@@ -27,6 +26,7 @@ def download(
     config_file: ConfigOption = None,
 ) -> None:
     """Download a published checkpoint into models/ and check its SHA-256; an interrupted download resumes."""
+    from fastvit_bench import options
     from fastvit_bench.network import download as downloads
     from fastvit_bench.network.fastvit import Form
 

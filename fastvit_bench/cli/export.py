@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastvit_bench import backends, options
 from fastvit_bench.cli import _output
 from fastvit_bench.cli._options import CheckpointOption, ConfigOption
 from fastvit_bench.records import Artifact, ExportJob, Fuse, Head
@@ -87,6 +86,7 @@ def export(
 
     Prints the path of each file. Beside each file, FILE.json records what the file is and how exact its outputs are.
     """
+    from fastvit_bench import backends, options
     from fastvit_bench.exporting import pipeline
 
     settings = options.load(config_file)

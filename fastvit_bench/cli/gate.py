@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from fastvit_bench import backends, config, options
 from fastvit_bench.cli import _output
 from fastvit_bench.cli._comparison import (
     KNOWN_FORMATS,
@@ -83,6 +82,7 @@ def gate(
     """
     from contextlib import ExitStack
 
+    from fastvit_bench import backends, config, options
     from fastvit_bench.comparing import calibrate, inputs, interleaved
     from fastvit_bench.records.comparison import BaselineKind
     from fastvit_bench.store import speeds

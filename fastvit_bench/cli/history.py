@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastvit_bench import config, options
 from fastvit_bench.cli import _output, _resolve
 from fastvit_bench.cli._options import ConfigOption, PictureOption, SeriesFormat
 from fastvit_bench.errors import UsageError
@@ -44,6 +43,7 @@ def history(
     \b
     fastvit-bench history --device cpu --model 'fastvit_*' -o history.svg
     """
+    from fastvit_bench import config, options
     from fastvit_bench.history import chart
     from fastvit_bench.history import series as history_series
     from fastvit_bench.history import table as histories

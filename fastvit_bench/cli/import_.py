@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastvit_bench import options
 from fastvit_bench.cli import _output
 from fastvit_bench.cli._options import ConfigOption, FormatOption, TableFormat
 from fastvit_bench.errors import UsageError
@@ -89,6 +88,7 @@ def import_(
     fastvit-bench import FILE.mlperf --device iphone12pro
     fastvit-bench import trtexec TIMES.json --trt-version 10.16 --device rtx2080ti --onnx FILE.trt.onnx
     """
+    from fastvit_bench import options
     from fastvit_bench.importers import store_imported, trtexec, trtexec_times, xcode, xcode_report
 
     kind, file = _kind_of_import(report)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from fastvit_bench import backends, config, options
 from fastvit_bench.cli import _output, _resolve
 from fastvit_bench.cli._options import (
     BatchOption,
@@ -108,6 +107,7 @@ def latency(
     Missing files are exported and proved first. Every finished size is written to results/DEVICE/RUN.jsonl at once, so
     an interrupted run can continue with --resume. Exit code 7: some sizes failed, and the others were saved.
     """
+    from fastvit_bench import backends, config, options
     from fastvit_bench.store import runs as store_runs
     from fastvit_bench.sweep import plan, preflight, run
 

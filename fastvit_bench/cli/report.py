@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 import fastvit_bench
-from fastvit_bench import options
 from fastvit_bench.cli import _output, _resolve
 from fastvit_bench.cli._options import ConfigOption, ReferenceOption, RunsArgument
 from fastvit_bench.errors import UsageError
@@ -51,6 +50,7 @@ def report(
     """
     from datetime import UTC, datetime
 
+    from fastvit_bench import options
     from fastvit_bench.paper import study_table
     from fastvit_bench.render import charts, frontiers
     from fastvit_bench.render.page import compose

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from fastvit_bench import options
 from fastvit_bench.cli import _output, _resolve
 from fastvit_bench.cli._options import ConfigOption, DeviceOption, MachineOption, PictureOption, SeriesFormat
 from fastvit_bench.errors import UsageError
@@ -34,6 +33,7 @@ def roofline(
     \b
     fastvit-bench roofline --device cpu -o roofline.svg
     """
+    from fastvit_bench import options
     from fastvit_bench.render import charts
     from fastvit_bench.render.rows import collect
     from fastvit_bench.roofline import chart, peak

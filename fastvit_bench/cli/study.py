@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from fastvit_bench import config, options
 from fastvit_bench.cli import _output, _resolve
 from fastvit_bench.cli._options import (
     BatchOption,
@@ -79,6 +78,7 @@ def study(
     The table shows the published figures too. Every finished pair is written to results/DEVICE/study-NAME-ID.json at
     once. Exit code 7: some rows failed, and the others were saved.
     """
+    from fastvit_bench import config, options
     from fastvit_bench.paper import study as studying
     from fastvit_bench.paper import study_table
     from fastvit_bench.render import charts

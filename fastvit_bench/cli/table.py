@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from fastvit_bench import options
 from fastvit_bench.cli import _output, _resolve
 from fastvit_bench.cli._options import ConfigOption, FormatOption, ReferenceOption, RunsArgument, TableFormat
 from fastvit_bench.errors import UsageError
@@ -37,6 +36,7 @@ def table(
     config_file: ConfigOption = None,
 ) -> None:
     """Print a table of measured latencies beside the published figures."""
+    from fastvit_bench import options
     from fastvit_bench.store import runs
 
     if compact and format_ in {TableFormat.CSV, TableFormat.JSON}:

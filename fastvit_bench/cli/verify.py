@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from fastvit_bench import backends, options
 from fastvit_bench.cli._options import ConfigOption
 
 
@@ -23,6 +22,7 @@ def verify(
 
     The file itself names its network. Exit code 5: its outputs differ, or its content was changed.
     """
+    from fastvit_bench import backends, options
     from fastvit_bench.errors import ParityError
     from fastvit_bench.exporting import pipeline
     from fastvit_bench.render import listing
