@@ -22,7 +22,6 @@ from fastvit_bench.records import (
     Head,
     Measurement,
     Protocol,
-    Request,
     Shape,
 )
 from fastvit_bench.records.comparison import BaselineKind, Comparison
@@ -189,25 +188,23 @@ def measure(
     chosen, machine = preflight.preflight(
         chosen, "rename" if allow_device_mismatch else "refuse", settings.machine_name(machine_name)
     )
-    backend = backends.get(chosen.backend)
-    if profile and (reason := backend.unprofiled(chosen)):
-        raise UsageError(reason)
     options.require_folders(settings, chosen.name)
     with store_runs.lock(results, chosen.name):
         if resume is not None:
             path = options.run_to_resume(chosen.name, store_runs.find(results, resume))
             request, steps = run.resume(path, models, machine)
         else:
-            method = options.resolve_method(settings, protocol, runs, warmup, backend.warmup_policy(chosen))
-            specs = options.select_models(settings, _names(model), _path(checkpoint), head)
-            request = Request(
-                device=chosen,
-                models=tuple(specs),
-                shapes=options.sweep_shapes(settings, _sizes(res), specs, chosen.batch),
-                fused=fuse,
-                method=msgspec.structs.replace(method, processes=run.processes(method, machine)),
+            request = options.sweep_request(
+                settings,
+                chosen,
+                machine,
+                options.select_models(settings, _names(model), _path(checkpoint), head),
+                res=_sizes(res),
+                protocol=protocol,
+                runs=runs,
+                warmup=warmup,
+                fuse=fuse,
                 seed=seed,
-                timeout_s=settings.sweep.timeout_s,
                 profile=profile,
             )
             steps = plan.plan(request, models)
@@ -279,15 +276,9 @@ def evaluate(
                 raise UsageError("Name the folder with the images: data, or a run to resume.")
             specs = options.select_models(settings, _names(model), _path(checkpoint))
             images, earlier = dataset.collect(Path(data), _path(labels), limit), {}
-            request = Request(
-                device=target.device,
-                models=tuple(specs),
-                shapes=(options.square_shape(_sizes(res), specs, target.device.batch),),
-                fused=fuse,
-                method=settings.method,
-                seed=seed,
-                timeout_s=settings.sweep.timeout_s,
-                evaluation=accuracy_run.described(images, Path(data), limit, workers or backends.available_cores()),
+            evaluation = accuracy_run.described(images, Path(data), limit, workers or backends.available_cores())
+            request = options.evaluation_request(
+                settings, target.device, specs, evaluation, res=_sizes(res), fuse=fuse, seed=seed
             )
             steps = plan.plan(request, models)
             accuracy_run.check(request, steps, images)

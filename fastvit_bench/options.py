@@ -16,12 +16,15 @@ from fastvit_bench.records import (
     METHODS,
     SETTINGS,
     Device,
+    Evaluation,
     ExportJob,
     Fuse,
     Head,
+    Machine,
     Method,
     ModelSpec,
     Protocol,
+    Request,
     Setting,
     Shape,
 )
@@ -164,6 +167,65 @@ def gate_selection(
     for spec in specs:
         registry.require(spec.variant)
     return specs, config.shapes(res or ",".join(map(str, grid)), grid, batch)
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def sweep_request(
+    settings: Config,
+    device: Device,
+    machine: Machine,
+    specs: Sequence[ModelSpec],
+    *,
+    res: str | None,
+    protocol: Protocol,
+    runs: int | None,
+    warmup: int | None,
+    fuse: Fuse,
+    seed: int,
+    profile: bool,
+) -> Request:
+    """Return the request to time models on a device; raises `UsageError` for layers that it cannot time."""
+    from fastvit_bench.sweep import run
+
+    backend = backends.get(device.backend)
+    if profile and (reason := backend.unprofiled(device)):
+        raise UsageError(reason)
+    method = resolve_method(settings, protocol, runs, warmup, backend.warmup_policy(device))
+    return Request(
+        device=device,
+        models=tuple(specs),
+        shapes=sweep_shapes(settings, res, specs, device.batch),
+        fused=fuse,
+        method=msgspec.structs.replace(method, processes=run.processes(method, machine)),
+        seed=seed,
+        timeout_s=settings.sweep.timeout_s,
+        profile=profile,
+    )
+
+
+def evaluation_request(
+    settings: Config,
+    device: Device,
+    specs: Sequence[ModelSpec],
+    evaluation: Evaluation,
+    *,
+    res: str | None,
+    fuse: Fuse,
+    seed: int,
+) -> Request:
+    """Return the request to count how often models name the class of images; see `square_shape` for `res`."""
+    return Request(
+        device=device,
+        models=tuple(specs),
+        shapes=(square_shape(res, specs, device.batch),),
+        fused=fuse,
+        method=settings.method,
+        seed=seed,
+        timeout_s=settings.sweep.timeout_s,
+        evaluation=evaluation,
+    )
 
 
 # --- files to export --------------------------------------------------------------------------------------------------

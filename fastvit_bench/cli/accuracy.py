@@ -112,16 +112,8 @@ def accuracy(
         assert data is not None
         specs = options.select_models(settings, model or [], checkpoint)
         images = dataset.collect(data, labels, limit)
-        request = Request(
-            device=target.device,
-            models=tuple(specs),
-            shapes=(options.square_shape(res, specs, target.device.batch),),
-            fused=fuse,
-            method=settings.method,
-            seed=seed,
-            timeout_s=settings.sweep.timeout_s,
-            evaluation=accuracy_run.described(images, data, limit, workers or backends.available_cores()),
-        )
+        evaluation = accuracy_run.described(images, data, limit, workers or backends.available_cores())
+        request = options.evaluation_request(settings, target.device, specs, evaluation, res=res, fuse=fuse, seed=seed)
         steps = plan.plan(request, models)
         accuracy_run.check(request, steps, images)
         with runs.lock(results, chosen.name):

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
 from fastvit_bench.cli import _output, _resolve
@@ -22,7 +21,7 @@ from fastvit_bench.cli._options import (
     ThreadsOption,
     WeightSeedOption,
 )
-from fastvit_bench.errors import ExitCode, UsageError
+from fastvit_bench.errors import ExitCode
 from fastvit_bench.records import Failure, Fuse, Head, Protocol, Request
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def latency(
     Missing files are exported and proved first. Every finished size is written to results/DEVICE/RUN.jsonl at once, so
     an interrupted run can continue with --resume. Exit code 7: some sizes failed, and the others were saved.
     """
-    from fastvit_bench import backends, config, options
+    from fastvit_bench import config, options
     from fastvit_bench.store import runs as store_runs
     from fastvit_bench.sweep import plan, preflight, run
 
@@ -127,11 +126,6 @@ def latency(
     wait_s = None if any_speed else config.seconds(wait, zero=True)
     name = settings.machine_name(machine_name)
     chosen, machine = preflight.preflight(chosen, "rename" if allow_device_mismatch else "refuse", name)
-    backend = backends.get(chosen.backend)
-    method = options.resolve_method(settings, protocol, runs, warmup, backend.warmup_policy(chosen))
-    method = msgspec.structs.replace(method, processes=run.processes(method, machine))
-    if profile and (reason := backend.unprofiled(chosen)):
-        raise UsageError(reason)
     options.require_folders(settings, chosen.name)
     if resume is not None:
         path = options.run_to_resume(chosen.name, store_runs.find(results, resume))
@@ -140,15 +134,17 @@ def latency(
             _resolve.print_host_hint(machine, store_runs.read(path).runs[0].machine)
             failed = _sweep(request, steps, machine, path, device, wait_s)
     else:
-        specs = options.select_models(settings, model or [], checkpoint, head)
-        request = Request(
-            device=chosen,
-            models=tuple(specs),
-            shapes=options.sweep_shapes(settings, res, specs, chosen.batch),
-            fused=fuse,
-            method=method,
+        request = options.sweep_request(
+            settings,
+            chosen,
+            machine,
+            options.select_models(settings, model or [], checkpoint, head),
+            res=res,
+            protocol=protocol,
+            runs=runs,
+            warmup=warmup,
+            fuse=fuse,
             seed=seed,
-            timeout_s=settings.sweep.timeout_s,
             profile=profile,
         )
         steps = plan.plan(request, models)
