@@ -37,7 +37,9 @@ EXIT_CODES = {
     ExitCode.UNAVAILABLE: "a device, toolkit, host or server is not available",
     ExitCode.CELLS_FAILED: "some cells of a sweep failed; the others are saved",
     ExitCode.UNFORESEEN: "an unexpected error, a fault of this program; the message names the file with the traceback",
-    ExitCode.INTERRUPTED: "interrupted; `--resume` continues a sweep",
+    ExitCode.HUNG_UP: "ended by SIGHUP; `--resume` continues it",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C; `--resume` continues it",
+    ExitCode.TERMINATED: "ended by SIGTERM; `--resume` continues it",
 }
 
 

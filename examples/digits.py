@@ -124,7 +124,10 @@ def write_images(folder: Path, plan: Plan) -> None:
 def read_images(folder: Path) -> Digits:
     """A part as `fastvit-bench accuracy` prepares it, before it is normalised."""
     found = dataset.collect(folder)
-    ready = [preprocessing.prepare(found.folder / each.name, PREPARED, Images.PIXELS) for each in found.pictures]
+    ready = [
+        preprocessing.prepare((found.folder / each.name).read_bytes(), PREPARED, Images.PIXELS)
+        for each in found.pictures
+    ]
     pixels = torch.from_numpy(np.stack(ready)).permute(0, 3, 1, 2)
     labels = torch.tensor([each.label for each in found.pictures])
     return Digits(pixels, labels, tuple(each.name for each in found.pictures))
@@ -237,7 +240,7 @@ def train_all(data: Mapping[str, Digits], plan: Plan, console: Console) -> dict[
 
 def answers(network: FastViT, folder: Path, names: Sequence[str]) -> "NDArray[np.int64]":
     """What a network in training form takes images for (N), computed by PyTorch and not by anything exported."""
-    ready = np.stack([preprocessing.prepare(folder / name, PREPARED, Images.TENSOR) for name in names])
+    ready = np.stack([preprocessing.prepare((folder / name).read_bytes(), PREPARED, Images.TENSOR) for name in names])
     with torch.no_grad():
         return network.eval()(torch.from_numpy(ready)).argmax(1).numpy()
 

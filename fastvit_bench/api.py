@@ -71,6 +71,7 @@ def export(
     dynamic: str | None = None,
     seed: int = 0,
     output: Path | str | None = None,
+    force: bool = False,
     configuration: Path | str | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[tuple[Path, Artifact]]:
@@ -78,6 +79,7 @@ def export(
 
     `model` is one of benchmark.toml; without it, it is the checkpoint's, else the first in [sweep]. A file that was
     exported before is used again. Where the toolkit runs engines and its GPU is here, the engine is built and proved.
+    A file that this tool did not write is replaced only with `force`.
 
     Raises:
         ParityError: A file, or its engine, computes something else than the network.
@@ -115,11 +117,12 @@ def export(
         multifunction=multifunction,
         classifier=_path(classifier),
         output=_path(output),
+        force=force,
     )
     exported: list[tuple[Path, Artifact]] = []
     for job in jobs:
         progress(Progress(options.export_phrase(job), len(exported), len(jobs)))
-        artifact = pipeline.cached(job) or pipeline.export(job)
+        artifact = pipeline.cached(job) or run.export(job, settings.sweep.timeout_s)
         path = Path(job.path).with_name(artifact.path)
         if backend.engines is not None and backend.engines.lacking(job.device) is None:
             progress(Progress(f"building the engine of {path.name}", len(exported), len(jobs)))
@@ -317,6 +320,7 @@ def compare(
     seed: int = 0,
     report: Path | str | None = None,
     report_formats: Sequence[str] = ("markdown", "json", "svg"),
+    force: bool = False,
     machine_name: str | None = None,
     configuration: Path | str | None = None,
     progress: ProgressCallback | None = None,
@@ -325,7 +329,7 @@ def compare(
 
     A side is an exported file, a folder of them, or a model with settings of its own (``fastvit_t8,fuse=none``).
     `max_regression` is the share by which the new side may be slower, such as 0.05. `report` is a folder for files of
-    `report_formats`; without it nothing but exported files is written.
+    `report_formats`, which replace others' files only with `force`; without it nothing but exported files is written.
 
     Raises:
         NotComparableError: Nothing of the two sides fits together.
@@ -343,6 +347,7 @@ def compare(
     chosen, machine = preflight.preflight(chosen, name=settings.machine_name(machine_name))
     wanted = formats.checked(report_formats) if report is not None else []
     formats.require(wanted)
+    formats.check_outputs(_path(report) or Path(), wanted, "compare", force=force)
     options.require_folders(settings, chosen.name, _path(report))
     shapes: list[Shape] = config.shapes(_sizes(res) or "", settings.sweep.grid, chosen.batch) if res is not None else []
     commands = [inputs.python_command(python) if python else () for python in (base_python, new_python)]

@@ -1,12 +1,13 @@
 """Read ``benchmark.toml`` and the values of command-line options into typed settings."""
 
 import fnmatch
+import math
 import os
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -20,6 +21,24 @@ from fastvit_bench.records.study import Study
 FILE_NAME = "benchmark.toml"
 MACHINE_VARIABLE = "FASTVIT_BENCH_MACHINE"  # environment variable in which CI names its machines
 LONGEST_NAME = 64  # characters
+LARGEST_SIDE = 16384  # pixels of an image
+LONGEST_S = 1e6  # seconds of any limit of time: eleven days
+_LARGEST = 2**53  # of whole numbers whose bounds are not known; no float holds larger ones exactly
+
+# largest value of a key of whole numbers
+_MOST = {
+    "batch": 65536,
+    "classes": 10**6,
+    "resolution": LARGEST_SIDE,
+    "runs": 10**6,
+    "rounds": 10**4,
+    "processes": 1000,
+    "warmup": 10**6,
+}
+
+# names of models, devices and studies are parts of paths
+_NAME = re.compile(r"\w[\w.+-]*")
+_DEVICE_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)  # as `store.runs` demands of a folder
 
 
 class Sweep(Record, frozen=True):
@@ -117,14 +136,19 @@ class Config(Record, frozen=True):
     def _undeclared(self, name: str) -> ModelSpec:
         """Return a model that the file does not declare: an ONNX file or a network of the catalogue."""
         if name.endswith(f".{registry.ONNX}"):
-            if not Path(name).is_file():
+            path = Path(name)
+            if not files.exists(path) or not path.is_file():
                 raise UsageError(f"There is no file {name}; name an ONNX file, or a model.")
+            if not files.is_part(path.stem):
+                raise UsageError(f"The file {name} gives the model a name that no folder can have; rename the file.")
             return ModelSpec(name=Path(name).stem, variant=registry.ONNX, checkpoint=name)
         if not registry.known(name):
             known = {*self.models, *registry.names()}
             raise UsageError(
                 f"There is no model '{name}' in {self.path}, nor a network of that name. {_choices(name, known)}"
             )
+        if not _is_name("model", name):
+            raise UsageError(f"There is no network '{name[:80]}': a name has letters, digits, '-', '_', '.' and '+'.")
         return ModelSpec(name=name, variant=name, resolution=registry.find(name).resolution)
 
 
@@ -135,18 +159,22 @@ def load(path: Path | None, *, backends: Collection[str]) -> Config:
     """
     if path is None:
         local = Path(FILE_NAME)
-        path = local if local.is_file() else files.find(FILE_NAME)
+        path = local if files.exists(local) else files.find(FILE_NAME)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_text(path)
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration file {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration file {path} cannot be read: {error}.") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise ConfigError(f"The configuration file {path} cannot be read: {reason}.") from None
     try:
-        document = tomllib.loads(text)
+        return _Reader(path, text).config(tomllib.loads(text), backends)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
-    return _Reader(path, text).config(document, backends)
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid TOML: its values are nested too deeply.") from None
+    except ValueError:  # of a number of thousands of digits
+        raise ConfigError(f"{path} is not valid TOML: a number in it has too many digits.") from None
 
 
 def sizes(text: str, grid: Sequence[int], stride: int = STRIDE) -> list[tuple[int, int]]:
@@ -159,30 +187,42 @@ def sizes(text: str, grid: Sequence[int], stride: int = STRIDE) -> list[tuple[in
     result: dict[tuple[int, int], None] = {}
     for part in text.split(","):
         for height, width in _sizes_of(part.strip(), grid, stride):
-            check_size(height, width, stride)
+            _check_size(height, width, stride)
             result[height, width] = None
     return list(result)
+
+
+def _check_size(height: int, width: int, stride: int = STRIDE) -> None:
+    """Raise `UsageError` unless the sides are those of an image that a network can take."""
+    if max(height, width) > LARGEST_SIDE:
+        raise UsageError(f"A side of {max(height, width)} pixels is above {LARGEST_SIDE}; use a smaller image.")
+    check_size(height, width, stride)
+
+
+def _side(digits: str) -> int:
+    """Return the pixels that digits name; more than `LARGEST_SIDE`, which is refused, for many digits."""
+    return int(digits[:20])
 
 
 def _sizes_of(part: str, grid: Sequence[int], stride: int) -> Iterable[tuple[int, int]]:
     """Return the sizes (height, width) of one part between commas."""
     if match := re.fullmatch(r"(\d+)x(\d+)", part, re.IGNORECASE | re.ASCII):
-        return [(int(match[1]), int(match[2]))]
+        return [(_side(match[1]), _side(match[2]))]
     if re.fullmatch(r"\d+", part, re.ASCII):
-        return [(int(part), int(part))]
+        return [(_side(part), _side(part))]
     match = re.fullmatch(r"(\d+)\.\.(\d+)(?::(\d+))?", part, re.ASCII)
     if match is None:
-        raise UsageError(f"'{part}' is not a resolution. Write 256, 224,256, 384x512, 224..1024 or 224..1024:160.")
-    low, high = int(match[1]), int(match[2])
+        raise UsageError(f"'{part[:80]}' is not a resolution. Write 256, 224,256, 384x512, 224..1024 or 224..1024:160.")
+    low, high = _side(match[1]), _side(match[2])
     if low > high:
-        raise UsageError(f"The range {part} ends before it begins; write {high}..{low}.")
+        raise UsageError(f"The range {low}..{high} ends before it begins; write {high}..{low}.")
     if match[3] is None:
         between = [size for size in sorted(grid) if low < size < high]
         return [(size, size) for size in dict.fromkeys([low, *between, high])]
-    step = int(match[3])
+    step = _side(match[3])
     if step == 0:
-        raise UsageError(f"The range {part} has a step of 0; write a multiple of 32 behind the colon.")
-    check_size(low, high, stride)  # before a range of many impossible sizes is listed
+        raise UsageError(f"The range {low}..{high} has a step of 0; write a multiple of 32 behind the colon.")
+    _check_size(low, high, stride)  # before a range of many impossible sizes is listed
     return [(size, size) for size in dict.fromkeys([*range(low, high, step), high])]
 
 
@@ -194,9 +234,9 @@ def share(text: str, *, zero: bool = False) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip(), re.ASCII)
     value = float(match[1]) / (100 if match[2] else 1) if match else -1.0
     if not 0 <= value <= 1 or (value == 0 and not zero):
-        hint = f" Write {text.strip()}% for per cent." if match and value > 1 and not match[2] else ""
+        hint = f" Write {text.strip()}% for per cent." if match and 1 < value <= 100 and not match[2] else ""
         bounds = "from 0 to 100%" if zero else "above 0 and up to 100%"
-        raise UsageError(f"'{text}' is no share {bounds}; write 5% or 0.05.{hint}")
+        raise UsageError(f"'{text[:80]}' is no share {bounds}; write 5% or 0.05.{hint}")
     return value
 
 
@@ -208,7 +248,9 @@ def seconds(text: str, *, zero: bool = False) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip(), re.ASCII)
     value = float(match[1]) * _SECONDS[match[2]] if match else 0.0
     if value < 0 or not match or (value == 0 and not zero):
-        raise UsageError(f"'{text}' is no length of time; write 90s, 20m or 1.5h.")
+        raise UsageError(f"'{text[:80]}' is no length of time; write 90s, 20m or 1.5h.")
+    if value > LONGEST_S:
+        raise UsageError(f"'{text[:80]}' is longer than {LONGEST_S:.0f} seconds; write a shorter time, such as 20m.")
     return value
 
 
@@ -220,6 +262,28 @@ def shapes(text: str, grid: Sequence[int], batch: int, stride: int = STRIDE) -> 
 def stride(specs: Iterable[ModelSpec]) -> int:
     """Return the number of pixels of which image sides must be multiples for all of the models."""
     return max((registry.find(spec.variant).stride for spec in specs), default=1)
+
+
+def _is_name(kind: str, name: str) -> bool:
+    """Return whether a name of a model, device or study can be part of a path; ``timm:NAME`` becomes ``timm-NAME``."""
+    part = name.replace(registry.TIMM, registry.TIMM.replace(":", "-"), 1) if kind == "model" else name
+    return files.is_part(part) and (_DEVICE_NAME if kind == "device" else _NAME).fullmatch(part) is not None
+
+
+def _fault(value: object) -> str:
+    """Return what is wrong with a value of any table, as a clause; empty if nothing is."""
+    match value:
+        case str() if "\0" in value:
+            return "holds a NUL character"
+        case float() if not math.isfinite(value):
+            return f"holds {value}, which is no finite number"
+        case int() if abs(value) > _LARGEST:
+            return f"holds a number above {_LARGEST}"
+        case list() | dict():
+            items = cast("dict[str, object]", value).items() if isinstance(value, dict) else enumerate(value)
+            return next((fault for name, inner in items if (fault := _fault(name) or _fault(inner))), "")
+        case _:
+            return ""
 
 
 RecordT = TypeVar("RecordT", bound=Record)
@@ -273,12 +337,19 @@ class _Reader:
         for name, device in devices.items():
             self.one_of(device.backend, backends, f"device.{name}", "backend")
             self.one_of(device.precision, ("fp32", "fp16"), f"device.{name}", "precision")
-            self.positive(f"device.{name}", batch=device.batch)
-        self.positive("method", runs=config.method.runs, rounds=config.method.rounds, processes=config.method.processes)
-        if config.method.warmup < 0:
-            raise self.error(f"warmup = {config.method.warmup} is negative", "method", "warmup")
+            self.counts(f"device.{name}", batch=device.batch)
+        method = config.method
+        if method.warmup < 0:
+            raise self.error(f"warmup = {method.warmup} is negative", "method", "warmup")
+        self.counts("method", runs=method.runs, rounds=method.rounds, processes=method.processes)
+        self.counts("method", warmup=method.warmup or 1)
         self.selections(config)
-        self.positive("sweep", timeout_s=config.sweep.timeout_s)
+        if not 0 < config.sweep.timeout_s <= LONGEST_S:
+            raise self.error(
+                f"timeout_s = {config.sweep.timeout_s} must be above 0 and at most {LONGEST_S:.0f}",
+                "sweep",
+                "timeout_s",
+            )
         self.gate(config.gate)
         for study in config.studies.values():
             self.study(study, models)
@@ -291,7 +362,7 @@ class _Reader:
                 models[name] = msgspec.structs.replace(spec, checkpoint=str(self.path.parent / spec.checkpoint))
             if not registry.known(spec.variant):
                 self.one_of(spec.variant, registry.names(), f"model.{name}", "variant")
-            self.positive(f"model.{name}", classes=spec.classes, resolution=spec.resolution)
+            self.counts(f"model.{name}", classes=spec.classes, resolution=spec.resolution)
             if not 0 < spec.crop <= 1:
                 raise self.error(f"crop = {spec.crop} is not a share between 0 and 1", f"model.{name}", "crop")
 
@@ -305,7 +376,7 @@ class _Reader:
         for section, grid in (("sweep", config.sweep.grid), ("gate", config.gate.grid)):
             for size in grid:
                 try:
-                    check_size(size, size)
+                    _check_size(size, size)
                 except UsageError as error:
                     raise self.error(str(error).rstrip("."), section, "grid") from None
 
@@ -331,7 +402,7 @@ class _Reader:
             named.add(key)
         for size in (*study.grid, *(row.res for row in study.rows if row.res is not None)):
             try:
-                check_size(size, size, 1)
+                _check_size(size, size, 1)
             except UsageError as error:
                 raise self.error(str(error).rstrip("."), section, "rows") from None
 
@@ -358,7 +429,15 @@ class _Reader:
         tables = document.get(kind, {})
         if not isinstance(tables, dict):
             raise self.error(f"'{kind}' must be tables of their own, [{kind}.NAME]", None, kind)
-        return list(tables.items())
+        named = cast("dict[str, Any]", tables)
+        for name in named:
+            if not _is_name(kind, name):
+                raise self.error(
+                    f"the name '{name[:80]}' cannot be a part of a path; use letters, digits, '-', '_', '.' and '+'",
+                    f"{kind}.{name}",
+                    None,
+                )
+        return list(named.items())
 
     def table(self, record: type[RecordT], kind: str, name: str | None, table: Any) -> RecordT:
         """Convert a table to its record."""
@@ -369,12 +448,16 @@ class _Reader:
         for key in table:
             if key not in fields:
                 raise self.error(f"unknown key '{key}'. {_choices(key, fields)}", section, key)
+            if fault := _fault(table[key]):
+                raise self.error(f"{key} {fault}; correct it", section, key)
         named = table if name is None else {**table, "name": name}
         try:
             return msgspec.convert(named, record)
         except msgspec.ValidationError as error:
             # "Expected `int`, got `str` - at `$.runs`" or "Object missing required field `grid`"
             what, _, where = str(error).partition(" - at `$.")
+            if lacking := re.fullmatch(r"Object missing required field `(\w+)`", what):
+                what = f"'{lacking[1]}' is required and missing; add a line `{lacking[1]} = …` to this table"
             key = re.split(r"[.\[`]", where)[0] if where else None
             subject = f"{key}: " if key else ""
             raise self.error(subject + what.replace("`", "'"), section, key) from None
@@ -384,11 +467,13 @@ class _Reader:
         if value not in allowed:
             raise self.error(f"{key} = '{value}' is unknown. {_choices(value, allowed)}", section, key)
 
-    def positive(self, section: str, **values: float) -> None:
-        """Raise `ConfigError` unless all values are above 0."""
+    def counts(self, section: str, **values: int) -> None:
+        """Raise `ConfigError` unless all values are above 0 and at most what `_MOST` allows."""
         for key, value in values.items():
             if value <= 0:
                 raise self.error(f"{key} = {value} must be above 0", section, key)
+            if value > _MOST[key]:
+                raise self.error(f"{key} = {value} must be at most {_MOST[key]}", section, key)
 
     def error(self, message: str, section: str | None, key: str | None) -> ConfigError:
         """Return an error with the file, the line and the section before its message."""
@@ -401,7 +486,9 @@ class _Reader:
         """Return the number of the line that holds `key` of `section`, else the section's, else the first."""
         start = 0
         if section:
-            header = re.compile(rf"\s*\[\[?\s*{re.escape(section)}\b")
+            kind, _, name = section.partition(".")
+            named = rf"\s*\.\s*[\"']?{re.escape(name)}[\"']?" if name else ""
+            header = re.compile(rf"\s*\[\[?\s*{re.escape(kind)}{named}\s*[\].]")
             start = next((i for i, line in enumerate(self.lines) if header.match(line)), 0)
         if key:
             assignment = re.compile(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]")

@@ -13,11 +13,14 @@
         └── DownloadError ......... 6   a transfer that did not finish
 
 Exit codes without a class of their own: 0 done, 1 regression, 3 inconclusive, 7 some cells failed (the others
-are kept), 70 an unforeseen error, 130 interrupted. A message says what is wrong, where, and what to do next, in one or
-two sentences.
+are kept), 70 an unforeseen error, 130 interrupted (129 by SIGHUP, 143 by SIGTERM). A message says what is wrong, where,
+and what to do next, in one or two sentences.
 """
 
 from enum import IntEnum
+
+LONGEST = 2500  # characters of a message
+LONGEST_WORD = 400  # characters without a blank in a message: a longer name is cut
 
 
 class ExitCode(IntEnum):
@@ -32,13 +35,24 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 6
     CELLS_FAILED = 7
     UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h: a fault of this program; never 1, which means regression
-    INTERRUPTED = 130
+    HUNG_UP = 129  # by SIGHUP; this code, like the next ones, is 128 and the number of the signal
+    INTERRUPTED = 130  # by Ctrl-C
+    TERMINATED = 143  # by SIGTERM
 
 
 class FastViTBenchError(Exception):
     """Base of every error that this package raises on purpose; ``str(error)`` is the complete message for the user."""
 
     exit_code: ExitCode = ExitCode.USAGE
+
+    def __str__(self) -> str:
+        """Return the message as one printable line: what it repeats may come from a stranger's file."""
+        text = "".join(sign if sign.isprintable() else " " * sign.isspace() for sign in super().__str__())
+        words = (
+            word if len(word) <= LONGEST_WORD else f"{word[:LONGEST_WORD]}…{word[-9:]}" for word in text.split(" ")
+        )
+        line = " ".join(words)
+        return line if len(line) <= LONGEST else f"{line[: LONGEST - 500]}…{line[-500:]}"  # advice is at the end
 
 
 class UsageError(FastViTBenchError):

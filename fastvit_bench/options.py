@@ -1,5 +1,6 @@
 """Requests made from options: the same for the commands and for calls from Python."""
 
+import collections
 import fnmatch
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -260,10 +261,12 @@ def export_jobs(
     multifunction: bool,
     classifier: Path | None,
     output: Path | None,
+    force: bool,
 ) -> list[ExportJob]:
     """Return what is to be exported for a target: a job for each file.
 
     `output` is a folder or a file, `classifier` a file of class names; `multifunction` puts all sizes into one file.
+    `force` replaces files that this tool did not write.
     """
     from fastvit_bench.exporting import checkpoints, pipeline
 
@@ -286,6 +289,7 @@ def export_jobs(
             path=_output_path(output, backend.suffix, spec, sizes, parts, several=len(of_files) > 1),
             functions=tuple(sizes) if multifunction else (),
             labels=labels,
+            force=force,
         )
         for sizes in of_files
     ]
@@ -332,14 +336,17 @@ def _output_path(
 def class_names(path: Path) -> tuple[str, ...]:
     """Return the class names in a file, one per line; an empty last line does not count."""
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        lines = files.read_text(path).removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The class names {path} cannot be read: {error}.") from None
     names = [line.strip() for line in lines]
     empty = [number for number, name in enumerate(names, 1) if not name]
     if empty:
         raise UsageError(f"{path}, line {empty[0]} holds no class name; write one name per line.")
-    repeated = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    odd = next((number for number, name in enumerate(names, 1) if not name.isprintable()), None)
+    if odd:
+        raise UsageError(f"{path}, line {odd} holds a control character; remove it.")
+    repeated = next((name for name, count in collections.Counter(names).items() if count > 1), None)
     if repeated:
         raise UsageError(f"{path} names the class '{repeated}' twice, and Core ML needs distinct names; rename one.")
     return tuple(names)

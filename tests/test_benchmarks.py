@@ -9,12 +9,14 @@ import importlib.util
 import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import builders
 import msgspec
@@ -331,6 +333,7 @@ def test_the_readme_describes_every_script():
         "fusing",
         "gate",
         "gate_simulation",
+        "kills",
         "many_rows",
         "next_run",
         "on_gpu",
@@ -350,7 +353,7 @@ def test_help_says_what_is_claimed(script: str, tmp_path: Path):
     done = call(script, "--help", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (load(script).__doc__ or "").splitlines()[0] in done.stdout
-    assert "--markdown" in done.stdout or script in ("on_gpu", "on_gpu_wheels")  # these write no report of this kind
+    assert "--markdown" in done.stdout or script in ("kills", "on_gpu", "on_gpu_wheels")  # no report of this kind
 
 
 @pytest.mark.parametrize("words", [("--blocks", "0"), ("--res", "100"), ("--models", "fastvit_t9")])
@@ -397,6 +400,87 @@ def test_of_many_rows_the_slowest_format_decides():
         "one setting: 100 stored measurements in at most 2 s": False,
         "one setting: at most 500 MiB": True,
     }
+
+
+# --- kills ------------------------------------------------------------------------------------------------------------
+
+
+def line(**changes: object) -> str:
+    usual: dict[str, object] = {"kind": "measurement", "artifact": {"model": "a", "shape": {"height": 32}}}
+    return json.dumps(usual | changes) + "\n"
+
+
+def tally(first: int, pictures: int) -> str:
+    return json.dumps({"kind": "tally", "first": first, "pictures": pictures}) + "\n"
+
+
+def block(number: int, *samples: int) -> dict[str, object]:
+    return {"number": number, "base_ns": [samples], "head_ns": [samples]}
+
+
+def faults(found: list[Any]) -> Counter[str]:
+    return sum((Counter({fault.kind: fault.count}) for fault in found), Counter())
+
+
+def test_what_a_killed_run_file_lost_or_has_twice_is_counted(tmp_path: Path):
+    kills, path = load("kills"), tmp_path / "run.jsonl"
+    other = {"model": "b", "shape": {"height": 32}}
+    usual = tmp_path / "usual.jsonl"
+    usual.write_text(line() + line(artifact=other) + tally(0, 64) + tally(64, 6) + line(kind="accuracy", top1=7))
+    assert kills.check_run(usual, usual) == []
+    path.write_text(line() + line() + line(kind="failure", reason="memory ran out") + '{"kind": "measurement", "torn')
+    assert faults(kills.check_run(path, None)) == {"twice": 1, "wrong": 1}
+    assert faults(kills.check_run(path, usual)) == {"twice": 1, "wrong": 2, "lost": 2}
+    path.write_text(tally(0, 64) + tally(60, 10) + tally(80, 5))
+    assert faults(kills.check_run(path, None)) == {"twice": 4, "lost": 10}
+    path.write_text(usual.read_text().replace('"top1": 7', '"top1": 8'))
+    assert faults(kills.check_run(path, usual)) == {"wrong": 1}
+
+
+def test_what_a_killed_comparison_lost_or_has_twice_is_counted(tmp_path: Path):
+    kills, path = load("kills"), tmp_path / "gate-1.json"
+    blocks, torn = tmp_path / "gate-1.blocks", '{"kind": "block", "cell": "a", "bl'
+    start = json.dumps({"kind": "start"}) + "\n"
+    blocks.write_text(start + json.dumps({"kind": "block", "cell": "a", "block": block(1, 5, 6)}) + "\n" + torn)
+    before = kills.stored_keys(tmp_path, "gate-1")
+    assert len(before) == 1
+    blocks.unlink()
+    path.write_text(json.dumps({"cells": [{"name": "a", "blocks": [block(1, 5, 6), block(2, 7, 8)]}]}))
+    assert kills.check_document(path) == []
+    assert before < kills.stored_keys(tmp_path, "gate-1")
+    path.write_text(json.dumps({"cells": [{"name": "a", "blocks": [block(1, 7, 8), block(1, 7, 8), block(4, 9)]}]}))
+    assert not before & kills.stored_keys(tmp_path, "gate-1")
+    assert faults(kills.check_document(path)) == {"twice": 3}  # two numbers and one block
+    pair = {"name": "a", "blocks": [block(1, 5)]}
+    path.write_text(json.dumps({"cells": [pair, pair], "matches": [1, 2]}))
+    assert faults(kills.check_document(path)) == {"twice": 1, "lost": 1}
+
+
+def test_a_seed_draws_the_same_kills():
+    kills = load("kills")
+    drawn = [[kills.drawn(draw, 10) for _ in range(40)] for draw in (random.Random(3), random.Random(3))]
+    assert drawn[0] == drawn[1]
+    assert {strike.number for strike in drawn[0]} == set(kills.SIGNALS)
+    assert {strike.group for strike in drawn[0]} == {strike.at_change for strike in drawn[0]} == {True, False}
+
+
+def test_a_command_that_cannot_be_killed_is_refused(tmp_path: Path):
+    done = call("kills", "--commands", "latency,table", folder=tmp_path)
+    assert done.returncode == 2
+    assert "'table' is none of latency, " in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_export_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    done = call("kills", "--kills", "1", "--commands", "export", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = (line for line in done.stdout.splitlines() if line.startswith("| export |"))
+    assert row.endswith("| 1 | 0 | 0 | 0 | 0 | 0 |")  # one kill, and no fault; some rounds may end before it
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- tiny runs --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

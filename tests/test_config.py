@@ -1,6 +1,7 @@
 """benchmark.toml and the language of --res: what is accepted, and the sentence for what is not."""
 
 import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,108 @@ def test_a_machine_is_called_as_the_option_the_environment_or_the_file_says(
 def test_a_name_that_no_table_could_show_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="one line of at most 64 characters"):
         read(tmp_path, MINIMAL).machine_name(name)
+
+
+# --- hostile files and words ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "words"),
+    [
+        *(
+            (("grid = [224, 256]", f"grid = [224, 256]\ntimeout_s = {value}"), 11, ["timeout_s"])
+            for value in ("nan", "inf", "-inf", "1e10", "0", "-1", "1000001")
+        ),
+        (("[download]", "[gate]\nalpha = nan\n[download]"), 13, ["alpha", "finite"]),
+        (('variant = "fastvit_t8"', 'variant = "fastvit_t8"\ncrop = nan'), 4, ["crop", "finite"]),
+        (('backend = "onnxruntime"', 'backend = "onnxruntime"\noptions = {x = inf}'), 7, ["options", "finite"]),
+        (('backend = "onnxruntime"', 'backend = "onnxruntime"\nbatch = 1000000'), 7, ["batch", "at most"]),
+        (('backend = "onnxruntime"', 'backend = "onnxruntime"\nbatch = 99999999999999999'), 7, ["batch", "above"]),
+        (('variant = "fastvit_t8"', 'variant = "fastvit_t8"\nclasses = 10000000'), 4, ["classes", "at most"]),
+        (('variant = "fastvit_t8"', 'variant = "fastvit_t8"\nresolution = 10000000'), 4, ["resolution", "at most"]),
+        (('variant = "fastvit_t8"', 'variant = "fastvit_t8"\ncheckpoint = "a\\u0000b"'), 4, ["checkpoint", "NUL"]),
+        (("grid = [224, 256]", "grid = [224, 999968]"), 10, ["999968", "above 16384"]),
+        *(
+            (("[download]", f"[method]\n{key} = 100000000\n[download]"), 13, [key, "at most"])
+            for key in ("runs", "rounds", "processes", "warmup")
+        ),
+        *(
+            (("[model.small]", f'[model."{name}"]\nvariant = "fastvit_t8"\n[model.small]'), 2, [name])
+            for name in ("../../../evil/x", "..", ".x", "a b", "a/b", "a:b", "-rf", "x" * 300, "timm:../x")
+        ),
+        (("[device.cpu]", '[device."../x"]\nbackend = "onnxruntime"\n[device.cpu]'), 5, ["../x"]),
+        (("[download]", '[study."../x"]\ntitle = "x"\nrows = [{label = "a", note = "b"}]\n[download]'), 12, ["../x"]),
+        (('models = ["small"]', ""), 8, ["'models' is required", "add a line"]),
+    ],
+)
+def test_what_could_leave_its_folder_or_end_a_run_is_refused_with_its_line(
+    tmp_path: Path, change: tuple[str, str], line: int, words: list[str]
+) -> None:
+    assert change[0] in MINIMAL
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, MINIMAL.replace(*change, 1))
+    message = str(caught.value)
+    assert f"line {line}, [" in message
+    assert all(word[:80] in message for word in words), message
+
+
+def test_names_that_real_configurations_use_are_taken(tmp_path: Path) -> None:
+    names = ("fastvit_t8.fused", "my-model+2", "timm:convnext_tiny", "größer")
+    text = "".join(f'[model."{name}"]\nvariant = "fastvit_t8"\n' for name in names)
+    assert set(names) < set(read(tmp_path, MINIMAL + text).models)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = " + "[" * 100_000, "nested too deeply"),
+        ("x = " + "9" * 5000, "too many digits"),
+        ('[device.cpu]\nbackend = "onnxruntime"\noptions' + ".a" * 5000 + " = 1", "nested too deeply"),
+    ],
+)
+def test_toml_that_python_gives_up_on_is_one_sentence(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read(tmp_path, text)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_nothing_waits_for_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "benchmark.toml")
+    monkeypatch.chdir(tmp_path)
+    for path in (None, tmp_path / "benchmark.toml", Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="no regular file"):
+            config.load(path, backends=())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9" * 400, "99999999999x32", "224..100000000000:1", "224..16416:32", f"32..{'9' * 5000}", f"{'9' * 5000}..32"],
+)
+def test_sizes_that_no_image_has_are_refused_before_they_are_listed(text: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        config.sizes(text, GRID, 1)
+    assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 5000, "9" * 400 + "%", "1e400"])
+def test_numbers_of_hundreds_of_digits_are_refused(text: str) -> None:
+    for refuse in (config.share, config.seconds):
+        with pytest.raises(UsageError) as refusal:
+            refuse(text)
+        assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["...onnx", "a:b.onnx", "a\x1b[31m.onnx"])
+def test_an_onnx_file_that_names_no_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    with pytest.raises(UsageError, match="rename the file"):
+        read(tmp_path, MINIMAL).select([name])
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".onnx", "a\0.onnx", "timm:../../evil", "timm:a/b"])
+def test_words_that_name_no_model_are_one_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="There is no "):
+        read(tmp_path, MINIMAL).select([name])

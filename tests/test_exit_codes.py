@@ -43,6 +43,24 @@ def test_an_error_nobody_foresaw_has_a_code_of_its_own(fault: str, zoo: Path) ->
     Path(path).unlink()
 
 
+@pytest.mark.parametrize("words", [("table",), ("compare", "m00"), ("verify",), ("report", "--gate"), ("fuse", "-o")])
+def test_a_name_that_no_file_can_have_is_one_short_sentence(words: tuple[str, ...], zoo: Path) -> None:
+    done = program(*words, f"{'x' * 5000}.pth", *(["m00.onnx"] if words[0] == "fuse" else []))
+    (line,) = done.stderr.decode().strip().splitlines()
+    assert done.returncode == ExitCode.USAGE, line
+    assert len(line) < 1500
+
+
+def test_messages_hold_nothing_that_a_terminal_obeys(zoo: Path) -> None:
+    name = "a\x1b]0;owned\x07\x1b[31m\u202eb\x85"
+    for words in (("table", f"./{name}.jsonl"), ("latency", "--model", name), ("table", "--format", name), (name,)):
+        done = program(*words)
+        assert done.returncode == ExitCode.USAGE
+        shown = done.stderr.decode()
+        assert all(line.isprintable() for line in shown.splitlines()), shown
+        assert "owned" in shown
+
+
 def test_wrong_words_are_wrong_usage(zoo: Path) -> None:
     assert program("gate", "--no-such-option").returncode == ExitCode.USAGE
     assert program("latency", "--seed", "x").returncode == ExitCode.USAGE

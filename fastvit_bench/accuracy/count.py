@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastvit_bench.accuracy import contents
 from fastvit_bench.accuracy import preprocessing as accuracy_preprocessing
+from fastvit_bench.accuracy.preprocessing import DecodedImage
 from fastvit_bench.backends import Session
 from fastvit_bench.records import AccuracyChunk, Artifact, LabelledImage, Preprocessing, Unreadable
 
@@ -44,11 +46,17 @@ class ImageSelection(NamedTuple):
 
 
 def tallies(
-    sessions: Sequence[Session], artifact: Artifact, selection: ImageSelection, first: int, how: str
+    sessions: Sequence[Session],
+    artifact: Artifact,
+    selection: ImageSelection,
+    first: int,
+    how: str,
+    contents_before: str = "",
 ) -> Generator[AccuracyChunk]:
     """Yield the counts of every `CHUNK` images or so, from picture number `first` on, in order.
 
-    `how` names what computes, and goes into the records. Several sessions of the artifact compute side by side, in a
+    `how` names what computes, and goes into the records. `contents_before` is the digest of the contents of the images
+    before `first` (see `accuracy.contents`). Several sessions of the artifact compute side by side, in a
     thread each. A single one computes in this thread, as a GPU's must. Tallies end at the same pictures wherever they
     begin. So the batches of a continued evaluation are those of an uninterrupted one. A batch that is not full is
     filled up with its first image.
@@ -65,7 +73,7 @@ def tallies(
     parts: deque[_Part] = deque()
     with (
         lanes(sessions) as compute,
-        contextlib.closing(_prefetched(_batches(stream, selection.pictures, first, batch))) as ready,
+        contextlib.closing(_prefetched(_batches(stream, selection.pictures, first, batch, contents_before))) as ready,
     ):
         for prepared in ready:
             if not parts or parts[-1] is not prepared.part:
@@ -93,6 +101,7 @@ class _Part:
         self.answers: deque[Future[ChunkCounts]] = deque()
         self.counts = ChunkCounts(0, 0, 0)
         self.unreadable: list[Unreadable] = []
+        self.contents = ""
 
     def settle(self) -> None:
         """Wait for the first pending batch, and add its counts."""
@@ -117,6 +126,7 @@ class _Part:
             top5=self.counts.top5 if artifact.classes > TOP else None,
             overflowed=self.counts.overflowed,
             unreadable=tuple(self.unreadable),
+            contents=self.contents,
         )
 
 
@@ -129,8 +139,13 @@ class _Batch(NamedTuple):
     last: bool = False  # whether it is the last one of its part
 
 
-def _batches(stream: Generator[Any], pictures: Sequence[LabelledImage], first: int, size: int) -> Generator[_Batch]:
-    """Yield batches of the pictures from number `first` on; the last one of each part is marked."""
+def _batches(
+    stream: Generator[DecodedImage], pictures: Sequence[LabelledImage], first: int, size: int, digest: str
+) -> Generator[_Batch]:
+    """Yield batches of the pictures from number `first` on; the last one of each part is marked.
+
+    `digest` is that of the contents of the pictures before.
+    """
     chunk = -(-CHUNK // size) * size
     with contextlib.closing(stream):
         at = first
@@ -139,7 +154,8 @@ def _batches(stream: Generator[Any], pictures: Sequence[LabelledImage], first: i
             part = _Part(at, len(section))
             waiting: list[Any] = []
             labels: list[int] = []
-            for picture, image in zip(section, stream, strict=False):
+            for picture, (own, image) in zip(section, stream, strict=False):
+                digest = contents.extended(digest, own)
                 if len(waiting) == size:
                     yield _Batch(part, accuracy_preprocessing.stacked(waiting, size), labels)
                     waiting, labels = [], []
@@ -148,6 +164,7 @@ def _batches(stream: Generator[Any], pictures: Sequence[LabelledImage], first: i
                 else:
                     waiting.append(image)
                     labels.append(picture.label)
+            part.contents = digest
             yield _Batch(part, accuracy_preprocessing.stacked(waiting, size) if waiting else None, labels, last=True)
             at += len(section)
 

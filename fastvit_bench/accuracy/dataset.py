@@ -1,15 +1,18 @@
 """Find labelled images in a folder, and their classes."""
 
 import hashlib
+import json
 import os
+import posixpath
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
+from fastvit_bench import files
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import LabelledImage
 
@@ -53,10 +56,10 @@ def collect(folder: Path, labels: Path | None = None, limit: int | None = None) 
     their order, so that every class has its share. Raises `UsageError` for a folder of another layout, and for labels
     that do not fit its images.
     """
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise UsageError(f"--data {folder} {what}; name a folder of images.")
     try:
+        if not folder.is_dir():
+            what = "is not a folder" if files.exists(folder) else "does not exist"
+            raise UsageError(f"--data {folder} {what}; name a folder of images.")
         root = _root(folder)
         images = _labelled(root, labels) if labels else _by_folders(root)
     except OSError as error:
@@ -143,9 +146,9 @@ def _by_folders(root: Path) -> DataSet:
     pictures: list[LabelledImage] = []
     empty: list[str] = []
     for label, name in enumerate(names):
-        files = _files(root, name)
-        pictures += [LabelledImage(name=file, size_bytes=size, label=label) for file, size in files]
-        if not files:
+        inside = _files(root, name)
+        pictures += [LabelledImage(name=file, size_bytes=size, label=label) for file, size in inside]
+        if not inside:
             empty.append(name)
     if not pictures:
         raise UsageError(f"{root} holds {len(names)} folders and no images in them.")
@@ -159,8 +162,11 @@ def _by_folders(root: Path) -> DataSet:
 
 
 def _files(root: Path, below: str = "") -> list[tuple[str, int]]:
-    """Return the name below `root`, with slashes, and the size in bytes of every visible file, sorted by name."""
-    files: list[tuple[str, int]] = []
+    """Return the name below `root`, with slashes, and the size in bytes of every visible file, sorted by name.
+
+    Raises `UsageError` for a device, a pipe and a socket, which no process must wait for.
+    """
+    sized: list[tuple[str, int]] = []
     pending = [below]
     visited: set[tuple[int, int]] = set()  # a link may lead back to a folder above it
     while pending:
@@ -176,8 +182,22 @@ def _files(root: Path, below: str = "") -> list[tuple[str, int]]:
             if entry.is_dir():
                 pending.append(name)
             else:
-                files.append((_checked_name(name), entry.stat(follow_symlinks=entry.is_file()).st_size))
-    return sorted(files)
+                sized.append((_checked_name(name), _size(entry)))
+    return sorted(sized)
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    """Return the bytes of a file, or of a link that leads nowhere. Raises `UsageError` for what is no regular file."""
+    try:
+        status = entry.stat()
+    except OSError:  # of a broken link, which is reported as an image that cannot be read
+        status = entry.stat(follow_symlinks=False)
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
+        raise UsageError(
+            f"{printable(entry.path)} is no regular file, but a device, a pipe or a socket; move it away from the "
+            f"images."
+        )
+    return status.st_size
 
 
 def _checked_name(name: str) -> str:
@@ -231,10 +251,13 @@ def _inside(root: Path, file: Path) -> str | None:
         return None
 
 
+_LONGEST_LINE = 4096  # characters; no name of a file is longer
+
+
 def _labels(file: Path) -> dict[str, int]:
     """Read name -> class from a JSON object or from lines ``name number`` or ``name,number``; a heading is skipped."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = files.read_text(file, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise UsageError(f"The labels {file} cannot be read: {reason}.") from None
@@ -242,19 +265,22 @@ def _labels(file: Path) -> dict[str, int]:
         return _from_json(file, text)
     classes: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > _LONGEST_LINE:
+            raise UsageError(
+                f"{file}, line {number}: has {len(line)} characters, more than the {_LONGEST_LINE} of a name and its "
+                f"number; write a line `name number` per image."
+            )
         if not line.strip():
             continue
-        # the last comma, or the last blank: both may be part of a name
-        match = re.fullmatch(r"\s*(.+)\s*,\s*(\S*)\s*", line) or re.fullmatch(r"\s*(.+?)\s+(\S+)\s*", line)
-        name, label = (match[1].strip().strip('"').removeprefix("./"), match[2].strip('"')) if match else ("", "")
+        name, label = _parts(line)
         if not classes and number == 1 and label.lower() in {"label", "class", "index", "target"}:
             continue
-        if not re.fullmatch(r"\d{1,9}", label, re.ASCII):
+        if not name or not re.fullmatch(r"\d{1,9}", label, re.ASCII):
             raise UsageError(
                 f"{file}, line {number}: '{printable(line.strip())[:60]}' is not `name number` or `name,number`, with "
                 f"the number of a class from 0."
             )
-        if name in classes:
+        if (name := _normal(name)) in classes:
             raise UsageError(f"{file}, line {number}: names {printable(name)} a second time; keep one of the lines.")
         classes[name] = int(label)
     if not classes:
@@ -262,19 +288,45 @@ def _labels(file: Path) -> dict[str, int]:
     return classes
 
 
+def _parts(line: str) -> tuple[str, str]:
+    """Return name and label of a line, at the last comma or else the last blank: both may be part of a name."""
+    name, _, label = line.rpartition(",")
+    if not name or len(label.split()) > 1:
+        name, label = line.rsplit(None, 1) if len(line.split(None, 1)) > 1 else ("", "")
+    return name.strip().strip('"'), label.strip().strip('"')
+
+
+def _normal(name: str) -> str:
+    """Return the one spelling of a path below the folder: ``a.jpg`` for ``./a.jpg``."""
+    return posixpath.normpath(name)
+
+
+class _Pairs(list[tuple[str, object]]):
+    """The names and values of a JSON object, in order; one name may be there twice."""
+
+
 def _from_json(file: Path, text: str) -> dict[str, int]:
     """Read name -> class from a JSON object."""
+    example = 'such as {"a.jpg": 3}'
     try:
-        pairs = msgspec.json.decode(text, type=dict[str, int])
-    except msgspec.MsgspecError as error:
-        raise UsageError(
-            f'{file} is not a JSON object of names and class numbers, such as {{"a.jpg": 3}}: {str(error).rstrip(".")}.'
-        ) from None
-    negative = next((name for name, label in pairs.items() if label < 0), None)
-    if negative is not None:
-        raise UsageError(
-            f"{file}: {printable(negative)} is of class {pairs[negative]}, and classes are counted from 0."
-        )
-    if not pairs:
+        pairs = json.loads(text, object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UsageError(f"{file} is not a JSON object of names and class numbers, {example}: {reason}.") from None
+    if not isinstance(pairs, _Pairs):
+        raise UsageError(f"{file} is not a JSON object of names and class numbers, {example}.")
+    classes: dict[str, int] = {}
+    for raw, label in pairs:
+        if type(label) is not int or not raw or label >= 10**9:
+            raise UsageError(
+                f"{file} is not a JSON object of names and class numbers, {example}: the value of '{printable(raw)}' "
+                f"is no class."
+            )
+        if (name := _normal(raw)) in classes:
+            raise UsageError(f"{file}: names {printable(name)} a second time; keep one of the numbers.")
+        if label < 0:
+            raise UsageError(f"{file}: {printable(name)} is of class {label}, and classes are counted from 0.")
+        classes[name] = label
+    if not classes:
         raise UsageError(f"{file} gives no classes; write the number of a class per image.")
-    return {name.removeprefix("./"): label for name, label in pairs.items()}
+    return classes

@@ -1,14 +1,17 @@
 """Decode, resize, crop and normalise images as published accuracies did."""
 
+import hashlib
+import io
 import itertools
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastvit_bench.accuracy import contents
 from fastvit_bench.accuracy.dataset import printable
 from fastvit_bench.backends import Images
 from fastvit_bench.records import MEAN, STD, LabelledImage, Preprocessing, Unreadable
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     Prepared = NDArray[np.float32] | NDArray[np.uint8]  # (3, H, W) normalised, or (H, W, 3) pixels: see `Images`
 
 
-# pixels of a resized image, as many as Pillow decodes without a warning; only extreme aspect ratios exceed it
+# pixels of an image, as a file and resized, as many as Pillow decodes without a warning
 MOST_PIXELS = 89_478_485
 
 
@@ -66,13 +69,27 @@ def normalised(pixels: "NDArray[np.uint8]") -> "NDArray[np.float32]":
     return values
 
 
-def prepare(path: Path, how: Preprocessing, form: Images) -> "Prepared":
-    """Decode an image file and prepare it; raises whatever Pillow's decoders raise for one that cannot be read."""
+# The formats that the endings of images name. Pillow would open others by their content, whatever a file is called, and
+# runs other programs for some, such as Ghostscript for PostScript.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+
+
+def prepare(content: bytes, how: Preprocessing, form: Images) -> "Prepared":
+    """Decode the content of an image file and prepare it; raises whatever Pillow's decoders raise where they cannot."""
     from PIL import Image
 
-    with Image.open(path) as opened:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        if opened.width * opened.height > MOST_PIXELS:  # before memory is taken for them
+            raise ValueError(f"{opened.width} x {opened.height} pixels are too many")
         pixels = cut(opened.convert("RGB"), how)
     return pixels if form is Images.PIXELS else normalised(pixels)
+
+
+class DecodedImage(NamedTuple):
+    """An image, prepared or unreadable, and the SHA-256 of its file's content."""
+
+    sha256: bytes
+    image: "Prepared | Unreadable"
 
 
 def decoded(
@@ -83,10 +100,10 @@ def decoded(
     *,
     workers: int,
     ahead: int,
-) -> "Generator[Prepared | Unreadable]":
+) -> Generator[DecodedImage]:
     """Yield every picture prepared, in order, by `workers` threads that are at most `ahead` pictures in front."""
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        waiting: deque[Future[Prepared | Unreadable]] = deque()
+        waiting: deque[Future[DecodedImage]] = deque()
         todo = iter(pictures)
         try:
             for picture in itertools.islice(todo, ahead):
@@ -101,14 +118,18 @@ def decoded(
                 future.cancel()
 
 
-def _prepared(folder: Path, picture: LabelledImage, how: Preprocessing, form: Images) -> "Prepared | Unreadable":
+def _prepared(folder: Path, picture: LabelledImage, how: Preprocessing, form: Images) -> DecodedImage:
     """Prepare a picture, or return the reason why it cannot be read."""
+    content, refused = contents.read(folder / picture.name)
+    digest = hashlib.sha256(content).digest()
     try:
-        return prepare(folder / picture.name, how, form)
+        if refused is not None:
+            raise refused
+        return DecodedImage(digest, prepare(content, how, form))
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise exceptions of any kind
-        return Unreadable(name=picture.name, reason=_reason(error, folder))
+        return DecodedImage(digest, Unreadable(name=picture.name, reason=_reason(error, folder)))
 
 
 def _reason(error: Exception, folder: Path) -> str:

@@ -11,12 +11,14 @@ from pathlib import Path
 import msgspec
 
 from fastvit_bench import backends
-from fastvit_bench.accuracy import dataset, preprocessing
+from fastvit_bench.accuracy import contents, dataset, preprocessing
 from fastvit_bench.accuracy.dataset import DataSet
 from fastvit_bench.errors import NotComparableError, UsageError
 from fastvit_bench.exporting import checkpoints
 from fastvit_bench.measuring import machine as machines
+from fastvit_bench.measuring.jobs import DescribeJob
 from fastvit_bench.measuring.worker import Worker
+from fastvit_bench.network import registry
 from fastvit_bench.records import (
     Accuracy,
     AccuracyChunk,
@@ -29,6 +31,7 @@ from fastvit_bench.records import (
     Failure,
     Head,
     Machine,
+    ModelSpec,
     Preprocessing,
     Request,
 )
@@ -89,10 +92,25 @@ def check(request: Request, steps: Sequence[Step], images: DataSet) -> None:
     cached = {step.cell.model: step.cached for step in steps if step.cached is not None}
     for spec in request.models:
         artifact = cached.get(spec.name)
-        head, classes = (artifact.head, artifact.classes) if artifact else checkpoints.answers_of(spec)
+        head, classes = (artifact.head, artifact.classes) if artifact else _outputs(spec, request)
         if head is not Head.CLASSIFIER:
             raise UsageError(f"{spec.name} ends in {head} and names no class of an image; there is no accuracy of it.")
         dataset.check_classes(images, classes, spec.name)
+
+
+def _outputs(spec: ModelSpec, request: Request) -> tuple[Head, int]:
+    """Return a model's head and number of classes; an ONNX file is read in a process that can be stopped.
+
+    Raises `UsageError` for a file that is no such model, and what `checkpoints.answers_of` raises.
+    """
+    (shape,) = request.shapes
+    if spec.variant != registry.ONNX:
+        return checkpoints.answers_of(spec, shape)
+    with Worker() as reader:
+        reply = reader.ask(DescribeJob(spec=spec, shape=shape), request.timeout_s)
+    if isinstance(reply, CellError):
+        raise UsageError(f"{spec.checkpoint} cannot be used: {reply.reason.rstrip('.')}.")
+    return reply.head, reply.classes
 
 
 def resume(
@@ -100,8 +118,8 @@ def resume(
 ) -> tuple[Request, list[Step], DataSet, dict[Cell, list[AccuracyChunk]]]:
     """Return an interrupted evaluation's request, remaining steps and images, and by cell the tallies so far.
 
-    Raises `NotComparableError` as `sweep.run.reopen` does, and if the images are not those it began with. Raises
-    `UsageError` for a run that timed.
+    Raises `NotComparableError` as `sweep.run.reopen` does, and if the images are not those it began with, or those that
+    were counted have other contents. Raises `UsageError` for a run that timed.
     """
     file, steps = sweep_run.reopen(path, models, machine)
     first = file.runs[0]
@@ -124,9 +142,36 @@ def resume(
         )
     check(first.request, steps, images)
     done = {_cell_of(accuracy.artifact) for accuracy in file.accuracies}
-    sweep_run.go_on(file, machine)
     remaining = [step for step in steps if step.cell not in done]
-    return first.request, remaining, images, {step.cell: _earlier(file, step) for step in remaining}
+    earlier = {step.cell: _earlier(file, step) for step in remaining}
+    if remaining:
+        _check_contents(first.id, images, file.accuracies, earlier, asked.workers)
+    sweep_run.go_on(file, machine)
+    return first.request, remaining, images, earlier
+
+
+def _check_contents(
+    identity: str,
+    images: DataSet,
+    accuracies: Sequence[Accuracy],
+    earlier: dict[Cell, list[AccuracyChunk]],
+    workers: int,
+) -> None:
+    """Raise `NotComparableError` if images that were counted before have other contents today."""
+    total = len(images.pictures)
+    counted = [(total, accuracy.contents) for accuracy in accuracies]
+    counted += [(sum(chunk.pictures for chunk in chunks), chunks[-1].contents) for chunks in earlier.values() if chunks]
+    if any(not digest for _, digest in counted):
+        raise NotComparableError(
+            f"Run {identity} cannot go on, because an earlier version of fastvit-bench began it, which did not record "
+            f"the contents of its images. Start a new run."
+        )
+    today = contents.digests_after(images.folder, images.pictures, {number for number, _ in counted}, workers)
+    if any(today.get(number) != digest for number, digest in counted):
+        raise NotComparableError(
+            f"Run {identity} cannot go on, because images in {images.folder} that were counted before have other "
+            f"contents now. Start a new run."
+        )
 
 
 def _cell_of(artifact: Artifact) -> Cell:
@@ -139,7 +184,8 @@ def _earlier(file: runs.RunFile, step: Step) -> list[AccuracyChunk]:
     tallies: list[AccuracyChunk] = []
     for tally in file.tallies:
         same_file = step.cached is not None and tally.artifact == step.cached.sha256
-        if same_file and tally.first == sum(previous.pictures for previous in tallies):
+        # without a digest of its images, from an earlier version, a chunk is counted again
+        if same_file and tally.contents and tally.first == sum(previous.pictures for previous in tallies):
             tallies.append(tally)
     return tallies
 
@@ -161,6 +207,7 @@ def run(
     """
     assert request.evaluation is not None
     options = {} if command is None else {"command": command}
+    digests: set[str] = set()  # of the images' contents, as each model saw them
     with Worker(**options) as exporter:
         for step in steps:
             artifact = sweep_run.ready(step, exporter, request.timeout_s, notify, engine=target.on_device)
@@ -179,6 +226,7 @@ def run(
                 folder=str(images.folder),
                 pictures=images.pictures,
                 first=sum(tally.pictures for tally in tallies),
+                contents=tallies[-1].contents if tallies else "",
                 preprocessing=how,
                 workers=request.evaluation.workers,
             )
@@ -192,6 +240,10 @@ def run(
                     runs.append(path, reply)
                     yield step, reply
             outcome = trouble or _summed(request, artifact, how, tallies, target.machine)
+            if isinstance(outcome, Accuracy):
+                digests.add(outcome.contents)
+                if len(digests) > 1:  # two models of one run would be compared on different images
+                    outcome = CellError(stage="accuracy", reason="images changed since the model before was counted")
             yield step, _record(path, sweep_run.failure(step, outcome) if isinstance(outcome, CellError) else outcome)
 
 
@@ -218,6 +270,7 @@ def _summed(
         overflowed=sum(tally.overflowed for tally in tallies),
         unreadable=unreadable,
         machine=machine,
+        contents=tallies[-1].contents,
     )
 
 

@@ -18,7 +18,7 @@ from fastvit_bench.backends._nvidia.cuda.timing import EventSession
 from fastvit_bench.backends._onnx import model as onnx_model
 from fastvit_bench.backends._onnx import session as onnx_session
 from fastvit_bench.backends._onnx.backend import OnnxFileBackend, threads
-from fastvit_bench.backends._onnx.model import first_line
+from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import FastViTBenchError, UnavailableError, UsageError
 from fastvit_bench.records import Device, ExportJob, GraphVariant, LayerTime
 
@@ -245,9 +245,9 @@ def _ready(session: Any, gpu: int, faces: Mapping[str, _Face], pointers: Mapping
 
 def _failure(doing: str, error: Exception) -> FastViTBenchError:
     """Return the error, in one sentence, for what ONNX Runtime raised."""
-    message = first_line(error)
-    match = re.search(r"CUDA failure (\d+)", message)
-    out_of_memory = binding.OUT_OF_MEMORY if any(text in message for text in _OUT_OF_MEMORY) else None
+    message, full = first_line(error), str(error)
+    match = re.search(r"CUDA failure (\d+)", full)
+    out_of_memory = binding.OUT_OF_MEMORY if any(text in full for text in _OUT_OF_MEMORY) else None
     code = int(match[1]) if match else out_of_memory
     if code is not None:
         return binding.failure(doing, code, message)

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fastvit_bench import files
 from fastvit_bench.backends import HALF_WEIGHTS, INPUT, Hardware, Session, VerificationRun, output_names
 from fastvit_bench.backends._nvidia import cuda, gpu
 from fastvit_bench.backends._nvidia.cuda.timing import EventTimer
 from fastvit_bench.backends._nvidia.cuda.torch_binding import TorchCuda
 from fastvit_bench.backends._onnx import export as onnx_export
-from fastvit_bench.backends._onnx.model import first_line
+from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.records import Device, ExportJob, GraphVariant, LayerTime, Shape, Traffic, Window
 
@@ -151,9 +152,15 @@ class PyTorch:
         yield VerificationRun("", how, asked.shape, _on_processor(path))
 
     def operations(self, path: Path) -> dict[str, int]:
-        """Count the operators by kind, such as ``aten.conv2d``, without running anything of the file."""
-        nodes = json.loads(_read(path, _PROGRAM))["graph_module"]["graph"]["nodes"]
-        return dict(Counter(node["target"].removeprefix("torch.ops.").rpartition(".")[0] for node in nodes))
+        """Count the operators by kind, such as ``aten.conv2d``, without running anything of the file.
+
+        Raises `UnavailableError` for a file without a program.
+        """
+        try:
+            nodes = json.loads(_read(path, _PROGRAM))["graph_module"]["graph"]["nodes"]
+            return dict(Counter(node["target"].removeprefix("torch.ops.").rpartition(".")[0] for node in nodes))
+        except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise UnavailableError(f"PyTorch cannot load {path.name}: it holds no graph of a program.") from error
 
     def traffic(self, path: Path, shape: Shape) -> Traffic | None:
         """Return None: traffic is not counted for programs of `torch.export`."""
@@ -163,7 +170,7 @@ class PyTorch:
         """Return what `export` wrote, or nothing for a foreign file, without running anything of the file."""
         try:
             return msgspec.json.decode(_read(path, f"extra/{_NOTES}"), type=dict[str, str])
-        except (KeyError, msgspec.MsgspecError):
+        except (KeyError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
             return {}
 
     def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
@@ -234,13 +241,19 @@ def _read(path: Path, name: str) -> bytes:
     Raises `UnavailableError` for a path that is no archive of a program, `KeyError` for a name it does not have.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with files.open_regular(path) as file, zipfile.ZipFile(file) as archive:
             names = archive.namelist()
             folder = next((entry.removesuffix(_PROGRAM) for entry in names if entry.endswith(f"/{_PROGRAM}")), None)
             if folder is None:
                 raise UnavailableError(f"PyTorch cannot load {path.name}: it holds no program.")
+            if archive.getinfo(folder + name).file_size > files.DOCUMENT:
+                raise UnavailableError(f"PyTorch cannot load {path.name}: its {name} is too large.")
             return archive.read(folder + name)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (KeyError, UnavailableError):
+        raise
+    except OSError as error:
+        raise UnavailableError(f"PyTorch cannot load {path.name}: {error.strerror or error}.") from error
+    except Exception as error:  # zipfile raises many kinds for damaged archives
         raise UnavailableError(f"PyTorch cannot load {path.name}: {first_line(error)}.") from error
 
 

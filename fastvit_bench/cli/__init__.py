@@ -4,6 +4,7 @@ Results go to standard output. Standard error gets the plan, the progress, the r
 """
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ from fastvit_bench.cli import (
     verify,
 )
 from fastvit_bench.cli._output import Commands, prepare_streams
+from fastvit_bench.cli._stopping import exit_code, prepare_signals
 
 # in the order of --help
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -90,4 +92,8 @@ def version_or_command(
 def main() -> None:
     """Run the command line; the console script calls this."""
     prepare_streams()
-    app()
+    prepare_signals()
+    try:
+        app()
+    except KeyboardInterrupt as error:  # while the commands are put together: Python would end with 1, a regression
+        sys.exit(exit_code(error))

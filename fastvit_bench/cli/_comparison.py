@@ -3,19 +3,24 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import msgspec
 import typer
 
-from fastvit_bench.cli import _output
-from fastvit_bench.errors import StoreError
+from fastvit_bench.cli import _output, _stopping
+from fastvit_bench.errors import StoreError, UsageError
 from fastvit_bench.records import Device
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fastvit_bench.comparing.inputs import ComparisonPair
+    from fastvit_bench.comparing.journal import Journal
     from fastvit_bench.config import Config
-    from fastvit_bench.records.comparison import Comparison
+    from fastvit_bench.records import Machine
+    from fastvit_bench.records.comparison import Comparison, Plan
+    from fastvit_bench.records.unfinished import CompareOptions, GateOptions, Unfinished
 
 
 MaxRegressionOption = Annotated[
@@ -25,6 +30,12 @@ MaxRegressionOption = Annotated[
 
 MaxTimeOption = Annotated[
     str | None, typer.Option("--max-time", help="Time limit, such as 90s or 20m. [default: max_time in [gate]]")
+]
+
+
+ResumeComparisonOption = Annotated[
+    str | None,
+    typer.Option("--resume", help="Go on with an interrupted one: its id, a prefix of it, or 'last'."),
 ]
 
 
@@ -39,10 +50,10 @@ ReportOption = Annotated[
 KNOWN_FORMATS = "Formats, separated by commas: markdown, junit, json, bmf, gha, pytest-benchmark, svg, png."
 
 
-def announce_same(sentences: list[str]) -> list[str]:
-    """Print, before anything is measured, the sentences on sides that are equal; return them for the report."""
+def announce(sentences: list[str]) -> list[str]:
+    """Print sentences on the sides before anything is measured; return them for the report."""
     for sentence in sentences:
-        typer.echo(sentence, err=True)
+        _output.say(sentence)
     return sentences
 
 
@@ -53,8 +64,8 @@ def locked(settings: "Config", device: str) -> Any:
     return runs.lock(Path(settings.paths.results), device)
 
 
-def report_formats(report: Path | None, names: str | None, usual: str) -> list[str]:
-    """Return the report formats to write, checked before anything is measured.
+def report_formats(report: Path | None, names: str | None, usual: str, stem: str, *, force: bool) -> list[str]:
+    """Return the report formats to write, checked before anything is measured; `stem` begins the files' names.
 
     Formats named by the user must be possible here, and raise where they are not. Of the usual formats, impossible ones
     are left out with a warning. Naming exactly the usual ones, as the GitHub Action does, counts as naming none.
@@ -64,73 +75,157 @@ def report_formats(report: Path | None, names: str | None, usual: str) -> list[s
     if report is None:
         return []
     formats = compare_formats.checked([name.strip() for name in (names or usual).split(",") if name.strip()])
+    compare_formats.check_outputs(report, formats, stem, force=force)
     if set(formats) != set(usual.split(",")):
         compare_formats.require(formats)
         return formats
     formats, omitted = compare_formats.possible(formats)
     if omitted:
-        warn(omitted)
+        _output.warn(omitted)
     return formats
 
 
-def warn(sentence: str) -> None:
-    """Print a warning on standard error."""
-    typer.echo(f"warning: {sentence}", err=True)
-
-
 def run_blocks(
-    contest: Any, kind: Any, device: Device, base: str, head: str, console: "Console", warnings: Sequence[str] = ()
+    contest: Any,
+    kind: Any,
+    device: Device,
+    base: str,
+    head: str,
+    console: "Console",
+    journal: "Journal",
+    warnings: Sequence[str] = (),
 ) -> "Comparison":
-    """Run an interleaved comparison under a progress bar and return its result."""
-    from datetime import UTC, datetime
+    """Run an interleaved comparison under a progress bar and return its result.
+
+    An interruption ends with its own exit code, after a line that says how to go on.
+    """
+    from datetime import datetime
 
     from fastvit_bench.comparing import interleaved
 
-    started = datetime.now(UTC)
     with _output.blocks_bar(console, len(contest.cells)) as advance:
         contest.notify = advance
-        verdicts = contest.run()
+        try:
+            verdicts = contest.run()
+        except KeyboardInterrupt as error:
+            command = journal.path.name.partition("-")[0]
+            _output.say(
+                f"interrupted; every finished block is kept. Go on with: fastvit-bench {command} --resume "
+                f"{journal.start.id}",
+                console,
+            )
+            raise typer.Exit(_stopping.exit_code(error)) from None
     return interleaved.to_comparison(
-        contest, verdicts, kind=kind, device=device, base=base, head=head, started=started, warnings=warnings
+        contest,
+        verdicts,
+        kind=kind,
+        device=device,
+        base=base,
+        head=head,
+        started=datetime.fromisoformat(journal.start.started),
+        warnings=warnings,
+    )
+
+
+_OF_OUTPUT = ("report", "report_format", "force")  # options that a resumed comparison may have anew
+
+
+Options = TypeVar("Options", bound="GateOptions | CompareOptions")
+
+
+def earlier(
+    context: typer.Context, own: Options, results: Path, resume: str | None
+) -> "tuple[Options, Unfinished | None]":
+    """Return the options of an interrupted comparison with its blocks, or without `resume` the own options.
+
+    Raises `UsageError` for an option that was given too and is another one than then.
+    """
+    if resume is None:
+        return own, None
+    from fastvit_bench.store import unfinished
+
+    command = context.command.name or ""
+    stored = unfinished.reopen(unfinished.find(results, command, resume))
+    options = stored.start.options
+    if not isinstance(options, type(own)):
+        raise UsageError(f"{stored.path} is not of a {command}; begin a new one without --resume.")
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if source is None or source.name == "DEFAULT" or getattr(own, name, None) == getattr(options, name, None):
+            continue
+        if name not in _OF_OUTPUT:
+            raise UsageError(
+                f"--resume goes on as it was begun, with {getattr(options, name)} for {parameter.opts[0]}; leave it "
+                f"out, or begin a new one."
+            )
+        options = msgspec.structs.replace(options, **{name: getattr(own, name)})
+    return options, stored
+
+
+def open_journal(
+    earlier: "Unfinished | None",
+    settings: "Config",
+    options: "GateOptions | CompareOptions",
+    command: str,
+    *,
+    machine: "Machine",
+    plan: "Plan",
+    pairs: "Sequence[ComparisonPair]",
+    device: Device,
+) -> "Journal":
+    """Return the journal of a new comparison, or of the `earlier` one that goes on."""
+    from datetime import UTC, datetime
+
+    from fastvit_bench.comparing import journal
+    from fastvit_bench.store import runs
+
+    if earlier is not None:
+        return journal.resume(earlier, machine=machine, plan=plan, pairs=pairs, device=device, warn=_output.warn)
+    return journal.begin(
+        Path(settings.paths.results) / device.name,
+        command,
+        runs.new_id(datetime.now(UTC)),
+        options=options,
+        machine=machine,
+        plan=plan,
+        pairs=pairs,
+        warn=_output.warn,
     )
 
 
 def conclude(
-    comparison: "Comparison", settings: "Config", command: str, report: Path | None, formats: Sequence[str]
+    comparison: "Comparison", command: str, journal: "Journal", report: Path | None, formats: Sequence[str]
 ) -> None:
     """Write and print everything about a comparison: its JSON document, the GitHub summary, the reports, the table.
 
     The document comes first, and the parts that can fail by themselves last. A file that cannot be written is only a
     warning: the blocks were measured, and they decide the exit code.
     """
-    from datetime import UTC, datetime
-
     from fastvit_bench.comparing import formats as compare_formats
     from fastvit_bench.comparing.formats import github
-    from fastvit_bench.store import runs
 
-    document = (
-        Path(settings.paths.results) / comparison.device.name / f"{command}-{runs.new_id(datetime.now(UTC))}.json"
-    )
+    document = journal.path.with_suffix(".json")
     written: list[Path] = []
     try:
         compare_formats.write(comparison, "json", document)
         written.append(document)
+        journal.remove()
     except StoreError as error:
-        warn(str(error))
+        _output.warn(str(error))
     try:
         github.tell(comparison, os.environ, str(report or document))
     except StoreError as error:
-        warn(str(error))
+        _output.warn(str(error))
     if report is not None:
         published = compare_formats.publish(comparison, report, formats, command)
         written += published.written
         for sentence in published.lost:
-            warn(sentence)
+            _output.warn(sentence)
     for path in written:
-        typer.echo(f"written: {path}", err=True)
+        _output.say(f"written: {path}")
     out = _output.stdout()
     out.print(compare_formats.rich(comparison, out.width))
-    typer.echo(compare_formats.sentence(comparison))
+    _output.show(compare_formats.sentence(comparison))
     for line in github.annotations(comparison, os.environ):
-        typer.echo(line)
+        _output.show(line)

@@ -71,6 +71,7 @@ ReferenceOption = Annotated[
     str | None, typer.Option("--reference", help="Model to divide by: also show every figure as a ratio to its figure.")
 ]
 FormatOption = Annotated[TableFormat, typer.Option("--format", "-f", help="Format of the table.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that this tool did not write.")]
 PictureOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Also draw a chart into this file (.svg or .png).")
 ]

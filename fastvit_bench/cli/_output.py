@@ -13,7 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from fastvit_bench.cli._options import TableFormat
-from fastvit_bench.errors import ExitCode, FastViTBenchError, StoreError
+from fastvit_bench.cli._stopping import exit_code
+from fastvit_bench.errors import ExitCode, FastViTBenchError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,17 +39,48 @@ class Commands(TyperGroup):
             result = super().invoke(ctx)
             _require_output()
         except FastViTBenchError as error:
-            typer.echo(f"error: {error}", err=True)
+            say(f"error: {error}")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             typer.echo("interrupted", err=True)
-            raise typer.Exit(ExitCode.INTERRUPTED) from error
-        except (typer.Exit, *_WRONG_WORDS):
-            raise  # a command's own exit code, or wrong options, which Typer prints
+            raise typer.Exit(exit_code(error)) from error
+        except typer.Exit:
+            raise  # a command's own exit code
+        except _WRONG_WORDS as error:
+            raise _printable_words(error) from None
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:  # a name of the command line or of a file, wherever it is looked at
+                say(_unforeseen(error))
+                raise typer.Exit(ExitCode.UNFORESEEN) from error
+            say(f"error: {UsageError(f'No file can be called {error.filename}; the name is too long, so correct it.')}")
+            raise typer.Exit(ExitCode.USAGE) from error
         except Exception as error:
-            typer.echo(_unforeseen(error), err=True)
+            say(_unforeseen(error))
             raise typer.Exit(ExitCode.UNFORESEEN) from error
         return result
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Return the context of a command line; an interruption before the command begins has its own code too."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except KeyboardInterrupt as error:  # Typer would end with 1, which means a regression
+            raise typer.Exit(exit_code(error)) from error
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words before a command's name."""
+        try:
+            return super().parse_args(ctx, args)
+        except _WRONG_WORDS as error:
+            raise _printable_words(error) from None
+
+
+def _printable_words(error: Exception) -> Exception:
+    """Return an error of options, which Typer prints, with a printable message: it repeats the words."""
+    from fastvit_bench.render.text import printable_lines
+
+    words: Any = error
+    words.message = printable_lines(words.message)
+    return error
 
 
 def _unforeseen(error: Exception) -> str:
@@ -142,6 +174,35 @@ def _require_output() -> None:
         raise StoreError(f"Standard output cannot be written: {raw.refused.strerror or raw.refused}.")
 
 
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+def say(text: str, console: "Console | None" = None) -> None:
+    """Print a message on standard error, without characters that a terminal obeys: names in it come from files.
+
+    While a bar is drawn, its `console` keeps the two apart.
+    """
+    from fastvit_bench.render.text import printable_lines
+
+    lines = printable_lines(text)
+    if console is None:
+        typer.echo(lines, err=True)
+    else:
+        console.print(lines, highlight=False, markup=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    say(f"warning: {text}")
+
+
+def show(text: str) -> None:
+    """Print lines of a result on standard output, without characters that a terminal obeys."""
+    from fastvit_bench.render.text import printable_lines
+
+    typer.echo(printable_lines(text))
+
+
 def stderr() -> "Console":
     """Return the console for progress and notices."""
     from rich.console import Console
@@ -158,7 +219,7 @@ def stdout() -> "Console":
 
 def notifier(console: "Console") -> Callable[[str], None]:
     """Return a function that prints the name of a slow step as it begins."""
-    return lambda step: console.print(f"{step} …", highlight=False, markup=False, soft_wrap=True)
+    return lambda step: say(f"{step} …", console)
 
 
 def warn_unknown_commit() -> None:
@@ -166,7 +227,7 @@ def warn_unknown_commit() -> None:
     from fastvit_bench.measuring.git import current_commit
 
     if refusal := current_commit().refusal:
-        typer.echo(f"warning: the commit is not recorded: {refusal}.", err=True)
+        warn(f"the commit is not recorded: {refusal}.")
 
 
 def print_report(report: "TableReport", format_: str) -> None:
@@ -195,11 +256,16 @@ def print_table(
     *,
     pareto: bool = False,
     compact: bool = False,
-) -> None:
-    """Print the table of the runs at `paths`, joined with accuracies of the runs at `accuracy_paths` where given."""
+) -> list[str]:
+    """Print the table of the runs at `paths`, joined with accuracies of the runs at `accuracy_paths` where given.
+
+    Returns a sentence on each run that could not be read, after a warning of it on standard error.
+    """
     from fastvit_bench.render import frontiers, joined, row_table, rows
 
-    table_rows, counted = rows.read(paths, accuracy_paths or ())
+    table_rows, counted, unreadable = rows.read(paths, accuracy_paths or ())
+    for sentence in unreadable:
+        warn(sentence)
     if accuracy_paths is not None:
         table_rows = rows.join(table_rows, counted)
     extras = joined.join(table_rows, reference=reference, pareto=pareto, accuracies=frontiers.counted(counted))
@@ -210,6 +276,7 @@ def print_table(
         console.print(row_table.rich(table_rows, console.width, extras))
     else:
         sys.stdout.write(row_table.FORMATS[format_](table_rows, extras))
+    return unreadable
 
 
 def print_accuracies(path: Path, format_: TableFormat) -> None:

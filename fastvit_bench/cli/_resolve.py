@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 from typer.core import TyperOption
 
+from fastvit_bench.cli import _output
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Machine
 
@@ -45,4 +46,4 @@ def runs(run: Sequence[str], results: Path) -> list[Path]:
 def print_host_hint(machine: Machine, earlier: Machine) -> None:
     """Print on standard error that a run was begun under another host name, if it was."""
     if hint := machine.hint(earlier):
-        typer.echo(hint, err=True)
+        _output.say(hint)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli import _output, _resolve, _stopping
 from fastvit_bench.cli._options import (
     CheckpointOption,
     ConfigOption,
@@ -97,10 +97,9 @@ def accuracy(
     options.require_folders(settings, target.device.name)
     if target.lacking:
         reason = target.lacking.partition(";")[0]
-        typer.echo(
+        _output.say(
             f"device '{chosen.name}' is not available here ({reason}); "
-            f"the reference runtime of its files runs them instead",
-            err=True,
+            f"the reference runtime of its files runs them instead"
         )
     if resume is not None:
         path = options.run_to_resume(chosen.name, runs.find(results, resume))
@@ -120,7 +119,7 @@ def accuracy(
             path = sweep_run.begin(request, steps, target.machine, results)
             failed = _count(request, steps, images, target, path, {})
     _output.print_accuracies(path, format_)
-    typer.echo(f"results: {path}", err=True)
+    _output.say(f"results: {path}")
     if failed:
         raise typer.Exit(ExitCode.CELLS_FAILED)
 
@@ -171,13 +170,12 @@ def _count(
                     progress.update(task, advance=result.pictures, right=top1)
                     continue
                 failed += isinstance(result, Failure)
-                console.print(accuracies.line(result), highlight=False, markup=False, soft_wrap=True)
-        except KeyboardInterrupt:
-            console.print(
+                _output.say(accuracies.line(result), console)
+        except KeyboardInterrupt as error:
+            _output.say(
                 f"interrupted; what was counted is kept. Go on with: "
                 f"fastvit-bench accuracy --device {request.device.name} --resume {path.stem}",
-                highlight=False,
-                soft_wrap=True,
+                console,
             )
-            raise typer.Exit(ExitCode.INTERRUPTED) from None
+            raise typer.Exit(_stopping.exit_code(error)) from None
     return failed

@@ -65,5 +65,5 @@ def calibrate(
         path = compare_calibrate.save(calibration, Path(settings.paths.results) / chosen.name)
     out = _output.stdout()
     out.print(compare_calibrate.rich(calibration, out.width))
-    typer.echo(compare_calibrate.sentence(calibration))
-    typer.echo(f"written: {path}", err=True)
+    _output.show(compare_calibrate.sentence(calibration))
+    _output.say(f"written: {path}")

@@ -8,7 +8,7 @@ import typer
 
 from fastvit_bench.cli import _output
 from fastvit_bench.cli._options import ConfigOption, SeriesFormat
-from fastvit_bench.errors import UsageError
+from fastvit_bench.errors import ExitCode, UsageError
 
 
 def claims(
@@ -24,6 +24,8 @@ def claims(
     config_file: ConfigOption = None,
 ) -> None:
     """Check each claim of the paper's text against the paper's own tables and against measurements of this machine.
+
+    Exit code 7: some stored studies could not be read, and the others count.
 
     \b
     fastvit-bench claims --claim mobileone-s4-gpu --details
@@ -41,7 +43,7 @@ def claims(
     chosen = claiming.choose(claiming.load(), claim or [], study)
     stored, notes = study_table.newest(runs.folders(Path(settings.paths.results)))
     for note in notes:
-        typer.echo(note, err=True)
+        _output.warn(note)
     measured = [figure for result in stored for figure in study_table.measured(result, result.id)]
     judged = claiming.judged(chosen, measured, device)
     if format_ is SeriesFormat.RICH:
@@ -50,3 +52,5 @@ def claims(
     else:
         write = claims_table.markdown_details if details else claims_table.FORMATS[format_.value]
         sys.stdout.write(write(judged))
+    if notes:
+        raise typer.Exit(ExitCode.CELLS_FAILED)

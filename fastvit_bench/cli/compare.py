@@ -1,6 +1,7 @@
 """Command `compare`: time two files, models or settings in turns."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,14 +12,22 @@ from fastvit_bench.cli._comparison import (
     MaxTimeOption,
     OrderSeedOption,
     ReportOption,
-    announce_same,
+    ResumeComparisonOption,
+    announce,
     conclude,
+    earlier,
     locked,
+    open_journal,
     report_formats,
     run_blocks,
 )
-from fastvit_bench.cli._options import BatchOption, ConfigOption, DeviceOption, MachineOption
-from fastvit_bench.errors import ExitCode
+from fastvit_bench.cli._options import BatchOption, ConfigOption, DeviceOption, ForceOption, MachineOption
+from fastvit_bench.errors import ExitCode, UsageError
+from fastvit_bench.records.unfinished import CompareOptions
+
+if TYPE_CHECKING:
+    from fastvit_bench.config import Config
+    from fastvit_bench.records.unfinished import Unfinished
 
 # the default of --report-format
 COMPARE_FORMATS = "markdown,json,svg"
@@ -26,13 +35,18 @@ COMPARE_FORMATS = "markdown,json,svg"
 
 # long: declares the options of the command
 def compare(
+    context: typer.Context,
     base: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help="An exported file, a folder of them, or a model; with settings: fastvit_t8,fuse=none,threads=1."
+            show_default=False,
+            help="An exported file, a folder of them, or a model; with settings: fastvit_t8,fuse=none,threads=1.",
         ),
-    ],
-    head: Annotated[str, typer.Argument(help="Compared with BASE, in the same form; ratios are HEAD over BASE.")],
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Argument(show_default=False, help="Compared with BASE, in the same form; ratios are HEAD over BASE."),
+    ] = None,
     device: DeviceOption = "cpu",
     res: Annotated[
         str | None,
@@ -52,40 +66,78 @@ def compare(
     report_format: Annotated[
         str | None, typer.Option("--report-format", help=f"{KNOWN_FORMATS} [default: {COMPARE_FORMATS}]")
     ] = None,
+    force: ForceOption = False,
+    resume: ResumeComparisonOption = None,
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Time two exports, models, fusion levels, thread counts or Python environments in turns, and say which is faster.
 
     Exit code 4: something could not be compared. With --max-regression, exit code 1 is a regression and 3 inconclusive.
+    Every block is kept at once, so an interrupted comparison can go on with --resume.
     """
+    from fastvit_bench import options
+
+    own = CompareOptions(
+        base=base,
+        head=head,
+        device=device,
+        res=res,
+        batch=batch,
+        base_python=base_python,
+        head_python=head_python,
+        max_regression=max_regression,
+        max_time=max_time,
+        seed=seed,
+        report=None if report is None else str(report),
+        report_format=report_format,
+        force=force,
+    )
+    settings = options.load(config_file)
+    asked, begun = earlier(context, own, Path(settings.paths.results), resume)
+    _compare(asked, begun, settings, settings.machine_name(machine_name))
+
+
+def _compare(asked: CompareOptions, begun: "Unfinished | None", settings: "Config", machine_name: str) -> None:
+    """Resolve both sides, measure them in turns, write and print the result, and end with its exit code."""
     from fastvit_bench import config, options
     from fastvit_bench.comparing import inputs, interleaved
     from fastvit_bench.records.comparison import BaselineKind, Outcome
     from fastvit_bench.sweep import preflight
 
-    settings = options.load(config_file)
-    asked = options.resolve_device(settings.device(device), batch=batch)
-    chosen, machine = preflight.preflight(asked, name=settings.machine_name(machine_name))
-    formats = report_formats(report, report_format, COMPARE_FORMATS)
+    if asked.base is None or asked.head is None:
+        raise UsageError("Name two sides, such as: fastvit-bench compare fastvit_t8,fuse=none fastvit_t8.")
+    device = options.resolve_device(settings.device(asked.device), batch=asked.batch)
+    chosen, machine = preflight.preflight(device, name=machine_name)
+    report = None if asked.report is None else Path(asked.report)
+    formats = report_formats(report, asked.report_format, COMPARE_FORMATS, "compare", force=asked.force)
     options.require_folders(settings, chosen.name, report)
     console = _output.stderr()
-    shapes = config.shapes(res, settings.sweep.grid, chosen.batch) if res else []
-    commands = [inputs.python_command(python) if python else () for python in (base_python, head_python)]
-    plan = options.comparison_plan(settings, max_regression, None, max_time, seed)
-    labels = [
-        f"{text} (in {python})" if python else text for text, python in ((base, base_python), (head, head_python))
-    ]
+    shapes = config.shapes(asked.res, settings.sweep.grid, chosen.batch) if asked.res else []
+    pythons = (asked.base_python, asked.head_python)
+    commands = [inputs.python_command(python) if python else () for python in pythons]
+    plan = options.comparison_plan(settings, asked.max_regression, None, asked.max_time, asked.seed)
+    texts = (asked.base, asked.head)
+    labels = [f"{text} (in {python})" if python else text for text, python in zip(texts, pythons, strict=True)]
 
     with locked(settings, chosen.name):
         pairs = inputs.resolve_pair(
-            base, head, (labels[0], labels[1]), settings, chosen, shapes, commands, _output.notifier(console)
+            *texts, (labels[0], labels[1]), settings, chosen, shapes, commands, _output.notifier(console)
+        )
+        journal = open_journal(
+            begun, settings, asked, "compare", machine=machine, plan=plan, pairs=pairs, device=chosen
         )
         contest = interleaved.InterleavedRun(
-            pairs, plan, machine, timeout_s=settings.sweep.timeout_s, same=inputs.allow_any
+            pairs,
+            plan,
+            machine,
+            timeout_s=settings.sweep.timeout_s,
+            same=inputs.allow_any,
+            recorded=journal.recorded,
+            record=journal.record,
         )
-        alike = announce_same(inputs.same_content(pairs))
-        comparison = run_blocks(contest, BaselineKind.PAIRED, chosen, labels[0], labels[1], console, alike)
-    conclude(comparison, settings, "compare", report, formats)
-    judged = max_regression is not None or comparison.outcome is Outcome.INCOMPARABLE
+        announced = announce(inputs.same_content(pairs))
+        comparison = run_blocks(contest, BaselineKind.PAIRED, chosen, labels[0], labels[1], console, journal, announced)
+    conclude(comparison, "compare", journal, report, formats)
+    judged = asked.max_regression is not None or comparison.outcome is Outcome.INCOMPARABLE
     raise typer.Exit(comparison.exit_code if judged else ExitCode.DONE)

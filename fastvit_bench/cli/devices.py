@@ -2,8 +2,7 @@
 
 import shutil
 
-import typer
-
+from fastvit_bench.cli import _output
 from fastvit_bench.cli._options import ConfigOption
 
 
@@ -17,4 +16,4 @@ def devices(config_file: ConfigOption = None) -> None:
     declared = options.load(config_file).devices.values()
     rows = [(device, preflight.unavailable_reason(device, host.processor)) for device in declared]
     about = f"{host.processor}, {host.processors}, {host.os}"
-    typer.echo(listing.devices(rows, about, shutil.get_terminal_size().columns))
+    _output.show(listing.devices(rows, about, shutil.get_terminal_size().columns))

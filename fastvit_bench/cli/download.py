@@ -40,5 +40,5 @@ def download(
             folder=Path(settings.paths.models),
             progress=progress,
         )
-    typer.echo(path)
-    typer.echo(f"next: fastvit-bench latency --device cpu --checkpoint {path}", err=True)
+    _output.show(str(path))
+    _output.say(f"next: fastvit-bench latency --device cpu --checkpoint {path}")

@@ -1,16 +1,13 @@
 """Command `export`: write a network as a file of a toolkit and prove it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fastvit_bench.cli import _output
-from fastvit_bench.cli._options import CheckpointOption, ConfigOption
+from fastvit_bench.cli._options import CheckpointOption, ConfigOption, ForceOption
 from fastvit_bench.records import Artifact, ExportJob, Fuse, Head
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 # long: declares the options of the command
@@ -80,14 +77,15 @@ def export(
         Path | None,
         typer.Option("--output", "-o", help="Folder, or a file with the format's suffix. [default: models/MODEL/]"),
     ] = None,
+    force: ForceOption = False,
     config_file: ConfigOption = None,
 ) -> None:
     """Export a network for a toolkit and prove that the file computes what the network computes.
 
     Prints the path of each file. Beside each file, FILE.json records what the file is and how exact its outputs are.
     """
-    from fastvit_bench import backends, options
-    from fastvit_bench.exporting import pipeline
+    from fastvit_bench import backends, files, options
+    from fastvit_bench.sweep import run
 
     settings = options.load(config_file)
     spec = options.one_model(settings, model, checkpoint, head)
@@ -114,28 +112,29 @@ def export(
         multifunction=multifunction,
         classifier=classifier,
         output=output,
+        force=force,
     )
-    console = _output.stderr()
     for job in jobs:
-        console.print(f"{options.export_phrase(job)} …", highlight=False, soft_wrap=True)
-        artifact = pipeline.export(job)
-        _print_artifact(console, artifact)
+        _output.say(f"{options.export_phrase(job)} …")
+        with files.temporary_files_apart():
+            artifact = run.export(job, settings.sweep.timeout_s)
+        _print_artifact(artifact)
         if backend.engines is not None:
             message = _engine(backend.engines.lacking(job.device), job, settings.sweep.timeout_s)
-            console.print(message, highlight=False, markup=False, soft_wrap=True)
-        typer.echo(job.path)
+            _output.say(message)
+        _output.show(job.path)
 
 
-def _print_artifact(console: "Console", artifact: Artifact) -> None:
+def _print_artifact(artifact: Artifact) -> None:
     """Print the proofs and the content of an exported file."""
     from fastvit_bench.render import listing
 
     for name, proof in (artifact.proofs or {"": artifact.parity}).items():
         assert proof is not None
-        console.print(listing.proof(name, proof), highlight=False, markup=False, soft_wrap=True)
-    console.print(listing.content(artifact), highlight=False, markup=False, soft_wrap=True)
+        _output.say(listing.proof(name, proof))
+    _output.say(listing.content(artifact))
     if artifact.half_weights:
-        console.print(listing.half_weights(artifact.half_weights), highlight=False, markup=False, soft_wrap=True)
+        _output.say(listing.half_weights(artifact.half_weights))
 
 
 def _engine(lacking: str | None, job: ExportJob, timeout_s: float) -> str:

@@ -6,21 +6,23 @@ from typing import Annotated
 import typer
 
 from fastvit_bench.cli import _output
+from fastvit_bench.cli._options import ForceOption
 
 
 def fuse(
     checkpoint: Annotated[Path, typer.Argument(help="Weight file of a FastViT network.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.pth.tar or .safetensors).")],
+    force: ForceOption = False,
 ) -> None:
     """Fuse a checkpoint's train-time branches and save it in the published fused layout.
 
-    Prints the number of fused parts by kind, and how far the fused and the folded network's outputs are from the
-    checkpoint's own.
+    The checkpoint itself is never replaced. Prints the number of fused parts by kind, and how far the fused and the
+    folded network's outputs are from the checkpoint's own.
     """
     from fastvit_bench.exporting import fuse_file
     from fastvit_bench.render import listing
 
     console = _output.stderr()
-    report = fuse_file.fuse_file(checkpoint, output)
+    report = fuse_file.fuse_file(checkpoint, output, force=force)
     console.print(listing.fusing(report, console.width))
     typer.echo(output)

@@ -1,8 +1,10 @@
 """Command `gate`: compare this tree with a baseline, for CI."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from fastvit_bench.cli import _output
@@ -12,16 +14,28 @@ from fastvit_bench.cli._comparison import (
     MaxTimeOption,
     OrderSeedOption,
     ReportOption,
-    announce_same,
+    ResumeComparisonOption,
+    announce,
     conclude,
+    earlier,
     locked,
+    open_journal,
     report_formats,
     run_blocks,
 )
-from fastvit_bench.cli._options import ConfigOption, DeviceOption, MachineOption, ThreadsOption
+from fastvit_bench.cli._options import ConfigOption, DeviceOption, ForceOption, MachineOption, ThreadsOption
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Fuse, cell_name
 from fastvit_bench.records.comparison import NoBaseline
+from fastvit_bench.records.unfinished import GateOptions
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from fastvit_bench.comparing.inputs import ComparisonPair
+    from fastvit_bench.config import Config
+    from fastvit_bench.records import Device, Machine
+    from fastvit_bench.records.unfinished import Unfinished
 
 GateModelsOption = Annotated[
     list[str] | None, typer.Option("--model", "-m", help="Model or glob, repeatable. [default: models in [gate]]")
@@ -39,6 +53,7 @@ GATE_FORMATS = "markdown,junit,json,svg"
 
 # long: declares the options of the command
 def gate(
+    context: typer.Context,
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -73,83 +88,151 @@ def gate(
         NoBaseline,
         typer.Option("--no-baseline", help="Result for a model that the base does not have at all: fail (4) or pass."),
     ] = NoBaseline.FAIL,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow", help="Compare although the sides differ in this: fuse, variant, classes, head or precision."
+        ),
+    ] = None,
+    force: ForceOption = False,
+    resume: ResumeComparisonOption = None,
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Compare this tree with a baseline for CI: exit code 0 passed, 1 regression, 3 inconclusive, 4 not comparable.
 
-    Cells, margins and time are those of [gate] in benchmark.toml. Every file is proved before it is timed (5).
+    Cells, margins and time are those of [gate] in benchmark.toml. Every file is proved before it is timed (5). Every
+    block is kept at once, so an interrupted gate can go on with --resume.
     """
+    from fastvit_bench import options
+
+    own = GateOptions(
+        baseline=None if baseline is None else str(baseline),
+        baseline_rev=baseline_rev,
+        head=None if head is None else str(head),
+        device=device,
+        model=tuple(model or ()),
+        res=res,
+        threads=threads,
+        max_regression=max_regression,
+        max_pooled_regression=max_pooled_regression,
+        max_time=max_time,
+        seed=seed,
+        report=None if report is None else str(report),
+        report_format=report_format,
+        no_baseline=no_baseline,
+        allow=tuple(allow or ()),
+        force=force,
+    )
+    settings = options.load(config_file)
+    asked, begun = earlier(context, own, Path(settings.paths.results), resume)
+    if (asked.baseline is None) == (asked.baseline_rev is None):
+        raise UsageError("Say what to compare with: --baseline DIR or RUN.jsonl, or --baseline-rev REVISION.")
+    _gate(asked, begun, settings, settings.machine_name(machine_name))
+
+
+def _gate(asked: GateOptions, begun: "Unfinished | None", settings: "Config", machine_name: str) -> None:
+    """Resolve both sides, measure them in turns, write and print the result, and end with its exit code."""
     from contextlib import ExitStack
 
-    from fastvit_bench import backends, config, options
+    from fastvit_bench import config, options
     from fastvit_bench.comparing import calibrate, inputs, interleaved
     from fastvit_bench.records.comparison import BaselineKind
     from fastvit_bench.store import speeds
     from fastvit_bench.sweep import preflight
 
-    if (baseline is None) == (baseline_rev is None):
-        raise UsageError("Say what to compare with: --baseline DIR or RUN.jsonl, or --baseline-rev REVISION.")
-    settings = options.load(config_file)
-    asked = options.resolve_device(settings.device(device), options={"threads": threads})
-    chosen, machine = preflight.preflight(asked, name=settings.machine_name(machine_name))
-    specs, shapes = options.gate_selection(settings, model or [], res, chosen.batch)
-    formats = report_formats(report, report_format, GATE_FORMATS)
+    device = options.resolve_device(settings.device(asked.device), options={"threads": asked.threads})
+    chosen, machine = preflight.preflight(device, name=machine_name)
+    allowed = inputs.check_allowed(asked.allow)
+    report = None if asked.report is None else Path(asked.report)
+    formats = report_formats(report, asked.report_format, GATE_FORMATS, "gate", force=asked.force)
     options.require_folders(settings, chosen.name, report)
-    console = _output.stderr()
-    notify = _output.notifier(console)
-    weak = (
-        baseline is not None and baseline.is_file() and not baseline.name.endswith(backends.get(chosen.backend).suffix)
+    stored = _stored(asked.baseline, chosen)
+    plan = options.comparison_plan(
+        settings, asked.max_regression, asked.max_pooled_regression, asked.max_time, asked.seed, asked.no_baseline
     )
-    plan = options.comparison_plan(settings, max_regression, max_pooled_regression, max_time, seed, no_baseline)
-    timeout_s = settings.sweep.timeout_s
+    plan = msgspec.structs.replace(plan, allowed=allowed)
+    if stored:
+        plan = interleaved.widen_margins(plan, config.share(settings.gate.stored_extra))
+    console = _output.stderr()
+    results = Path(settings.paths.results)
     with locked(settings, chosen.name), ExitStack() as stack:
-        if baseline_rev is not None:
-            bases = stack.enter_context(inputs.exported_by(baseline_rev, settings, specs, shapes, chosen, notify))
-        elif weak:
-            assert baseline is not None
-            bases = inputs.stored_baseline(baseline, chosen, machine)
-            plan = interleaved.widen_margins(plan, config.share(settings.gate.stored_extra))
-        else:
-            assert baseline is not None
-            bases = [*inputs.load_exported(baseline, chosen, str(baseline))]
-        if head is not None:
-            heads = [*inputs.load_exported(head, chosen, str(head))]
-        else:
-            heads = inputs.export_missing(
-                specs,
-                shapes,
-                Fuse.FOLDED,
-                chosen,
-                label="this tree",
-                seed=0,
-                models=Path(settings.paths.models),
-                timeout_s=timeout_s,
-                notify=notify,
-            )
-        for side in (bases, heads):
-            inputs.build_engines(side, timeout_s)
-        wanted = [cell_name(spec.name, shape) for spec in specs for shape in shapes]
-        pairs = [
-            pair
-            for pair in inputs.apply_no_baseline(inputs.by_name(bases, heads, wanted), no_baseline)
-            # cells that --model or --res leave out are not missing; without them every cell of a side counts
-            if pair.name in wanted or not (model or res)
-        ]
-        doubts = calibrate.doubts(
-            Path(settings.paths.results) / chosen.name, plan, machine
-        )  # refuses a calibration that cannot be read
-        factors = speeds.load(Path(settings.paths.results), machine).factors if weak else None
-        contest = interleaved.InterleavedRun(pairs, plan, machine, timeout_s=timeout_s, factors=factors)
-        alike = announce_same(inputs.same_content(pairs))
+        pairs = _pairs(asked, settings, chosen, machine, stack, _output.notifier(console))
+        doubts = calibrate.doubts(results / chosen.name, plan, machine)  # refuses a calibration that cannot be read
+        journal = open_journal(begun, settings, asked, "gate", machine=machine, plan=plan, pairs=pairs, device=chosen)
+        contest = interleaved.InterleavedRun(
+            pairs,
+            plan,
+            machine,
+            timeout_s=settings.sweep.timeout_s,
+            same=lambda base, head: inputs.incompatibilities(base, head, allowed),
+            factors=speeds.load(results, machine).factors if stored else None,
+            recorded=journal.recorded,
+            record=journal.record,
+        )
+        announced = announce([*inputs.same_content(pairs), *inputs.other_weights(pairs)])
         comparison = run_blocks(
             contest,
-            BaselineKind.STORED if weak else BaselineKind.PAIRED,
+            BaselineKind.STORED if stored else BaselineKind.PAIRED,
             chosen,
-            str(baseline_rev or baseline),
-            str(head or "this tree"),
+            asked.baseline_rev or str(asked.baseline),
+            asked.head or "this tree",
             console,
-            [*alike, *inputs.host_hints(bases, machine), *doubts],
+            journal,
+            [*announced, *inputs.host_hints((pair.base for pair in pairs), machine), *doubts],
         )
-    conclude(comparison, settings, "gate", report, formats)
+    conclude(comparison, "gate", journal, report, formats)
     raise typer.Exit(comparison.exit_code)
+
+
+def _stored(baseline: str | None, device: "Device") -> bool:
+    """Return whether a baseline is a stored run, and neither a revision nor exported files."""
+    from fastvit_bench import backends
+
+    suffix = backends.get(device.backend).suffix
+    return baseline is not None and Path(baseline).is_file() and not baseline.endswith(suffix)
+
+
+def _pairs(
+    asked: GateOptions,
+    settings: "Config",
+    device: "Device",
+    machine: "Machine",
+    stack: "ExitStack",
+    notify: Callable[[str], None],
+) -> "list[ComparisonPair]":
+    """Return the cells of a gate with both sides; what they need to stay on the disk is released with `stack`."""
+    from fastvit_bench import options
+    from fastvit_bench.comparing import inputs
+
+    specs, shapes = options.gate_selection(settings, asked.model, asked.res, device.batch)
+    if asked.baseline is None:
+        assert asked.baseline_rev is not None
+        bases = stack.enter_context(inputs.exported_by(asked.baseline_rev, settings, specs, shapes, device, notify))
+    elif _stored(asked.baseline, device):
+        bases = inputs.stored_baseline(Path(asked.baseline), device, machine)
+    else:
+        bases = inputs.load_exported(Path(asked.baseline), device, asked.baseline)
+    if asked.head is not None:
+        heads = inputs.load_exported(Path(asked.head), device, asked.head)
+    else:
+        heads = inputs.export_missing(
+            specs,
+            shapes,
+            Fuse.FOLDED,
+            device,
+            label="this tree",
+            seed=0,
+            models=Path(settings.paths.models),
+            timeout_s=settings.sweep.timeout_s,
+            notify=notify,
+        )
+    for side in (bases, heads):
+        inputs.build_engines(side, settings.sweep.timeout_s)
+    wanted = [cell_name(spec.name, shape) for spec in specs for shape in shapes]
+    return [
+        pair
+        for pair in inputs.apply_no_baseline(inputs.by_name(bases, heads, wanted), asked.no_baseline)
+        # cells that --model or --res leave out are not missing; without them every cell of a side counts
+        if pair.name in wanted or not (asked.model or asked.res)
+    ]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastvit_bench.cli import _output, _resolve
-from fastvit_bench.cli._options import ConfigOption, PictureOption, SeriesFormat
-from fastvit_bench.errors import UsageError
+from fastvit_bench.cli._options import ConfigOption, ForceOption, PictureOption, SeriesFormat
+from fastvit_bench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from fastvit_bench.config import Config
@@ -32,6 +32,7 @@ def history(
     min_change: Annotated[str, typer.Option("--min-change", help="Smallest change to report: 2% or 0.02.")] = "2%",
     format_: Annotated[SeriesFormat, typer.Option("--format", "-f", help="Format of the series.")] = SeriesFormat.RICH,
     output: PictureOption = None,
+    force: ForceOption = False,
     config_file: ConfigOption = None,
 ) -> None:
     """Show how latencies developed from run to run, at which runs they changed, and what changed with them.
@@ -39,6 +40,7 @@ def history(
     A series has the figures of one model, shape, device, method and machine. Versions of packages and drivers may
     differ within a series, since they may be the cause of a change. Changes are searched from five runs on, and are
     detected three to five runs after they happened. A change is no failure: the exit code stays 0 (`gate` has others).
+    Exit code 7: some runs could not be read, and the others are shown.
 
     \b
     fastvit-bench history --device cpu --model 'fastvit_*' -o history.svg
@@ -54,10 +56,12 @@ def history(
     settings = options.load(config_file)
     least = config.share(min_change, zero=True)
     if output is not None:
-        charts.check(output)
+        charts.check(output, force=force)
     results = Path(settings.paths.results)
     paths = _resolve.runs(run, results) if run else _runs_on(settings, results, device)
-    files = [runs.read(path) for path in paths]
+    files, unreadable = runs.read_all(paths)
+    for sentence in unreadable:
+        _output.warn(sentence)
     series = history_series.collect(files)
     if not series:
         raise UsageError(f"No figure was measured in {_output.plural(len(files), 'run')}: there is no history.")
@@ -70,13 +74,14 @@ def history(
             f"{FEWEST} for changes to be looked for."
         )
     series = [history_series.search(cell_series, least) for cell_series in series]
-    if output is not None:
-        messages = chart.write(series, output)
-        typer.echo("\n".join([*messages, f"picture: {output}"]), err=True)
     if format_.value in histories.FORMATS:
         sys.stdout.write(histories.FORMATS[format_.value](series))
-        return
-    _output.print_report(histories.report(series, sum(len(file.failures) for file in files)), format_.value)
+    else:
+        _output.print_report(histories.report(series, sum(len(file.failures) for file in files)), format_.value)
+    if output is not None:  # the table is printed by then, which a picture that cannot be written must not cost
+        _output.say("\n".join([*chart.write(series, output, force=force), f"picture: {output}"]))
+    if unreadable:
+        raise typer.Exit(ExitCode.CELLS_FAILED)
 
 
 def _runs_on(settings: "Config", results: Path, device: str | None) -> list[Path]:

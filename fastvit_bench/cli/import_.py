@@ -135,8 +135,8 @@ def import_(
     path, new = store_imported.store_imported_run(imported, settings.models, results)
     _output.print_table([path], format_)
     if message:
-        typer.echo(message, err=True)
-    typer.echo(f"{'results' if new else 'imported before'}: {path}", err=True)
+        _output.say(message)
+    _output.say(f"{'results' if new else 'imported before'}: {path}")
 
 
 def _kind_of_import(words: Sequence[str]) -> tuple[Source, Path]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli import _output, _resolve, _stopping
 from fastvit_bench.cli._options import (
     BatchOption,
     CheckpointOption,
@@ -153,7 +153,7 @@ def latency(
             path = run.begin(request, steps, machine, results)
             failed = _sweep(request, steps, machine, path, device, wait_s)
     _output.print_table([path], format_)
-    typer.echo(f"results: {path}", err=True)
+    _output.say(f"results: {path}")
     if failed:
         raise typer.Exit(ExitCode.CELLS_FAILED)
 
@@ -166,19 +166,18 @@ def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, devi
     console = _output.stderr()
     _output.warn_unknown_commit()
     rate = estimate.measured_rate(path.parent.parent, device)
-    console.print(estimate.outline(request, steps, rate), highlight=False, soft_wrap=True)
+    _output.say(estimate.outline(request, steps, rate))
     failed = 0
     with _output.steps_bar(console, steps, request, rate) as advance:
         try:
             for result in run.run(request, steps, machine, path, advance, wait_s=wait_s):
                 failed += isinstance(result, Failure)
-                console.print(row_text.live_row(result), highlight=False, markup=False, soft_wrap=True)
-        except KeyboardInterrupt:
-            console.print(
+                _output.say(row_text.live_row(result), console)
+        except KeyboardInterrupt as error:
+            _output.say(
                 f"interrupted; every finished size is kept. Go on with: "
                 f"fastvit-bench latency --device {device} --resume {path.stem}",
-                highlight=False,
-                soft_wrap=True,
+                console,
             )
-            raise typer.Exit(ExitCode.INTERRUPTED) from None
+            raise typer.Exit(_stopping.exit_code(error)) from None
     return failed

@@ -8,8 +8,8 @@ import typer
 
 import fastvit_bench
 from fastvit_bench.cli import _output, _resolve
-from fastvit_bench.cli._options import ConfigOption, ReferenceOption, RunsArgument
-from fastvit_bench.errors import UsageError
+from fastvit_bench.cli._options import ConfigOption, ForceOption, ReferenceOption, RunsArgument
+from fastvit_bench.errors import ExitCode, UsageError
 
 
 class PageFormat(StrEnum):
@@ -38,11 +38,13 @@ def report(
         typer.Option("--gate", help="Comparison as JSON, repeatable, in addition to those beside the runs."),
     ] = None,
     title: Annotated[str, typer.Option("--title", help="Title of the page.")] = "FastViT latency report",
+    force: ForceOption = False,
     config_file: ConfigOption = None,
 ) -> None:
     """Write an offline HTML page of the results: frontier, latencies by size, verdicts, studies and every figure.
 
-    With --format svg or png, the figures of the page are written instead, one file each.
+    With --format svg or png, the figures of the page are written instead, one file each. Exit code 7: some results
+    could not be read, and the page is of the others.
 
     \b
     fastvit-bench report -o report.html
@@ -58,20 +60,23 @@ def report(
     from fastvit_bench.store import runs
 
     charts.require()
+    page = output or Path("report.html")
     results = Path(options.load(config_file).paths.results)
     paths = _resolve.runs(run or [], results)
+    if format_ is PageFormat.HTML:
+        compose.check(page, [*paths, *(gate or [])], force=force)
     folders = [path.parent for path in paths] if run else sorted(path for path in results.glob("*") if path.is_dir())
-    comparisons, notes = compose.stored_comparisons(list(dict.fromkeys(folders)), gate or [])
+    comparisons, unreadable, notes = compose.stored_comparisons(list(dict.fromkeys(folders)), gate or [])
     study_folders = [folder for folder in dict.fromkeys(folders) if run or folder.name != runs.REFERENCE]
     studies, study_notes = study_table.newest(study_folders)
-    notes += study_notes
     if not paths and not comparisons and not studies:
         raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
-    files = [runs.read(path) for path in paths]
+    files, unread = runs.read_all(paths)
+    unreadable += [*study_notes, *unread]
     rows, counted = collect(files), frontiers.counted(accuracy for file in files for accuracy in file.accuracies)
     if format_ is PageFormat.HTML:
         count = len(studies)
-        sources = _output.plural(len(paths), "run") + (
+        sources = _output.plural(len(files), "run") + (
             f" and {count} stud{'ies' if count > 1 else 'y'}" if count else ""
         )
         timestamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -84,14 +89,26 @@ def report(
             footer=origin,
             reference=reference,
             accuracies=counted,
-            notes=notes,
+            notes=[*unreadable, *notes],
         )
-        written = [output or Path("report.html")]
-        compose.write(text, written[0])
+        written = [page]
+        compose.write(text, page)
     else:
         folder = output or Path("figures")
         written, omitted = compose.pictures(
-            rows, comparisons, folder, format_.value, studies=studies, reference=reference, accuracies=counted
+            rows,
+            comparisons,
+            folder,
+            format_.value,
+            studies=studies,
+            reference=reference,
+            accuracies=counted,
+            force=force,
         )
         notes += omitted
-    typer.echo("\n".join([*notes, *(f"written: {path}" for path in written)]), err=True)
+    for sentence in unreadable:
+        _output.warn(sentence)
+    for line in [*notes, *(f"written: {path}" for path in written)]:
+        _output.say(line)
+    if unreadable:
+        raise typer.Exit(ExitCode.CELLS_FAILED)

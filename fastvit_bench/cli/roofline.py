@@ -7,8 +7,15 @@ from typing import Annotated
 import typer
 
 from fastvit_bench.cli import _output, _resolve
-from fastvit_bench.cli._options import ConfigOption, DeviceOption, MachineOption, PictureOption, SeriesFormat
-from fastvit_bench.errors import UsageError
+from fastvit_bench.cli._options import (
+    ConfigOption,
+    DeviceOption,
+    ForceOption,
+    MachineOption,
+    PictureOption,
+    SeriesFormat,
+)
+from fastvit_bench.errors import ExitCode, UsageError
 
 
 def roofline(
@@ -21,6 +28,7 @@ def roofline(
         SeriesFormat, typer.Option("--format", "-f", help="Format of the peaks and figures.")
     ] = SeriesFormat.RICH,
     output: PictureOption = None,
+    force: ForceOption = False,
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
@@ -28,7 +36,7 @@ def roofline(
 
     Peak arithmetic rate and memory bandwidth are measured once, through the device's own toolkit. That takes up to a
     minute on a quiet machine. The peak is stored in results/DEVICE/peak.json by machine, versions, precision and
-    options.
+    options. Exit code 7: some runs could not be read, and the others are shown.
 
     \b
     fastvit-bench roofline --device cpu -o roofline.svg
@@ -43,10 +51,12 @@ def roofline(
     settings = options.load(config_file)
     chosen = settings.device(device)
     if output is not None:
-        charts.check(output)
+        charts.check(output, force=force)
     results = Path(settings.paths.results)
     paths = _resolve.runs(run or [], results)
-    files = [runs.read(path) for path in paths if path.parent.name == device or run]
+    files, unreadable = runs.read_all(path for path in paths if path.parent.name == device or run)
+    for sentence in unreadable:
+        _output.warn(sentence)
     rows = [row for row in collect(files) if row.device.name == device and row.measured]
     if run and not rows:
         raise UsageError(f"Nothing was measured on '{device}' in {_output.plural(len(files), 'run')}; name its runs.")
@@ -56,10 +66,11 @@ def roofline(
     peaks = peak.of_rows(rows, chosen, results / device, again=again, notify=notify, name=name)
     counted = peak.traffic((cell for row in rows for cell in row.measured), Path(settings.paths.models))
     points = rooflines.collect(rows, peaks, counted)
-    if output is not None:
-        messages = chart.write(points, peaks, output)
-        typer.echo("\n".join([*messages, f"picture: {output}"]), err=True)
     if format_.value in rooflines.FORMATS:
         sys.stdout.write(rooflines.FORMATS[format_.value](points, peaks))
-        return
-    _output.print_report(rooflines.report(points, peaks), format_.value)
+    else:
+        _output.print_report(rooflines.report(points, peaks), format_.value)
+    if output is not None:  # the table is printed by then, which a picture that cannot be written must not cost
+        _output.say("\n".join([*chart.write(points, peaks, output, force=force), f"picture: {output}"]))
+    if unreadable:
+        raise typer.Exit(ExitCode.CELLS_FAILED)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli import _output, _resolve, _stopping
 from fastvit_bench.cli._options import (
     BatchOption,
     ConfigOption,
     DeviceOption,
+    ForceOption,
     MachineOption,
     PictureOption,
     SeriesFormat,
@@ -70,6 +71,7 @@ def study(
     ] = None,
     format_: Annotated[SeriesFormat, typer.Option("--format", "-f", help="Format of the table.")] = SeriesFormat.RICH,
     output: PictureOption = None,
+    force: ForceOption = False,
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
@@ -87,12 +89,12 @@ def study(
     settings = options.load(config_file)
     results = Path(settings.paths.results)
     if output is not None:
-        charts.check(output)
+        charts.check(output, force=force)
     if name is None:
         _list(settings)
         return
     if stored is not None:
-        _show(_stored(stored, name), format_, output)
+        _show(_stored(stored, name), format_, output, force=force)
         return
     if resume:
         _resolve.refuse_besides_resume(context)
@@ -107,8 +109,7 @@ def study(
         planned = studying.plan(chosen, settings, target, machine, sizes=sizes, blocks=blocks, seed=seed)
         path = studying.file_of(planned.result, results)
     rate = studying.measured_rate(results, target.name)
-    console = _output.stderr()
-    console.print(studying.outline(planned, rate), highlight=False, soft_wrap=True)
+    _output.say(studying.outline(planned, rate))
     if dry_run:
         _show_plan(planned)
         return
@@ -116,8 +117,8 @@ def study(
     _output.warn_unknown_commit()
     with runs.lock(results, target.name):
         result = _measure(planned, settings, path)
-    _show(result, format_, output)
-    typer.echo(f"study: {path}", err=True)
+    _show(result, format_, output, force=force)
+    _output.say(f"study: {path}")
     if any(cell.verdict.ratio is None for cell in result.cells):
         raise typer.Exit(ExitCode.CELLS_FAILED)
 
@@ -158,7 +159,7 @@ def _target(asked: "Device", machine_label: str, dry_run: bool) -> "tuple[Device
         if not dry_run:
             raise
         machine = preflight.this_machine(machine_label)
-        typer.echo(f"only planned: {error}", err=True)
+        _output.say(f"only planned: {error}")
         return asked, machine
 
 
@@ -190,7 +191,9 @@ def _stored(path: Path, name: str) -> "StudyResult":
         paths = study_table.lying([path], name)
         if not paths:
             raise UsageError(f"{path} holds no study '{name}'; `fastvit-bench study {name}` measures it.")
-        path = paths[-1]
+        # one that was interrupted before its first pair holds no figure
+        results = [study_table.read(path) for path in reversed(paths)]
+        return next((result for result in results if result.cells), results[0])
     return study_table.read(path)
 
 
@@ -219,25 +222,22 @@ def _measure(planned: "Planned", settings: "Config", path: Path) -> "StudyResult
         try:
             for so_far, cell in studying.run(planned, settings, path, say=_output.notifier(console), notify=advance):
                 result = so_far
-                console.print(study_table.live_row(cell), highlight=False, markup=False, soft_wrap=True)
-        except KeyboardInterrupt:
-            console.print(
-                f"interrupted; every finished pair is kept. Go on with: fastvit-bench study "
+                _output.say(study_table.live_row(cell), console)
+        except KeyboardInterrupt as error:
+            _output.say(
+                f"interrupted; every finished block is kept. Go on with: fastvit-bench study "
                 f"{result.study.name} --device {result.device.name} --resume",
-                highlight=False,
-                soft_wrap=True,
+                console,
             )
-            raise typer.Exit(ExitCode.INTERRUPTED) from None
+            raise typer.Exit(_stopping.exit_code(error)) from None
     return result
 
 
-def _show(result: "StudyResult", format_: SeriesFormat, output: Path | None) -> None:
-    """Print the table with the verdicts on its claims, and write the chart if `output` is given."""
+def _show(result: "StudyResult", format_: SeriesFormat, output: Path | None, *, force: bool) -> None:
+    """Print the table with the verdicts on its claims, then write the chart if `output` is given."""
     from fastvit_bench.paper import claims as claiming
     from fastvit_bench.paper import claims_table, study_chart, study_table
 
-    if output is not None:
-        study_chart.write(result, output)
     study_claims = [claim for claim in claiming.load() if claim.study == result.study.name]
     sentences = claims_table.sentences(
         claiming.judged(study_claims, study_table.measured(result, result.id), result.device.name)
@@ -247,3 +247,5 @@ def _show(result: "StudyResult", format_: SeriesFormat, output: Path | None) -> 
         out.print(study_table.rich(result, sentences, out.width))
     else:
         sys.stdout.write(study_table.FORMATS[format_](result, sentences))
+    if output is not None:
+        study_chart.write(result, output, force=force)

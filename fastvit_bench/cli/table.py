@@ -8,7 +8,7 @@ import typer
 
 from fastvit_bench.cli import _output, _resolve
 from fastvit_bench.cli._options import ConfigOption, FormatOption, ReferenceOption, RunsArgument, TableFormat
-from fastvit_bench.errors import UsageError
+from fastvit_bench.errors import ExitCode, UsageError
 
 
 class Join(StrEnum):
@@ -35,7 +35,10 @@ def table(
     format_: FormatOption = TableFormat.RICH,
     config_file: ConfigOption = None,
 ) -> None:
-    """Print a table of measured latencies beside the published figures."""
+    """Print a table of measured latencies beside the published figures.
+
+    Exit code 7: some runs could not be read, and the others are shown.
+    """
     from fastvit_bench import options
     from fastvit_bench.store import runs
 
@@ -46,4 +49,5 @@ def table(
     if not paths:
         raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
     accuracy_paths = runs.all_runs(results) if join else None
-    _output.print_table(paths, format_, accuracy_paths, reference, pareto=pareto, compact=compact)
+    if _output.print_table(paths, format_, accuracy_paths, reference, pareto=pareto, compact=compact):
+        raise typer.Exit(ExitCode.CELLS_FAILED)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fastvit_bench.cli import _output
 from fastvit_bench.cli._options import ConfigOption
 
 
@@ -22,17 +23,19 @@ def verify(
 
     The file itself names its network. Exit code 5: its outputs differ, or its content was changed.
     """
-    from fastvit_bench import backends, options
+    from fastvit_bench import backends, files, options
     from fastvit_bench.errors import ParityError
     from fastvit_bench.exporting import pipeline
     from fastvit_bench.render import listing
 
     backend = backends.of_file(path)
     backends.require(backend.name)
-    proofs = pipeline.verify(path, checkpoint, Path(options.load(config_file).paths.models))
+    models = Path(options.load(config_file).paths.models)
+    with files.temporary_files_apart():
+        proofs = pipeline.verify(path, checkpoint, models)
     for name, proof in proofs.items():
-        typer.echo(listing.proof(name, proof))
+        _output.show(listing.proof(name, proof))
     failed = [proof for proof in proofs.values() if not proof.passed]
     if failed:
         raise ParityError(f"{path} does not compute what its network computes: {failed[0].reason}.")
-    typer.echo(f"{path}: proved")
+    _output.show(f"{path}: proved")

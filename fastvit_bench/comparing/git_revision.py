@@ -4,17 +4,18 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
 import venv
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from fastvit_bench import files
 from fastvit_bench.errors import UnavailableError, UsageError
+from fastvit_bench.measuring import children
 from fastvit_bench.measuring.git import git_output, refusal, run_git
 
 PACKAGE = "fastvit_bench"
@@ -63,17 +64,15 @@ def git_worktree(
         git_output(git, "rev-parse", "--show-toplevel", wrong="The repository cannot be read").strip()
     ).resolve()
     commit = _commit(git, name)
-    try:
-        temporary = tempfile.TemporaryDirectory(prefix="fastvit-bench-")
-    except OSError as error:
-        raise UnavailableError(f"No temporary folder for {name} can be created: {_reason(error)}.") from error
-    with temporary:
-        tree = Path(temporary.name).resolve() / "tree"
-        notify(f"checking out {name} ({commit[:8]})")
-        git_output(
-            git, "worktree", "add", "--detach", "--quiet", str(tree), commit, wrong=f"{name} cannot be checked out"
-        )
+    with ExitStack() as stack:
         try:
+            temporary = stack.enter_context(files.temporary_folder())
+        except OSError as error:
+            raise UnavailableError(f"No temporary folder for {name} can be created: {_reason(error)}.") from error
+        tree = temporary.resolve() / "tree"
+        notify(f"checking out {name} ({commit[:8]})")
+        try:
+            stack.enter_context(_checked_out(git, tree, commit, name))
             folder = tree / Path.cwd().resolve().relative_to(root)
             variables = {
                 "PYTHONPATH": os.pathsep.join(_search_path()),
@@ -86,7 +85,39 @@ def git_worktree(
                 python = _interpreter(root, tree, environments.absolute(), notify)
             yield Revision(name, commit, root, tree, folder if folder.is_dir() else tree, python, variables)
         finally:
-            subprocess.run([git, "worktree", "remove", "--force", str(tree)], capture_output=True, check=False)
+            run_git(git, "worktree", "remove", "--force", str(tree))
+
+
+@contextmanager
+def _checked_out(git: str, tree: Path, commit: str, name: str) -> Generator[None]:
+    """Add a worktree, after removing those that killed processes left in the repository, and mark it as used."""
+    import filelock
+
+    shared = Path(git_output(git, "rev-parse", "--git-common-dir", wrong="The repository cannot be read").strip())
+    with ExitStack() as stack:
+        try:
+            # one at a time: an entry without a lock of its own can then only be that of a killed process
+            with filelock.FileLock(shared / "fastvit-bench.lock"):
+                for entry in (shared / "worktrees").glob("*"):
+                    _remove_if_abandoned(git, entry)
+                wrong = f"{name} cannot be checked out"
+                git_output(git, "worktree", "add", "--detach", "--quiet", str(tree), commit, wrong=wrong)
+                own = git_output(git, "-C", str(tree), "rev-parse", "--absolute-git-dir", wrong=wrong).strip()
+                stack.enter_context(files.in_use(Path(own)))
+        except OSError as error:
+            raise UnavailableError(f"{name} cannot be checked out: {_reason(error)}.") from error
+        yield
+
+
+def _remove_if_abandoned(git: str, entry: Path) -> None:
+    """Remove a repository's entry of a worktree of this tool whose process was killed, and the worktree."""
+    try:
+        tree = Path(files.read_text(entry / "gitdir").strip()).parent
+    except (OSError, UnicodeDecodeError):
+        return
+    if tree.parent.name.startswith(files.PREFIX) and files.is_abandoned(entry, 0):
+        run_git(git, "worktree", "remove", "--force", str(tree))
+        shutil.rmtree(entry, ignore_errors=True)  # where git refuses, because the tree is gone
 
 
 def export(revision: Revision, words: Sequence[str], timeout_s: float) -> None:
@@ -94,16 +125,7 @@ def export(revision: Revision, words: Sequence[str], timeout_s: float) -> None:
     command = [revision.python, "-m", f"{PACKAGE}.cli", "export", *words]
     environment = {**os.environ, **revision.environment, "NO_COLOR": "1"}
     try:
-        done = subprocess.run(
-            command,
-            cwd=revision.folder,
-            env=environment,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-            timeout=timeout_s,
-        )
+        done = children.run(command, cwd=revision.folder, env=environment, timeout_s=timeout_s)
     except subprocess.TimeoutExpired:
         raise UnavailableError(f"The export of {revision.name} took longer than {timeout_s:g} s.") from None
     if done.returncode:
@@ -117,10 +139,10 @@ def requirements(folder: Path) -> str:
     Raises `UsageError` for a ``pyproject.toml`` that cannot be read.
     """
     try:
-        project: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+        project: dict[str, Any] = tomllib.loads(files.read_text(folder / "pyproject.toml"))
     except FileNotFoundError:
         project = {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{folder / 'pyproject.toml'} of that revision cannot be read: {error}.") from None
     asked = project.get("project", {})
     pinned = [folder / name for name in ("requirements.txt", "uv.lock", "pylock.toml") if (folder / name).is_file()]
@@ -129,7 +151,7 @@ def requirements(folder: Path) -> str:
             asked.get("requires-python"),
             asked.get("dependencies"),
             asked.get("optional-dependencies"),
-            [(file.name, file.read_bytes()) for file in pinned],
+            [(file.name, files.read_bytes(file)) for file in pinned],
         )
     )
 
@@ -152,13 +174,7 @@ def _interpreter(root: Path, tree: Path, environments: Path, notify: Callable[[s
     what = ["-r", str(listed)] if listed.is_file() else [str(tree)]
     try:
         venv.create(home, with_pip=True, clear=True)
-        done = subprocess.run(
-            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        done = children.run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what])
         if done.returncode:
             message = (done.stderr.strip() or "pip said nothing").splitlines()[-1]
             raise UnavailableError(f"The packages of that revision cannot be installed: {message.rstrip('.')}.")

@@ -2,8 +2,7 @@
 
 import itertools
 import shutil
-import tempfile
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,8 +37,9 @@ from fastvit_bench.records import (
     Shape,
     Stage,
     cell_name,
+    sample_faults,
 )
-from fastvit_bench.records.comparison import NoBaseline, Outcome
+from fastvit_bench.records.comparison import ALLOWABLE, NoBaseline, Outcome
 from fastvit_bench.store import runs
 from fastvit_bench.sweep import plan, run
 
@@ -170,12 +170,7 @@ def load_exported(path: Path, device: Device, label: str, command: Command = ())
 
 def _entry(path: Path, device: Device, label: str, command: Command) -> Candidate:
     notes = metadata.metadata_path(path)
-    try:
-        artifact = msgspec.json.decode(notes.read_bytes(), type=Artifact)
-    except FileNotFoundError:
-        raise UsageError(f"{path} has no {notes.name} beside it, which says what it is; export it again.") from None
-    except (OSError, msgspec.MsgspecError) as error:
-        raise UsageError(f"{notes} cannot be read: {error}.") from None
+    artifact = metadata.read_artifact(path)
     try:
         digest = files.sha256(path)
     except FileNotFoundError:
@@ -366,27 +361,62 @@ def same_content(pairs: Iterable[ComparisonPair]) -> list[str]:
     ]
 
 
+def other_weights(pairs: Iterable[ComparisonPair]) -> list[str]:
+    """Return a sentence for each cell whose sides have other weights, which a gate compares all the same."""
+    return [
+        f"{pair.name}: the weights differ, {pair.base.artifact.weights.label} there and "
+        f"{pair.head.artifact.weights.label} here."
+        for pair in pairs
+        if not isinstance(pair.base, Unavailable)
+        and isinstance(pair.base.artifact, Artifact)
+        and isinstance(pair.head, Candidate)
+        and pair.base.artifact.weights.label != pair.head.artifact.weights.label
+    ]
+
+
+def unproved(name: str, side: Candidate | Measurement) -> Unavailable | None:
+    """Return why a side of a cell must not be judged: its file or its figure has no proof, or a failed one; or None."""
+    artifact = side.artifact
+    label = side.label if isinstance(side, Candidate) else "the stored figure"
+    proofs = [artifact.parity, *artifact.proofs.values()] if isinstance(artifact, Artifact) else []
+    proofs += [side.parity] if isinstance(side, Measurement) else []
+    failed = next((proof for proof in proofs if proof is not None and not proof.passed), None)
+    if failed is not None:
+        return Unavailable(name, f"{label} failed its proof: {failed.reason or 'no reason is recorded'}", "parity")
+    if None in proofs or not proofs:
+        return Unavailable(name, f"{label} has no proof that it computes what the network computes; export it again")
+    return None
+
+
 def allow_any(base: BaseSide, head: Candidate) -> list[str]:
     """Return no incompatibility: the difference of the two sides is what `compare` is asked about."""
     return []
 
 
-def incompatibilities(base: BaseSide, head: Candidate) -> list[str]:
+def check_allowed(keys: Sequence[str]) -> tuple[str, ...]:
+    """Return the properties that ``--allow`` names, each once. Raises `UsageError` for one that does not exist."""
+    for key in keys:
+        if key not in ALLOWABLE:
+            raise UsageError(f"--allow {key} means nothing; sides may differ in {', '.join(ALLOWABLE)}.")
+    return tuple(key for key in ALLOWABLE if key in keys)
+
+
+def incompatibilities(base: BaseSide, head: Candidate, allowed: Collection[str] = ()) -> list[str]:
     """Return the properties that forbid a gate to compare two sides, such as ``precision: fp16 there, fp32 here``.
 
-    A cell's network may change; its precision, shape, classifier, device and options may not.
+    A cell's weights may change. Its network, fuse level, precision, shape, device and options may not, but for those
+    properties that are `allowed`.
     """
     if isinstance(base, Unavailable):
         return []
     old, new = base.artifact, head.artifact
     assert isinstance(old, Artifact)
-    facts = {
+    facts: dict[str, tuple[object, object]] = {
         "toolkit": (old.backend, new.backend),
-        "precision": (old.precision, new.precision),
         "shape": (old.shape.nchw, new.shape.nchw),
-        "head": (str(old.head), str(new.head)),
         "device": (base.device.name, head.device.name),
     }
+    facts |= {name: (of(old), of(new)) for name, of in ALLOWABLE.items() if name not in allowed}
     options = {*base.device.options, *head.device.options}
     facts |= {name: (base.device.options.get(name), head.device.options.get(name)) for name in sorted(options)}
     return [
@@ -414,7 +444,7 @@ def exported_by(
     sides: list[Candidate | Unavailable] = []
     with (
         git_revision.git_worktree(name, models / ".environments", notify) as revision,
-        tempfile.TemporaryDirectory(prefix="fastvit-bench-") as temporary,
+        files.temporary_folder() as temporary,
     ):
         configuration = _configuration(revision, settings)
         old = _configured(configuration, name) if configuration.is_file() else {}
@@ -428,7 +458,7 @@ def exported_by(
                 reason = f"{name} has no model '{spec.name}' yet, so there is nothing to compare with"
                 sides += [Unavailable(cell, reason, outcome=Outcome.NO_BASELINE) for cell in cells]
                 continue
-            folder = Path(temporary) / spec.name
+            folder = temporary / spec.name
             words = ["--target", backend.target, "--model", spec.name, "--batch", str(device.batch)]
             words += ["--res", ",".join(shape.size for shape in shapes), "--precision", device.precision]
             words += ["--output", str(folder / "")]
@@ -506,6 +536,10 @@ def stored_baseline(path: Path, device: Device, machine: Machine) -> list[BaseSi
                 f"{path} was measured under other conditions ({'; '.join(differences)}); run the base again here, with "
                 f"--baseline DIR or --baseline-rev, or store a new baseline on this machine."
             )
+    for measurement in measured:
+        if fault := sample_faults(measurement):
+            name = cell_of(measurement)
+            bases[name] = Unavailable(name, f"the stored figure was changed: {fault}; measure the base again")
     lacking = [cell.label for cell in file.runs[0].cells if cell.label not in bases]
     return [*bases.values(), *(Unavailable(name, "the stored run ended before it") for name in lacking)]
 
@@ -626,7 +660,7 @@ def resolve_pair(
 
 def _on_disk(name: str) -> bool:
     """Return whether a name means a path: it exists, or it has a slash or a suffix, which no model has."""
-    return Path(name).exists() or "/" in name or bool(Path(name).suffix)
+    return files.exists(Path(name)) or "/" in name or bool(Path(name).suffix)
 
 
 def python_command(python: str) -> Command:

@@ -8,6 +8,7 @@ import itertools
 import math
 import random
 import re
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,8 +17,8 @@ import msgspec
 
 import fastvit_bench
 from fastvit_bench import backends
-from fastvit_bench.comparing.inputs import BaseSide, Candidate, ComparisonPair, Unavailable, incompatibilities
-from fastvit_bench.errors import UnavailableError
+from fastvit_bench.comparing.inputs import BaseSide, Candidate, ComparisonPair, Unavailable, incompatibilities, unproved
+from fastvit_bench.errors import NotComparableError, UnavailableError
 from fastvit_bench.measuring import machine as machines
 from fastvit_bench.measuring.git import current_commit
 from fastvit_bench.measuring.jobs import Opened, OpenJob, TurnJob, WarmUpJob
@@ -48,6 +49,7 @@ from fastvit_bench.records.comparison import (
     Side,
     Verdict,
 )
+from fastvit_bench.records.unfinished import BlockLine
 from fastvit_bench.stats import sequential
 from fastvit_bench.stats.intervals import median
 
@@ -108,13 +110,18 @@ class InterleavedRun:
         notify: Notify = lambda cell, block, look: None,
         start: Callable[[Candidate], Worker] | None = None,
         factors: tuple[float, float] | None = None,
+        recorded: Sequence[BlockLine] = (),
+        record: Callable[[BlockLine], None] = lambda line: None,
     ) -> None:
         """Check which pairs can be compared; nothing is measured yet.
 
         `same` returns the properties that forbid comparing two sides. `start` replaces this package's worker as the
         process of a side. `factors` are the smallest and the largest known change of this machine's speed, for figures
-        of another day.
+        of another day. `recorded` are the blocks of an interrupted comparison of the same pairs and plan, which count
+        as if they were measured again; every new block is handed to `record` at once.
         """
+        self._recorded, self._record = deque(recorded), record
+        self._earlier_s = 0.0  # that the recorded blocks took
         self._factors = factors or FACTORS
         self._checked = False  # whether `_check_reach` has run
         self._start = start or _worker
@@ -157,22 +164,29 @@ class InterleavedRun:
         counted, base = self.cells[name].counted, self._pairs[name].base
         if isinstance(base, Measurement) and counted:
             verdict = sequential.against_stored(verdict, base, counted, self._factors, self.cells[name].references)
+            if doubt := _beyond_counts(verdict, self.cells[name].base, self.cells[name].head):
+                verdict = sequential.inconclusive(verdict, f"{doubt}; measure the base again")
         return sequential.without_contradiction(verdict, counted)
 
     def _judged(self) -> dict[str, Verdict]:
         begun = machines.monotonic_s()
+
+        def spent_s() -> float:
+            return machines.monotonic_s() - begun + self._earlier_s
+
         settled: dict[str, Verdict] = {}
         slowest: dict[str, float] = {}
         for look in self.plan.looks:
             while wanted := [name for name in self._open(settled) if len(self.cells[name].counted) < look]:
                 self._random.shuffle(wanted)
                 for name in wanted:
-                    since = machines.monotonic_s()
-                    if since - begun + slowest.get(name, 0.0) > self.plan.max_time_s:
+                    since = spent_s()
+                    # blocks that were measured are never left out, whatever the clock says of their repetition
+                    if not self._recorded and since + slowest.get(name, 0.0) > self.plan.max_time_s:
                         return sequential.judge(self._blocks(), self.plan, settled)
                     self.notify(name, len(self.cells[name].counted) + 1, look)
                     self._block(name)
-                    slowest[name] = max(slowest.get(name, 0.0), machines.monotonic_s() - since)
+                    slowest[name] = max(slowest.get(name, 0.0), spent_s() - since)
             settled = sequential.judge(self._blocks(), self.plan, settled)
             if not self._open(settled):
                 break
@@ -194,7 +208,7 @@ class InterleavedRun:
         """Measure one block of a cell, and again if it was disturbed, unless every block on this machine is."""
         cell = self.cells[name]
         for attempt in range(REPEATS + 1):
-            block = self.measure(name)
+            block = self._repeated(name) if self._recorded else self._new(name)
             if isinstance(block, Unavailable):
                 cell.failed = block
                 return
@@ -203,6 +217,46 @@ class InterleavedRun:
             cell.blocks.append(msgspec.structs.replace(block, replaced=again))
             if not again:
                 return
+
+    def _new(self, name: str) -> Block | Unavailable:
+        """Measure one block of a cell, and record it."""
+        cell, since = self.cells[name], machines.monotonic_s()
+        first, references = cell.base is None, len(cell.references)
+        block = self.measure(name)
+        ended = isinstance(block, Unavailable)
+        self._record(
+            BlockLine(
+                cell=name,
+                seconds=machines.monotonic_s() - since,
+                block=None if ended else block,
+                failed=block.reason if ended else "",
+                stage=block.stage if ended else None,
+                base=cell.base if first else None,
+                head=cell.head if first else None,
+                runs=cell.runs if first else 0,
+                reference_ns=cell.references[-1] if len(cell.references) > references else (),
+            )
+        )
+        return block
+
+    def _repeated(self, name: str) -> Block | Unavailable:
+        """Return the next recorded block, which is one of this cell, because the order follows from the seed.
+
+        Raises `NotComparableError` for one of another cell.
+        """
+        line, cell = self._recorded.popleft(), self.cells[name]
+        if line.cell != name:
+            raise NotComparableError(
+                f"The recorded blocks are not in the order of their seed: {line.cell} comes where {name} should; the "
+                f"file was changed, so begin a new comparison without --resume."
+            )
+        self._earlier_s += line.seconds
+        self._checked = True  # that the time allowed is enough for the fewest blocks
+        if line.base is not None:
+            cell.base, cell.head, cell.runs = line.base, line.head, line.runs
+        if line.reference_ns:
+            cell.references.append(line.reference_ns)
+        return line.block or Unavailable(name, line.failed, line.stage)
 
     def measure(self, name: str) -> Block | Unavailable:
         """Measure one block of a cell, disturbed or not, without adding it to the cell."""
@@ -440,6 +494,10 @@ def _unable(pair: ComparisonPair, same: Callable[[BaseSide, Candidate], list[str
         if isinstance(side, Unavailable):
             return side
     assert isinstance(pair.head, Candidate)
+    assert not isinstance(pair.base, Unavailable)
+    for side in (pair.base, pair.head):
+        if (problem := unproved(pair.name, side)) is not None:
+            return problem
     differences = same(pair.base, pair.head)
     return Unavailable(pair.name, "not comparable: " + "; ".join(differences)) if differences else None
 
@@ -561,10 +619,39 @@ def _cell_warnings(contest: InterleavedRun, cells: Sequence[CellResult]) -> list
                 f"{100 * verdict.floor:.2g} %."
             )
     for cell in cells:
+        if doubt := _beyond_counts(cell.verdict, cell.base, cell.head):
+            texts.append(f"{cell.name}: {doubt}; check what the two sides are before you believe it.")
         stored = contest.base_of(cell.name)
         if isinstance(stored, Measurement):
             texts += [f"{cell.name}: the stored figure has a warning of its own: {text}." for text in stored.warnings]
     return texts
+
+
+# An improvement is doubted from this share of what the counts explain. Layouts and kernels of one network differ by a
+# few per cent (benchmarks/against_timm.py), and fewer nodes explain what fusing saves.
+DOUBTED = 0.6
+
+
+def _beyond_counts(verdict: Verdict, base: Side | None, head: Side | None) -> str:
+    """Return a clause on an improvement that the files' own counts do not explain; empty for any other verdict.
+
+    Counts are multiply-accumulates, bytes moved and operations. Sides that run in other ways are not doubted.
+    """
+    if verdict.outcome is not Outcome.IMPROVED or verdict.ratio is None or base is None or head is None:
+        return ""
+    if (base.device, base.machine.packages) != (head.device, head.machine.packages):
+        return ""
+    old, new = base.artifact, head.artifact
+    counts = [(old.macs, new.macs), (sum(old.operations.values()), sum(new.operations.values()))]
+    if old.traffic is not None and new.traffic is not None:
+        counts.append((old.traffic.moved_bytes, new.traffic.moved_bytes))
+    explained = min([after / before for before, after in counts if before > 0 and after > 0], default=1.0)
+    if verdict.ratio >= DOUBTED * min(explained, 1.0):
+        return ""
+    return (
+        f"it takes {verdict.ratio:.3g} times as long, and fewer operations, arithmetic and bytes explain no less than "
+        f"{min(explained, 1.0):.3g}"
+    )
 
 
 def _disturbance_warnings(blocks: Sequence[Block]) -> list[str]:

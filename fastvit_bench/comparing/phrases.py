@@ -5,7 +5,15 @@ from collections.abc import Callable
 
 from fastvit_bench import backends
 from fastvit_bench.records import Interval, Machine
-from fastvit_bench.records.comparison import EXIT_CODES, BaselineKind, CellResult, Comparison, Outcome, Verdict
+from fastvit_bench.records.comparison import (
+    ALLOWABLE,
+    EXIT_CODES,
+    BaselineKind,
+    CellResult,
+    Comparison,
+    Outcome,
+    Verdict,
+)
 from fastvit_bench.render.table import NONE
 from fastvit_bench.render.text import printable
 
@@ -28,6 +36,8 @@ def sentence(comparison: Comparison) -> str:
     """Return the comparison in one sentence: its worst cell with figures, then the outcomes of all further cells."""
     stored = comparison.kind is BaselineKind.STORED
     weaker = "Against a stored baseline, which is weaker than both sides in turns: " if stored else ""
+    if differences := allowed_differences(comparison):
+        weaker = f"Although the sides differ ({'; '.join(differences)}), as --allow accepts: {weaker}"
     if not comparison.cells:
         return f"{weaker}Nothing was compared, because there is no cell."
     groups: dict[Outcome, list[CellResult]] = {}
@@ -87,6 +97,18 @@ def _figures(verdict: Verdict) -> str:
     """Return ``slower, +11.8 % [+10.9, +12.6]``, signed as in the table."""
     word = "slower" if (verdict.ratio or 1.0) >= 1 else "quicker"
     return " ".join(part for part in (f"{word},", change(verdict), span(verdict.interval)) if part)
+
+
+def allowed_differences(comparison: Comparison) -> list[str]:
+    """Return the differences between the sides that were allowed, such as ``fuse: none there, folded here``."""
+    differences = [
+        f"{name}: {of(cell.base.artifact)} there, {of(cell.head.artifact)} here"
+        for cell in comparison.cells
+        if cell.base is not None and cell.head is not None
+        for name, of in ALLOWABLE.items()
+        if name in comparison.plan.allowed and of(cell.base.artifact) != of(cell.head.artifact)
+    ]
+    return [shown(text) for text in dict.fromkeys(differences)]
 
 
 # --- figures and names as text ----------------------------------------------------------------------------------------

@@ -1,15 +1,22 @@
 """Load a checkpoint for a model, and describe what it holds."""
 
+import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvit_bench import files
+from fastvit_bench.backends._text import printable
 from fastvit_bench.errors import CheckpointError, ChecksumError, UsageError
 from fastvit_bench.network import registry
 from fastvit_bench.records import DRAW, Fuse, Head, ModelFacts, ModelSpec, Shape, Weights
 
 if TYPE_CHECKING:
     from fastvit_bench.network.fastvit import FastViT
+
+
+_MOST_FILES = 100_000  # below the models folder, that a checkpoint is searched among
 
 
 def weights_of(spec: ModelSpec, seed: int) -> Weights:
@@ -24,10 +31,10 @@ def weights_of(spec: ModelSpec, seed: int) -> Weights:
         digest = files.file_sha256(path)
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path} does not exist; check the path; `fastvit-bench download` brings published checkpoints."
+            f"{printable(path)} does not exist; check the path; `fastvit-bench download` brings published checkpoints."
         ) from None
     except OSError as error:
-        raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror}.") from None
+        raise _unreadable(path, error) from None
     if spec.sha256 is not None and spec.sha256.lower() != digest:
         raise ChecksumError(
             f"{path} has the SHA-256 {digest}, but the configuration of '{spec.name}' says {spec.sha256}; "
@@ -41,19 +48,44 @@ def find_checkpoint(weights: Weights, checkpoint: Path | None, models: Path) -> 
 
     Raises `CheckpointError` if there is none.
     """
-    candidates = [checkpoint] if checkpoint else [path for path in models.rglob(weights.file or "") if path.is_file()]
-    for path in candidates:
+    if checkpoint:
         try:
+            if files.file_sha256(checkpoint) == weights.sha256:
+                return checkpoint
+        except OSError as error:
+            raise _unreadable(checkpoint, error) from None
+        raise CheckpointError(
+            f"{printable(checkpoint)} is not the checkpoint the file was made from, {printable(weights.label)}."
+        )
+    for path in _named(weights.file or "", models):
+        with suppress(OSError):  # one that cannot be read is not the one, for all that is known
             if files.file_sha256(path) == weights.sha256:
                 return path
-        except OSError as error:
-            raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror}.") from None
-    if checkpoint:
-        raise CheckpointError(f"{checkpoint} is not the checkpoint the file was made from, {weights.label}.")
     raise CheckpointError(
-        f"The checkpoint {weights.label} is not in {models}/; name it with --checkpoint, so that there is something "
-        f"to compare with."
+        f"The checkpoint {printable(weights.label)} is not in {models}/; name it with --checkpoint, so that there is "
+        f"something to compare with."
     )
+
+
+def _named(name: str, folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder that have a name; it comes from a file, so nothing in it has a meaning.
+
+    Raises `CheckpointError` where there are more than `_MOST_FILES`.
+    """
+    count = 0
+    for place, _, names in os.walk(folder):
+        count += len(names)
+        if count > _MOST_FILES:
+            raise CheckpointError(
+                f"{folder}/ holds more than {_MOST_FILES} files; name the checkpoint with --checkpoint."
+            )
+        if files.is_part(name) and name in names:
+            yield Path(place, name)
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    """Return the error for a checkpoint that cannot be read."""
+    return CheckpointError(f"The checkpoint {printable(path)} cannot be read: {error.strerror or error}.")
 
 
 def check_checkpoint(spec: ModelSpec) -> None:
@@ -65,14 +97,16 @@ def check_checkpoint(spec: ModelSpec) -> None:
         load_network(spec.checkpoint, spec.variant, spec.head, spec.sha256)
 
 
-def answers_of(spec: ModelSpec) -> tuple[Head, int]:
-    """Return a model's head and number of classes: its checkpoint's, or the declared ones for random weights."""
+def answers_of(spec: ModelSpec, shape: Shape) -> tuple[Head, int]:
+    """Return a model's head and number of classes: its checkpoint's, or the declared ones for random weights.
+
+    An ONNX file is adopted for images of `shape`, which may take long, so call it in a process of its own.
+    """
     if spec.checkpoint is None:
         return spec.head, spec.classes
     if spec.variant == registry.ONNX:
         from fastvit_bench.backends._onnx import external
 
-        shape = Shape(batch=1, height=spec.resolution, width=spec.resolution)
         return Head.CLASSIFIER, external.classes(external.normalize_external_onnx(Path(spec.checkpoint), shape))
     network = load_network(spec.checkpoint, spec.variant, spec.head, spec.sha256)
     return network.head_kind, network.classes

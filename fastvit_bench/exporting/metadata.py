@@ -3,7 +3,8 @@
 import functools
 import hashlib
 import importlib.resources
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 import fastvit_bench
-from fastvit_bench import backends
+from fastvit_bench import backends, files
+from fastvit_bench.backends import _sidecars
+from fastvit_bench.backends._text import printable
 from fastvit_bench.errors import UsageError
+from fastvit_bench.network import registry
 from fastvit_bench.records import (
     Artifact,
     Device,
@@ -35,6 +39,47 @@ def reference_outputs_path(path: Path) -> Path:
 def metadata_path(path: Path) -> Path:
     """Return the path of the JSON file beside an exported one that holds its `Artifact`."""
     return path.with_name(path.name + ".json")
+
+
+def read_artifact(path: Path) -> Artifact:
+    """Return the artifact in the side-car of the exported file at `path`, whose content is not looked at.
+
+    The name in it becomes that of the file, since both may be renamed together. Raises `UsageError`, in one sentence,
+    where there is no side-car, for one that is damaged, and for one that describes a file elsewhere or of an
+    impossible size.
+    """
+    notes = metadata_path(path)
+    try:
+        artifact = _sidecars.read(notes, Artifact)
+    except FileNotFoundError:
+        raise UsageError(f"{path} has no {notes.name} beside it, which says what it is; export it again.") from None
+    if not files.is_part(artifact.path):
+        raise UsageError(f"{notes} describes the file '{printable(artifact.path)}' elsewhere; export it again.")
+    try:
+        require_plausible((artifact.shape, *artifact.functions), artifact.classes)
+    except ValueError as error:
+        raise UsageError(f"{notes} is not what fastvit-bench writes: {error}; export it again.") from None
+    return msgspec.structs.replace(artifact, path=path.name)
+
+
+# Most that an exported file may be for. A file or side-car that claims more is a stranger's or damaged, and memory
+# would be taken for what it claims.
+LONGEST_SIDE, LARGEST_BATCH, MOST_PIXELS = 16_384, 65_536, 2**31  # pixels; images; pixels of all images of a batch
+MOST_CLASSES, MOST_SHAPES = 10_000_000, 100
+
+
+def require_plausible(shapes: Sequence[Shape], classes: int = 0) -> None:
+    """Raise `ValueError` for shapes and numbers of classes that no exported file has."""
+    if len(shapes) > MOST_SHAPES:
+        raise ValueError(f"it has {len(shapes)} shapes, and at most {MOST_SHAPES} are possible")
+    if not 0 <= classes <= MOST_CLASSES:
+        raise ValueError(f"it has {classes} classes, and at most {MOST_CLASSES} are possible")
+    for shape in shapes:
+        sides = (shape.height, shape.width)
+        if not (min(sides) >= 1 and max(sides) <= LONGEST_SIDE and 1 <= shape.batch <= LARGEST_BATCH):
+            raise ValueError(f"images of {shape.size} pixels in batches of {shape.batch} are impossible")
+        if shape.batch * shape.height * shape.width > MOST_PIXELS:
+            raise ValueError(f"batches of {shape.batch} images of {shape.size} pixels are too large")
 
 
 def at_size(artifact: Artifact, shape: Shape) -> Artifact:
@@ -102,12 +147,17 @@ def recognise(metadata: Mapping[str, str], backend: str, models: Path) -> Artifa
         return None
     for notes in sorted(models.glob(f"*/*{backends.get(backend).suffix}.json")):
         try:
-            noted = msgspec.json.decode(notes.read_bytes(), type=Artifact)
-        except (OSError, msgspec.MsgspecError):
+            noted = read_artifact(notes.with_suffix(""))
+        except UsageError:
             continue
         if noted.key == metadata[_PREFIX + "key"]:
             return noted
     return described
+
+
+def is_own(metadata: Mapping[str, str]) -> bool:
+    """Return whether a file's metadata has the keys that this tool writes."""
+    return {_PREFIX + name for name in ("key", "model", "variant")} <= metadata.keys()
 
 
 def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
@@ -115,12 +165,16 @@ def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
 
     Returns None for metadata without this tool's keys. Raises `UsageError` for values that this tool does not write.
     """
-    facts = {name.removeprefix(_PREFIX): value for name, value in metadata.items() if name.startswith(_PREFIX)}
-    if not {"key", "model", "variant"} <= facts.keys():
+    if not is_own(metadata):
         return None
+    facts = {name.removeprefix(_PREFIX): value for name, value in metadata.items() if name.startswith(_PREFIX)}
     try:
+        for name in ("model", "variant", "precision"):
+            if printable(facts[name]) != facts[name]:
+                raise ValueError(f"its {name} is no text that can be shown")
         batch = _number(facts["batch"])
         sizes = [_shape(size, batch) for size in facts.get("functions", "").split()]
+        require_plausible((_shape(facts["resolution"], batch), *sizes), _number(facts["classes"], least=0))
         return Artifact(
             model=facts["model"],
             variant=facts["variant"],
@@ -150,9 +204,9 @@ def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
             options=msgspec.json.decode(facts.get("options", "{}"), type=dict[str, str]),
             functions=tuple(sizes),
         )
-    except (KeyError, ValueError) as error:  # msgspec's errors are ValueErrors
+    except (KeyError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise UsageError(
-            f"The file's metadata is not what fastvit-bench writes ({type(error).__name__}: {error}); "
+            f"The file's metadata is not what fastvit-bench writes ({type(error).__name__}: {printable(error)}); "
             f"it was changed, or written by another version."
         ) from None
 
@@ -172,11 +226,20 @@ def _number(text: str, least: int = 1) -> int:
 
 
 def asked_for(path: Path, backend: backends.Backend) -> ExportJob:
-    """Return the job that a file was exported by, from its metadata; `UsageError` if this tool did not write it."""
+    """Return the job that a file was exported by, from its metadata.
+
+    Raises `UsageError` if this tool did not write the file, and for metadata that it does not write: they may be a
+    stranger's, and memory is taken for what they say.
+    """
     metadata = backend.metadata(path)
     known = _described(metadata, backend.name)
     if known is None:
         raise UsageError(f"{path} was not written by fastvit-bench: it does not say which network it holds.")
+    try:
+        _require_exportable(known, backend)
+    except (ValueError, UsageError) as error:
+        reason = printable(error).rstrip(".")
+        raise UsageError(f"The metadata of {path} are not what fastvit-bench writes: {reason}.") from None
     bare = Device(
         name=backend.target,
         backend=backend.name,
@@ -184,6 +247,7 @@ def asked_for(path: Path, backend: backends.Backend) -> ExportJob:
         batch=known.shape.batch,
         options={name: value for name, value in known.options.items() if name in backend.export_options},
     )
+    options = backend.options(bare)
     labels = metadata.get(_PREFIX + "labels", "")
     return ExportJob(
         model=known.model,
@@ -196,13 +260,32 @@ def asked_for(path: Path, backend: backends.Backend) -> ExportJob:
         precision=known.precision,
         shape=known.shape,
         fused=known.fused,
-        device=msgspec.structs.replace(bare, options=backend.options(bare)),
+        device=msgspec.structs.replace(bare, options=options),
         toolchain=known.toolchain,
         path=str(path),
-        options=known.options,
+        options={name: str(options[name]) for name in backend.export_options if options[name] != ""},
         functions=known.functions,
         labels=tuple(labels.split("\n")) if labels else (),
     )
+
+
+def _require_exportable(known: Artifact, backend: backends.Backend) -> None:
+    """Raise `ValueError` or `UsageError` unless this version could have exported what a file's metadata describe."""
+    if known.precision not in backend.precisions:
+        raise ValueError(f"the {backend.name} backend has {' and '.join(backend.precisions)}, not {known.precision}")
+    weights = known.weights
+    if weights.origin == "random" and weights.seed is None:
+        raise ValueError("they have no seed of the random weights")
+    if weights.origin == "checkpoint" and not (
+        re.fullmatch("[0-9a-f]{64}", weights.sha256 or "") and printable(weights.file) == weights.file
+    ):
+        raise ValueError("they name no checkpoint by its file and its SHA-256")
+    if not registry.known(known.variant):
+        raise ValueError(f"there is no network '{known.variant}'")
+    if known.variant == registry.ONNX and weights.origin == "random":
+        raise ValueError("an ONNX file has no random weights")
+    for shape in (known.shape, *known.functions):
+        registry.check_size(shape.height, shape.width, registry.find(known.variant).stride)
 
 
 SHAPING_FOLDERS = ("network", "backends", "exporting")  # their code decides the content of an exported file

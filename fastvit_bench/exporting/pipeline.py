@@ -1,10 +1,9 @@
 """Export a network: load, fuse, write, prove, and only then give the file its name."""
 
 import functools
-import glob
 import hashlib
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,10 +11,12 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from fastvit_bench import backends, files
-from fastvit_bench.backends import HALF_WEIGHTS, INPUT, Images
+from fastvit_bench.backends import HALF_WEIGHTS, INPUT, Images, _sidecars
+from fastvit_bench.backends._text import first_line, printable
 from fastvit_bench.errors import (
     CheckpointError,
     ChecksumError,
+    FastViTBenchError,
     MismatchError,
     ParityError,
     UnavailableError,
@@ -24,9 +25,11 @@ from fastvit_bench.errors import (
 from fastvit_bench.exporting.checkpoints import find_checkpoint, load_network
 from fastvit_bench.exporting.metadata import (
     asked_for,
+    is_own,
     metadata_entries,
     metadata_path,
     own_version,
+    read_artifact,
     reference_outputs_path,
 )
 from fastvit_bench.network import registry
@@ -62,6 +65,7 @@ def job(
     path: Path | None = None,
     functions: tuple[Shape, ...] = (),
     labels: tuple[str, ...] = (),
+    force: bool = False,
 ) -> ExportJob:
     """Return the job that exports a model for a device; without `path`, to ``folder/MODEL/`` under a name with its key.
 
@@ -93,6 +97,7 @@ def job(
         options=shaping,
         functions=functions,
         labels=labels,
+        force=force,
     )
     if path is None:
         name = spec.name.replace(":", "-")  # in names of timm's networks, which some file systems refuse
@@ -105,9 +110,9 @@ def cached(asked: ExportJob) -> Artifact | None:
     """Return the artifact of an earlier export by an equal job, or None; its file's hash is checked."""
     path = Path(asked.path)
     try:
-        artifact = msgspec.json.decode(metadata_path(path).read_bytes(), type=Artifact)
+        artifact = read_artifact(path)
         digest = files.sha256(path)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UsageError):
         return None
     proved = artifact.parity is not None and artifact.parity.passed
     same = artifact.key == asked.key and artifact.sha256 == digest
@@ -119,30 +124,26 @@ def export(asked: ExportJob) -> Artifact:
 
     No file bears the final name before the proof. A file that fails it is kept as ``*.rejected`` and raises
     `ParityError`; any other failure leaves no file. Raises `CheckpointError` for weights that cannot be used and
-    `UsageError` for a job that is impossible or a path that cannot be written.
+    `UsageError` for a job that is impossible or a path that must not be written. Where the job says `force`, files that
+    this tool did not write are replaced too; the job's input never is.
     """
     backend = backends.get(asked.backend)
     path = Path(asked.path)
-    _check(asked, backend, path)
+    check_job(asked)
     source = _source(asked, backend)
     asked = source.asked
-    draft = path.with_name(f".{path.name}.{os.getpid()}{backend.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep_up(path)
+        with files.temporary_folder(path.parent) as folder:
+            draft = folder / f"{path.name.removesuffix(backend.suffix)}{backend.suffix}"
+            source.write(draft, metadata_entries(asked, source.price))
+            proofs = _prove(source.wanted, draft, asked)
+            proof = max(proofs.values(), key=lambda parity: (not parity.passed, parity.spent))
+            artifact = _artifact(source, backend, draft, proofs, proof)
+            final = path.with_name(artifact.path)
+            _publish(artifact, draft, final, source.wanted.of(asked.shape) if proof.passed else None)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
-    try:
-        source.write(draft, metadata_entries(asked, source.price))
-        proofs = _prove(source.wanted, draft, asked)
-        proof = max(proofs.values(), key=lambda parity: (not parity.passed, parity.spent))
-        artifact = _artifact(source, backend, draft, proofs, proof)
-        final = path.with_name(artifact.path)
-        _publish(artifact, draft, final, source.wanted.of(asked.shape) if proof.passed else None)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        files.remove(draft)
     if not proof.passed:
         raise ParityError(
             f"{path.name} does not compute what the network computes: {proof.reason}. It was kept as {final}."
@@ -150,21 +151,93 @@ def export(asked: ExportJob) -> Artifact:
     return artifact
 
 
-def _check(asked: ExportJob, backend: backends.Backend, path: Path) -> None:
+def check_job(asked: ExportJob) -> None:
     """Raise `UsageError` for a precision that the backend lacks, and for a path that cannot or must not be written."""
+    backend, path = backends.get(asked.backend), Path(asked.path)
     if asked.precision not in backend.precisions:
         raise UsageError(
             f"The {backend.name} backend exports {' or '.join(backend.precisions)}, not {asked.precision}; "
             f"change the precision of device '{asked.device.name}'."
         )
-    # a file with the key in its name is this tool's, even if its side-car was never finished
-    if path.exists() and not metadata_path(path).is_file() and asked.key not in path.name:
-        raise UsageError(
-            f"{path} exists and was not written by fastvit-bench: there is no {metadata_path(path).name} beside it. "
-            f"Remove it, or name another place with -o."
-        )
+    if not files.is_part(path.name):
+        raise UsageError(f"'{printable(path.name)}' cannot be the name of an exported file; name another one with -o.")
+    inputs = _inputs(asked)
+    own = asked.key in path.name  # this tool's, even if its side-car was never finished
+    force = asked.force or own
+    for target in (path, _rejected(path)):
+        _check_target(target, backend, inputs, force=force, own=own)
+        files.check_output(metadata_path(target), inputs=inputs, force=force, own=_is_artifact)
+    _check_reference_outputs(reference_outputs_path(path), inputs, force=force)
     if (refused := files.refusal(path.parent)) is not None:
         raise UsageError(f"{path} cannot be written: {refused}.")
+
+
+def _inputs(asked: ExportJob) -> tuple[Path, ...]:
+    """Return the files that a job reads."""
+    if asked.checkpoint is None:
+        return ()
+    checkpoint = Path(asked.checkpoint)
+    if asked.variant != registry.ONNX:
+        return (checkpoint,)
+    from fastvit_bench.backends._onnx import external
+
+    return (checkpoint, *external.data_files(checkpoint))
+
+
+def _check_target(target: Path, backend: backends.Backend, inputs: Iterable[Path], *, force: bool, own: bool) -> None:
+    """Raise `UsageError` if an exported file would replace an input or, without `force`, a file of someone else's.
+
+    A folder of someone else's is never replaced: it may hold anything. `own` says that the name is this tool's.
+    """
+    for source in inputs:
+        with suppress(OSError, ValueError):
+            if target.samefile(source) or target.resolve() in source.resolve().parents:
+                raise UsageError(f"{target} is the file that is read, or holds it; name another output with -o.")
+    if not files.exists(target):
+        return
+    if not target.is_file() and not target.is_dir():
+        raise UsageError(f"{target} is no file that can be replaced, but a device, a pipe or a socket.")
+    if own or (force and target.is_file()) or _is_own(target, backend):
+        return
+    advice = "remove it yourself" if target.is_dir() else "replace it with --force"
+    raise UsageError(f"{target} exists and was not written by fastvit-bench; name another place with -o, or {advice}.")
+
+
+def _is_own(path: Path, backend: backends.Backend) -> bool:
+    """Return whether this tool wrote the file at a path, as its side-car or the file itself says."""
+    with suppress(OSError, UsageError):
+        if read_artifact(path).sha256 == files.sha256(path):
+            return True
+    if path.is_dir():  # beside what the metadata is of, it may hold files of someone else's
+        return False
+    try:
+        return is_own(backend.metadata(path))
+    except ChecksumError:  # one of this tool's that was changed since
+        return True
+    except (OSError, FastViTBenchError):
+        return False
+
+
+def _is_artifact(content: bytes) -> bool:
+    """Return whether the content of a file is a side-car of this tool's."""
+    try:
+        _sidecars.decode(content, Artifact)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_reference_outputs(path: Path, inputs: Iterable[Path], *, force: bool) -> None:
+    """Raise `UsageError` if reference outputs would replace an input or, without `force`, a file of someone else's."""
+    from fastvit_bench.exporting import verification
+
+    force = force or (files.exists(path) and verification.is_own(path))
+    files.check_output(path, inputs=inputs, force=force, own=lambda _: False)
+
+
+def _rejected(path: Path) -> Path:
+    """Return the path at which a file is kept that fails its proof."""
+    return path.with_name(path.name + ".rejected")
 
 
 def _artifact(
@@ -184,7 +257,7 @@ def _artifact(
         fused=asked.fused,
         weights=asked.weights,
         toolchain=asked.toolchain,
-        path=name if proof.passed else name + ".rejected",
+        path=name if proof.passed else _rejected(Path(name)).name,
         sha256=files.sha256(draft),
         size_bytes=files.size_bytes(draft),
         params=source.price.params,
@@ -203,18 +276,14 @@ def _publish(artifact: Artifact, draft: Path, final: Path, expected: "ReferenceO
     """Give a file its final name, and write its side-car and the reference outputs, if any, beside it."""
     from fastvit_bench.exporting import verification
 
-    notes, outputs = draft.with_suffix(".json"), draft.with_suffix(".npz")
-    try:
-        notes.write_bytes(msgspec.json.format(msgspec.json.encode(artifact), indent=2) + b"\n")
-        if expected is not None:
-            with outputs.open("wb") as file:
-                verification.save(expected, file)
-            outputs.replace(reference_outputs_path(final))
-        files.put(draft, final)
-        notes.replace(metadata_path(final))
-    finally:
-        notes.unlink(missing_ok=True)
-        outputs.unlink(missing_ok=True)
+    notes, outputs = metadata_path(draft), reference_outputs_path(draft)
+    notes.write_bytes(msgspec.json.format(msgspec.json.encode(artifact), indent=2) + b"\n")
+    if expected is not None:
+        with outputs.open("wb") as file:
+            verification.save(expected, file)
+        outputs.replace(reference_outputs_path(final))
+    files.put(draft, final)
+    notes.replace(metadata_path(final))
 
 
 def _half_weights(metadata: Mapping[str, str]) -> HalfWeights | None:
@@ -380,8 +449,8 @@ def verify(path: Path, checkpoint: Path | None, models: Path) -> dict[str, Parit
     same random weights. A proof that fails is returned too. Raises `ChecksumError` for a file that is damaged or not
     the one its side-car describes, and `CheckpointError` if the weights are missing.
     """
-    if not path.exists():
-        raise UsageError(f"{path} does not exist; `fastvit-bench export` writes such files.")
+    if not files.exists(path):
+        raise UsageError(f"{printable(path)} does not exist; `fastvit-bench export` writes such files.")
     try:
         asked = asked_for(path, backends.of_file(path))
     except UnavailableError as error:  # a file that cannot even be read computes nothing
@@ -396,26 +465,28 @@ def verify(path: Path, checkpoint: Path | None, models: Path) -> dict[str, Parit
         raise CheckpointError(
             f"{path} was made from random weights as another version of fastvit-bench draws them; export it again."
         )
+    _check_described(path)
     try:
-        noted = msgspec.json.decode(metadata_path(path).read_bytes(), type=Artifact)
-    except FileNotFoundError:
-        pass  # the file was moved without its side-car; its metadata suffices
-    except (OSError, msgspec.MsgspecError) as error:
-        raise UsageError(f"{metadata_path(path)} cannot be read: {error}.") from None
-    else:
-        if noted.sha256 != files.sha256(path):
-            raise ChecksumError(f"{path} is not the file that {metadata_path(path).name} describes; export it again.")
-    return _prove(_source(asked, backends.get(asked.backend)).wanted, path, asked)
+        return _prove(_source(asked, backends.get(asked.backend)).wanted, path, asked)
+    except FastViTBenchError:
+        raise
+    except MemoryError:
+        raise UnavailableError(f"{path} cannot be proved: this machine has not enough memory for it.") from None
+    except Exception as error:  # the file may be a stranger's, and the toolkits raise many kinds
+        raise UnavailableError(f"{path} cannot be run: {first_line(error)}.") from error
 
 
-def _sweep_up(path: Path) -> None:
-    """Remove drafts of this file by killed processes; a draft's name contains the number of its process."""
-    import psutil
-
-    for draft in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        owner = draft.name.removeprefix(f".{path.name}.").split(".")[0]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            files.remove(draft)
+def _check_described(path: Path) -> None:
+    """Raise `ChecksumError` unless a file is the one that its side-car, if any, describes."""
+    if not files.exists(metadata_path(path)):
+        return  # the file was moved without its side-car; its metadata suffices
+    recorded = read_artifact(path)
+    try:
+        digest = files.sha256(path)
+    except OSError as error:
+        raise ChecksumError(f"{path} cannot be read: {error.strerror or error}.") from None
+    if recorded.sha256 != digest:
+        raise ChecksumError(f"{path} is not the file that {metadata_path(path).name} describes; export it again.")
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,17 +6,26 @@ outputs, because "0.001" means nothing without the size of a logit.
 """
 
 import math
+import os
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from fastvit_bench import files
 from fastvit_bench.backends import INPUT, Images, Session, output_names
+from fastvit_bench.backends._text import first_line, printable
 from fastvit_bench.errors import UsageError
+from fastvit_bench.exporting.metadata import require_plausible
 from fastvit_bench.records import MEAN, STD, Head, Parity, Shape
 
 if TYPE_CHECKING:
+    import zipfile
+
     from numpy.typing import NDArray
     from torch import nn
 
@@ -70,12 +79,16 @@ def images(
 
     Tensors (N, 3, H, W) are normal noise; pixels (N, H, W, 3) are uniform over all 256 values.
     """
-    batches = min(_BATCHES, max(1, _PIXELS // (shape.batch * shape.height * shape.width)))
-    draw = np.random.default_rng(seed)
+    draw, batches = np.random.default_rng(seed), range(_batches(shape))
     drawn, sizes = different(shape), (shape.height, shape.width)
     if form is Images.TENSOR:
-        return [_repeated(draw.standard_normal((drawn, 3, *sizes), np.float32), shape.batch) for _ in range(batches)]
-    return [_repeated(draw.integers(0, 256, (drawn, *sizes, 3), np.uint8), shape.batch) for _ in range(batches)]
+        return [_repeated(draw.standard_normal((drawn, 3, *sizes), np.float32), shape.batch) for _ in batches]
+    return [_repeated(draw.integers(0, 256, (drawn, *sizes, 3), np.uint8), shape.batch) for _ in batches]
+
+
+def _batches(shape: Shape) -> int:
+    """Return the number of fixed batches of a shape."""
+    return min(_BATCHES, max(1, _PIXELS // (shape.batch * shape.height * shape.width)))
 
 
 def different(shape: Shape) -> int:
@@ -168,23 +181,85 @@ def save(known: ReferenceOutputs, file: IO[bytes]) -> None:
     np.savez(file, about=about, **arrays)
 
 
+# Most that a file of reference outputs may take; it may be a stranger's, so no claim in it takes memory unchecked.
+_MOST_BYTES, _MOST_ENTRIES, _LONGEST_HEADER = 8 << 30, 1000, 1000
+_ABOUT = "about.npy"  # the entry that says what the others are
+
+
 def load(path: Path) -> ReferenceOutputs:
     """Read reference outputs from a file. Raises `UsageError` for one that is missing, damaged or of another kind."""
+    try:
+        with _entries(path) as entries:
+            form, head, reference, shape = _about(entries)
+            batches: list[dict[str, NDArray[np.floating]]] = [{} for _ in range(_batches(shape))]
+            for entry, content in entries.items():
+                if entry != _ABOUT:
+                    name, _, index = entry.removesuffix(".npy").partition("/")
+                    batches[int(index)][name] = _output(content(), head, shape)
+        if not batches[0] or any(batch.keys() != batches[0].keys() for batch in batches):
+            raise ValueError("some outputs are missing")
+        return ReferenceOutputs(form, shape, head, reference, tuple(batches))
+    except Exception as error:  # the readers of zip archives and arrays raise many kinds for damaged ones
+        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+        raise UsageError(f"{path} does not hold reference outputs ({reason}); export the network again.") from None
+
+
+def is_own(path: Path) -> bool:
+    """Return whether a file is one that `save` wrote, by its first entry alone."""
+    try:
+        with _entries(path) as entries:
+            _about(entries)
+    except Exception:  # as in `load`
+        return False
+    return True
+
+
+@contextmanager
+def _entries(path: Path) -> "Generator[dict[str, Callable[[], NDArray[Any]]]]":
+    """Yield functions that read the arrays of a file, by entry. Raises what the readers raise, for other files too."""
     import zipfile
 
-    outputs: dict[int, dict[str, NDArray[np.floating]]] = {}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            form, head, reference, *sizes = (str(value) for value in archive["about"])
-            batch, height, width = map(int, sizes)
-            for key in archive.files:
-                name, _, index = key.partition("/")
-                if index:
-                    outputs.setdefault(int(index), {})[name] = archive[key]
-        shape = Shape(batch=batch, height=height, width=width)
-        return ReferenceOutputs(Images(form), shape, Head(head), reference, tuple(outputs.values()))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} does not hold reference outputs ({error}); export the network again.") from None
+    with files.open_regular(path, _MOST_BYTES) as file, zipfile.ZipFile(file) as archive:
+        infos = archive.infolist()
+        names = [info.filename for info in infos]
+        if len(names) > _MOST_ENTRIES or len(set(names)) < len(names):
+            raise ValueError("it has too many entries, or one of them twice")
+        if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+            raise ValueError("it is compressed, and this tool writes it without")
+        if sum(info.file_size for info in infos) > os.fstat(file.fileno()).st_size:
+            raise ValueError("its entries are larger than the file")
+        yield {info.filename: partial(_array, archive, info) for info in infos}
+
+
+def _array(archive: "zipfile.ZipFile", info: "zipfile.ZipInfo") -> "NDArray[Any]":
+    """Return the array of an entry, whose header must fit its size: memory is taken for no more than there is."""
+    with archive.open(info) as entry:
+        if np.lib.format.read_magic(entry) != (1, 0):
+            raise ValueError("an array is of another version")
+        header = np.lib.format.read_array_header_1_0(entry, max_header_size=_LONGEST_HEADER)
+        shape, fortran, kind = header
+        content = entry.read(info.file_size)
+    if fortran or kind.kind not in "fU" or len(content) != math.prod(shape) * kind.itemsize:
+        raise ValueError("an array is not what its header says")
+    return np.frombuffer(content, kind).reshape(shape)
+
+
+def _about(entries: "Mapping[str, Callable[[], NDArray[Any]]]") -> tuple[Images, Head, str, Shape]:
+    """Return what a file says of its outputs: the form of the images, the head, the reference and the shape."""
+    form, head, reference, *sizes = (str(value) for value in entries[_ABOUT]())
+    batch, height, width = map(int, sizes)
+    shape = Shape(batch=batch, height=height, width=width)
+    require_plausible([shape])
+    return Images(form), Head(head), printable(reference), shape
+
+
+def _output(values: "NDArray[Any]", head: Head, shape: Shape) -> "NDArray[np.float32]":
+    """Return the values of an output. Raises `ValueError` unless they can be a network's for a shape."""
+    if values.dtype != np.float32 or values.ndim != (2 if head is Head.CLASSIFIER else 4):
+        raise ValueError(f"an output is {values.dtype} {list(values.shape)}")
+    if values.shape[0] != shape.batch or not values.size or not np.isfinite(values).all():
+        raise ValueError("an output is of another batch, empty or not finite")
+    return values
 
 
 @dataclass

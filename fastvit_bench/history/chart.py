@@ -26,12 +26,12 @@ LEGEND = (
 )
 
 
-def write(series: Sequence[Series], path: Path) -> list[str]:
+def write(series: Sequence[Series], path: Path, *, force: bool = False) -> list[str]:
     """Draw series into an SVG or PNG file, by its suffix; return sentences on the series not drawn.
 
     Raises as `charts.check` does, and `UsageError` when the file cannot be written.
     """
-    charts.check(path)
+    charts.check(path, force=force)
     drawn, omissions = choose(series)
     charts.write(path, draw(drawn, omissions, charts.kind(path)))
     return omissions

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
+from fastvit_bench import files
 from fastvit_bench.errors import StoreError
 from fastvit_bench.records import Record
 
@@ -58,11 +59,16 @@ def read(path: Path, warm_up_ms: int = WARM_UP_MS) -> Times:
     Raises `StoreError` for a file that is no such file or incomplete, and for times that contradict each other.
     """
     try:
-        data, changed = path.read_bytes(), path.stat().st_mtime
+        data = files.read_bytes(path)
+        changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except FileNotFoundError:
         raise StoreError(f"There is no file {path}; `trtexec --exportTimes=FILE` writes one.") from None
     except OSError as error:
         raise StoreError(f"The file {path} cannot be read: {error.strerror or error}.") from None
+    except (ValueError, OverflowError):
+        raise StoreError(
+            f"The file {path} was changed at a time beyond all calendars, and it holds no date; `touch` it."
+        ) from None
     queries = _queries(path, data)
     for number, query in enumerate(queries):
         _check(path, number, query)
@@ -88,7 +94,7 @@ def read(path: Path, warm_up_ms: int = WARM_UP_MS) -> Times:
         span_ms=span,
         warm_up_ms=warm_up_ms,
         left_out=len(queries) - len(timed),
-        finished=datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds"),
+        finished=changed.isoformat(timespec="seconds"),
         digest=_digest(queries),
     )
 

@@ -24,8 +24,11 @@ from fastvit_bench.records import (
 
 
 def device_name(product: str) -> str:
-    """Return a device name for a product that no configuration declares: lower case, words joined by hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", product.lower()).strip("-") or "device"
+    """Return a device name for a product that no configuration declares: lower case, words joined by hyphens.
+
+    It is the name of a folder on every file system, so what is beyond a hundred letters is cut off.
+    """
+    return re.sub(r"[^a-z0-9]+", "-", product.lower()).strip("-")[:100].rstrip("-") or "device"
 
 
 # --- performance reports of Xcode -------------------------------------------------------------------------------------

@@ -13,11 +13,13 @@ from typing import Annotated, Any, cast
 
 import msgspec
 
+from fastvit_bench import files
 from fastvit_bench.errors import StoreError, UsageError
 from fastvit_bench.records import Placement, PlannedOperation, Record, Shape, Unit
 
 KNOWN = {"jsonVersion": (1,), "deviceResultVersion": (4,)}  # supported versions of the format
 REPORT = "report.json"  # inside the folder that Xcode exports
+_SHOWN = 300  # characters of a reason in a message
 
 # MLComputeUnits, by raw value, as the Core ML backend's option calls them
 COMPUTE_UNITS = ("cpu-only", "cpu-and-gpu", "all", "cpu-and-ne")
@@ -184,7 +186,7 @@ def read(path: Path) -> XcodeReport:
     """
     try:
         path = _file(path)
-        data = path.read_bytes()
+        data = files.read_bytes(path)
     except OSError as error:
         raise StoreError(f"The report {path} cannot be read: {error.strerror or error}.") from None
     try:
@@ -193,7 +195,14 @@ def read(path: Path) -> XcodeReport:
         raise _refusal(path, f"it is cut off or not JSON ({_plain(str(error))})") from None
     if not isinstance(content, dict):
         raise _refusal(path, "it is not a JSON object")
-    document = cast(dict[str, Any], content)
+    try:
+        return _understood(path, cast(dict[str, Any], content))
+    except RecursionError:
+        raise _refusal(path, "it is nested too deeply") from None
+
+
+def _understood(path: Path, document: dict[str, Any]) -> XcodeReport:
+    """Return the report that a document is; raises `RecursionError` for one that is nested too deeply."""
     _check_version(path, document)
     _check_device(path, document)
     if document.get("deviceResults") is None:
@@ -213,16 +222,17 @@ def _file(path: Path) -> Path:
     Raises `StoreError` if it does not exist.
     """
     if path.is_dir():
-        files = [path / REPORT] if (path / REPORT).is_file() else sorted(path.glob("[!.]*.json"))
-        if len(files) != 1:
+        reports = [path / REPORT] if (path / REPORT).is_file() else sorted(path.glob("[!.]*.json"))
+        if len(reports) != 1:
             raise StoreError(f"The folder {path} holds no {REPORT}; name a report as Xcode exported it.")
-        return files[0]
+        return reports[0]
     if not path.exists():
         raise StoreError(f"There is no report {path}; Xcode's Performance tab exports one (.mlperf).")
     return path
 
 
 def _refusal(path: Path, what: str) -> StoreError:
+    what = _plain(what[:_SHOWN]) + ("…" if len(what) > _SHOWN else "")  # it may quote the file
     return StoreError(f"{path} is no performance report that can be imported: {what}; export it from Xcode again.")
 
 
@@ -345,13 +355,15 @@ def _per_round(path: Path, config: _RunConfig, predict: _Series) -> int:
     )
 
 
-_LONGEST_S = 1e6  # of one sample; eleven days
+_LONGEST_S = 1e6  # of one sample, and of all in a series; eleven days
 
 
 def _nanoseconds(path: Path, name: str, series: _Series) -> tuple[int, ...]:
     for number, seconds in enumerate(series.samples):
         if not 0.5e-9 < seconds < _LONGEST_S:  # false for NaN too
             raise _refusal(path, f"deviceResults.{name}.samples[{number}] is {seconds:g} s, which is not a duration")
+    if not sum(series.samples) < _LONGEST_S:
+        raise _refusal(path, f"deviceResults.{name}.samples take {sum(series.samples):g} s together, which none do")
     return tuple(round(seconds * 1e9) for seconds in series.samples)
 
 
@@ -447,7 +459,7 @@ def _placed(path: Path, results: _Results) -> tuple[Placement | None, str | None
         return None, None
     where = f"deviceResults.modelStructure.program._0.functions.{name}.block"
     operations = tuple(_planned(path, functions[name].block, where))
-    return Placement(operations=operations) if operations else None, None if name == "main" else name
+    return Placement(operations=operations) if operations else None, None if name == "main" else _plain(name)
 
 
 def _planned(path: Path, block: _Block, where: str) -> Iterator[PlannedOperation]:

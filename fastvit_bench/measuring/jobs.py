@@ -11,6 +11,7 @@ from fastvit_bench.records import (
     EvaluationJob,
     ExportJob,
     GpuState,
+    Head,
     Job,
     Machine,
     Measurement,
@@ -18,9 +19,11 @@ from fastvit_bench.records import (
     MicrobenchmarkTimed,
     MicrobenchmarkTimingJob,
     MicrobenchmarkWritten,
+    ModelSpec,
     Parity,
     Record,
     Samples,
+    Shape,
     TimingJob,
     Window,
 )
@@ -83,8 +86,23 @@ class ReferenceJob(Record, Job[ReferenceTimed], frozen=True, tag="reference", ta
     """Time the reference workload."""
 
 
+class Described(Record, frozen=True, tag="described", tag_field="kind"):
+    """Reply to `DescribeJob`: what a model's outputs are."""
+
+    head: Head
+    classes: int
+
+
+class DescribeJob(Record, Job[Described], frozen=True, tag="describe", tag_field="job"):
+    """Read a stranger's ONNX file as if it were exported at a shape, and describe its outputs."""
+
+    spec: ModelSpec
+    shape: Shape
+
+
 AnyJob = (
     ExportJob
+    | DescribeJob
     | EngineJob
     | TimingJob
     | EvaluationJob
@@ -99,6 +117,7 @@ AnyJob = (
 
 Reply = (
     Artifact
+    | Described
     | EngineBuilt
     | Measurement
     | MicrobenchmarkWritten

@@ -101,7 +101,7 @@ def evaluate_artifact(job: EvaluationJob) -> Generator[AccuracyChunk]:
             pipeline.check(session, path, job.artifact, f"{how} on {_hardware(job.machine)}")
             twins = [session.clone() for _ in range(lanes - 1)]
         sessions = [session, *(twin for twin in twins if twin is not None)]
-        yield from count.tallies(sessions, job.artifact, selection, job.first, how)
+        yield from count.tallies(sessions, job.artifact, selection, job.first, how, job.contents)
 
 
 # The session that takes turns. The process is ended when its block is over, and the session with it.

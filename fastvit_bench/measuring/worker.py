@@ -1,7 +1,6 @@
 """Worker processes: a fresh one for each measurement, and one for the exports of a sweep."""
 
 import contextlib
-import ctypes
 import io
 import os
 import queue
@@ -10,19 +9,30 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import IO, Any, Self, cast
 
 import msgspec
 
-from fastvit_bench import backends
+from fastvit_bench import backends, files
 from fastvit_bench.errors import FastViTBenchError, ParityError
-from fastvit_bench.exporting import pipeline
-from fastvit_bench.measuring import microbench
-from fastvit_bench.measuring.jobs import AnyJob, OpenJob, ReferenceJob, ReferenceTimed, Reply, TurnJob, WarmUpJob
+from fastvit_bench.exporting import checkpoints, pipeline
+from fastvit_bench.measuring import children, microbench
+from fastvit_bench.measuring.jobs import (
+    AnyJob,
+    Described,
+    DescribeJob,
+    OpenJob,
+    ReferenceJob,
+    ReferenceTimed,
+    Reply,
+    TurnJob,
+    WarmUpJob,
+)
 from fastvit_bench.measuring.timing import evaluate_artifact, open_artifact, take_turn, time_artifact, warm_up
 from fastvit_bench.records import (
     AccuracyChunk,
@@ -54,7 +64,12 @@ class Worker:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._folder = contextlib.ExitStack()  # of what toolkits leave in the folder for temporary files
+        self._environment: dict[str, str] = {}
+        # a thread for each direction, so that a time limit covers sending as well as waiting
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="worker-job")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="worker-reply")
+        self._sent: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -63,8 +78,10 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._kill()
+        self._writer.shutdown()
         self._reader.shutdown()
         self._stderr.close()
+        self._folder.close()
 
     def ask(self, job: Job[Answer], timeout_s: float) -> Answer | CellError:
         """Do a job in the worker and return its answer; failures there never raise, but are returned as `CellError`."""
@@ -93,26 +110,40 @@ class Worker:
             counted += reply.pictures
 
     def _write(self, line: bytes) -> None:
-        """Send a line; `_read` notices a process that has ended by then."""
+        """Begin to send a line to the process, which is started if need be; `_read` notices one that has ended."""
         process = self._process
         if process is None:
             self._stderr.seek(0)  # the output of an earlier process does not belong to this one
             self._stderr.truncate()
             process = self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
+                children.ending_with_parent(self._command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env={**os.environ, **self._temporary()},
             )
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(line)
-            process.stdin.flush()
+        self._sent = self._writer.submit(_send, process.stdin, line)
+
+    def _temporary(self) -> dict[str, str]:
+        """Return the variables that name the folder for temporary files; it is removed with the worker."""
+        if not self._environment:
+            try:
+                folder = str(self._folder.enter_context(files.temporary_folder()))
+            except OSError:  # then the toolkits say what they miss, if they miss it
+                return {}
+            self._environment = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder)
+        return self._environment
 
     def _read(self, stage: Stage, timeout_s: float) -> Reply:
-        """Wait for a line and return its reply."""
-        process = self._process
+        """Wait until the line is sent and the reply is there, and return it."""
+        process, since = self._process, time.monotonic()
         assert process is not None
         assert process.stdout is not None
+        assert self._sent is not None
         try:
-            line = self._reader.submit(process.stdout.readline).result(timeout_s)
+            self._sent.result(timeout_s)
+            line = self._reader.submit(process.stdout.readline).result(timeout_s - (time.monotonic() - since))
         except FutureTimeout:
             self._kill()
             return CellError(stage=stage, reason=f"took longer than {timeout_s:g} s and was stopped")
@@ -154,12 +185,21 @@ class Worker:
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
                 assert pipe is not None
-                pipe.close()
+                with contextlib.suppress(OSError):  # of what was not sent
+                    pipe.close()
             self._process = None
+
+
+def _send(pipe: IO[bytes], line: bytes) -> None:
+    """Write a line to a process; one that has ended is noticed when its reply is read."""
+    with contextlib.suppress(OSError, ValueError):
+        pipe.write(line)
+        pipe.flush()
 
 
 _STAGES: dict[type[Job[Any]], Stage] = {
     ExportJob: "export",
+    DescribeJob: "export",
     EngineJob: "engine",
     TimingJob: "timing",
     MicrobenchmarkJob: "export",
@@ -184,9 +224,10 @@ def _exit_reason(code: int, lines: Sequence[str]) -> str:
 
 def main() -> None:
     """Run the worker: jobs from standard input, replies to standard output, all further output to standard error."""
-    _end_with_parent()
     backends.bound_openmp()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    for name in _PARENTS_SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):  # toolkits print signs that an ASCII or Latin-1 console lacks
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -201,19 +242,11 @@ def main() -> None:
 
 
 # A process may be halted only where the system ends it with its parent: halted, it would not notice by itself.
-can_stop = sys.platform == "linux"
+can_stop = children.can_end_with_parent
 
 
-_PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent ends
-
-
-def _end_with_parent() -> None:
-    """Have Linux kill this process when its parent ends, even while it spins or is halted."""
-    if can_stop:
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        if os.getppid() != parent:  # it ended in between
-            os._exit(0)
+# Terminals and service managers signal all processes at once; the parent tidies up, and ends this process.
+_PARENTS_SIGNALS = ("SIGINT", "SIGHUP", "SIGTERM") if can_stop else ("SIGINT",)
 
 
 def _listen(jobs: "queue.SimpleQueue[bytes]") -> None:
@@ -227,6 +260,7 @@ def _listen(jobs: "queue.SimpleQueue[bytes]") -> None:
 
 def answer(
     job: ExportJob
+    | DescribeJob
     | EngineJob
     | TimingJob
     | MicrobenchmarkJob
@@ -241,6 +275,9 @@ def answer(
         match job:
             case ExportJob():
                 return pipeline.export(job)
+            case DescribeJob():
+                head, classes = checkpoints.answers_of(job.spec, job.shape)
+                return Described(head=head, classes=classes)
             case EngineJob():
                 return EngineBuilt(parity=pipeline.build_engine(job.export))
             case TimingJob():

@@ -6,21 +6,21 @@ file's name never decides what network it holds, and nothing in a file is ever e
 """
 
 import argparse
+import errno
 import hashlib
 import io
-import os
+import pickletools
 import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import NoReturn, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 import msgspec
 import safetensors
@@ -28,7 +28,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fastvit_bench import __version__
+from fastvit_bench import __version__, files
 from fastvit_bench.errors import CheckpointError, ChecksumError, UsageError
 from fastvit_bench.files import file_sha256
 from fastvit_bench.network.fastvit import FastViT, Form
@@ -114,6 +114,14 @@ TIMM_NAMES = (
 TIMM_POSITIONAL = "stages.3.pos_emb."
 TIMM_AFTER_POSITIONAL = (r"^stages\.3\.blocks\.", "network.7.")
 
+# Limits of what is read; the largest network's training state in float64 stays below a half of each.
+WEIGHT_FILE = 4 << 30  # bytes of a weight file
+PICKLE = 8 << 20  # bytes of a pickle, without the tensors
+NESTING = 100  # tuples within tuples: Python hashes them by recursion, without a check of its stack
+CLASSES = 1_000_000
+SHOWN = 100  # characters of a file's text in a message
+RECORD = 64 << 10  # bytes of a file with hashes
+
 KINDS = "a published FastViT checkpoint (.pth.tar), one of timm (.bin, .pth, .safetensors) or one this tool saved"
 
 
@@ -191,15 +199,15 @@ def _read(path: Path) -> tuple[dict[str, object], object]:
 
     The first bytes select the reader, because the suffixes in use (.bin, .pth, .tar) identify no format.
     """
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start.startswith(b"PK\x03\x04"):
-        _check_archive(path)
-        return _unwrap(path, _unpickle(path))
+    try:
+        with files.open_regular(path, WEIGHT_FILE) as file:
+            start = file.read(64)
+            if start[8:9] != b"{" and start.startswith((b"PK\x03\x04", b"\x80")):
+                return _unwrap(path, _read_pickled(path, file))
+    except OSError as error:
+        _refuse(path, f"cannot be read ({_reason(error)})", "check its permissions")
     if start[8:9] == b"{":  # behind a length, whose first byte may be that of a pickle
         return _read_safetensors(path)
-    if start.startswith(b"\x80"):
-        return _unwrap(path, _unpickle(path))
     if start and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in start):
         line = start.decode("ascii").strip().splitlines()[0] if start.strip() else ""
         _refuse(path, f"is a text file that begins with {line[:40]!r}, not weights", f"give {KINDS}")
@@ -214,29 +222,153 @@ def _read_safetensors(path: Path) -> tuple[dict[str, object], object]:
             stored: dict[str, object] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
         note = msgspec.json.decode(header[NOTE]) if NOTE in header else None
     except Exception as error:
-        _refuse(path, f"is truncated or damaged ({_first_line(error)})", "fetch or copy it again")
+        _refuse(path, f"is truncated or damaged ({_reason(error)})", "fetch or copy it again")
     return stored, note
 
 
-def _check_archive(path: Path) -> None:
-    """Refuse a zip archive that torch did not write, or that is damaged: torch does not check the CRCs."""
+def _read_pickled(path: Path, file: BinaryIO) -> object:
+    """Return the content of a file that torch.save wrote, in either of its containers, after all checks of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickles that torch did not write, which raise below
+        file.seek(0)
+        if file.read(4) == b"PK\x03\x04":
+            _check_nesting(path, io.BytesIO(_checked_archive(path, file)))
+        else:
+            file.seek(0)
+            # In memory, since a file sets aside as much as a pickle says that a text in it has.
+            start = io.BytesIO(file.read(2 * PICKLE))
+            for _ in range(OLD_PICKLES):
+                if start.tell() == len(start.getbuffer()):  # torch refuses it, too
+                    break
+                _check_nesting(path, start)
+        file.seek(0)
+        return _unpickle(path, file)
+
+
+def _checked_archive(path: Path, file: BinaryIO) -> bytes:
+    """Return the pickle of a zip archive, after refusing one that torch did not write, or that is damaged.
+
+    torch checks neither the CRCs nor that entries have places and names of their own.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-            leaves = {record.filename.rpartition("/")[2] for record in records}
-            compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
-            damaged = None if compressed else archive.testzip()
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            problem = _archive_problem(archive, file)
+            damaged = None if problem else archive.testzip()
+            pickles = [entry for entry in entries if _leaf(entry) == "data.pkl"]
+            sound = not problem and not damaged and pickles and pickles[0].file_size <= PICKLE
+            data = archive.read(pickles[0]) if sound else None
     except Exception as error:
-        _refuse(path, f"is truncated or damaged ({_first_line(error)})", "fetch or copy it again")
-    if "constants.pkl" in leaves:
+        _refuse(path, f"is truncated or damaged ({_reason(error)})", "fetch or copy it again")
+    if any(_leaf(entry) == "constants.pkl" for entry in entries):
         _refuse(path, "is a TorchScript program, which is code", "give the state dict it was made from")
-    if "data.pkl" not in leaves or compressed:
-        _refuse(path, "is a zip archive, but not one that torch.save writes", f"give {KINDS}")
+    if problem or len(pickles) != 1:
+        reason = f" ({problem})" if problem else ""
+        _refuse(path, f"is a zip archive, but not one that torch.save writes{reason}", f"give {KINDS}")
     if damaged is not None:
-        _refuse(path, f"is damaged: the CRC-32 of {damaged!r} is not the recorded one", "fetch or copy it again")
+        name = _printable(damaged)
+        _refuse(path, f"is damaged: the CRC-32 of '{name}' is not the recorded one", "fetch or copy it again")
+    if data is None:
+        _refuse(path, f"has a pickle of more than {PICKLE} bytes", "save the network's state dict alone")
+    return data
 
 
-def _unpickle(path: Path) -> object:
+def _leaf(entry: zipfile.ZipInfo) -> str:
+    """Return the last part of an entry's name, in lower case."""
+    return entry.filename.rpartition("/")[2].lower()
+
+
+def _archive_problem(archive: zipfile.ZipFile, file: BinaryIO) -> str | None:
+    """Return the first way in which an archive's directory differs from torch's, or None; contents are not read.
+
+    After it, reading every entry takes no longer than reading the file once, and torch reads the same entries.
+    """
+    entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size for entry in entries):
+        return "its entries are compressed"
+    if len({entry.filename.lower() for entry in entries}) != len(entries):  # torch finds names in any case
+        return "two entries have one name"
+    ends = [entry.header_offset + _LOCAL_HEADER + entry.file_size for entry in entries]
+    begins = [*(entry.header_offset for entry in entries), archive.start_dir][1:]
+    if any(end > begin for end, begin in zip(ends, begins, strict=True)):
+        return "its entries overlap"
+    file.seek(0, io.SEEK_END)
+    if archive.comment or _directories(file) != {archive.start_dir}:
+        return "its directory is not where its end says"
+    return None
+
+
+_LOCAL_HEADER = 30  # bytes in front of an entry's name
+_END, _LOCATOR, _END64 = 22, 20, 56  # bytes of an archive's last three records, from the back
+
+
+def _directories(file: BinaryIO) -> set[int]:
+    """Return where the last records of an archive without a comment say that its directory begins.
+
+    A reader may follow any of them. Python's searches from the back instead, so it would not notice another one.
+    """
+    size = file.tell()
+    file.seek(max(0, size - _END - _LOCATOR - _END64))
+    tail = file.read()
+    end, locator = tail[-_END:], tail[-_END - _LOCATOR : -_END]
+    short = int.from_bytes(end[16:20], "little")
+    if not locator.startswith(b"PK\x06\x07"):
+        return {short}
+    record = tail[:_END64]
+    begins = {int.from_bytes(record[48:56], "little")} | ({short} - {0xFFFFFFFF})
+    at_its_place = int.from_bytes(locator[8:16], "little") == size - len(tail) and record.startswith(b"PK\x06\x06")
+    return begins if at_its_place else set()
+
+
+OLD_PICKLES = 5  # of the container before zip archives: two versions, the system, the content, the tensors' keys
+_DEEPENING = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "NEWOBJ"})  # that can make a tuple of one
+_SAME = frozenset({"DUP", "BUILD"})
+
+
+def _check_nesting(path: Path, pickle: BinaryIO) -> None:
+    """Refuse a pickle that is too long or nests tuples too deeply; leave the file behind its end.
+
+    Nothing is built: the depth of each value on the unpickler's stack is counted instead.
+    """
+    depths: list[int | None] = []  # None is a mark
+    memo: dict[object, int] = {}
+    begin = pickle.tell()
+    try:
+        for opcode, argument, _ in pickletools.genops(pickle):
+            if pickle.tell() - begin > PICKLE:
+                _refuse(path, f"has a pickle of more than {PICKLE} bytes", "save the network's state dict alone")
+            if opcode.name == "MARK":
+                depths.append(None)
+            elif opcode.name == "MEMOIZE" or "PUT" in opcode.name:
+                memo[len(memo) if argument is None else argument] = depths[-1] or 0
+            elif "GET" in opcode.name:
+                depths.append(memo[argument])
+            else:
+                deepest = _popped(depths, opcode) + (opcode.name in _DEEPENING)
+                if deepest > NESTING:
+                    _refuse(path, f"nests its values {deepest} deep", "save the network's state dict alone")
+                depth = deepest if opcode.name in _DEEPENING | _SAME else 0
+                depths += [depth] * len(opcode.stack_after)
+    except CheckpointError:
+        raise
+    except Exception:  # of pickletools, which raises several kinds
+        _refuse(path, "is damaged, or a pickle that torch.save did not write", f"fetch it again, or give {KINDS}")
+
+
+def _popped(depths: list[int | None], opcode: pickletools.OpcodeInfo) -> int:
+    """Remove from a stack what an operation takes, and return the largest depth among it."""
+    needed = opcode.stack_before
+    deepest = 0
+    if pickletools.markobject in needed:
+        while (depth := depths.pop()) is not None:
+            deepest = max(deepest, depth)
+        needed = needed[: needed.index(pickletools.markobject)]
+    for _ in needed:
+        deepest = max(deepest, depths.pop() or 0)
+    return deepest
+
+
+def _unpickle(path: Path, file: BinaryIO) -> object:
     """Load a file that torch.save wrote, restricted to tensors and plain values.
 
     `argparse.Namespace` is allowed because training scripts, including timm's, store their options beside the weights.
@@ -244,17 +376,13 @@ def _unpickle(path: Path) -> object:
     by the suffix, and map the file into memory, where shortening it meanwhile ends the process.
     """
     try:
-        with (
-            path.open("rb") as file,
-            warnings.catch_warnings(),
-            torch.serialization.safe_globals([argparse.Namespace]),
-        ):
-            warnings.simplefilter("ignore")  # about pickles that torch did not write, which raise below
+        with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         match = re.search(r"GLOBAL (\S+)", str(error))
         if match:
-            problem = f"holds objects that are not tensors ({match[1]}) and is refused, since reading them can run code"
+            name = _printable(match[1])
+            problem = f"holds objects that are not tensors ({name}) and is refused, since reading them can run code"
             _refuse(path, problem, "save the network's state dict alone")
         _refuse(path, "is damaged, or a pickle that torch.save did not write", f"fetch it again, or give {KINDS}")
 
@@ -265,7 +393,13 @@ def _unwrap(path: Path, content: object) -> tuple[dict[str, object], object]:
         _refuse(path, f"holds one {type(content).__name__}, not a table of weights", f"give {KINDS}")
     outer = cast("Mapping[object, object]", content)
     inner = next((outer[entry] for entry in ENTRIES if isinstance(outer.get(entry), Mapping)), outer)
-    return {str(key): value for key, value in cast("Mapping[object, object]", inner).items()}, outer.get(NOTE)
+    entries = cast("Mapping[object, object]", inner).items()
+    return {_key(key): value for key, value in entries}, outer.get(NOTE)
+
+
+def _key(key: object) -> str:
+    """Return the name of an entry; any key that is no text or number names its type, since its text can be endless."""
+    return str(key) if isinstance(key, str | int) else f"<{type(key).__name__}>"
 
 
 def _source(path: Path, note: object) -> Weights | None:
@@ -274,13 +408,24 @@ def _source(path: Path, note: object) -> Weights | None:
         return None
     try:
         return msgspec.convert(note, Provenance).source
-    except msgspec.ValidationError as error:
-        _refuse(path, f"has a {NOTE} note that this tool did not write ({error})", "save it again")
+    except Exception as error:  # a note can be nested beyond all limits, too
+        _refuse(path, f"has a {NOTE} note that this tool did not write ({_reason(error)})", "save it again")
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Return the first line of an error's message without its full stop, or the error's class if it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    message = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return _printable((message.strip() or type(error).__name__).splitlines()[0].rstrip("."))
+
+
+def _printable(text: str) -> str:
+    """Return a text of a file for a message: its printable characters, and no more than a line of them."""
+    return "".join(letter for letter in text[:SHOWN] if letter.isprintable()) + ("…" if len(text) > SHOWN else "")
+
+
+def _quoted(name: str) -> str:
+    """Return the name of an entry in quotes, for a message."""
+    return repr(name) if len(name) <= SHOWN else f"{name[:SHOWN]!r}…"
 
 
 # --- recognising ------------------------------------------------------------------------------------------------------
@@ -300,14 +445,13 @@ def _published_names(path: Path, stored: dict[str, object]) -> tuple[NamingSchem
     for key, value in stored.items():
         name = _rename(key, table)
         if name in state:
-            _refuse(path, f"holds {name!r} twice, once under the name {key!r}", f"give {KINDS}")
+            _refuse(path, f"holds {_quoted(name)} twice, once under the name {_quoted(key)}", f"give {KINDS}")
         if not isinstance(value, Tensor):
-            problem = f"its entry {key!r} is of type {type(value).__name__}, not a tensor"
+            problem = f"its entry {_quoted(key)} is of type {type(value).__name__}, not a tensor"
             _refuse(path, f"holds no FastViT weights: {problem}", f"give {KINDS}")
         if not _is_plain(value):
-            _refuse(
-                path, f"holds {key!r} as a sparse, quantised or empty tensor", "save it as an ordinary dense tensor"
-            )
+            problem = f"holds {_quoted(key)} as a sparse, quantised, expanded or empty tensor"
+            _refuse(path, problem, "save it as an ordinary dense tensor")
         state[name] = value
     return layout, state
 
@@ -320,13 +464,14 @@ def _rename(key: str, table: Iterable[tuple[str, str]]) -> str:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Return whether a tensor is an ordinary dense one on the CPU."""
+    """Return whether a tensor is an ordinary dense one on the CPU, with a place in its storage for every value."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
         and tensor.layout is torch.strided
         and tensor.device.type == "cpu"
         and not tensor.is_nested
         and not tensor.is_quantized
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
     )
 
 
@@ -340,6 +485,8 @@ def _recognise(path: Path, state: dict[str, Tensor]) -> tuple[str, Head, int, Fo
     classes = weight.shape[0] if weight is not None and weight.ndim == 2 and head is Head.CLASSIFIER else 1000
     if classes == 0:
         _refuse(path, "has a classifier without classes", "give a checkpoint with a classifier")
+    if classes > CLASSES:
+        _refuse(path, f"has a classifier with {classes} classes, more than {CLASSES}", f"give {KINDS}")
     faults = {name: _disagreements(state, expected(name, head, classes, form)) for name in VARIANTS}
     nearest = min(faults, key=lambda name: len(faults[name]))
     if not faults[nearest]:
@@ -349,7 +496,7 @@ def _recognise(path: Path, state: dict[str, Tensor]) -> tuple[str, Head, int, Fo
     places = "entry disagrees" if count == 1 else "entries disagree"
     verdict = f"does not hold a whole {nearest}"
     if 2 * count > len(state):
-        verdict = f"holds no FastViT network (its first entry is {next(iter(state))!r})"
+        verdict = f"holds no FastViT network (its first entry is {_quoted(next(iter(state)))})"
     problem = f"{verdict}: {count} {places} with {description}; first, by its published name, {first}"
     _refuse(path, problem, f"give {KINDS}")
 
@@ -373,7 +520,7 @@ def _disagreements(state: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...
             differences.append(f"{key} is missing")
         elif tuple(state[key].shape) != shape:
             differences.append(f"{key} has the shape {tuple(state[key].shape)}, not {shape}")
-    return differences + [f"{key!r} is not a part of it" for key in state if key not in shapes]
+    return differences + [f"{_quoted(key)} is not a part of it" for key in state if key not in shapes]
 
 
 def _checked_values(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -413,11 +560,13 @@ def recorded_sha256(path: Path) -> str | None:
     """
     record = record_path(path)
     try:
-        lines = record.read_text(encoding="utf-8").splitlines()
+        lines = files.read_text(record, RECORD).splitlines()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        _refuse(record, f"cannot be read ({_first_line(error)})", "remove it, and the next download writes it again")
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # so there is none
+            return None
+        _refuse(record, f"cannot be read ({_reason(error)})", "remove it, and the next download writes it again")
     for line in lines:
         entry = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line.rstrip())
         if entry and Path(entry[2]).name == path.name:
@@ -441,9 +590,10 @@ def _check_hash(path: Path, sha256: str | None) -> str:
             _refuse(path, "is not a regular file", f"give {KINDS}")
         if path.stat().st_size == 0:
             _refuse(path, "is empty", "fetch or copy it again")
+        files.open_regular(path, WEIGHT_FILE).close()  # for its size: the hash of a sparse file can take hours
         digest = file_sha256(path)
     except (OSError, ValueError) as error:
-        _refuse(path, f"cannot be read ({_first_line(error)})", "check its permissions")
+        _refuse(path, f"cannot be read ({_reason(error)})", "check its permissions")
     for wanted, source in ((sha256, "the configuration"), (recorded_sha256(path), record_path(path).name)):
         if wanted is not None and digest != wanted.strip().lower():
             raise ChecksumError(
@@ -462,27 +612,63 @@ def save(network: FastViT, path: Path, *, source: Weights) -> Weights:
     The suffix decides the container: ``.safetensors``, or ``.pth.tar`` / ``.pth``. `source` names the weights that were
     fused and is noted in the file. The file is written completely or not at all.
 
-    Raises `UsageError` for a network in training form, another suffix, a value beyond float32, the path of a fetched
-    checkpoint, and a folder that cannot be written.
+    Raises `UsageError` for a network in training form, a value beyond float32, and what `check_target` refuses.
     """
     if network.form is not Form.FUSED:
         raise UsageError(f"{path} is not written: only a fused network can be saved; fuse it first.")
-    if record_path(path).exists():
-        raise UsageError(f"{path} is not written: it is a fetched checkpoint; choose another file name.")
+    check_target(path)
     state = {key: _to_store(path, key, tensor) for key, tensor in network.state_dict().items()}
     note = Provenance(tool=__version__, source=source)
     if path.name.endswith(".safetensors"):
         # One field only: safetensors writes several in an order that changes, and with it the file's hash.
         data = safetensors.torch.save(state, metadata={NOTE: msgspec.json.encode(note).decode()})
-    elif path.name.endswith((".pth.tar", ".pth")):
+    else:
         # Written to memory first: torch's own writer does not report a full disk as one error.
         buffer = io.BytesIO()
         torch.save({"state_dict": state, NOTE: msgspec.to_builtins(note)}, buffer)
         data = buffer.getvalue()
-    else:
-        raise UsageError(f"{path} is not written: its name must end in .pth.tar, .pth or .safetensors.")
     write_atomically(path, data)
     return Weights(origin="checkpoint", sha256=hashlib.sha256(data).hexdigest(), file=path.name)
+
+
+def check_target(path: Path) -> None:
+    """Raise `UsageError` for a path that `save` cannot write, before any work.
+
+    That is one with another suffix, of a folder, of a fetched checkpoint, and in a folder that cannot be written.
+    """
+    if not path.name.endswith((".safetensors", ".pth.tar", ".pth")):
+        raise UsageError(f"{path} is not written: its name must end in .pth.tar, .pth or .safetensors.")
+    if files.exists(record_path(path)):
+        raise UsageError(f"{path} is not written: it is a fetched checkpoint; choose another file name.")
+    reason = files.refusal(path.parent)
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path} is not written: it is a folder; name a file in it.")
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # a name that no file can have
+        reason = _reason(error)
+    if reason:
+        raise UsageError(f"{path} cannot be written ({reason}); free some space or choose another folder.")
+
+
+def is_saved(data: bytes) -> bool:
+    """Return whether the content of a file is exactly what `save` writes: fused weights and their note, nothing else.
+
+    A checkpoint that holds such a note among things of its own, as after further training, is not.
+    """
+    path = Path("content")  # for messages, which nobody reads
+    try:
+        if data[8:9] == b"{":
+            length = int.from_bytes(data[:8], "little")
+            header = msgspec.json.decode(data[8 : 8 + length], type=dict[str, Any]).get("__metadata__", {})
+            return header.keys() == {NOTE} and _source(path, msgspec.json.decode(header[NOTE])) is not None
+        content = _read_pickled(path, io.BytesIO(data))
+        known = cast("dict[object, object]", content) if isinstance(content, dict) else {}
+        return known.keys() == {"state_dict", NOTE} and _source(path, known[NOTE]) is not None
+    except Exception:  # of many kinds; each says that the content is something else
+        return False
 
 
 def _to_store(path: Path, key: str, tensor: Tensor) -> Tensor:
@@ -500,21 +686,15 @@ def _to_store(path: Path, key: str, tensor: Tensor) -> Tensor:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file completely or not at all, creating its folder. Raises `UsageError` if it cannot be written."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+        files.write(path, data)
+    except (OSError, ValueError) as error:
         raise UsageError(
-            f"{path} cannot be written ({error.strerror or error}); free some space or choose another folder."
+            f"{path} cannot be written ({_reason(error)}); free some space or choose another folder."
         ) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
 
 
 # --- without a file ---------------------------------------------------------------------------------------------------

@@ -15,12 +15,13 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from http.client import HTTPMessage
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import IO, BinaryIO, NoReturn
 
 from filelock import FileLock, Timeout
 
-from fastvit_bench import __version__
+from fastvit_bench import __version__, files
 from fastvit_bench.errors import CheckpointError, ChecksumError, DownloadError, UsageError
 from fastvit_bench.network import checkpoint
 from fastvit_bench.network.fastvit import Form
@@ -30,6 +31,10 @@ CHECK = "check the network and `[download] base` in benchmark.toml"
 CHUNK = 1 << 18  # most bytes between two calls of the progress callback
 TIMEOUT_S = 30.0  # without a byte from the server
 PAUSES_S = (1.0, 3.0)  # between attempts: enough for a hiccup, short enough for a wrong address
+LIMIT = files.PROGRAM  # most bytes of a checkpoint; the largest published one has a tenth
+LONGEST_S = 6 * 3600.0  # of one attempt: a server that sends a byte now and then would never end
+VERSION = 1024  # most bytes of a version, which becomes a header
+SHOWN = 200  # characters of a server's words in a message
 
 Progress = Callable[[int, int | None], None]  # bytes received so far, bytes in all if the server reports them
 
@@ -95,7 +100,7 @@ def address(name: str, training: Training, form: Form, base: str) -> str:
         valid = parts.scheme in ("http", "https") and parts.hostname is not None and parts.port != 0
     except ValueError:
         valid = False
-    if not valid:
+    if not valid or not base.isascii() or not base.isprintable() or " " in base:
         raise UsageError(
             f"{base!r} is not a web address; write an https:// one in `[download] base` of benchmark.toml."
         )
@@ -174,6 +179,8 @@ class _PassingError(Exception):
 
 def _transfer(url: str, part: Path, progress: Progress, pauses_s: Sequence[float]) -> Path:
     """Complete the `part` file, with one attempt more than there are pauses, and return its path."""
+    if part.is_symlink() or (part.exists() and not part.is_file()):
+        raise UsageError(f"{part} is no regular file, so nothing can be received in it; remove it.")
     for pause_s in (*pauses_s, None):
         try:
             _attempt(url, part, progress)
@@ -199,7 +206,7 @@ def _attempt(url: str, part: Path, progress: Progress) -> None:
     """Request the missing bytes of `part` once and append them. Raises `_PassingError` if it is still incomplete."""
     received = part.stat().st_size if part.exists() else 0
     try:
-        response = urllib.request.urlopen(_request(url, part, received), timeout=TIMEOUT_S)
+        response = _open(_request(url, part, received))
     except urllib.error.HTTPError as error:
         with error:
             if _is_complete(error, received):
@@ -209,18 +216,51 @@ def _attempt(url: str, part: Path, progress: Progress) -> None:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             message = f"{url} has no certificate that this machine trusts; check its clock and `[download] base`."
             raise DownloadError(message) from error
-        raise _PassingError(str(error.reason)) from error
+        raise _PassingError(_printable(str(error.reason))) from error
     except (OSError, http.client.HTTPException) as error:
         raise _PassingError(_describe(error)) from error
+    except ValueError as error:  # such as a redirection to what is no address
+        reason = _describe(error)
+        raise DownloadError(f"{url} is answered with what makes no sense ({reason}); {CHECK}.") from error
     with response:
         answer = _position(response, received)
+        if answer.end is not None and answer.end > LIMIT:
+            raise _too_large(url, part)
         if answer.start == 0:
             _remember_version(part, response)
         # Unbuffered, so that a killed process leaves everything it received on disk.
         with part.open("ab" if answer.start else "wb", buffering=0) as file:
-            size = _receive(response, file, answer, progress)
+            size = _receive(url, response, file, answer, progress)
+    if size > LIMIT:
+        raise _too_large(url, part)
     if answer.end is not None and size != answer.end:
         raise _PassingError(f"the connection ended after {size} of {answer.end} bytes")
+
+
+def _too_large(url: str, part: Path) -> DownloadError:
+    """Remove what was received of a file that is too large for a checkpoint, and return the error that says so."""
+    part.unlink(missing_ok=True)
+    _version_file(part).unlink(missing_ok=True)
+    return DownloadError(f"{url} has more than {LIMIT} bytes, so it is no checkpoint and nothing is kept; {CHECK}.")
+
+
+class _Redirection(urllib.request.HTTPRedirectHandler):
+    """Follows a server to other web addresses, and from https to https only."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        """Return the request to the new address. Raises `DownloadError` if it is not to be followed."""
+        scheme = urllib.parse.urlsplit(newurl).scheme.lower()
+        if scheme not in (("https",) if req.type == "https" else ("http", "https")):
+            fp.close()
+            raise DownloadError(f"{req.full_url} leads to {_printable(newurl)}, which is not followed; {CHECK}.")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open(request: urllib.request.Request) -> http.client.HTTPResponse:
+    """Send a request and return the answer; raises what `urllib` raises, and `ValueError` for a senseless answer."""
+    return urllib.request.build_opener(_Redirection).open(request, timeout=TIMEOUT_S)
 
 
 def _request(url: str, part: Path, received: int) -> urllib.request.Request:
@@ -228,9 +268,8 @@ def _request(url: str, part: Path, received: int) -> urllib.request.Request:
     headers = {"User-Agent": f"fastvit-bench/{__version__}"}
     if received:
         headers["Range"] = f"bytes={received}-"
-        version = _version_file(part)
-        if version.exists():
-            headers["If-Range"] = version.read_text(encoding="ascii", errors="ignore").strip()
+        if version := _known_version(part):
+            headers["If-Range"] = version
     return urllib.request.Request(url, headers=headers)
 
 
@@ -240,19 +279,29 @@ def _position(response: http.client.HTTPResponse, received: int) -> _Answer:
     Raises `_PassingError` for partial content that does not begin behind the received bytes.
     """
     if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if span and int(span[1]) == received:
-            return _Answer(received, int(span[2]))
+        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""), re.ASCII)
+        if span and _number(span[1]) == received:
+            return _Answer(received, _number(span[2]))
         raise _PassingError("the server continued at another place than asked")
     length = response.headers.get("Content-Length", "")
-    return _Answer(0, int(length) if length.isdecimal() else None)
+    return _Answer(0, _number(length) if re.fullmatch(r"\d+", length, re.ASCII) else None)
 
 
-def _receive(response: http.client.HTTPResponse, file: BinaryIO, answer: _Answer, progress: Progress) -> int:
-    """Append an answer to a file, and return the file's new size."""
-    done = answer.start
+def _number(digits: str) -> int:
+    """Return a number of bytes; any with more than 20 digits counts as one beyond all limits."""
+    return int(digits) if len(digits) <= 20 else 10**20
+
+
+def _receive(url: str, response: http.client.HTTPResponse, file: BinaryIO, answer: _Answer, progress: Progress) -> int:
+    """Append an answer to a file, up to one byte or more above the limit, and return the file's new size."""
+    done, begin = answer.start, time.time()
     progress(done, answer.end)
-    while True:
+    while done <= LIMIT:
+        if time.time() - begin > LONGEST_S:
+            raise DownloadError(
+                f"{url} takes longer than {LONGEST_S / 3600:g} hours; {done} bytes are kept, and the same command "
+                "continues from there."
+            )
         try:
             chunk = response.read1(CHUNK)
         except (OSError, http.client.HTTPException) as error:
@@ -262,12 +311,15 @@ def _receive(response: http.client.HTTPResponse, file: BinaryIO, answer: _Answer
         file.write(chunk)
         done += len(chunk)
         progress(done, answer.end)
+    return done
 
 
 def _is_complete(error: urllib.error.HTTPError, received: int) -> bool:
     """Return whether the server refused to continue because every byte has been received."""
-    return error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and (
-        error.headers.get("Content-Range") == f"bytes */{received}"
+    return (
+        received > 0
+        and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+        and error.headers.get("Content-Range") == f"bytes */{received}"
     )
 
 
@@ -276,20 +328,30 @@ def _raise_http_error(url: str, part: Path, error: urllib.error.HTTPError) -> No
     match error.code:
         case http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             # The part is longer than the file on the server, so it is of another version.
-            part.unlink()
+            part.unlink(missing_ok=True)
             raise _PassingError("the file on the server has changed") from error
         case http.HTTPStatus.NOT_FOUND | http.HTTPStatus.GONE:
             known = ", ".join(VARIANTS)
             raise DownloadError(f"{url} does not exist; published are {known}, so {CHECK}.") from error
         case http.HTTPStatus.REQUEST_TIMEOUT | http.HTTPStatus.TOO_MANY_REQUESTS | 500 | 502 | 503 | 504:
-            raise _PassingError(f"the server answered {error.code} {error.reason}") from error
+            raise _PassingError(f"the server answered {error.code} {_printable(error.reason)}") from error
         case _:
-            raise DownloadError(f"{url} is refused by the server ({error.code} {error.reason}); {CHECK}.") from error
+            reason = f"{error.code} {_printable(error.reason)}"
+            raise DownloadError(f"{url} is refused by the server ({reason}); {CHECK}.") from error
 
 
 def _version_file(part: Path) -> Path:
     """Return the path of the file that holds the version of a partial file."""
     return _beside(part, ".version")
+
+
+def _known_version(part: Path) -> str:
+    """Return the recorded version of a partial file; empty without one, and for what cannot be one."""
+    try:
+        version = files.read_text(_version_file(part), VERSION, "ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return version if version.isprintable() else ""
 
 
 def _remember_version(part: Path, response: http.client.HTTPResponse) -> None:
@@ -299,15 +361,21 @@ def _remember_version(part: Path, response: http.client.HTTPResponse) -> None:
     """
     tag = response.headers.get("ETag", "")
     version = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
-    version = version if version.isascii() and version.isprintable() else ""
+    version = version if version.isascii() and version.isprintable() and len(version) <= VERSION else ""
     # The old content goes first: it must never be taken for the new version.
     part.write_bytes(b"")
+    _version_file(part).unlink(missing_ok=True)
     if version:
         _version_file(part).write_text(version, encoding="ascii")
-    else:
-        _version_file(part).unlink(missing_ok=True)
 
 
 def _describe(error: Exception) -> str:
     """Return the system's text for an error, its message, or its class if both are empty."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    message = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return _printable(message) or type(error).__name__
+
+
+def _printable(text: str) -> str:
+    """Return a server's words for a message: one line of printable characters, cut off where it gets long."""
+    line = "".join(letter for letter in " ".join(text[: 2 * SHOWN].split()) if letter.isprintable())
+    return line[:SHOWN] + ("…" if len(line) > SHOWN else "")

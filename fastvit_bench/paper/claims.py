@@ -222,7 +222,7 @@ def load(path: Path | None = None, printed: Mapping[FigurePlace, Printed] | None
     path = path or files.find("published") / FILE
     printed = published.printed() if printed is None else printed
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(files.read_text(path))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {str(error).rstrip('.')}.") from None
     entries = document.pop("claim", None)

@@ -10,25 +10,26 @@ import msgspec
 
 import fastvit_bench
 from fastvit_bench import backends, config
-from fastvit_bench.comparing import inputs, interleaved
+from fastvit_bench.comparing import inputs, interleaved, journal
 from fastvit_bench.comparing.inputs import Candidate, ComparisonPair, Unavailable
 from fastvit_bench.comparing.interleaved import InterleavedRun, Notify
-from fastvit_bench.errors import FastViTBenchError, NotComparableError, UnavailableError, UsageError
+from fastvit_bench.errors import FastViTBenchError, NotComparableError, StoreError, UnavailableError, UsageError
 from fastvit_bench.measuring.git import current_commit
 from fastvit_bench.measuring.worker import Worker
 from fastvit_bench.network import registry
 from fastvit_bench.network.registry import check_size
 from fastvit_bench.paper import study_table
-from fastvit_bench.records import Artifact, Device, Machine, Method, ModelSpec, Request, Shape
+from fastvit_bench.records import Artifact, Device, Machine, Method, ModelSpec, Request, Shape, Weights
 from fastvit_bench.records.comparison import CellResult, Outcome, Plan
-from fastvit_bench.records.study import SCHEMA, Contestant, Match, Study, StudyResult, StudyRow
+from fastvit_bench.records.study import SCHEMA, Contestant, Match, Study, StudyNetwork, StudyResult, StudyRow
 from fastvit_bench.stats.intervals import median
-from fastvit_bench.store import runs
+from fastvit_bench.store import runs, unfinished
 from fastvit_bench.sweep import estimate
 from fastvit_bench.sweep import plan as sweep_plan
 from fastvit_bench.sweep import run as sweep_run
 from fastvit_bench.sweep.plan import Step
 
+UNLIMITED_S = 1e9  # the time for a pair; a file cannot hold infinity
 BLOCKS = 6  # the fewest whose smallest and largest ratio enclose the median with 95 %
 
 # --- matches and plan -------------------------------------------------------------------------------------------------
@@ -141,16 +142,80 @@ def plan(
         seed=seed,
         matches=matches(study, device, sizes),
     )
-    return Planned(result, _steps(result, settings))
+    steps = _steps(result, settings)
+    return Planned(msgspec.structs.replace(result, networks=_networks(steps, settings)), steps)
 
 
 def resumed(result: StudyResult, settings: config.Config, machine: Machine) -> Planned:
-    """Plan the remaining part of an interrupted study. Raises `NotComparableError` where the machine has changed."""
+    """Plan the remaining part of an interrupted study.
+
+    Raises `NotComparableError` where the machine, the configuration of a row or a checkpoint has changed.
+    """
     if apart := machine.differences(result.machine, backends.figure_packages(result.device)):
         raise NotComparableError(
             f"Study {result.id} was begun under other conditions ({'; '.join(apart)}); begin a new one instead."
         )
-    return Planned(result, _steps(result, settings))
+    steps = _steps(result, settings)
+    if changes := _changes(result, steps, _networks(steps, settings)):
+        raise NotComparableError(
+            f"Study {result.id} cannot go on, because its rows are no longer what they were ({'; '.join(changes)}); "
+            f"begin a new one instead."
+        )
+    return Planned(result, steps)
+
+
+def _networks(steps: Mapping[Contestant, Step | Unavailable], settings: config.Config) -> tuple[StudyNetwork, ...]:
+    """Return what each row is by the configuration and the weight files of today."""
+    networks = {
+        contestant.row: StudyNetwork(
+            row=contestant.row, spec=_spec(contestant.row, settings), weights=step.cell.weights
+        )
+        for contestant, step in steps.items()
+        if isinstance(step, Step)
+    }
+    return tuple(networks.values())
+
+
+def _changes(
+    result: StudyResult, steps: Mapping[Contestant, Step | Unavailable], networks: Sequence[StudyNetwork]
+) -> list[str]:
+    """Return a phrase for each fact about a row that has changed since the study began."""
+    today = {network.row: _facts(network.spec, network.weights) for network in networks}
+    before = {network.row: _facts(network.spec, network.weights) for network in result.networks}
+    if not before:  # a study of an earlier version: of its measured rows, the files are known
+        for match in result.matches:
+            cell = result.cell(match)
+            for row, side in ((match.row.row, cell and cell.head), (match.reference.row, cell and cell.base)):
+                if side is not None and row in today:
+                    artifact = side.artifact
+                    known = {"variant": artifact.variant, "weights": _identity(artifact.weights)}
+                    before[row] = {**today[row], **known}
+    phrases = [f"{row.label} cannot be exported now" for row in before if row not in today]
+    phrases += [
+        f"{row.label}: {name} {facts[name]} then, {today[row][name]} now"
+        for row, facts in before.items()
+        if row in today
+        for name in facts
+        if facts[name] != today[row][name]
+    ]
+    return list(dict.fromkeys(phrases))
+
+
+def _facts(spec: ModelSpec, weights: Weights) -> dict[str, object]:
+    """Return what decides a row's network, by name; where the weight file lies does not."""
+    return {
+        "variant": spec.variant,
+        "head": spec.head.value,
+        "classes": spec.classes,
+        "weights": _identity(weights),
+    }
+
+
+def _identity(weights: Weights) -> str:
+    """Return what identifies weights: the hash of their file, or how they are drawn."""
+    if weights.origin == "checkpoint":
+        return f"SHA-256 {(weights.sha256 or '')[:12]}"
+    return f"random(seed {weights.seed}, draw {weights.draw})"
 
 
 def _steps(result: StudyResult, settings: config.Config) -> dict[Contestant, Step | Unavailable]:
@@ -252,20 +317,30 @@ def run(
 ) -> Iterator[tuple[StudyResult, CellResult]]:
     """Export the missing files, then measure match by match; yields the study so far, after it was written to `path`.
 
-    A row that cannot be exported or timed becomes a cell without a figure and stops no other row.
+    A row that cannot be exported or timed becomes a cell without a figure and stops no other row. Every block is kept
+    at once, so that a study that is killed goes on within the pair.
     """
     result, timeout_s = planned.result, settings.sweep.timeout_s
+    study_table.write(result, path)
     needed = dict.fromkeys(itertools.chain.from_iterable((match.reference, match.row) for match in planned.remaining))
     entries: dict[Contestant, Candidate | Unavailable] = {}
     with Worker() as exporter:
         for contestant in needed:
             entries[contestant] = _entry(contestant, planned.steps[contestant], exporter, timeout_s, say)
     inputs.build_engines(entries.values(), timeout_s)
-    contest_plan = Plan(looks=(result.blocks,), max_time_s=float("inf"), seed=result.seed, turns=result.turns)
+    contest_plan = Plan(looks=(result.blocks,), max_time_s=UNLIMITED_S, seed=result.seed, turns=result.turns)
     for match in planned.remaining:
         pair = ComparisonPair(match.name, entries[match.reference], entries[match.row])
+        blocks = _journal(pair, contest_plan, result, path, say)
         contest = InterleavedRun(
-            [pair], contest_plan, result.machine, timeout_s=timeout_s, same=inputs.allow_any, notify=notify
+            [pair],
+            contest_plan,
+            result.machine,
+            timeout_s=timeout_s,
+            same=inputs.allow_any,
+            notify=notify,
+            recorded=blocks.recorded,
+            record=blocks.record,
         )
         (cell,) = map(_without_gate, interleaved.results(contest, contest.run()))
         earlier = tuple(known for known in result.cells if known.name != cell.name)
@@ -273,7 +348,34 @@ def run(
             result, cells=(*earlier, cell), finished=datetime.now(UTC).isoformat(timespec="seconds")
         )
         study_table.write(result, path)
+        blocks.remove()
         yield result, cell
+
+
+def _journal(
+    pair: ComparisonPair, plan: Plan, result: StudyResult, path: Path, say: Callable[[str], None]
+) -> journal.Journal:
+    """Return the journal of a pair: that of an interrupted study if it is of the same pair, else a new one."""
+    known = path.with_suffix(unfinished.SUFFIX)
+    if known.exists():
+        try:
+            earlier = unfinished.reopen(known)
+            if pair.name in earlier.start.sides:
+                return journal.resume(
+                    earlier, machine=result.machine, plan=plan, pairs=[pair], device=result.device, warn=say
+                )
+        except (StoreError, NotComparableError) as error:
+            say(f"measuring {pair.name} anew, because its earlier blocks do not count: {error}")
+    return journal.begin(
+        path.parent,
+        path.stem.removesuffix(f"-{result.id}"),
+        result.id,
+        options=None,
+        machine=result.machine,
+        plan=plan,
+        pairs=[pair],
+        warn=say,
+    )
 
 
 def _without_gate(cell: CellResult) -> CellResult:

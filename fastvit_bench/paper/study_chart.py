@@ -28,12 +28,12 @@ def figure(result: StudyResult, palette: Palette) -> Chart | None:
     return _over_sizes(result, study_lines, palette) if several else _by_row(result, study_lines, palette)
 
 
-def write(result: StudyResult, path: Path) -> None:
+def write(result: StudyResult, path: Path, *, force: bool = False) -> None:
     """Draw a study into an SVG or PNG file.
 
     Raises `UsageError` where there is nothing to draw or the file cannot be written, and what `charts.check` raises.
     """
-    charts.check(path)
+    charts.check(path, force=force)
     chart = figure(result, LIGHT)
     if chart is None:
         raise UsageError(f"Nothing of study '{result.study.name}' was measured, so there is nothing to draw.")

@@ -419,7 +419,7 @@ def table(result: StudyResult) -> Table[StudyLine]:
         Column("sha256", "", lambda line: line.artifact.sha256 if line.artifact else None),
     ]
     groups = [at for at, line in enumerate(study_lines) if at and line.reference]
-    return Table(study_lines, columns, f"{printable(result.study.title)} ({result.device.name})", groups)
+    return Table(study_lines, columns, printable(f"{result.study.title} ({result.device.name})"), groups)
 
 
 def notes(result: StudyResult) -> list[str]:
@@ -446,13 +446,11 @@ def notes(result: StudyResult) -> list[str]:
     ]
     if measured < planned:
         sentences.append(f"Measured so far: {measured} of {planned} pairs.")
-    sentences += [f"{line.row.label}: {printable(line.failed)}" for line in lines(result) if line.failed]
-    sentences += [
-        f"{row.label}: {printable(row.note)}" for row in dict.fromkeys(result.study.rows) if row.note and row.model
-    ]
+    sentences += [f"{line.row.label}: {line.failed}" for line in lines(result) if line.failed]
+    sentences += [f"{row.label}: {row.note}" for row in dict.fromkeys(result.study.rows) if row.note and row.model]
     if result.study.note:
         sentences.append(result.study.note)
-    return list(dict.fromkeys(sentences))
+    return list(dict.fromkeys(map(printable, sentences)))
 
 
 def live_row(cell: CellResult) -> str:

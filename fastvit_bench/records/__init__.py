@@ -50,6 +50,7 @@ from fastvit_bench.records.measurement import (
     TimingJob,
     Unit,
     cell_name,
+    sample_faults,
 )
 from fastvit_bench.records.parity import HalfWeights, Parity
 from fastvit_bench.records.peak import (
@@ -166,6 +167,7 @@ __all__ = [
     "by_name",
     "cell_name",
     "gpu_warnings",
+    "sample_faults",
     "share",
     "spread_ratio",
 ]

@@ -1,5 +1,6 @@
 """Records of an accuracy evaluation: its images, preprocessing, partial counts and result."""
 
+import hashlib
 import math
 from typing import Literal
 
@@ -50,7 +51,7 @@ class Evaluation(Record, frozen=True):
     labels: str | None  # the file with classes, as the user named it; None: the folders' names are the classes
     limit: int | None  # how many images, evenly spread over the data set; None: all
     images: int
-    digest: str  # SHA-256 over the images' names, sizes and classes
+    digest: str  # SHA-256 over the images' names, sizes and classes, which are known before any is read
     workers: int  # threads that decode
     decoder: str  # library that decoded and resized them, with its version
 
@@ -66,6 +67,11 @@ class AccuracyChunk(Record, frozen=True, tag="tally", tag_field="kind"):
     top5: int | None  # images whose class is among the five highest scores; None for fewer than six classes
     overflowed: int = 0  # images with a NaN or infinite score; they count as wrong
     unreadable: tuple[Unreadable, ...] = ()
+    contents: str = ""  # digest of the contents of all images up to its last; empty in runs of earlier versions
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for counts that so many images cannot have."""
+        _require_counts(self.pictures - len(self.unreadable), self.top1, self.top5, self.overflowed)
 
 
 class EvaluationJob(Record, Job[AccuracyChunk], frozen=True, tag="evaluation", tag_field="job"):
@@ -80,6 +86,7 @@ class EvaluationJob(Record, Job[AccuracyChunk], frozen=True, tag="evaluation", t
     first: int  # index of the first image that is not evaluated yet
     preprocessing: Preprocessing
     workers: int
+    contents: str = ""  # digest of the contents of the images before the first
 
 
 class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
@@ -97,6 +104,20 @@ class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
     overflowed: int
     unreadable: tuple[Unreadable, ...]
     machine: Machine
+    contents: str = ""  # digest of the contents of the images; empty in runs of earlier versions
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for counts that so many images cannot have, and for an accuracy of none."""
+        if self.images < 1:
+            raise ValueError(f"an accuracy of {self.images} images")
+        _require_counts(self.images, self.top1, self.top5, self.overflowed)
+
+    @property
+    def data_digest(self) -> str:
+        """What identifies the images and their classes: names, sizes and classes, and the contents where known."""
+        if not self.contents:
+            return self.evaluation.digest
+        return hashlib.sha256(f"{self.evaluation.digest} {self.contents}".encode()).hexdigest()
 
     @property
     def shape(self) -> Shape:
@@ -112,6 +133,12 @@ class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
     def top5_share(self) -> "Share | None":
         """Top-5 accuracy over the readable images, with its interval; None for fewer than six classes."""
         return None if self.top5 is None else share(self.top5, self.images)
+
+
+def _require_counts(images: int, top1: int, top5: int | None, overflowed: int) -> None:
+    """Raise `ValueError` unless so many of `images` readable images can have been right, and have overflowed."""
+    if not 0 <= top1 <= (images if top5 is None else top5) <= images or not 0 <= overflowed <= images:
+        raise ValueError(f"{top1} and {top5} right and {overflowed} overflowed of {images} images")
 
 
 class Share(Record, frozen=True):

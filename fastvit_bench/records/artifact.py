@@ -1,11 +1,13 @@
 """Records of an exported file: the settings that determine it, its verification, and the jobs that create it."""
 
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
 
 from fastvit_bench.records.parity import HalfWeights, Parity
 from fastvit_bench.records.spec import Device, Fuse, Head, Record, Shape, Weights
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Traffic(Record, frozen=True):
@@ -14,11 +16,11 @@ class Traffic(Record, frozen=True):
     Every node counts its reads and writes, as if nothing were fused and nothing stayed in a cache. Views move nothing.
     """
 
-    params: int  # floating-point numbers in the file
-    macs: int  # multiply-accumulates of convolutions and matrix products
-    weight_bytes: int  # read by nodes from the file's constants
-    read_bytes: int  # read by nodes from the input or from outputs of nodes
-    written_bytes: int  # written by nodes
+    params: Count  # floating-point numbers in the file
+    macs: Count  # multiply-accumulates of convolutions and matrix products
+    weight_bytes: Count  # read by nodes from the file's constants
+    read_bytes: Count  # read by nodes from the input or from outputs of nodes
+    written_bytes: Count  # written by nodes
 
     @property
     def moved_bytes(self) -> int:
@@ -75,9 +77,9 @@ class Artifact(ExportSpec, frozen=True, kw_only=True, tag="artifact", tag_field=
     """An exported file: its settings, hash, size, cost and verification results."""
 
     sha256: str | None  # of the file, or of the files in a package; None where it is known from a report only
-    size_bytes: int
-    params: int  # of the exported network
-    macs: int  # multiply-accumulates of one batch, counted on the exported network
+    size_bytes: Count
+    params: Count  # of the exported network
+    macs: Count  # multiply-accumulates of one batch, counted on the exported network
     parity: Parity | None  # the worst of `proofs`; None where the file is known from a report only
     proofs: dict[str, Parity] = {}  # by the part of the file that was verified, where there are several
     operations: dict[str, int] = {}  # kind -> count in the file's program, where the backend counts them
@@ -100,6 +102,7 @@ class ExportJob(ExportSpec, Job[Artifact], frozen=True, kw_only=True, tag="expor
     checkpoint: str | None
     device: Device  # verification runs the file with its options
     labels: tuple[str, ...] = ()  # class names to put into the file; `options` holds their digest
+    force: bool = False  # whether files at the path that this tool did not write are replaced
 
 
 class EngineBuilt(Record, frozen=True, tag="equipped", tag_field="kind"):

@@ -5,13 +5,25 @@ from the blocks by `stats.sequential`. They are stored together with the plan, s
 """
 
 import math
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Literal
 
 import msgspec
 
 from fastvit_bench.errors import ExitCode
-from fastvit_bench.records import Artifact, CallPattern, Device, GpuState, Interval, Machine, Record, Stage, Window
+from fastvit_bench.records import (
+    Artifact,
+    CallPattern,
+    Device,
+    GpuState,
+    Interval,
+    Machine,
+    Record,
+    Samples,
+    Stage,
+    Window,
+)
 from fastvit_bench.stats.intervals import median as _median
 
 SCHEMA = 1  # of a written comparison
@@ -19,6 +31,13 @@ SCHEMA = 1  # of a written comparison
 # Interim looks: numbers of blocks at which a cell may be decided. Six are the fewest that can show "not slower", since
 # 2^-6 < 5 %.
 LOOKS = (6, 10, 14, 20, 28, 40)
+
+
+Milliseconds = Annotated[float, msgspec.Meta(gt=0, lt=1e12)]
+LARGEST_RATIO = 1e18  # of two latencies
+Ratio = Annotated[float, msgspec.Meta(gt=1 / LARGEST_RATIO, lt=LARGEST_RATIO)]
+Margin = Annotated[float, msgspec.Meta(ge=0, lt=1e3)]  # a share
+Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
 class Outcome(StrEnum):
@@ -72,15 +91,26 @@ class InterleavePlan(Record, frozen=True):
 class Plan(Record, frozen=True):
     """The design of the sequential test and its blocks, fixed before the first block."""
 
-    margin: float = 0.05  # a slowdown up to this is accepted: a share, 0.05 is 5 %
-    pooled_margin: float = 0.025  # accepted slowdown of all cells together
-    alpha: float = 0.01  # largest probability that any cell is called regressed while none is
-    beta: float = 0.05  # largest probability that a given regressed cell passes
+    margin: Margin = 0.05  # a slowdown up to this is accepted: a share, 0.05 is 5 %
+    pooled_margin: Margin = 0.025  # accepted slowdown of all cells together
+    alpha: Probability = 0.01  # largest probability that any cell is called regressed while none is
+    beta: Probability = 0.05  # largest probability that a given regressed cell passes
     looks: tuple[int, ...] = LOOKS  # interim looks, in blocks of a cell; the last one is the final look
     max_time_s: float = 1200
     seed: int = 0  # of the order of turns and cells
     turns: InterleavePlan = InterleavePlan()
     no_baseline: NoBaseline = NoBaseline.FAIL
+    allowed: tuple[str, ...] = ()  # properties in which the sides of a gate may differ, of `ALLOWABLE`
+
+
+# properties of an exported file that a gate compares, unless it is told to allow a difference -> their value
+ALLOWABLE: dict[str, Callable[[Artifact], object]] = {
+    "fuse": lambda artifact: artifact.fused.value,
+    "variant": lambda artifact: artifact.variant,
+    "classes": lambda artifact: artifact.classes,
+    "head": lambda artifact: artifact.head.value,
+    "precision": lambda artifact: artifact.precision,
+}
 
 
 class Side(Record, frozen=True):
@@ -94,6 +124,11 @@ class Side(Record, frozen=True):
     pacing: CallPattern
     machine: Machine  # its packages are those of the Python environment that ran this side
     parity: float | None = None  # relative error of its outputs on this machine, against the reference network
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a shape that no image has."""
+        if min(self.artifact.shape.nchw) < 1:
+            raise ValueError(f"no image has the shape {self.artifact.shape.nchw}")
 
 
 class Readings(Record, frozen=True):
@@ -109,20 +144,22 @@ class Readings(Record, frozen=True):
     quota_periods: int | None = None  # periods of the block in which the CPU quota ran out; None without a quota
 
 
-Positive = Annotated[int, msgspec.Meta(gt=0)]
-
-
 class Block(Record, frozen=True):
     """One block of one cell: samples of both sides, which took turns in processes of their own."""
 
     number: int  # from 1, in the order they were measured
     order: str  # of the turns, such as "ABBA": A is the base, B the new side
-    base_ns: Annotated[tuple[tuple[Positive, ...], ...], msgspec.Meta(min_length=1)]  # samples of each of its turns
-    head_ns: Annotated[tuple[tuple[Positive, ...], ...], msgspec.Meta(min_length=1)]
+    base_ns: Annotated[tuple[Samples, ...], msgspec.Meta(min_length=1)]  # of each of its turns
+    head_ns: Annotated[tuple[Samples, ...], msgspec.Meta(min_length=1)]
     readings: Readings = Readings()
     disturbed: tuple[str, ...] = ()  # causes of disturbance; such a block counts only where repeating it did not help
     replaced: bool = False  # True: the block does not count, because it was repeated
-    reference: float | None = None  # with a stored base: time of the reference workload now over the base's
+    reference: Ratio | None = None  # with a stored base: time of the reference workload now over the base's
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` where a turn of one side has no neighbour of the other side."""
+        if len(self.base_ns) != len(self.head_ns):
+            raise ValueError(f"{len(self.base_ns)} turns of the base and {len(self.head_ns)} of the new side")
 
     @property
     def log_ratio(self) -> float:
@@ -150,22 +187,30 @@ class Verdict(Record, frozen=True):
     """The outcome for one cell or for all together, with the estimates behind it."""
 
     outcome: Outcome
-    margin: float
+    margin: Margin
     reason: str  # one sentence for people
     blocks: int = 0  # that count
     above: int = 0  # blocks with a ratio above the margin
-    ratio: float | None = None  # new over base: the median over blocks
+    ratio: Ratio | None = None  # new over base: the median over blocks
     interval: Interval | None = None  # 95 %, of the ratio (not milliseconds)
     bounds: tuple[float, float] | None = None  # of the ratio, from the look's boundaries; 0 and inf: open
     detectable: float | None = None  # smallest slowdown that 95 % of gates detect, given these blocks' scatter
     floor: float | None = None  # smallest margin within which an unchanged cell passes in 95 % of gates
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for an interval that no ratio has; its high end may be open."""
+        if self.interval is None:
+            return
+        low, high = self.interval.low, self.interval.high
+        if not (1 / LARGEST_RATIO < low <= high and (high < LARGEST_RATIO or math.isinf(high)) and math.isfinite(low)):
+            raise ValueError(f"no ratio has the interval from {low} to {high}")
 
 
 class CellCalibration(Record, frozen=True):
     """Error rates of the gate for one unchanged cell, or for all cells together, on this machine."""
 
     name: str  # empty for all cells together
-    margin: float
+    margin: Margin
     blocks: int  # of all repetitions
     scatter: float | None  # standard deviation of a block's log ratio, by its median absolute deviation
     false_alarms: int  # repetitions that called it regressed
@@ -196,9 +241,9 @@ class CellResult(Record, frozen=True):
     base: Side | None = None  # None: the side is missing
     head: Side | None = None
     blocks: tuple[Block, ...] = ()
-    base_ms: float | None = None  # median over the blocks that count
-    head_ms: float | None = None  # base_ms times the verdict's ratio, so that figures and change agree
-    speed_factor: float | None = None  # with a stored base: time of the reference workload now over the base's
+    base_ms: Milliseconds | None = None  # median over the blocks that count
+    head_ms: Milliseconds | None = None  # base_ms times the verdict's ratio, so that figures and change agree
+    speed_factor: Ratio | None = None  # with a stored base: time of the reference workload now over the base's
     failed: Stage | None = None  # the stage at which a side failed
 
 

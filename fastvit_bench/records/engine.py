@@ -1,5 +1,6 @@
 """Engines that TensorRT built from an exported file."""
 
+from fastvit_bench.records.artifact import Count
 from fastvit_bench.records.gpu import GpuIdentity
 from fastvit_bench.records.parity import Parity
 from fastvit_bench.records.spec import Record
@@ -29,7 +30,7 @@ class Engine(Record, frozen=True, tag="engine", tag_field="kind"):
     outputs: dict[str, str]
     layers: dict[str, int]  # kind -> number of layers after parsing; the engine fuses many of them
     sha256: str
-    size_bytes: int
+    size_bytes: Count
     timing_cache: str | None = None  # SHA-256 of the cache the build started from; None: every kernel was timed
     warnings: tuple[str, ...] = ()  # of parser and builder
     parity: Parity | None = None  # of its outputs on the GPU; None before the first run

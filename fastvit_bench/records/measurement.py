@@ -16,8 +16,9 @@ from fastvit_bench.records.spec import CallPattern, Device, Fuse, Method, Record
 from fastvit_bench.stats import intervals
 from fastvit_bench.stats.intervals import median, order_statistic_ranks, trimmed_mean
 
-# nanoseconds in order of measurement; a run of zero time means a broken clock
-Samples = Annotated[tuple[Annotated[int, msgspec.Meta(gt=0)], ...], msgspec.Meta(min_length=1)]
+# no run is shorter than a nanosecond, which would be a broken clock, or as long as eleven days
+Nanoseconds = Annotated[int, msgspec.Meta(gt=0, lt=10**15)]
+Samples = Annotated[tuple[Nanoseconds, ...], msgspec.Meta(min_length=1)]  # in order of measurement
 
 
 class LayerTime(Record, frozen=True):
@@ -112,6 +113,7 @@ def _drift(samples: Samples) -> float:
     return median(samples[half:]) / median(samples[:half]) - 1
 
 
+LARGEST_SCATTER = 32.0  # standard deviation of logarithms: times differ by less than a factor of 10**13
 SLOW = 0.95  # share of a machine's best speed below which a figure is flagged
 
 
@@ -168,6 +170,15 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     best_reference_ns: Annotated[int, msgspec.Meta(gt=0)] | None = None  # of this machine, as known then
     usual_scatter: Annotated[float, msgspec.Meta(gt=0)] | None = None  # of processes on this machine, as known then
     remeasured: int = 0  # processes whose runs were dropped because the machine ran slowly
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for what no figure can be computed of."""
+        if self.method.trim < 0 or (self.method.trim and 2 * self.method.trim >= min(map(len, self.samples_ns))):
+            raise ValueError(f"a trim of {self.method.trim} leaves no sample of a round")
+        if self.shape is not None and min(self.shape.nchw) < 1:
+            raise ValueError(f"no image has the shape {self.shape.nchw}")
+        if self.usual_scatter is not None and self.usual_scatter > LARGEST_SCATTER:
+            raise ValueError(f"processes scatter by less than {self.usual_scatter:g}")
 
     @property
     def shape(self) -> Shape | None:
@@ -325,6 +336,27 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
         if (count := len(self.samples_ns)) == 1:
             return "only 1 round: no interval"
         return f"{count} rounds that differ too much for an interval"
+
+
+def sample_faults(measurement: Measurement) -> str:
+    """Return a clause on samples that are not as many as the method says; empty where they are.
+
+    A round has `runs` samples, and more where it lasts for a duration. Runs that are spread over processes are divided
+    among them, at least one each, and each process has the method's rounds.
+    """
+    method = measurement.method
+    lengths = [len(samples) for samples in measurement.samples_ns]
+    processes, rounds = max(1, method.processes), max(1, method.rounds)
+    if len(lengths) != processes * rounds:
+        units = "processes" if processes > 1 else "rounds"
+        return f"it has samples of {len(lengths)} {units}, and its method has {processes * rounds}"
+    share, larger = divmod(method.runs, processes)
+    for number, length in enumerate(lengths):
+        runs = max(1, share + (number // rounds < larger))
+        if length < runs or (length > runs and not method.duration_ms):
+            least = "at least " if method.duration_ms else ""
+            return f"round {number + 1} has {length} samples, and its method has {least}{runs}"
+    return ""
 
 
 def cell_name(model: str, shape: Shape) -> str:

@@ -10,14 +10,16 @@ from fastvit_bench.records.artifact import Job
 from fastvit_bench.records.machine import Machine
 from fastvit_bench.records.spec import Device, Method, Record, Shape, Window
 
+Positive = Annotated[int, msgspec.Meta(gt=0, lt=2**20)]
+
 
 class Microbenchmark(Record, frozen=True):
     """A small network that is timed to find a device's peak rate."""
 
     kind: Literal["pointwise", "spatial", "product", "copy"]  # 1x1 or 3x3 convolutions, matrix products, y = x * c
-    width: int  # channels; three, as in an image, for a copy
-    side: int  # pixels, height and width
-    depth: int  # number of consecutive layers
+    width: Positive  # channels; three, as in an image, for a copy
+    side: Positive  # pixels, height and width
+    depth: Positive  # number of consecutive layers
     precision: str
 
     @property

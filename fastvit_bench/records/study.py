@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from fastvit_bench.records import Device, Fuse, Head, Machine, Record, Shape
+from fastvit_bench.records import Device, Fuse, Head, Machine, ModelSpec, Record, Shape, Weights
 from fastvit_bench.records.comparison import CellResult, InterleavePlan
 
 SCHEMA = 1  # of a written study
@@ -58,11 +58,24 @@ class Match(Record, frozen=True):
     reference: Contestant
     row: Contestant
 
+    def __post_init__(self) -> None:
+        """Raise `ValueError` where the reference is another group's."""
+        if self.reference.row.group != self.row.row.group:
+            raise ValueError(f"the reference {self.reference.name} is of another group than {self.row.name}")
+
     @property
     def name(self) -> str:
         """Name of the pair's cell: ``RepMixer 384 / Pooling 384``, with the group's name in front if it has one."""
         group = f"{self.row.row.group}: " if self.row.row.group else ""
         return f"{group}{self.row.name} / {self.reference.name}"
+
+
+class StudyNetwork(Record, frozen=True):
+    """A row's network as the configuration described it when its study began."""
+
+    row: StudyRow
+    spec: ModelSpec
+    weights: Weights
 
 
 class StudyResult(Record, frozen=True, tag="study", tag_field="document"):
@@ -82,6 +95,7 @@ class StudyResult(Record, frozen=True, tag="study", tag_field="document"):
     blocks: int  # of each cell
     seed: int  # of the order of turns, and of random weights
     matches: tuple[Match, ...]  # all planned pairs
+    networks: tuple[StudyNetwork, ...] = ()  # of the rows that can be exported; none in studies of earlier versions
     cells: tuple[CellResult, ...] = ()  # finished, named after their matches; the base is the reference
 
     def cell(self, match: Match) -> CellResult | None:

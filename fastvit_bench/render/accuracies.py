@@ -91,6 +91,7 @@ COLUMNS: list[Column[Accuracy]] = [
     Column("how", "", lambda accuracy: accuracy.how),
     Column("data", "", lambda accuracy: folder_of(accuracy.evaluation.data)),
     Column("data_digest", "", lambda accuracy: accuracy.evaluation.digest),
+    Column("data_contents", "", lambda accuracy: accuracy.contents or None),
     Column("shorter_side", "", lambda accuracy: accuracy.preprocessing.shorter_side),
     Column("crop", "", lambda accuracy: accuracy.preprocessing.crop),
     Column(

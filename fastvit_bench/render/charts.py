@@ -1,7 +1,10 @@
 """Charts, described once in Vega-Lite: a page draws the description itself, SVG and PNG files are made from it."""
 
+import errno
 import re
+import struct
 import textwrap
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,14 +93,18 @@ def require(packages: Sequence[str] = PACKAGES) -> None:
         )
 
 
-def check(path: Path) -> None:
-    """Raise `UsageError` for a file that is no picture, `UnavailableError` where a package that draws is missing."""
+def check(path: Path, *, force: bool = False) -> None:
+    """Raise `UsageError` for a file that is no picture, `UnavailableError` where a package that draws is missing.
+
+    Without `force`, a file that this tool did not write is not replaced.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} is no picture that can be drawn; end its name in {' or '.join(SUFFIXES)}.")
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {path.parent} for {path.name}; make it first.")
     if (refused := files.refusal(path.parent)) is not None:
         raise UsageError(f"The picture {path} cannot be written: {refused}.")
+    files.check_output(path, force=force)
     require()
 
 
@@ -107,9 +114,11 @@ def kind(path: Path) -> str:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a picture's bytes to a file. Raises `UsageError` where the file cannot be written."""
+    """Write a picture's bytes to a file, completely or not at all. Raises `UsageError` where it cannot be written."""
     try:
-        path.write_bytes(data)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a directory", str(path))
+        files.write(path, data)
     except OSError as error:
         raise UsageError(f"The picture {path} cannot be written: {error.strerror or error}.") from None
 
@@ -209,13 +218,26 @@ def picture(drawn: Chart, kind: str) -> bytes:
 
 
 def rendered(spec: Spec, kind: str) -> bytes:
-    """Return a description as SVG or PNG: nothing is fetched, and the same description gives the same bytes."""
+    """Return a description as SVG or PNG: nothing is fetched, and the same description gives the same bytes.
+
+    The picture bears `files.MARK`, by which this tool knows that it may replace it.
+    """
     import vl_convert
 
     if kind == "svg":
         svg: str = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
-        return _renumbered(svg).encode()
-    return vl_convert.vegalite_to_png(spec, scale=2, allowed_base_urls=[])
+        return _renumbered(svg).encode() + b"<!-- %s -->" % files.MARK
+    return _marked_png(vl_convert.vegalite_to_png(spec, scale=2, allowed_base_urls=[]))
+
+
+_PNG_HEADER = 33  # bytes of a PNG file's signature and its first chunk
+
+
+def _marked_png(png: bytes) -> bytes:
+    """Return a PNG file with the mark as a chunk of text (PNG specification, third edition, section 11.3.3)."""
+    content = b"tEXtComment\0" + files.MARK
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    return png[:_PNG_HEADER] + chunk + png[_PNG_HEADER:]
 
 
 _IDS = re.compile(r"\b(clip|gradient_)(\d+)\b")

@@ -8,6 +8,9 @@ from typing import Any
 import msgspec
 
 from fastvit_bench.render.table import Row, Table
+from fastvit_bench.render.text import printable
+
+_FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # beginnings of what a spreadsheet computes
 
 
 def csv(table: Table[Any]) -> str:
@@ -16,10 +19,18 @@ def csv(table: Table[Any]) -> str:
     It does without pandas, which is slow to import.
     """
     text = io.StringIO()
-    writer = _csv.DictWriter(text, table.names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table.records())
+    writer = _csv.writer(text, lineterminator="\n")
+    writer.writerow(table.names)
+    writer.writerows([_cell(value) for value in record.values()] for record in table.records())
     return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Return a value for a spreadsheet; text is one printable line that is never taken for a formula."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    line = printable(str(value))
+    return f"'{line}" if line.startswith(_FORMULAS) else line
 
 
 def records(table: Table[Row], nested: Callable[[Row], Mapping[str, object]]) -> list[dict[str, object]]:

@@ -170,8 +170,4 @@ def published_top1(row: Row, shape: Shape) -> Figure | None:
 
 def counted(accuracies: Iterable[Accuracy]) -> dict[str, Counted]:
     """Return the right answers that frontiers take, by the SHA-256 of the file that gave them."""
-    return {
-        name: Counted(accuracy.top1, accuracy.images)
-        for name, accuracy in best_of(accuracies).items()
-        if accuracy.images
-    }
+    return {name: Counted(accuracy.top1, accuracy.images) for name, accuracy in best_of(accuracies).items()}

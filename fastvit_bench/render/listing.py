@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fastvit_bench.records import Artifact, Device, Fuse, Fusing, HalfWeights, ModelFacts, Parity
 from fastvit_bench.render import terminal
-from fastvit_bench.render.table import NONE, Column, Table, TableReport
+from fastvit_bench.render.table import NONE, Column, Table, TableReport, clean
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -98,16 +98,21 @@ def proof(name: str, parity: Parity) -> str:
     """Return one proof as a line: the method, the reference, and the errors."""
     where = f"{name}: " if name else ""
     if not parity.passed:
-        return f"{where}not proved ({parity.how} against the {parity.reference}): {parity.reason}"
+        return _line(f"{where}not proved ({parity.how} against the {parity.reference}): {parity.reason}")
     agreement = "" if parity.top1_agreement is None else f", top-1 agreement {100 * parity.top1_agreement:.0f} %"
     rms = "" if parity.rms_error is None else f", in the root mean square {parity.rms_error:.1e}"
     likeness = "" if parity.snr_db is None or parity.cosine is None else _likeness(parity.snr_db, parity.cosine)
     allowed = f"allowed {parity.tolerance:.0e} {'at most' if parity.judged == 'max' else 'in the root mean square'}"
-    return (
+    return _line(
         f"{where}proved against the {parity.reference} ({parity.how}): largest error {parity.max_abs_error:.1e}, "
         f"{parity.relative_error:.1e} of the outputs' standard deviation{rms} ({allowed}){likeness}{agreement} "
         f"on {parity.images} images"
     )
+
+
+def _line(text: str) -> str:
+    """Return text as one printable line: names in it come from files."""
+    return clean(" ".join(text.split()))
 
 
 def _likeness(snr_db: float, cosine: float) -> str:
@@ -116,9 +121,9 @@ def _likeness(snr_db: float, cosine: float) -> str:
 
 def half_weights(counts: HalfWeights) -> str:
     """Return a line on the effect of float16 on a network's weights."""
-    return (
+    return _line(
         f"of {counts.weights:,} weights in float16, {counts.subnormal:,} are subnormal (below 2^-14, fewer digits) and "
-        f" {counts.zeroed:,} became 0; the largest is {counts.largest:.4g} ({counts.largest_of})"
+        f"{counts.zeroed:,} became 0; the largest is {counts.largest:.4g} ({counts.largest_of})"
     )
 
 
@@ -128,7 +133,7 @@ def content(artifact: Artifact) -> str:
         f"{kind} {count}" for kind, count in sorted(artifact.operations.items(), key=lambda i: (-i[1], i[0]))
     )
     counted = f", {sum(artifact.operations.values())} operations ({kinds})" if artifact.operations else ""
-    return f"{artifact.size_bytes / 1e6:.2f} MB{counted}"
+    return _line(f"{artifact.size_bytes / 1e6:.2f} MB{counted}")
 
 
 def fusing(report: Fusing, width: int) -> "Group":

@@ -356,7 +356,7 @@ _COUNTED: dict[str, Callable[[Accuracy], object]] = {
     "measured_top5_{size}_low": lambda accuracy: 100 * accuracy.top5_share.low if accuracy.top5_share else None,
     "measured_top5_{size}_high": lambda accuracy: 100 * accuracy.top5_share.high if accuracy.top5_share else None,
     "measured_images_{size}": lambda accuracy: accuracy.images,
-    "measured_data_{size}": lambda accuracy: accuracy.evaluation.digest,
+    "measured_data_{size}": lambda accuracy: accuracy.data_digest,
 }
 
 
@@ -531,7 +531,7 @@ def _counted_notes(rows: Sequence[Row], marks: Marks) -> list[str]:
     if not ways:
         return ["Measured accuracy: none of these files has been counted; `fastvit-bench accuracy` does that."]
     lead = "Measured accuracy: of the very file that was timed, Wilson's 95 % interval in brackets."
-    apart = {accuracy.evaluation.digest for row in rows for accuracy in (row.accuracies or {}).values()}
+    apart = {accuracy.data_digest for row in rows for accuracy in (row.accuracies or {}).values()}
     mixed = ["Measured accuracies here are not all of the same images: do not compare them."] if len(apart) > 1 else []
     return [lead, *mixed, *(f"{way}: {some(labels)}." for way, labels in ways.items())]
 
@@ -540,10 +540,13 @@ def counted(accuracy: Accuracy) -> str:
     """Return a sentence on how right answers were counted: the images, their preparation and the machine."""
     asked, how = accuracy.evaluation, accuracy.preprocessing
     part = f", {asked.images} images evenly spread over it" if asked.limit is not None else ""
+    covers = "with contents" if accuracy.contents else "names and sizes"  # of the digest
+    data = f"{folder_of(asked.data)} ({covers} {accuracy.data_digest[:12]})"
     return printable(
         f"Counted by {accuracy.how} ({accuracy.machine.accelerator or accuracy.machine.processor}); "
-        f"{folder_of(asked.data)} ({asked.digest[:12]}){part}; shorter side {how.shorter_side}, {how.interpolation}, "
-        f"middle {how.resolution} x {how.resolution} (crop {how.crop:g}), {asked.decoder}; {accuracy.finished[:10]}."
+        f"{data}{part}; shorter side {how.shorter_side}, {how.interpolation}, "
+        f"middle {how.resolution} x {how.resolution} (crop {how.crop:g}), "
+        f"{asked.decoder}; {accuracy.finished[:10]}."
     )
 
 
@@ -730,7 +733,7 @@ def _nested_accuracy(accuracy: Accuracy) -> dict[str, object]:
         "top5_images": accuracy.top5,
         "unreadable": [bad.name for bad in accuracy.unreadable],
         "artifact": accuracy.artifact.sha256,
-        "data": accuracy.evaluation.digest,
+        "data": accuracy.data_digest,
         "how": accuracy.how,
         "preprocessing": accuracy.preprocessing,
         "finished": accuracy.finished,

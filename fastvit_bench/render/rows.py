@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from fastvit_bench import backends
+from fastvit_bench.errors import StoreError
 from fastvit_bench.paper import published
 from fastvit_bench.paper.published import Published
 from fastvit_bench.records import (
@@ -123,26 +124,38 @@ def collect(files: Iterable[RunFile]) -> list[Row]:
     return gather(file.lines for file in files)
 
 
-def read(paths: Sequence[Path], others: Iterable[Path] = ()) -> tuple[list[Row], list[Accuracy]]:
+def read(paths: Sequence[Path], others: Iterable[Path] = ()) -> tuple[list[Row], list[Accuracy], list[str]]:
     """Return the rows of stored runs as `collect` builds them, and the accuracies of these runs and of `others`.
 
-    Files are read line by line, and of measurements only those are kept in memory that are shown: a store may be larger
-    than the memory. Raises as `store.read` does.
+    The last value is a sentence on each run that cannot be read, of which nothing counts. Files are read line by line,
+    and of measurements only those are kept in memory that are shown: a store may be larger than the memory. Raises
+    `StoreError` as `runs.read` does where none of `paths` can be read.
     """
     counted: list[Accuracy] = []
+    faults: dict[Path, StoreError] = {}
 
     def lines_of(path: Path) -> Iterator[Line]:
-        for line in runs.iterate_lines(path):
-            if isinstance(line, Accuracy):
-                counted.append(line)
-            yield line
+        try:
+            for line in runs.iterate_lines(path):
+                if isinstance(line, Accuracy):
+                    counted.append(line)
+                yield line
+        except StoreError as error:
+            faults[path] = error
 
+    shown = set(paths)
+    beside = [path for path in others if path not in shown]
     with _undisturbed():
-        rows = gather(lines_of(path) for path in paths)
-        shown = set(paths)
-        for path in (extra for extra in others if extra not in shown):
-            deque(lines_of(path), maxlen=0)
-    return rows, counted
+        while True:
+            known = len(faults)
+            counted.clear()
+            rows = gather(lines_of(path) for path in paths if path not in faults)
+            for path in (path for path in beside if path not in faults):
+                deque(lines_of(path), maxlen=0)
+            if len(faults) == known:  # else again, without the first lines of the runs that end in a fault
+                break
+    notes = runs.left_out(list(faults.values()), some=bool(shown - faults.keys()))
+    return rows, counted, notes
 
 
 @contextmanager

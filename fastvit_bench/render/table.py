@@ -47,9 +47,9 @@ class Column(Generic[Row]):
     def cell(self, row: Row) -> str:
         """Return the text of a row's cell, as people read it."""
         if self.text is not None:
-            return self.text(row)
+            return clean(self.text(row))
         value = self.value(row)
-        return NONE if value is None else str(value)
+        return NONE if value is None else clean(str(value))
 
     def of(self, get: Callable[[Outer], Row]) -> "Column[Outer]":
         """Return this column for other rows, from each of which `get` takes one of this column's rows."""
@@ -75,6 +75,10 @@ class Table(Generic[Row]):
     columns: Sequence[Column[Row]]
     title: str = ""
     sections: Collection[int] = ()  # rows that something new begins with
+
+    def __post_init__(self) -> None:
+        """Clean the title, as cells are when they are read."""
+        object.__setattr__(self, "title", clean(self.title))
 
     @cached_property
     def visible(self) -> list[tuple[Column[Row], list[str]]]:
@@ -128,6 +132,16 @@ class TableReport:
     tables: Sequence[Table[Any]]
     notes: Sequence[str] = ()
     caption: str = ""
+
+    def __post_init__(self) -> None:
+        """Clean the sentences."""
+        object.__setattr__(self, "notes", [clean(note) for note in self.notes])
+        object.__setattr__(self, "caption", clean(self.caption))
+
+
+def clean(text: str) -> str:
+    """Return text without the characters that a terminal obeys, since names come from files; its lines stay."""
+    return text if text.isprintable() else "".join(sign for sign in text if sign.isprintable() or sign == "\n")
 
 
 def equal_columns(tables: Sequence[Table[Any]]) -> dict[str, str]:

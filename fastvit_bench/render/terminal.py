@@ -233,14 +233,13 @@ def _broken(piece: Line, width: int, indent: int) -> Iterator[Line]:
 
 # --- text -------------------------------------------------------------------------------------------------------------
 
-_WORD = re.compile(r"\S+ \[[^\]]*\]|\S+")  # a figure and its interval are one
+_WORD = re.compile(r"\S+ \[[^\]]{0,60}\]|\S+")  # a figure and its interval are one
 
 
 def _wrapped(text: str, width: int, lead: int = 0) -> list[str]:
     """Return lines broken between words, within one only where no line holds it; the first is `lead` shorter."""
     lines, space = [""], width - lead
-    for token in _WORD.findall(text):
-        word = token
+    for word in _WORD.findall(text):
         joined = f"{lines[-1]} {word}" if lines[-1] else word
         if _length(joined) <= space:
             lines[-1] = joined
@@ -248,21 +247,22 @@ def _wrapped(text: str, width: int, lead: int = 0) -> list[str]:
         if lines[-1]:
             lines.append("")
             space = width
-        while _length(word) > space:
-            cut = _cut(word, space)
-            lines[-1] = word[:cut]
+        begin = 0
+        while (end := _cut(word, begin, space)) < len(word):
+            lines[-1] = word[begin:end]
             lines.append("")
-            word, space = word[cut:], width
-        lines[-1] = word
+            begin, space = end, width
+        lines[-1] = word[begin:]
     return lines
 
 
-def _cut(word: str, space: int) -> int:
-    """Return how many characters of a word fit, at least one."""
-    at = len(word)
-    while at > 1 and _length(word[:at]) > space:
-        at -= 1
-    return at
+def _cut(word: str, begin: int, space: int) -> int:
+    """Return the end of the characters from `begin` on that fit, at least one; a word may have millions."""
+    for at in range(begin, len(word)):
+        space -= _character(word[at])
+        if space < 0:
+            return max(at, begin + 1)
+    return len(word)
 
 
 def _length(text: str) -> int:

@@ -98,6 +98,11 @@ def printable(text: str) -> str:
     return "".join(c for c in " ".join(text.split()) if c.isprintable())
 
 
+def printable_lines(text: str) -> str:
+    """Return text without the characters that a terminal obeys or that change its order; its lines and blanks stay."""
+    return "\n".join("".join(c if c.isprintable() else " " * c.isspace() for c in line) for line in text.split("\n"))
+
+
 def op_counts(counts: dict[str, int], most: int) -> str:
     """Return ``cast 2, gather 1 and 3 more kinds``."""
     shown = ", ".join(f"{kind} {count}" for kind, count in list(counts.items())[:most])

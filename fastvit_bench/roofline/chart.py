@@ -22,12 +22,14 @@ SIZE = (700, 420)  # pixels of the axes
 DASHES = ([1, 0], [6, 3], [2, 2], [6, 2, 2, 2])
 
 
-def write(points: Sequence[RooflinePoint], device_peaks: Sequence[DevicePeak], path: Path) -> list[str]:
+def write(
+    points: Sequence[RooflinePoint], device_peaks: Sequence[DevicePeak], path: Path, *, force: bool = False
+) -> list[str]:
     """Draw the roofs and figures into an SVG or PNG file; return sentences on the figures not drawn.
 
     Raises as `charts.check` does, and `UsageError` when there is no roof to draw or the file cannot be written.
     """
-    charts.check(path)
+    charts.check(path, force=force)
     roofs = used(points, device_peaks)
     if not roofs:
         raise UsageError("There is no peak to draw: none is known of the machine these figures were measured on.")

@@ -1,7 +1,6 @@
 """Peak rates of a device: measured once through its own toolkit, stored beside its runs, and loaded again."""
 
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -157,8 +156,8 @@ def measure(
     method, watch = _method(device), machines.Between(0.0)
     side = _side(array_bytes or _array_bytes(machine))
     copy = _probe("copy", 3, side, 1, "fp32" if "fp32" in backends.get(device.backend).precisions else device.precision)
-    with tempfile.TemporaryDirectory(prefix="fastvit-bench-") as name, Worker() as writer:
-        timer = _ProbeTimer(device, method, Path(name), writer, notify)
+    with files.temporary_folder() as folder, Worker() as writer:
+        timer = _ProbeTimer(device, method, folder, writer, notify)
         _climb(timer, ladder)
         timer.time(copy, 1)
         arithmetic = [result for result in timer.results() if result.probe != copy]
@@ -288,7 +287,9 @@ def traffic(measurements: Iterable[Measurement], models: Path) -> dict[str, Traf
     for artifact in (measurement.artifact for measurement in measurements):
         if not isinstance(artifact, Artifact) or artifact.sha256 is None or artifact.sha256 in by_digest:
             continue
-        counts = artifact.traffic or _counted(artifact, models / artifact.model / artifact.path)
+        counts = artifact.traffic
+        if counts is None and files.is_part(artifact.model) and files.is_part(artifact.path):
+            counts = _counted(artifact, models / artifact.model / artifact.path)
         if counts is not None:
             by_digest[artifact.sha256] = counts
     return by_digest

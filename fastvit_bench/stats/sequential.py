@@ -314,7 +314,7 @@ def without_contradiction(verdict: Verdict, blocks: Sequence[Block]) -> Verdict:
     width = verdict.interval.high / verdict.interval.low
     if (raw - 1) * (verdict.ratio - 1) >= 0 or apart <= max(math.log(width), math.log1p(verdict.margin) / 2):
         return verdict
-    return _inconclusive(
+    return inconclusive(
         verdict,
         f"the medians of the two sides say {_signed(raw)} and the turns {_signed(verdict.ratio)}: something disturbed "
         f"one of them; measure again",
@@ -339,20 +339,20 @@ def against_stored(
         return verdict
     known = [block.reference for block in blocks if block.reference is not None]
     if known and not factors[0] <= (factor := _median(known)) <= factors[1]:
-        return _inconclusive(
+        return inconclusive(
             verdict,
             f"the reference workload takes {factor:.2f} times as long as when the base was measured, beyond the "
             f"{factors[0]:.2f} to {factors[1]:.2f} that this machine is known for; measure the base again",
         )
     unsteady = max(map(_spread, (base.reference_samples_ns, *references)))
     if known and unsteady > verdict.margin:
-        return _inconclusive(
+        return inconclusive(
             verdict,
             f"the reference workload scatters by {100 * unsteady:.0f} %, more than the margin of "
             f"{_percent(verdict.margin)}; measure the base again, on a quiet machine",
         )
     if base.interval_ms is None:
-        return _inconclusive(verdict, "the stored figure has too few runs for an interval; measure the base again")
+        return inconclusive(verdict, "the stored figure has too few runs for an interval; measure the base again")
     low, high = (base.figure_ms / end for end in (base.interval_ms.high, base.interval_ms.low))
     if verdict.interval is not None:
         ends = Interval(low=verdict.interval.low * low, high=verdict.interval.high * high, confidence=0.95)
@@ -361,14 +361,15 @@ def against_stored(
     holds = {Outcome.REGRESSED: least > limit, Outcome.PASS: most <= limit, Outcome.IMPROVED: most < 1}
     if holds.get(verdict.outcome, True):
         return verdict
-    return _inconclusive(
+    return inconclusive(
         verdict,
         f"the stored figure is itself uncertain, {base.figure_ms:.4g} ms in [{base.interval_ms.low:.4g}, "
         f"{base.interval_ms.high:.4g}], and its other end would give another outcome; measure the base again",
     )
 
 
-def _inconclusive(verdict: Verdict, why: str) -> Verdict:
+def inconclusive(verdict: Verdict, why: str) -> Verdict:
+    """Return a verdict as inconclusive, with the reason added to its figures."""
     reason = f"{_change(verdict)}, but {why}."
     return msgspec.structs.replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=reason[:1].upper() + reason[1:])
 

@@ -3,6 +3,7 @@
 Each is written completely or not at all, and one that cannot be read is an error.
 """
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,16 +33,31 @@ class DocumentKind(Generic[Content]):
     restore: Callable[[dict[str, Any]], None] = lambda content: None  # puts back what JSON cannot hold
 
 
-def _restore_comparison(content: dict[str, Any]) -> None:
-    """Drop the fields derived for other readers, and put back the open ends of intervals, which JSON has as null."""
-    for name in ("outcome", "exit_code", "sentence"):
-        content.pop(name, None)
-    for verdict in filter(None, [*(cell.get("verdict") for cell in content.get("cells") or ()), content.get("pooled")]):
+def _verdicts(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the verdicts of a document, of its cells and of all together."""
+    return [
+        verdict
+        for verdict in (*(cell.get("verdict") for cell in content.get("cells") or ()), content.get("pooled"))
+        if verdict
+    ]
+
+
+def _restore_bounds(content: dict[str, Any]) -> None:
+    """Put back the open ends of bounds, which JSON has as null."""
+    for verdict in _verdicts(content):
         match verdict.get("bounds"):
             case [low, high]:
                 verdict["bounds"] = [0.0 if low is None else low, math.inf if high is None else high]
             case _:
                 pass  # no bounds, or malformed ones, which the conversion refuses
+
+
+def _restore_comparison(content: dict[str, Any]) -> None:
+    """Drop the fields derived for other readers, and put back the open ends of bounds and intervals."""
+    for name in ("outcome", "exit_code", "sentence"):
+        content.pop(name, None)
+    _restore_bounds(content)
+    for verdict in _verdicts(content):
         interval = verdict.get("interval")
         if interval and interval.get("high", 0) is None:
             interval["high"] = math.inf
@@ -61,8 +77,14 @@ COMPARISON = DocumentKind(
     _restore_comparison,
 )
 STUDY = DocumentKind(
-    "study", StudyResult, "`fastvit-bench study`", f"{_CHANGED} measure the study again.", study.SCHEMA
+    "study",
+    StudyResult,
+    "`fastvit-bench study`",
+    f"{_CHANGED} measure the study again.",
+    study.SCHEMA,
+    _restore_bounds,
 )
+_KINDS: tuple[DocumentKind[Any], ...] = (PEAKS, CALIBRATION, COMPARISON, STUDY)
 
 
 def encoded(content: object) -> bytes:
@@ -73,8 +95,12 @@ def encoded(content: object) -> bytes:
 def write(path: Path, data: bytes, name: str) -> None:
     """Write a document completely or not at all, and create the folders above it.
 
-    `name` is the kind of document in messages. Raises `StoreError` where the disk refuses.
+    `name` is the kind of document in messages. Raises `StoreError` where the disk refuses, and for a document that
+    could not be read again.
     """
+    for kind in _KINDS:
+        if kind.name == name:
+            _require_readable(path, data, kind)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, data)
@@ -82,12 +108,32 @@ def write(path: Path, data: bytes, name: str) -> None:
         raise StoreError(f"The {name} {path} cannot be written: {error.strerror or error}.") from error
 
 
+def _require_readable(path: Path, data: bytes, kind: DocumentKind[Any]) -> None:
+    """Raise `StoreError` unless a document is read as it is written."""
+    try:
+        content = json.loads(encoded(_decoded(path, data, kind)))
+    except StoreError as error:
+        raise StoreError(f"The {kind.name} is not written, since it could not be read again: {error}") from None
+    written = json.loads(data)
+    if isinstance(written, dict):  # without what was derived for other readers
+        written = {name: value for name, value in cast("dict[str, object]", written).items() if name in content}
+    if content != written:
+        raise StoreError(f"The {kind.name} {path} is not written, since it would be read as another one.")
+
+
 def read(path: Path, kind: DocumentKind[Content]) -> Content:
     """Return the document in a file; raises `StoreError`, which says what is wrong and what to do."""
     try:
-        content: object = msgspec.json.decode(path.read_bytes())
+        data = files.read_bytes(path)
     except OSError as error:
         raise StoreError(f"The {kind.name} {path} cannot be read: {error.strerror or error}.") from error
+    return _decoded(path, data, kind)
+
+
+def _decoded(path: Path, data: bytes, kind: DocumentKind[Content]) -> Content:
+    """Return the document in the content of a file; raises `StoreError`."""
+    try:
+        content: object = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read, it is no complete JSON ({_reason(error)}). {kind.remedy}") from None
     if kind.schema is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from fastvit_bench import backends
+from fastvit_bench import backends, files
 from fastvit_bench.records import MICROBENCHMARKS_VERSION, Device, DevicePeak, Machine
 from fastvit_bench.store import documents
 
@@ -58,7 +58,7 @@ def replaced(peaks: Sequence[DevicePeak], measured: DevicePeak) -> tuple[DeviceP
 def load(folder: Path) -> tuple[DevicePeak, ...]:
     """Return the peaks stored in a device's folder; raises `StoreError` for a file that cannot be read."""
     path = folder / NAME
-    return documents.read(path, documents.PEAKS) if path.exists() else ()
+    return documents.read(path, documents.PEAKS) if files.exists(path) else ()
 
 
 def save(peaks: Sequence[DevicePeak], folder: Path) -> Path:
@@ -67,5 +67,5 @@ def save(peaks: Sequence[DevicePeak], folder: Path) -> Path:
     Raises `StoreError` where the disk refuses.
     """
     path = folder / NAME
-    documents.write(path, documents.encoded(peaks), "peaks")
+    documents.write(path, documents.encoded(peaks), documents.PEAKS.name)
     return path

@@ -11,7 +11,7 @@ import difflib
 import os
 import re
 import secrets
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from fastvit_bench import files
 from fastvit_bench.errors import StoreError, UnavailableError
 from fastvit_bench.records import SCHEMA, Accuracy, AccuracyChunk, Failure, Measurement, Run
 
@@ -31,7 +32,7 @@ PUBLISHED = "published"  # folder beside the devices' folders, for figures that 
 REFERENCE = "cpu-reference"  # folder of the studies in the docs, measured on another machine than the reader's
 LAST = "last"  # word of the command line for the newest run
 
-_CHUNK = 1 << 16  # bytes read at a time; larger reads gain nothing
+_LONGEST = files.DOCUMENT  # bytes of a line; a longer one is none of a run
 
 _DEVICE = re.compile(r"\w[\w.+-]*", re.ASCII)  # a folder's name on every file system
 
@@ -89,21 +90,17 @@ def create(root: Path, run: Run) -> Path:
     """
     folder = _folder(root, run.request.device.name)
     path = folder / f"{run.id}{SUFFIX}"
-    partial = folder / f".{run.id}.partial"
+    data = _readable(path, run)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # only the creator of the partial file may check for the final one and rename: two creators cannot both win
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        try:
-            if path.exists():
-                raise FileExistsError
-            _write_all(descriptor, _encoded(run))
-            partial.rename(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(descriptor)
+        with files.temporary_folder(folder) as drafts:
+            draft = drafts / path.name
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            try:
+                _write_all(descriptor, data)
+            finally:
+                os.close(descriptor)
+            _put_new(draft, path)
         _sync_folder(folder)
         _sync_folder(root)
     except FileExistsError:
@@ -111,6 +108,29 @@ def create(root: Path, run: Run) -> Path:
     except OSError as error:
         raise StoreError(f"The run file {path} cannot be created: {_reason(error)}.") from error
     return path
+
+
+def _put_new(draft: Path, path: Path) -> None:
+    """Give a finished file its name. Raises `FileExistsError` where one of that name exists: one creator wins."""
+    try:
+        os.link(draft, path)  # in one step, where a file system has links
+    except FileExistsError:
+        raise
+    except OSError:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+        draft.replace(path)
+
+
+def _readable(path: Path, run: Run) -> bytes:
+    """Return a run's line. Raises `StoreError` for one that could not be read again, before anything is measured."""
+    try:
+        data = _encoded(run)
+        if _decoder().decode(data) == run:
+            return data
+        fault = "it would be read as another one"
+    except (msgspec.MsgspecError, UnicodeError, OverflowError) as error:
+        fault = str(error).replace("`", "'").rstrip(".")
+    raise StoreError(f"The run {path} could not be read again ({fault}); correct that value in its request.")
 
 
 def append(path: Path, line: Line) -> None:
@@ -164,6 +184,8 @@ def reopen(path: Path) -> RunFile:
 def lock(root: Path, device: str) -> Generator[None]:
     """Lock a device, so that no other process measures on it: two sweeps at once would slow each other down.
 
+    Drafts that killed processes left in the device's folder are removed then.
+
     The operating system releases the lock when the process ends, in whatever way. Raises `UnavailableError` at once
     when another process has the lock, and `StoreError` when the lock file cannot be created.
     """
@@ -178,6 +200,7 @@ def lock(root: Path, device: str) -> Generator[None]:
         raise UnavailableError(f"Another sweep is measuring on '{device}' ({folder}); wait until it is done.") from None
     except OSError as error:
         raise StoreError(f"The folder {folder} cannot be locked: {_reason(error)}.") from error
+    files.sweep(folder)
     try:
         yield
     finally:
@@ -231,6 +254,28 @@ def read(path: Path) -> RunFile:
     return RunFile(path=path, lines=lines, torn_bytes=sum(torn))
 
 
+def read_all(paths: Iterable[Path]) -> tuple[list[RunFile], list[str]]:
+    """Return the run files that can be read, and a sentence on each that cannot.
+
+    Raises `StoreError` as `read` does where there are files, and none of them can be read.
+    """
+    readable: list[RunFile] = []
+    faults: list[StoreError] = []
+    for path in paths:
+        try:
+            readable.append(read(path))
+        except StoreError as error:
+            faults.append(error)
+    return readable, left_out(faults, some=bool(readable))
+
+
+def left_out(faults: Sequence[StoreError], *, some: bool) -> list[str]:
+    """Return a sentence on each run that is left out; without `some` others that were read, raise the first fault."""
+    if faults and not some:
+        raise faults[0]
+    return [f"A run is left out: {fault}" for fault in faults]
+
+
 def iterate_lines(path: Path, torn: Callable[[int], object] = lambda count: None) -> Generator[Line]:
     """Yield the complete lines of a run file, one in memory at a time; the first is a `Run`.
 
@@ -239,8 +284,11 @@ def iterate_lines(path: Path, torn: Callable[[int], object] = lambda count: None
     """
     first: Run | None = None
     try:
-        with path.open("rb", buffering=_CHUNK) as file:
-            for number, raw in enumerate(file, 1):  # bytes: as text, other characters would end lines too
+        with files.open_regular(path) as file:
+            # bytes: as text, other characters would end lines too
+            for number, raw in enumerate(iter(lambda: file.readline(_LONGEST + 1), b""), 1):
+                if len(raw) > _LONGEST:
+                    raise StoreError(f"{path}, line {number}: is longer than {_LONGEST} bytes. {_REMEDY}")
                 if not raw.endswith(b"\n"):
                     torn(len(raw))
                     break
@@ -262,13 +310,13 @@ def iterate_lines(path: Path, torn: Callable[[int], object] = lambda count: None
 
 def folders(root: Path) -> list[Path]:
     """Return the folders under `root` that may contain runs: those of devices, and others that a person added."""
-    return sorted(entry for entry in root.glob("*") if entry.is_dir() and entry.name != PUBLISHED)
+    return sorted(entry for entry in root.glob("[!.]*") if entry.is_dir() and entry.name != PUBLISHED)
 
 
 def all_runs(root: Path) -> list[Path]:
     """Return every run file under `root`, oldest first; none when there is no such folder."""
-    files = (file for folder in folders(root) for file in folder.glob(f"[!.]*{SUFFIX}"))
-    return sorted(files, key=lambda file: (file.stem, file.parent.name))
+    runs = (file for folder in folders(root) for file in folder.glob(f"[!.]*{SUFFIX}"))
+    return sorted(runs, key=lambda file: (file.stem, file.parent.name))
 
 
 def find(root: Path, ref: str) -> list[Path]:
@@ -279,15 +327,15 @@ def find(root: Path, ref: str) -> list[Path]:
     """
     if "/" in ref or os.sep in ref or ref.endswith(SUFFIX):
         return _at(Path(ref))
-    files = all_runs(root)
-    if not files:
+    runs = all_runs(root)
+    if not runs:
         raise StoreError(f"There are no runs under {root} yet; `fastvit-bench latency` makes one.")
     if ref == LAST:
-        return files[-1:]
-    exact = [file for file in files if file.stem == ref]
-    matches = exact or [file for file in files if ref and file.stem.startswith(ref)]
+        return runs[-1:]
+    exact = [file for file in runs if file.stem == ref]
+    matches = exact or [file for file in runs if ref and file.stem.startswith(ref)]
     if not matches:
-        ids = [file.stem for file in files]
+        ids = [file.stem for file in runs]
         near = difflib.get_close_matches(ref, ids, n=3, cutoff=0.5) or ids[:-4:-1]
         raise StoreError(f"No run '{ref}' under {root}. Nearest: {', '.join(near)}.")
     if len(matches) > 1:
@@ -345,7 +393,7 @@ def _check_schema(path: Path, number: int, raw: bytes) -> None:
     """Raise `StoreError` if the line starts a run of another schema, whose fields may be anything."""
     try:
         label = msgspec.json.decode(raw, type=_Label)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return
     if label.kind == "run" and label.schema is not None and label.schema != SCHEMA:
         writer = "newer" if label.schema > SCHEMA else "older"
@@ -364,11 +412,14 @@ def _kind(line: Line) -> str:
 
 
 def _at(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        files = sorted(path.glob(f"[!.]*{SUFFIX}"))
-        if files:
-            return files
-        raise StoreError(f"The folder {path} holds no run files (*{SUFFIX}).")
+    """Return the run file at a path, or those in a folder; whether a file can be read is seen when it is read."""
+    try:
+        if path.is_dir():
+            if runs := sorted(path.glob(f"[!.]*{SUFFIX}")):
+                return runs
+            raise StoreError(f"The folder {path} holds no run files (*{SUFFIX}).")
+        if "\0" not in str(path) and path.exists():
+            return [path]
+    except OSError as error:
+        raise StoreError(f"No run file can be at {str(path)[:80]}…: {_reason(error)}.") from None
     raise StoreError(f"There is no run file {path}.")

@@ -3,13 +3,16 @@
 A machine's record has times of the reference workload, and by how much processes of one file differ.
 """
 
+import contextlib
 import math
-import os
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
+from fastvit_bench import files
 from fastvit_bench.records import Machine, Record
+from fastvit_bench.records.measurement import Nanoseconds
 from fastvit_bench.stats import intervals
 
 FILE_NAME = "machine-speeds.json"
@@ -22,9 +25,9 @@ SCATTERS = 100  # newest figures whose processes' scatter is stored
 class Speeds(Record, frozen=True):
     """Times of the reference workload on one machine, in nanoseconds, and variances of processes; the oldest first."""
 
-    times_ns: tuple[int, ...] = ()
+    times_ns: tuple[Nanoseconds, ...] = ()
     # of each figure: variance of the logarithms of its processes' medians, over the median that one has
-    variances: tuple[float, ...] = ()
+    variances: tuple[Annotated[float, msgspec.Meta(ge=0, lt=1e3)], ...] = ()
 
     @property
     def best_ns(self) -> int | None:
@@ -86,20 +89,15 @@ def add_scatter(results: Path, machine: Machine, medians: list[float]) -> None:
 
 
 def _write(results: Path, known: dict[str, Speeds]) -> None:
-    path = results / FILE_NAME
-    draft = path.with_name(f".{FILE_NAME}.{os.getpid()}")
-    try:
+    with contextlib.suppress(OSError):
         results.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(msgspec.json.format(msgspec.json.encode(known)) + b"\n")
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
+        files.write(results / FILE_NAME, msgspec.json.format(msgspec.json.encode(known)) + b"\n")
 
 
 def _read(results: Path) -> dict[str, Speeds]:
     try:
-        return msgspec.json.decode((results / FILE_NAME).read_bytes(), type=dict[str, Speeds])
-    except (OSError, msgspec.MsgspecError):
+        return msgspec.json.decode(files.read_bytes(results / FILE_NAME), type=dict[str, Speeds])
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastvit_bench import files
 from fastvit_bench.exporting import checkpoints, pipeline
 from fastvit_bench.network import registry
 from fastvit_bench.records import Artifact, Cell, ExportJob, Measurement, Request
@@ -39,6 +40,7 @@ def plan(request: Request, models: Path) -> list[Step]:
         weights = checkpoints.weights_of(spec, request.seed)
         for shape in request.shapes:
             job = pipeline.job(spec, weights, shape, request.fused, request.device, folder=models)
+            files.sweep(Path(job.path).parent)  # of drafts by killed processes
             cell = Cell(model=spec.name, shape=shape, fused=request.fused, weights=weights)
             steps.append(Step(cell, job, pipeline.cached(job)))
     return steps

@@ -10,11 +10,13 @@ import msgspec
 import fastvit_bench
 from fastvit_bench import backends
 from fastvit_bench.errors import NotComparableError, ParityError, UnavailableError, UsageError
+from fastvit_bench.exporting import pipeline
 from fastvit_bench.measuring import machine as machines
 from fastvit_bench.measuring.git import current_commit
 from fastvit_bench.measuring.jobs import ReferenceJob, ReferenceTimed
 from fastvit_bench.measuring.processes import timed
 from fastvit_bench.measuring.worker import Worker
+from fastvit_bench.network import registry
 from fastvit_bench.records import (
     SCHEMA,
     SLOW,
@@ -205,6 +207,22 @@ def ready(
         if isinstance(reply, CellError):
             return reply
     return artifact
+
+
+def export(job: ExportJob, timeout_s: float) -> Artifact:
+    """Export a file and prove it; a stranger's ONNX file is read in a process that can be stopped.
+
+    Raises what `pipeline.export` raises; for such a file `ParityError` and `UsageError` alone.
+    """
+    if job.variant != registry.ONNX:
+        return pipeline.export(job)
+    pipeline.check_job(job)
+    with Worker() as worker:
+        reply = worker.ask(job, timeout_s)
+    if isinstance(reply, CellError):
+        kind = ParityError if reply.stage == "parity" else UsageError
+        raise kind(f"{job.checkpoint} was not exported: {reply.reason.rstrip('.')}.")
+    return reply
 
 
 def build_engine(job: ExportJob, worker: Worker, timeout_s: float, context: str) -> EngineBuilt:

@@ -235,7 +235,8 @@ def test_every_image_is_counted_once_however_it_is_cut(tmp_path: Path, batch: in
     ]
     # from any tally on, the same tallies come
     for at in range(len(found)):
-        assert list(accuracy_count.tallies(sessions, artifact(batch), seen, found[at].first, "an oracle")) == found[at:]
+        first, before = found[at].first, found[at - 1].contents if at else ""
+        assert list(accuracy_count.tallies(sessions, artifact(batch), seen, first, "an oracle", before)) == found[at:]
     if lanes == 1:
         assert sessions[0].threads == {threading.get_ident()}  # a GPU's context belongs to a thread
 
@@ -516,6 +517,57 @@ def test_resume_refuses_other_images_another_machine_and_runs_that_time(place: P
     call("latency", "--model", "ten", "--res", "64")
     (timed,) = {*runs.all_runs(Path("results"))} - {path}  # runs of one second are in no order
     assert f"latency --device cpu --resume {timed.stem}" in refused("accuracy", "--resume", timed.stem)
+
+
+def bitmaps(folder: Path, shift: int) -> None:
+    """Images of one size in bytes, whatever they show, in the classes of the tests."""
+    for label, name in enumerate(NAMES):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for at in range(20):
+            pictures.image(100 * label + at + shift, 40, 40).save(folder / name / f"{at}.bmp")
+
+
+def test_images_are_known_by_their_contents(place: Path) -> None:
+    """Other contents under the same names, of the same sizes, are other images."""
+    bitmaps(place / "one", 0)
+    bitmaps(place / "two", 7000)
+    for data in ("one", "two"):
+        call("accuracy", "--data", data)
+    first, second = (runs.read(path).accuracies[0] for path in sorted(runs.all_runs(Path("results"))))
+    assert first.evaluation.digest == second.evaluation.digest  # of names and sizes
+    assert first.contents != second.contents
+    assert first.data_digest != second.data_digest
+    # a run that is cut off behind its first counts
+    path = runs.all_runs(Path("results"))[0]
+    lines = path.read_bytes().splitlines(keepends=True)
+    counted = [number for number, line in enumerate(lines) if b'"tally"' in line]
+    path.write_bytes(b"".join(lines[: counted[0] + 1]))
+    data = Path(runs.read(path).runs[0].request.evaluation.data)  # type: ignore[union-attr]
+    bitmaps(data, 7000 if data.name == "one" else 0)
+    assert "other contents now" in refused("accuracy", "--resume", path.stem, expect=4)
+    assert path.read_bytes() == b"".join(lines[: counted[0] + 1])
+    bitmaps(data, 0 if data.name == "one" else 7000)
+    call("accuracy", "--resume", path.stem)
+    (again,) = runs.read(path).accuracies
+    assert counts(again) == counts(first if first.evaluation.data == again.evaluation.data else second)
+
+
+@pytest.mark.slow
+def test_models_of_one_run_are_counted_on_the_same_images(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bitmaps(place / "one", 0)
+    found = dataset.collect(Path("one"))
+    asked = request(found, models=(TEN, msgspec.structs.replace(TEN, name="also")), timeout_s=600)
+    steps = plan.plan(asked, Path("models"))
+    here = accuracy_run.preflight(asked.device)
+    path = sweep_run.begin(asked, steps, here.machine, Path("results"))
+    outcomes = []
+    for _, result in accuracy_run.run(asked, steps, found, here, path):
+        if isinstance(result, Accuracy | Failure):
+            outcomes.append(result)
+            bitmaps(place / "one", 7000)
+    assert isinstance(outcomes[0], Accuracy)
+    assert isinstance(outcomes[1], Failure)
+    assert "images changed" in outcomes[1].reason
 
 
 def test_tallies_of_another_file_do_not_count(place: Path) -> None:

@@ -1,8 +1,10 @@
 """Data sets and their preparation: to the pixel as timm prepares them, and one sentence for whatever is wrong."""
 
+import hashlib
 import io
 import os
 import threading
+import zlib
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fastvit_bench import backends, config
-from fastvit_bench.accuracy import dataset, preprocessing
+from fastvit_bench.accuracy import contents, dataset, preprocessing
 from fastvit_bench.backends import Images
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network.registry import VARIANTS
@@ -60,8 +62,10 @@ def test_every_variants_preparation_is_timms_to_the_bit(timm: ModuleType, tmp_pa
         with Image.open(path) as opened:
             opened = opened.convert("RGB")
             wanted, raw = whole(opened).numpy(), pixels(opened).numpy()
-        assert np.array_equal(preprocessing.prepare(path, how, Images.PIXELS), raw.transpose(1, 2, 0)), size
-        found = preprocessing.prepare(path, how, Images.TENSOR)
+        assert np.array_equal(preprocessing.prepare(path.read_bytes(), how, Images.PIXELS), raw.transpose(1, 2, 0)), (
+            size
+        )
+        found = preprocessing.prepare(path.read_bytes(), how, Images.TENSOR)
         assert found.dtype == np.float32
         assert np.array_equal(found, wanted), size
 
@@ -73,7 +77,7 @@ def test_so_is_that_of_other_sizes_and_crops(timm: ModuleType, tmp_path: Path, r
     path.write_bytes(pictures.jpeg(3, 333, 250))
     with Image.open(path) as opened:
         wanted = transform(timm, how, normalise=True)(opened.convert("RGB")).numpy()
-    assert np.array_equal(preprocessing.prepare(path, how, Images.TENSOR), wanted)
+    assert np.array_equal(preprocessing.prepare(path.read_bytes(), how, Images.TENSOR), wanted)
 
 
 def test_all_256_values_are_normalised_as_torch_does(timm: ModuleType) -> None:
@@ -97,7 +101,6 @@ def kinds(folder: Path) -> list[Path]:
         "rgba.png": (colour.convert("RGBA"), {}),
         "grey-alpha.png": (colour.convert("LA"), {}),
         "palette.png": (colour.convert("P"), {}),
-        "palette.gif": (colour.convert("P"), {}),
         "bits.png": (colour.convert("1"), {}),
         "deep.png": (deep, {}),
         "deep.tiff": (deep, {}),
@@ -124,7 +127,7 @@ def test_colours_become_rgb_as_timms_data_set_has_it(timm: ModuleType, tmp_path:
         held.mkdir(parents=True)
         (held / "a.jpg").write_bytes(path.read_bytes())
         wanted, _ = ImageDataset(str(held.parent), transform=transform(timm, how, normalise=True))[0]
-        assert np.array_equal(preprocessing.prepare(path, how, Images.TENSOR), wanted.numpy()), path.name
+        assert np.array_equal(preprocessing.prepare(path.read_bytes(), how, Images.TENSOR), wanted.numpy()), path.name
 
 
 def test_an_orientation_in_exif_changes_nothing(tmp_path: Path) -> None:
@@ -135,7 +138,8 @@ def test_an_orientation_in_exif_changes_nothing(tmp_path: Path) -> None:
     image.save(tmp_path / "plain.png")
     image.save(tmp_path / "turned.png", exif=noted)
     plain, turned = (
-        preprocessing.prepare(tmp_path / f"{name}.png", how, Images.PIXELS) for name in ("plain", "turned")
+        preprocessing.prepare((tmp_path / f"{name}.png").read_bytes(), how, Images.PIXELS)
+        for name in ("plain", "turned")
     )
     assert np.array_equal(plain, turned)
 
@@ -163,7 +167,8 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(tmp_path: Path) -> No
     names = [*files, "line.png", "dangling.jpg"]
     listed = [LabelledImage(name=name, size_bytes=0, label=0) for name in names]
     how = Preprocessing(resolution=256, crop=0.9)
-    found = list(preprocessing.decoded(tmp_path, listed, how, Images.PIXELS, workers=3, ahead=4))
+    decoded = preprocessing.decoded(tmp_path, listed, how, Images.PIXELS, workers=3, ahead=4)
+    found = [image for _, image in decoded]
     bad = {each.name: each.reason for each in found if isinstance(each, Unreadable)}
     assert set(bad) == set(names) - {"a.jpg", "z.jpg"}
     assert "truncated" in bad["cut.jpg"]
@@ -174,21 +179,73 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(tmp_path: Path) -> No
     assert np.array_equal(found[0], found[names.index("z.jpg")])
 
 
+def test_other_formats_are_never_opened_whatever_a_file_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "programs").mkdir()
+    started = tmp_path / "started"
+    ghostscript = tmp_path / "programs" / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {started}\nexit 1\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'programs'}:{os.environ['PATH']}")
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+    gif = io.BytesIO()
+    pictures.image(0).convert("P").save(gif, "GIF")
+    for name, content in {"a.jpg": program, "b.eps": program, "c.jpg": gif.getvalue()}.items():
+        (tmp_path / name).write_bytes(content)
+    os.mkfifo(tmp_path / "d.jpg")
+    listed = [LabelledImage(name=f"{name}", size_bytes=0, label=0) for name in ("a.jpg", "b.eps", "c.jpg", "d.jpg")]
+    how = Preprocessing(resolution=32, crop=0.9)
+    decoded = preprocessing.decoded(tmp_path, listed, how, Images.PIXELS, workers=1, ahead=1)
+    reasons = [image.reason for _, image in decoded if isinstance(image, Unreadable)]
+    assert reasons[:3] == ["not an image of a known kind"] * 3
+    assert "pipe" in reasons[3]
+    assert not started.exists()
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+    width, height = 20_000, 5_000
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
+    png = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
+    png += (0).to_bytes(4, "big") + b"IDAT" + zlib.crc32(b"IDAT").to_bytes(4, "big")
+    with pytest.raises(ValueError, match="20000 x 5000 pixels are too many"):
+        preprocessing.prepare(png, Preprocessing(resolution=32, crop=0.9), Images.PIXELS)
+
+
+def test_digests_of_contents_continue_and_do_not_depend_on_cuts(tmp_path: Path) -> None:
+    listed = [LabelledImage(name=f"{at}.bin", size_bytes=1, label=0) for at in range(9)]
+    for at, picture in enumerate(listed):
+        (tmp_path / picture.name).write_bytes(bytes([at]))
+    digests = contents.digests_after(tmp_path, listed, {3, 9}, workers=2)
+    assert digests.items() <= contents.digests_after(tmp_path, listed, range(10), workers=1).items()
+    digest = digests[3]
+    for picture in listed[3:]:
+        digest = contents.extended(digest, hashlib.sha256((tmp_path / picture.name).read_bytes()).digest())
+    assert digest == digests[9]
+    (tmp_path / "1.bin").write_bytes(b"x")
+    changed = contents.digests_after(tmp_path, listed, {3, 9}, workers=2)
+    assert changed[3] != digests[3]
+    assert changed[9] != digests[9]
+
+
 def test_order_is_kept_and_what_is_in_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     begun = 0
     lock = threading.Lock()
 
-    def prepare(path: Path, how: Preprocessing, form: Images) -> np.ndarray:
+    def prepare(content: bytes, how: Preprocessing, form: Images) -> np.ndarray:
         nonlocal begun
         with lock:
             begun += 1
-        return np.full((1, 1, 3), int(path.name), np.uint8)
+        return np.full((1, 1, 3), int(content), np.uint8)
 
     monkeypatch.setattr(preprocessing, "prepare", prepare)
     listed = [LabelledImage(name=str(at), size_bytes=0, label=0) for at in range(200)]
+    for picture in listed:
+        (tmp_path / picture.name).write_text(picture.name)
     how = Preprocessing(resolution=32, crop=0.9)
     for at, found in enumerate(preprocessing.decoded(tmp_path, listed, how, Images.PIXELS, workers=4, ahead=9)):
-        assert found.flat[0] == at
+        assert not isinstance(found.image, Unreadable)
+        assert found.image.flat[0] == at
         assert begun <= at + 1 + 9
     assert begun == 200
 

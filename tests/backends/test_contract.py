@@ -1,6 +1,7 @@
 """What every backend must do; a new file in backends/ is picked up by itself."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,16 @@ def test_a_damaged_file_is_one_sentence(backend: Backend, device: Device, tmp_pa
     with pytest.raises(UnavailableError, match="cannot load broken") as caught:
         next(sessions(backend, device, path))
     assert "\n" not in str(caught.value)
+
+
+def test_pipes_and_devices_are_one_sentence(backend: Backend, device: Device, tmp_path: Path) -> None:
+    pipe, link = (tmp_path / f"broken-{name}{backend.suffix}" for name in ("pipe", "link"))
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/zero")
+    for path in (pipe, link):
+        for read in (backend.metadata, backend.operations, lambda path: next(sessions(backend, device, path))):
+            with pytest.raises(UnavailableError, match="cannot load broken"):
+                read(path)
 
 
 def test_an_engine_that_cannot_be_built_here_is_one_sentence(backend: Backend, device: Device) -> None:

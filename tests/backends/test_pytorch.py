@@ -72,6 +72,27 @@ def written(folder: Path, net: nn.Module, precision: str = "fp16") -> Path:
     return path
 
 
+@pytest.mark.parametrize("kind", ["deflated", "lzma", "bomb", "deep", "no program"])
+def test_an_odd_archive_is_one_sentence_or_foreign(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.pt2"
+    program = b"[" * 100_000 if kind == "deep" else bytes(300 << 20 if kind == "bomb" else 100)
+    how = zipfile.ZIP_DEFLATED if kind in {"deflated", "bomb"} else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", how) as archive:
+        archive.writestr("a/other" if kind == "no program" else "a/models/model.json", program)
+        archive.writestr("a/extra/fastvit_bench.json", program if kind in {"bomb", "deep"} else b"{}")
+    if kind == "lzma":
+        path.write_bytes(
+            path.read_bytes().replace(
+                b"PK\x01\x02\x14\x03\x14\x00\x00\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x00\x00\x63\x00"
+            )
+        )
+    if kind in {"bomb", "no program", "lzma"}:
+        with pytest.raises(UnavailableError, match=r"^PyTorch cannot load net\.pt2: .*\.$"):
+            BACKEND.metadata(path)
+    else:
+        assert BACKEND.metadata(path) == {}
+
+
 def images(seed: int = 0) -> "np.ndarray[Any, np.dtype[np.float32]]":
     return np.random.default_rng(seed).standard_normal(SHAPE.nchw, np.float32)
 

@@ -1,8 +1,10 @@
 """TensorRT: strongly typed files anywhere, engines where a GPU is, and none that belongs elsewhere."""
 
 import dataclasses
+import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -473,6 +475,46 @@ def test_an_engine_that_nobody_vouches_for_is_refused(asked: ExportJob, engine: 
     assert "was not built by fastvit-bench" in opened(asked)
     engine.unlink()
     assert "does not exist yet" in opened(asked)
+
+
+DAMAGED = [
+    lambda content: b"",
+    lambda content: b"[" * 100_000,
+    lambda content: content.replace(b"tensorrt", b"tensor\xfft"),
+    lambda content: content[:-3] + b',"\x1b]0;PWN\x07":1}',
+    lambda content: content.replace(b"{", b'{"size_bytes":' + b"9" * 5000 + b",", 1),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_side_car_of_an_engine_or_its_timings_is_one_sentence(
+    asked: ExportJob, engine: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    notes = engines.metadata_path(engine)
+    notes.write_bytes(damage(notes.read_bytes()))
+    sentence = opened(asked)
+    assert sentence.startswith("UsageError: ")
+    assert sentence.endswith("; export the network again.")
+    assert sentence.isprintable()
+    BACKEND.build(Path(asked.path), asked.device)  # built again
+    cache = engines.metadata_path(only(engine.parent, "*.timing"))
+    cache.write_bytes(damage(cache.read_bytes()))
+    engine.unlink()
+    with pytest.raises(ChecksumError, match=r"remove both\.$") as caught:
+        BACKEND.build(Path(asked.path), asked.device)
+    assert str(caught.value).isprintable()
+    assert [path.name for path in engine.parent.iterdir() if path.name[0] == "."] == []
+
+
+def test_pipes_in_the_place_of_side_cars_are_one_sentence(asked: ExportJob, engine: Path) -> None:
+    cache = only(engine.parent, "*.timing")
+    for path in (engines.metadata_path(engine), engines.metadata_path(cache), cache):
+        path.unlink()
+        os.mkfifo(path)
+    assert "no regular file" in opened(asked)
+    engines.metadata_path(engine).unlink()
+    with pytest.raises(ChecksumError, match="no regular file"):
+        BACKEND.build(Path(asked.path), asked.device)
 
 
 def test_an_engine_of_another_file_is_refused(asked: ExportJob, engine: Path) -> None:

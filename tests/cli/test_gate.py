@@ -8,6 +8,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import call, refused
@@ -352,7 +353,12 @@ def test_cells_that_both_sides_lack_are_never_green(baseline: Path, gate: Path) 
     assert "m00 96 b1" in done.stdout
 
 
-@pytest.mark.parametrize("fault", [BROKEN_DRAWING, "import shutil; shutil.copytree('base', 'out/gate.svg')"])
+FOLDER_IN_THE_WAY = """import shutil
+from fastvit_bench.comparing import formats
+formats.check_outputs = lambda *words, **more: shutil.copytree('base', 'out/gate.svg')"""
+
+
+@pytest.mark.parametrize("fault", [BROKEN_DRAWING, FOLDER_IN_THE_WAY])
 def test_a_report_that_cannot_be_written_is_a_warning_beside_the_verdict(
     fault: str, baseline: Path, gate: Path
 ) -> None:
@@ -445,3 +451,84 @@ def test_commands_that_draw_look_for_what_draws_first(format_: str, zoo: Path) -
         done = planted(NOTHING_DRAWS, *words, "-o", f"a.{format_}")
         assert (done.returncode, done.stderr.count("\n")) == (6, 1)
         assert "pip install 'vl-convert-python'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "code"),
+    [
+        ({"fused": "none"}, "fuse: none there, folded here", 4),
+        ({"variant": "fastvit_ma36"}, "variant: fastvit_ma36 there, fastvit_t8 here", 4),
+        ({"classes": 5}, "classes: 5 there, 1000 here", 4),
+        ({"parity": None}, "has no proof", 4),
+        ({"parity": {"passed": False, "reason": "planted"}}, "failed its proof: planted", 5),
+    ],
+)
+def test_sides_that_must_not_be_compared_are_never_green(
+    baseline: Path, gate: Path, change: dict[str, object], said: str, code: int
+) -> None:
+    rewrite_sidecar(baseline, change)
+    done = call("gate", "--baseline", "base", expect=code)
+    assert said in " ".join(done.stdout.split())
+
+
+def rewrite_sidecar(folder: Path, change: dict[str, object]) -> None:
+    (path,) = folder.glob("*.onnx.json")
+    content = json.loads(path.read_text())
+    for name, value in change.items():
+        content[name] = content[name] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(content))
+
+
+def test_an_allowed_difference_is_said_first(baseline: Path, gate: Path) -> None:
+    rewrite_sidecar(baseline, {"fused": "none", "classes": 5})
+    assert "differ in fuse, variant" in refused("gate", "--baseline", "base", "--allow", "threads")
+    assert "classes: 5 there" in call("gate", "--baseline", "base", "--allow", "fuse", expect=4).stdout
+    words = ("gate", "--baseline", "base", "--allow", "fuse", "--allow", "classes", "--max-time", "1s")
+    done = call(*words, "--report", "out", expect=3)  # nothing was measured within a second
+    found = compare_formats.read(gate / "out" / "gate.json")
+    assert found.plan.allowed == ("fuse", "classes")
+    assert done.returncode == 3
+
+
+def test_other_weights_are_said_and_compared(baseline: Path, gate: Path) -> None:
+    rewrite_sidecar(baseline, {"weights": {"seed": 7}})
+    done = call("gate", "--baseline", "base", "--max-time", "1s", expect=3)
+    assert "m00 32 b1: the weights differ, random(seed 7) there and random(seed 0) here." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("edit", "said", "code"),
+    [
+        (lambda samples: [samples[0][:2], *samples[1:]], "the stored figure was changed: round 1 has 2 samples", 4),
+        (lambda samples: samples[:1], "the stored figure was changed: it has samples of 1", 4),
+        pytest.param(
+            lambda samples: [[1000 * ns for ns in process] for process in samples],
+            "m00 32 b1 is inconclusive",
+            3,
+            marks=pytest.mark.slow,
+        ),
+        (lambda samples: [[10**18, *process[1:]] for process in samples], "Expected 'int' <", 2),
+    ],
+)
+def test_a_stored_figure_that_was_edited_is_never_green(gate: Path, edit: Any, said: str, code: int) -> None:
+    call("latency", "-m", "m00", "--res", "32", "--runs", "8")
+    (path,) = runs.all_runs(gate / "results")
+    header, line = path.read_text().splitlines()
+    measured = json.loads(line)
+    measured["samples_ns"] = edit(measured["samples_ns"])
+    path.write_text(f"{header}\n{json.dumps(measured)}\n")
+    done = call("gate", "--baseline", str(path), "--max-regression", "30%", expect=code)
+    assert said in " ".join((done.stdout + done.stderr).split()), done.stdout
+
+
+def test_a_report_never_replaces_a_file_of_others(baseline: Path, gate: Path) -> None:
+    (gate / "out").mkdir()
+    (gate / "out" / "gate.json").write_text('{"mine": true}')
+    (gate / "out" / "gate.md").write_text("# Mine\n")
+    said = refused("gate", "--baseline", "base", "--report", "out")
+    assert "gate.md exists and was not written by fastvit-bench" in said
+    assert (gate / "out" / "gate.json").read_text() == '{"mine": true}'
+    words = ("gate", "--baseline", "base", "--report", "out", "--max-time", "1s")
+    formats = ("--report-format", ",".join(compare_formats.FORMATS))
+    call(*words, *formats, "--force", expect=3)
+    call(*words, *formats, expect=3)  # what it wrote itself it may replace

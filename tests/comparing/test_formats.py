@@ -739,7 +739,7 @@ def test_what_one_format_cannot_do_keeps_no_other_from_being_written(
     def broken(_: Comparison) -> bytes:
         raise ValueError("of its own")
 
-    monkeypatch.setitem(reports.FORMATS, "bmf", reports.ReportFormat(".bmf.json", broken))
+    monkeypatch.setitem(reports.FORMATS, "bmf", reports.ReportFormat(".bmf.json", broken, bool))
     (tmp_path / "gate.md").mkdir()
     (tmp_path / "gate.md" / "kept").write_text("x", encoding="utf-8")
     (tmp_path / "gate.json").write_text("old", encoding="utf-8")

@@ -80,15 +80,12 @@ def test_other_packages_get_an_environment_of_their_own_once(
 ) -> None:
     (repository / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = ["typer", "rich"]\n')
     made: list[list[str]] = []
-    run = subprocess.run
 
-    def without_pip(told: list[str], **options: object) -> object:
-        if "pip" in told:
-            made.append(told)
-            return subprocess.CompletedProcess(told, 0, "", "")
-        return run(told, **options)  # type: ignore[call-overload]
+    def without_pip(command: list[str], **options: object) -> object:
+        made.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(subprocess, "run", without_pip)
+    monkeypatch.setattr(git_revision.children, "run", without_pip)
     monkeypatch.setattr(git_revision.venv, "create", lambda home, **options: Path(home).mkdir(parents=True))
     pythons = []
     for _ in range(2):
@@ -139,9 +136,9 @@ def test_an_environment_in_a_relative_folder_is_used_from_the_worktree(
     """The export runs in another working directory than the one that the folder is relative to."""
     (repository / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = ["typer", "rich"]\n')
     monkeypatch.setattr(git_revision.venv, "create", bare)
-    run = subprocess.run
+    run = git_revision.children.run
     monkeypatch.setattr(
-        subprocess,
+        git_revision.children,
         "run",
         lambda words, **options: (
             subprocess.CompletedProcess(words, 0, "", "") if "pip" in words else run(words, **options)
@@ -247,3 +244,49 @@ def test_without_git_the_commit_is_unknown_and_said_to_be(repository: Path, monk
     assert current_commit().dirty
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert current_commit() == Commit(refusal="git is not on the PATH")
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from fastvit_bench.comparing import git_revision
+with git_revision.git_worktree("old", Path(sys.argv[1])) as revision:
+    print(revision.tree, flush=True)
+    sys.stdin.readline()
+    os._exit(1)  # as if it was killed: nothing is tidied up
+"""
+
+
+def test_worktrees_of_killed_processes_go_and_those_in_use_stay(repository: Path, tmp_path: Path) -> None:
+    """That of a live process stays even where its folder is not seen, as from another container."""
+    root = str(Path(git_revision.__file__).parents[2])
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONSAFEPATH": "1", "PYTHONPATH": root}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(tmp_path / "environments")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=repository, env=environment,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    trees = [Path(process.stdout.readline().strip()) for process in processes if process.stdout]
+    try:
+        processes[0].communicate("\n")
+        hidden = trees[1].rename(tmp_path / "elsewhere")
+        with git_revision.git_worktree("old", tmp_path / "environments"):
+            listed = git(repository, "worktree", "list", "--porcelain")
+            assert str(trees[0]) not in listed
+            assert str(trees[1]) in listed
+        hidden.rename(trees[1])
+        assert git(trees[1], "rev-parse", "HEAD") == git(repository, "rev-parse", "old")
+    finally:
+        processes[1].communicate("\n")
+    with git_revision.git_worktree("old", tmp_path / "environments"):
+        pass
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
+
+
+def test_a_worktree_of_the_users_own_stays(repository: Path, tmp_path: Path) -> None:
+    git(repository, "worktree", "add", "--detach", str(tmp_path / "mine"), "old")
+    with git_revision.git_worktree("old", tmp_path / "environments"):
+        pass
+    assert str(tmp_path / "mine") in git(repository, "worktree", "list")

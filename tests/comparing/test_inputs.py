@@ -216,7 +216,7 @@ def here(**changes: object) -> Measurement:
 
 
 def test_a_stored_run_gives_its_last_figures_and_names_what_it_lacks(tmp_path: Path) -> None:
-    first, last = here(samples_ns=((9_000_000,) * 9,)), here(samples_ns=((8_000_000,) * 9,))
+    first, last = here(samples_ns=((9_000_000,) * 100,)), here(samples_ns=((8_000_000,) * 100,))
     path = stored_run(tmp_path, first, last)
     found = inputs.stored_baseline(path, CPU, machines.collect())
     measured = [each for each in found if isinstance(each, Measurement)]

@@ -130,6 +130,23 @@ def test_a_small_slowdown_of_all_cells_is_found_by_the_pooled_verdict_alone() ->
     assert {len(cell.blocks) for cell in found.cells} == {14}
 
 
+def test_an_improvement_that_no_count_explains_is_doubted() -> None:
+    """A paired one is a warning; one against a stored figure, which may have been edited, is left open."""
+    found = told(contest(ratio=0.3))
+    assert found.outcome is Outcome.IMPROVED
+    assert any("takes 0.3 times as long" in text and "no less than 1" in text for text in found.warnings)
+    (cell,) = found.cells
+    assert cell.base is not None
+    assert cell.head is not None
+    lighter = msgspec.structs.replace(cell.head.artifact, macs=cell.head.artifact.macs // 3)
+    explained = msgspec.structs.replace(cell.head, artifact=lighter)
+    assert interleaved._beyond_counts(cell.verdict, cell.base, cell.head)
+    assert not interleaved._beyond_counts(cell.verdict, cell.base, explained)
+    other_way = msgspec.structs.replace(cell.head, device=builders.device(options={"threads": 8}))
+    assert not interleaved._beyond_counts(cell.verdict, cell.base, other_way)
+    assert not told(contest(ratio=0.8)).warnings
+
+
 def test_time_that_runs_out_leaves_the_verdict_open(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10**6, 5))
     monkeypatch.setattr(machines, "monotonic_s", lambda: float(next(clock)))

@@ -91,18 +91,51 @@ def test_a_failed_export_leaves_nothing_behind(tmp_path: Path, monkeypatch: pyte
     assert list(Path(job.path).parent.iterdir()) == []
 
 
-def test_what_a_killed_export_left_is_swept_up(tmp_path: Path) -> None:
+HANG = """
+import sys, time
+from pathlib import Path
+from conftest import export_job
+from fastvit_bench import backends
+from fastvit_bench.exporting import pipeline
+
+def half(network, asked, path, metadata):
+    path.write_bytes(b"half")
+    print(path, flush=True)
+    time.sleep(600)
+
+type(backends.get("onnxruntime")).export = staticmethod(half)
+pipeline.export(export_job(Path(sys.argv[1])))
+"""
+
+
+def hanging(folder: Path) -> tuple[subprocess.Popen[str], Path]:
+    """A process that is exporting to a folder, and its draft."""
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])}
+    words = [sys.executable, "-c", HANG, str(folder)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+@pytest.mark.usefixtures("shallow")
+def test_what_a_killed_export_left_goes_with_the_next_and_a_running_one_is_left_alone(tmp_path: Path) -> None:
     job = export_job(tmp_path)
-    path = Path(job.path)
-    path.parent.mkdir()
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    left = path.with_name(f".{path.name}.{gone.pid}.onnx")
-    busy = path.with_name(f".{path.name}.{os.getppid()}.onnx")
-    for draft in (left, busy):
-        draft.write_bytes(b"half")
-    pipeline._sweep_up(path)
-    assert list(path.parent.iterdir()) == [busy]
+    (killed, left), (running, busy) = hanging(tmp_path), hanging(tmp_path)
+    try:
+        killed.kill()
+        killed.wait()
+        assert left.exists()
+        assert busy.exists()
+        pipeline.export(job)
+        assert not left.parent.exists()
+        assert busy.exists()
+        names = {path.name for path in Path(job.path).parent.iterdir() if path.name[0] != "."}
+        assert names == {Path(job.path).name + suffix for suffix in ("", ".json", ".expected.npz")}
+    finally:
+        for process in (killed, running):
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.usefixtures("shallow")

@@ -1,12 +1,20 @@
 """The proof: a right file passes it, and every kind of wrong one is named."""
 
+import copy
 import dataclasses
+import io
+import os
+import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fastvit_bench.backends import Images, Session
@@ -148,6 +156,120 @@ def test_reference_outputs_that_are_damaged_are_one_sentence(
         with pytest.raises(UsageError, match="does not hold reference outputs") as caught:
             verification.load(broken)
         assert "\n" not in str(caught.value)
+
+
+# --- files of reference outputs that are a stranger's -----------------------------------------------------------------
+
+ABOUT = ("tensor", "classifier", "a reference", "2", "64", "64")
+
+
+def entries(**changes: Any) -> dict[str, NDArray[Any]]:
+    """The arrays of a file for `SHAPE`; None takes one away."""
+    usual: dict[str, Any] = {"about": np.array(ABOUT)}
+    usual |= {f"logits/{index}": np.ones((2, 10), np.float32) for index in range(4)}
+    return {name: value for name, value in {**usual, **changes}.items() if value is not None}
+
+
+def header(shape: tuple[int, ...], kind: str = "<f4", more: str = "") -> bytes:
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, {more}}}".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text + b"\n"
+
+
+def odd_arrays() -> dict[str, Callable[[Path], object]]:
+    """Ways to write something else than reference outputs to a path."""
+    about = io.BytesIO()
+    np.save(about, np.array(ABOUT))
+
+    def zipped(content: bytes, how: int = zipfile.ZIP_STORED) -> Callable[[Path], object]:
+        def write(path: Path) -> None:
+            with zipfile.ZipFile(path, "w", how) as archive:
+                archive.writestr("about.npy", about.getvalue())
+                for index in range(4):
+                    archive.writestr(f"logits/{index}.npy", content)
+
+        return write
+
+    def overlapping(path: Path) -> None:
+        """Four entries that share one body."""
+        zipped(header((2, 10)) + bytes(80))(path)
+        archive = zipfile.ZipFile(path, "a")
+        first = archive.filelist[1]
+        for index in range(100):
+            twin = copy.copy(first)
+            twin.filename = twin.orig_filename = f"more/{index}"
+            archive.filelist.append(twin)
+        archive._didModify = True
+        archive.close()
+
+    def saved(**changes: Any) -> Callable[[Path], object]:
+        return lambda path: np.savez(path.open("wb"), **entries(**changes))
+
+    return {
+        "an .npy": lambda path: np.save(path.open("wb"), np.zeros(4)),
+        "compressed": zipped(header((2, 10)) + bytes(80), zipfile.ZIP_DEFLATED),
+        "compressed oddly": zipped(header((2, 10)) + bytes(80), zipfile.ZIP_LZMA),
+        "800 GB": zipped(header((200_000_000_000,))),
+        "2^62": zipped(header((2**31, 2**31))),
+        "a negative shape": zipped(header((-1, 10)) + bytes(80)),
+        "a header of another kind": zipped(b"\x93NUMPY\x01\x00\x04\x00{[(\n" + bytes(80)),
+        "a deep header": zipped(header((2, 10), more="'a': " + "(" * 900) + bytes(80)),
+        "a long header": zipped(header((2, 10), more=" " * 60_000) + bytes(80)),
+        "objects": saved(**{"logits/0": np.array([{}], object)}),
+        "overlapping": overlapping,
+        "not finite": saved(**{"logits/1": np.full((2, 10), np.nan, np.float32)}),
+        "another batch": saved(**{"logits/1": np.ones((3, 10), np.float32)}),
+        "another rank": saved(**{"logits/1": np.ones((2, 10, 1, 1), np.float32)}),
+        "another type": saved(**{"logits/1": np.ones((2, 10))}),
+        "a batch too many": saved(**{"logits/4": np.ones((2, 10), np.float32)}),
+        "a batch too few": saved(**{"logits/3": None}),
+        "an output too many": saved(**{"more/3": np.ones((2, 10), np.float32)}),
+        "no outputs": saved(**{f"logits/{index}": None for index in range(4)}),
+        "an odd index": saved(**{"logits/-1": np.ones((2, 10), np.float32), "logits/x": np.ones(1)}),
+        "no size": saved(about=np.array(ABOUT[:4])),
+        "a huge size": saved(about=np.array((*ABOUT[:3], "1", "1000000000", "32"))),
+        "a long size": saved(about=np.array((*ABOUT[:3], "1", "9" * 5000, "32"))),
+        "nothing about it": saved(about=None),
+        "a pipe": os.mkfifo,
+        "a device": lambda path: path.symlink_to("/dev/zero"),
+        "a folder": Path.mkdir,
+    }
+
+
+@pytest.mark.parametrize("kind", odd_arrays())
+def test_reference_outputs_of_a_stranger_are_one_sentence(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    odd_arrays()[kind](path)
+    with pytest.raises(UsageError, match="does not hold reference outputs") as caught:
+        verification.load(path)
+    assert str(caught.value).isprintable()
+
+
+def test_reference_outputs_are_known_for_this_tools(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, **entries())
+    assert verification.load(path).shape == SHAPE
+    assert verification.is_own(path)
+    np.savez(path, mine=np.zeros(3))
+    assert not verification.is_own(path)
+    assert not verification.is_own(tmp_path / "absent")
+
+
+@given(st.data())
+def test_no_change_of_reference_outputs_is_more_than_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    file = io.BytesIO()
+    np.savez(file, **entries())
+    content = bytearray(file.getvalue())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "changed.npz"
+    path.write_bytes(content)
+    try:
+        said = verification.load(path).reference
+    except UsageError as error:
+        said = str(error)
+    assert said.isprintable()
 
 
 def test_metrics_of_a_known_error(reference: FastViT) -> None:

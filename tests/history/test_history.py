@@ -112,7 +112,7 @@ def test_what_may_explain_a_change_is_in_the_series_and_named(changes: dict[str,
         {"window": Window.END_TO_END},
         {"clock": "another"},
         {"pacing": CallPattern.REMOTE_CALL},
-        {"method": METHODS[Protocol.MODELBENCH]},
+        {"method": METHODS[Protocol.PAPER]},
         {"device": builders.device(backend="pytorch")},
         {"device": builders.device(options={"threads": 1})},
         {"device": builders.device(name="another")},
@@ -500,7 +500,10 @@ def test_a_damaged_run_file_is_named_and_a_torn_line_is_not_a_point(here: Path) 
         torn.write('{"kind":"measurement"')
     assert len(call("history", "-f", "csv").stdout.splitlines()) == 4
     paths[1].write_text("{}\n", encoding="utf-8")
-    assert f"results/cpu/{paths[1].name}, line 1" in refused("history")
+    others = call("history", "-f", "csv", expect=7)
+    assert len(others.stdout.splitlines()) == 3
+    assert f"results/cpu/{paths[1].name}, line 1" in others.stderr
+    assert f"results/cpu/{paths[1].name}, line 1" in refused("history", str(paths[1]))
 
 
 def test_a_planted_slow_run_is_not_reported_and_a_planted_regression_is(here: Path) -> None:

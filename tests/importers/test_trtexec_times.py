@@ -11,8 +11,9 @@ import pytest
 from fakes import trtexec_times as times
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mutations import check_refusal, mutated
 
-from fastvit_bench.errors import UsageError
+from fastvit_bench.errors import FastViTBenchError, UsageError
 from fastvit_bench.importers import trtexec_times
 
 
@@ -151,6 +152,51 @@ def test_an_absent_file_and_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.json", tmp_path):
         with pytest.raises(UsageError, match=r"There is no file|cannot be read"):
             trtexec_times.read(path)
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
+def test_a_device_or_pipe_is_not_read(tmp_path: Path, target: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "times.json").symlink_to(tmp_path / target)
+    with pytest.raises(UsageError, match="cannot be read: it is no regular file"):
+        trtexec_times.read(tmp_path / "times.json")
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "times.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(UsageError, match="cannot be read: it has 1099511627776 bytes"):
+        trtexec_times.read(tmp_path / "times.json")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x\0"])
+def test_a_name_that_no_file_has(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        trtexec_times.read(tmp_path / name)
+
+
+def test_a_date_beyond_all_calendars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = times.write(tmp_path / "times.json", times.queries([1.5] * 20))
+
+    class Calendar:
+        @staticmethod
+        def fromtimestamp(*_: object) -> None:
+            raise OverflowError("timestamp out of range for platform time_t")
+
+    monkeypatch.setattr(trtexec_times, "datetime", Calendar)
+    with pytest.raises(UsageError, match="beyond all calendars"):
+        trtexec_times.read(path)
+
+
+@given(content=mutated(times.text(times.queries([1.5, 1.6, 1.4])).encode()))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_changed_byte_is_more_than_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "odd.json"
+    path.write_bytes(content)
+    try:
+        trtexec_times.read(path)
+    except FastViTBenchError as error:
+        check_refusal(error)
 
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from fakes import perf_reports as reports
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mutations import check_refusal, mutated
 
-from fastvit_bench.errors import StoreError, UsageError
+from fastvit_bench.errors import FastViTBenchError, StoreError, UsageError
 from fastvit_bench.importers import xcode_report
 from fastvit_bench.records import Shape, Unit
 
@@ -368,6 +370,65 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         xcode_report.read(tmp_path / "empty.mlperf")
 
 
+@pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
+@pytest.mark.parametrize("name", ["a.mlperf", "folder/report.json", "folder/other.json"])
+def test_devices_and_pipes_are_not_read(tmp_path: Path, name: str, target: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / name).symlink_to(tmp_path / target)
+    for path in {tmp_path / name, (tmp_path / name).parent if "/" in name else tmp_path / name}:
+        with pytest.raises(StoreError, match="cannot be read: it is no regular file"):
+            xcode_report.read(path)
+
+
+def test_a_report_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "report.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(StoreError, match="cannot be read: it has 1099511627776 bytes"):
+        xcode_report.read(tmp_path / "report.json")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x\0"])
+def test_a_name_that_no_report_has(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError):
+        xcode_report.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("key", ["predict", "load", "compile"])
+def test_samples_that_take_millennia_together(tmp_path: Path, key: str) -> None:
+    """Their sum is added to a date, and dates end."""
+    document = reports.report()
+    document["deviceResults"][key]["samples"] = [999_999.0] * 120
+    assert f"deviceResults.{key}.samples take 1.2e+08 s together" in refused(tmp_path, document)
+
+
+@pytest.mark.parametrize("depth", [30, 100, 300, 1000, 5000])
+def test_blocks_within_blocks(tmp_path: Path, depth: int) -> None:
+    one = json.dumps({"operations": [reports.operation("ios16.conv", ["x"], "gpu")]})
+    deep = '{"operations": [{"operatorName": "cond", "blocks": [' * depth + one + "]}]}" * depth
+    mark = reports.operation("MARK", [], "gpu")
+    document = json.dumps(reports.report(deviceResults=reports.results(structure=reports.program([mark]))))
+    head, _, end = document.partition(json.dumps(reports.block([mark])))
+    assert end
+    (tmp_path / "a.json").write_text(head + deep + end)
+    try:
+        plan = xcode_report.read(tmp_path / "a.json").placement
+    except StoreError as error:
+        check_refusal(error)
+        assert depth > 30
+    else:
+        assert plan is not None
+        assert len(plan.operations) == 1
+
+
+def test_a_place_in_a_function_with_an_odd_name(tmp_path: Path) -> None:
+    one = reports.operation("ios16.conv", ["x"], "quantumEngine")
+    structure = json.loads(json.dumps(reports.program([one])).replace('"main"', json.dumps("\x1b[31m\n" * 5000)))
+    sentence = refused(tmp_path, reports.report(deviceResults=reports.results(structure=structure)))
+    assert sentence.isprintable()
+    assert len(sentence) < 1000
+
+
 # --- anything at all --------------------------------------------------------------------------------------------------
 
 
@@ -412,6 +473,16 @@ def test_no_change_of_a_report_is_more_than_refused(
     tmp_path: Path, place: tuple[Any, ...], value: Any, delete: bool
 ) -> None:
     survives(tmp_path, replaced(SMALL, place, value, delete=delete))
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=mutated(json.dumps(SMALL).encode()))
+def test_nor_is_one_of_its_bytes(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    try:
+        xcode_report.read(tmp_path / "a.json")
+    except FastViTBenchError as error:
+        check_refusal(error)
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

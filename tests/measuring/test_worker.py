@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,36 @@ def test_runs_are_spread_over_processes_and_what_they_counted_is_added_up(timing
     assert found.state.quota_periods == 1 + 2 + 3 + 4
     assert any("quota" in warning for warning in found.warnings)
     assert busy_s == pytest.approx(6.0)
+
+
+def test_a_time_limit_covers_sending_a_job_too(timing: TimingJob) -> None:
+    """A process that does not read takes no more than the pipe holds; what does not fit must not wait for ever."""
+    large = msgspec.structs.replace(timing, path="x" * 4_000_000)
+    with Worker([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+        reply = process.ask(large, 1)
+    assert isinstance(reply, CellError)
+    assert "longer than 1 s" in reply.reason
+
+
+def test_what_toolkits_leave_in_the_folder_for_temporary_files_is_gone(
+    tmp_path: Path, timing: TimingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    body = "import tempfile; return worker.CellError(stage='timing', reason=tempfile.mkdtemp(prefix='litter'))"
+    with Worker(program(body)) as process:
+        reply = process.ask(timing, 60)
+        assert isinstance(reply, CellError)
+        litter = Path(reply.reason)
+        assert litter.is_dir()
+        assert litter.is_relative_to(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not worker.can_stop, reason="signals of a parent are ignored on Linux")
+def test_signals_that_reach_all_processes_are_for_the_parent(timing: TimingJob) -> None:
+    body = (
+        "os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGHUP); "
+        "return worker.CellError(stage='timing', reason='alive')"
+    )
+    with Worker(program(body)) as process:
+        assert process.ask(timing, 60) == CellError(stage="timing", reason="alive")

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -14,11 +15,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mutations import check_refusal, mutated
 from torch import Tensor
 
-from fastvit_bench.errors import CheckpointError, ChecksumError, UsageError
+from fastvit_bench.errors import CheckpointError, ChecksumError, FastViTBenchError, UsageError
 from fastvit_bench.network import checkpoint, reparam
 from fastvit_bench.network.checkpoint import NamingScheme
 from fastvit_bench.network.fastvit import VARIANTS, FastViT, Form, Mixer
@@ -381,10 +383,174 @@ def test_a_note_of_another_tool(state: State, tmp_path: Path):
 
 def test_places_without_a_file(tmp_path: Path):
     assert "does not exist" in refusal(tmp_path / "x.pth.tar")
-    assert "does not exist" in refusal(tmp_path / "nul\0")
+    with pytest.raises(CheckpointError, match="nul does not exist"):  # printable, as every message
+        checkpoint.load(tmp_path / "nul\0")
     assert "is a folder" in refusal(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     assert "is not a regular file" in refusal(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
+def test_a_link_to_a_device_or_pipe_is_not_read(target: str, state: State, tmp_path: Path):
+    """Neither as a checkpoint nor as the record of its hash: both would never end."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "x.pth").symlink_to(tmp_path / target)
+    assert "is not a regular file" in refusal(tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint._read(tmp_path / "x.pth")
+    torch.save(state, tmp_path / "y.pth")
+    (tmp_path / "y.pth.sha256").symlink_to(tmp_path / target)
+    with pytest.raises(CheckpointError, match=r"y\.pth\.sha256 cannot be read \(it is no regular file"):
+        checkpoint.load(tmp_path / "y.pth")
+
+
+def test_a_sparse_file_of_a_terabyte_is_not_hashed(tmp_path: Path):
+    with (tmp_path / "x.pth").open("wb") as file:
+        file.truncate(1 << 40)
+    assert "more than the" in refusal(tmp_path / "x.pth")
+
+
+def test_names_at_the_limit_of_a_file_system(state: State, tmp_path: Path):
+    """The record's name would be too long, so there is none."""
+    file = tmp_path / ("x" * 251 + ".pth")
+    torch.save(state, file)
+    assert checkpoint.load(file).variant == "fastvit_t8"
+    with pytest.raises(CheckpointError, match=r"x…x+ cannot be read"):  # of a readable length
+        checkpoint.load(tmp_path / ("x" * 5000))
+
+
+# --- hostile archives and pickles -------------------------------------------------------------------------------------
+
+
+def archive(content: object = None, *, data: bytes | None = None, **extra: bytes) -> bytes:
+    """What torch.save writes of a content, with another pickle if `data` is given, and further entries."""
+    buffer, changed = io.BytesIO(), io.BytesIO()
+    torch.save({} if content is None else content, buffer)
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(changed, "w") as target:
+        for name in source.namelist():
+            swap = data is not None and name.endswith("data.pkl")
+            target.writestr(name, data if swap else source.read(name))  # type: ignore[arg-type]
+        for name, value in extra.items():
+            target.writestr(f"archive/{name}", value)
+    return changed.getvalue()
+
+
+def over_one_body(names: list[str], body: bytes) -> bytes:
+    """A zip archive whose entries all lie at its beginning."""
+    head = struct.pack("<IHHHHHIIIHH", 0x04034B50, 20, 0, 0, 0, 0, 0, len(body), len(body), len(names[0]), 0)
+    local = head + names[0].encode() + body
+    directory = b"".join(
+        struct.pack(
+            "<IHHHHHHIIIHHHHHII", 0x02014B50, 20, 20, 0, 0, 0, 0, 0, len(body), len(body), len(name), 0, 0, 0, 0, 0, 0
+        )
+        + name.encode()
+        for name in names
+    )
+    end = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, len(names), len(names), len(directory), len(local), 0)
+    return local + directory + end
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contents of archives must not be read."""
+
+    def read(self: zipfile.ZipFile) -> None:
+        raise AssertionError("the archive is read")
+
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", read)
+    monkeypatch.setattr(checkpoint, "_unpickle", read)
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize(
+    ("names", "part"),
+    [
+        (["a/data.pkl", *(f"a/data/{number}" for number in range(400))], "its entries overlap"),
+        (["a/data.pkl"] * 400, "two entries have one name"),
+        (["a/data.pkl", "a/DATA.pkl"], "two entries have one name"),
+    ],
+)
+def test_entries_over_one_body_are_refused_unread(names: list[str], part: str, tmp_path: Path):
+    """Each of 400 entries over 64 MB would be read: 25 GB for a file of 64 MB."""
+    (tmp_path / "x.pth").write_bytes(over_one_body(names, bytes(1 << 16)))
+    assert f"not one that torch.save writes ({part})" in refusal(tmp_path / "x.pth")
+
+
+@pytest.mark.usefixtures("unread")
+def test_an_archive_with_a_second_directory_is_refused(tmp_path: Path):
+    """Readers differ in which of them they follow, so what was checked would not be what is loaded."""
+    content = archive({"a": torch.zeros(2)})
+    (tmp_path / "x.pth").write_bytes(content + content)
+    assert "its directory is not where its end says" in refusal(tmp_path / "x.pth")
+    (tmp_path / "x.pth").write_bytes(content[:-2] + b"\x03\0odd")
+    assert "its directory is not where its end says" in refusal(tmp_path / "x.pth")
+
+
+def nested(depth: int) -> bytes:
+    """A pickle of a dictionary with one key: a tuple within a tuple and so on; Python's own hash of it crashes."""
+    return b"\x80\x02}" + b")" + b"\x85" * depth + b"K\x01s."
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_is_nested_too_deeply(zipped: bool, tmp_path: Path):
+    data = nested(1_000_000)
+    (tmp_path / "x.pth").write_bytes(archive(data=data) if zipped else data)
+    assert "nests its values 101 deep" in refusal(tmp_path / "x.pth")
+    data = b"\x80\x02}" + b")" + b"\x85q\x00h\x00" * 200 + b"K\x01s."  # through the memo
+    (tmp_path / "x.pth").write_bytes(archive(data=data) if zipped else data)
+    assert "nests its values 101 deep" in refusal(tmp_path / "x.pth")
+
+
+def test_a_pickle_that_is_too_long(tmp_path: Path):
+    (tmp_path / "x.pth").write_bytes(archive(data=bytes(checkpoint.PICKLE + 1)))
+    assert "has a pickle of more than" in refusal(tmp_path / "x.pth")
+
+
+def test_options_in_lists_and_tables_are_no_deep_nesting(state: State, tmp_path: Path):
+    options = {"lr": [0.1] * 50_000, "steps": [(i, (i, i)) for i in range(3000)], "deep": {"a": {"b": [[[[1]]]]}}}
+    torch.save({"state_dict": state, "options": options}, tmp_path / "x.pth")
+    assert checkpoint.load(tmp_path / "x.pth").variant == "fastvit_t8"
+
+
+ODD_CONTENTS: dict[str, tuple[object, str]] = {
+    "a long name": ({"x" * 10**6: torch.zeros(1)}, "holds no FastViT network"),
+    "a name with escapes": ({"\x1b]0;x\x07\n": torch.zeros(1)}, "holds no FastViT network"),
+    "half a letter": ({"\ud800": torch.zeros(1)}, "holds no FastViT network"),
+    "names that are tuples": ({(1, (2,)): torch.zeros(1)}, "(its first entry is '<tuple>')"),
+    "a name that is a tensor": ({torch.zeros(1): torch.zeros(1)}, "(its first entry is '<Tensor>')"),
+    "no room": ({"head.weight": torch.zeros(1).expand(1 << 40, 384)}, "expanded or empty tensor"),
+    "no room for one": ({"a": torch.zeros(1).expand(1 << 62)}, "expanded or empty tensor"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_CONTENTS)
+def test_odd_names_and_shapes(kind: str, tmp_path: Path):
+    content, part = ODD_CONTENTS[kind]
+    torch.save(content, tmp_path / "x.pth")
+    message = refusal(tmp_path / "x.pth")
+    assert part in message
+    assert message.isprintable()
+    assert len(message) < 1500
+
+
+def test_a_classifier_beyond_all_bounds(tmp_path: Path):
+    torch.save({"head.weight": torch.zeros(1 << 21, 0)}, tmp_path / "x.pth")
+    assert "has a classifier with 2097152 classes" in refusal(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("note", [{"tool": "1", "source": {"origin": "\n" * 5000}}, "x" * 10**6, [[[[]]]], 2**70])
+def test_odd_notes(note: object, state: State, tmp_path: Path):
+    torch.save({"state_dict": state, "fastvit_bench": note}, tmp_path / "x.pth")
+    message = refusal(tmp_path / "x.pth")
+    assert "note that this tool did not write" in message
+    assert message.isprintable()
+
+
+def test_a_name_of_code_with_escapes_is_shown_without_them(tmp_path: Path):
+    (tmp_path / "x.pth").write_bytes(archive(data=b"\x80\x02cos\x1b]0;x\x07\nsystem\x1b[31m\n."))
+    message = refusal(tmp_path / "x.pth")
+    assert "holds objects that are not tensors" in message
+    assert message.isprintable()
 
 
 def test_a_file_that_cannot_be_read(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -413,7 +579,9 @@ def test_the_hash_must_be_the_recorded_and_the_configured_one(state: State, tmp_
     assert "x.pth.sha256 says 1111" in refusal(file, ChecksumError, sha256=digest)
 
 
-@pytest.mark.parametrize("record", ["", "hello", f"{'a' * 64}  y.pth\n", f"{'a' * 63}  x.pth", "\0\xff"])
+@pytest.mark.parametrize(
+    "record", ["", "hello", " " * 65537, "a" * 60_000, f"{'a' * 64}  y.pth\n", f"{'a' * 63}  x.pth", "\0\xff"]
+)
 def test_a_record_without_the_files_hash(record: str, state: State, tmp_path: Path):
     torch.save(state, tmp_path / "x.pth")
     (tmp_path / "x.pth.sha256").write_text(record, encoding="latin-1")
@@ -495,6 +663,47 @@ def test_flipped_bytes_in_other_containers_raise_nothing_else(kind: str, places:
             checkpoint.load(path, sha256="0" * 64)
 
 
+SMALL_STATE = {"patch_embed.0.weight": torch.ones(2, 3), "head.bias": torch.ones(3, dtype=torch.float16)}
+
+
+def small_files() -> dict[str, bytes]:
+    """A small file of each container, with a note and options; no network's, but every reader goes through it."""
+    note = {"tool": "1", "source": {"origin": "random", "seed": 3}}
+    content = {"state_dict": SMALL_STATE, "fastvit_bench": note, "args": argparse.Namespace(lr=[0.1, (1, 2)])}
+    buffers = io.BytesIO(), io.BytesIO()
+    for buffer, zipped in zip(buffers, (True, False), strict=True):
+        torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
+    tensors = safetensors.torch.save(SMALL_STATE, metadata={"fastvit_bench": json.dumps(note)})
+    return {"archive": buffers[0].getvalue(), "old": buffers[1].getvalue(), "safetensors": tensors}
+
+
+SMALL = small_files()
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.one_of(*(mutated(content) for content in SMALL.values())))
+def test_no_change_of_a_weight_file_is_more_than_refused(content: bytes, tmp_path: Path):
+    (tmp_path / "x.pth").write_bytes(content)
+    try:
+        checkpoint.load(tmp_path / "x.pth")
+    except FastViTBenchError as error:
+        check_refusal(error)
+    assert checkpoint.is_saved(content) in (True, False)  # whatever it is, nothing is raised
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(record=mutated(f"{'a' * 64}  y.pth\n{'b' * 64} *x.pth\n".encode()))
+def test_no_change_of_a_record_is_more_than_refused(record: bytes, tmp_path: Path):
+    (tmp_path / "x.pth.sha256").write_bytes(record)
+    try:
+        digest = checkpoint.recorded_sha256(tmp_path / "x.pth")
+    except FastViTBenchError as error:
+        check_refusal(error)
+    else:
+        assert digest is not None
+        assert len(digest) == 64
+
+
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -514,6 +723,37 @@ def test_a_fetched_checkpoint_is_not_overwritten(fused: FastViT, tmp_path: Path)
     checkpoint.record_sha256(tmp_path / "x.pth.tar", "0" * 64)
     with pytest.raises(UsageError, match="choose another file name"):
         checkpoint.save(fused, tmp_path / "x.pth.tar", source=SOURCE)
+
+
+def test_a_folder_in_the_place_of_a_file_is_kept(fused: FastViT, tmp_path: Path):
+    (tmp_path / "x.pth.tar").mkdir()
+    (tmp_path / "x.pth.tar" / "precious").touch()
+    with pytest.raises(UsageError, match="it is a folder"):
+        checkpoint.save(fused, tmp_path / "x.pth.tar", source=SOURCE)
+    with pytest.raises(UsageError, match="it is a folder"):
+        checkpoint.write_atomically(tmp_path / "x.pth.tar", b"")
+    assert (tmp_path / "x.pth.tar" / "precious").exists()
+
+
+def test_a_saved_file_is_known_by_its_content(fused: FastViT, state: State, tmp_path: Path):
+    for name in ("x.pth.tar", "x.safetensors"):
+        checkpoint.save(fused, tmp_path / name, source=SOURCE)
+        assert checkpoint.is_saved((tmp_path / name).read_bytes())
+    note = {"tool": "1", "source": {"origin": "random", "seed": 3}}
+    users: list[object] = [
+        state,
+        {"state_dict": state},
+        {"state_dict": state, "fastvit_bench": "a word"},
+        {"state_dict": state, "comment": "Written by fastvit_bench"},
+        {"state_dict": state, "fastvit_bench": note, "optimizer": [1]},  # trained further
+        [1],
+    ]
+    for content in users:
+        torch.save(content, tmp_path / "user.pth")
+        assert not checkpoint.is_saved((tmp_path / "user.pth").read_bytes())
+    assert not checkpoint.is_saved(safetensors.torch.save(state, metadata={"fastvit_bench": "a word"}))
+    assert not checkpoint.is_saved(safetensors.torch.save(state, metadata={"by": "fastvit_bench"}))
+    assert not checkpoint.is_saved(b"")
 
 
 def test_a_value_beyond_float32_is_not_saved(network: FastViT, tmp_path: Path):

@@ -1,7 +1,9 @@
 """Fetching checkpoints from a server on this machine that misbehaves as told."""
 
+import errno
 import http.server
 import io
+import os
 import re
 import signal
 import socket
@@ -9,13 +11,17 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mutations import check_refusal, mutated
 
-from fastvit_bench.errors import CheckpointError, ChecksumError, DownloadError, UsageError
+from fastvit_bench.errors import CheckpointError, ChecksumError, DownloadError, FastViTBenchError, UsageError
 from fastvit_bench.network import checkpoint, download, reparam
 from fastvit_bench.network.download import Training
 from fastvit_bench.network.fastvit import Form
@@ -118,6 +124,20 @@ def silence(handler: Handler) -> None:
 
 def status(code: int) -> Callable[[Handler], None]:
     return lambda handler: handler.send(code, b"no")
+
+
+def raw(answer: bytes) -> Callable[[Handler], None]:
+    """A step that sends an answer as it is."""
+
+    def step(handler: Handler) -> None:
+        handler.wfile.write(answer)
+        handler.close_connection = True
+
+    return step
+
+
+def redirect(address: str, code: int = 302) -> Callable[[Handler], None]:
+    return raw(f"HTTP/1.0 {code} Found\r\nLocation: {address}\r\n\r\n".encode("latin-1"))
 
 
 # --- fixtures ---------------------------------------------------------------------------------------------------------
@@ -337,7 +357,13 @@ def test_an_unknown_name(tmp_path: Path):
     assert not files(tmp_path)
 
 
-@pytest.mark.parametrize("base", ["", "models", "ftp://x", "file:///etc", "https://", "http://[1", "http://x:port"])
+@pytest.mark.parametrize(
+    "base",
+    [
+        *("", "models", "ftp://x", "file:///etc", "https://", "http://[1", "http://x:port"),
+        *("https://x/\udc80", "https://x/é", "https://x/a b", "https://x/\x1b[31m", "https://x/\0"),
+    ],
+)
 def test_a_base_that_is_no_web_address(base: str, tmp_path: Path):
     with pytest.raises(UsageError, match="is not a web address"):
         download.fetch("fastvit_t8", base=base, folder=tmp_path)
@@ -462,12 +488,174 @@ def test_a_folder_that_cannot_be_used(fetch: Fetch, tmp_path: Path):
         fetch()
 
 
-def test_a_full_disk(fetch: Fetch, tmp_path: Path):
-    part = tmp_path / f"{FILE}.part"
-    part.parent.mkdir()
-    try:
-        part.symlink_to("/dev/full")
-    except OSError:
-        pytest.skip("no such device here")
+def test_a_full_disk(fetch: Fetch, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(download, "_receive", full)
     with pytest.raises(UsageError, match="No space left"):
         fetch()
+
+
+# --- hostile servers and folders --------------------------------------------------------------------------------------
+
+
+def refusal(fetch: Fetch, kind: type[FastViTBenchError] = DownloadError) -> str:
+    """The sentence that a transfer ends with."""
+    with pytest.raises(kind) as caught:
+        fetch()
+    check_refusal(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "9" * 19, str(2**31)])
+def test_a_file_that_is_said_to_be_too_large(length: str, server: Server, fetch: Fetch, tmp_path: Path):
+    server.script = [raw(f"HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\nbody".encode())]
+    assert "has more than 2147483647 bytes, so it is no checkpoint and nothing is kept" in refusal(fetch)
+    assert not files(tmp_path)
+    server.script = [
+        break_off,
+        raw(f"HTTP/1.0 206 OK\r\nContent-Range: bytes 100000-{length}/{length}\r\n\r\nx".encode()),
+    ]
+    refusal(fetch)
+    assert "has more than 2147483647 bytes" in refusal(fetch)
+    assert not files(tmp_path)
+
+
+def test_a_file_without_end(server: Server, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download, "LIMIT", 300_000)
+    server.script = [without_length]
+    assert "has more than 300000 bytes" in refusal(fetch)
+    assert not files(tmp_path)
+
+
+def test_a_transfer_that_takes_too_long(server: Server, fetch: Fetch, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download, "LONGEST_S", -1.0)
+    assert "0 bytes are kept, and the same command continues from there" in refusal(fetch)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("length", ["-5", "x", "٣", "1 2", "0x10", "\x1b[31m"])
+def test_a_length_that_is_no_number_says_nothing(length: str, server: Server, fetch: Fetch):
+    head = b"HTTP/1.0 200 OK\r\nContent-Length: " + length.encode() + b"\r\n\r\n"
+    server.script = [raw(head + server.content)]
+    assert fetch().read_bytes() == server.content
+
+
+@pytest.mark.parametrize("span", ["bytes 9-9/" + "9" * 5000, "bytes " + "9" * 5000 + "-1/2", "bytes */x", "\x1b", "٣"])
+@pytest.mark.parametrize("code", [206, 416])
+def test_a_range_that_makes_no_sense(code: int, span: str, server: Server, fetch: Fetch):
+    server.script = [raw(f"HTTP/1.0 {code} OK\r\nContent-Range: {span}\r\n\r\nx".encode())]
+    refusal(fetch)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("http://[::1", "http://[", "ftp://127.0.0.1/x", "file:///etc/passwd", "data:,x", "javascript:x"),
+        *("http://127.0.0.1:port/", "http://127.0.0.1:99999/", "//[", "http://[\x1b]/"),
+    ],
+)
+def test_a_redirection_to_no_web_address(address: str, server: Server, fetch: Fetch):
+    server.script = [redirect(address)]
+    refusal(fetch)
+    assert len(server.requests) == 1
+
+
+def test_a_redirection_to_a_web_address(server: Server, fetch: Fetch):
+    server.script = [redirect("/elsewhere"), redirect(f"{server.base}/again", 307)]
+    assert fetch().read_bytes() == server.content
+    assert [path for path, _ in server.requests] == [PATH, "/elsewhere", "/again"]
+
+
+def test_redirections_in_a_circle(server: Server, fetch: Fetch):
+    server.script = [redirect("/elsewhere")] * 50
+    assert "is refused by the server (302" in refusal(fetch)
+
+
+@pytest.mark.parametrize(("old", "new"), [("https", "http"), ("https", "ftp"), ("http", "ftp")])
+def test_redirections_that_are_not_followed(old: str, new: str):
+    request = urllib.request.Request(f"{old}://example.org/x")
+    with pytest.raises(DownloadError, match=f"leads to {new}://example.org/y, which is not followed"):
+        download._Redirection().redirect_request(
+            request, io.BytesIO(), 302, "Found", http.client.HTTPMessage(), f"{new}://example.org/y"
+        )
+
+
+ODD_ANSWERS = {
+    "reason with escapes": b"HTTP/1.0 403 \x1b]0;x\x07\x1b[31mNo\x85\r\n\r\n",
+    "long reason": b"HTTP/1.0 503 " + b"x" * 60_000 + b"\r\n\r\n",
+    "status line of something else": b"SSH-2.0-\x1b[31mOpenSSH\r\n",
+    "long status line": b"x" * 70_000 + b"\r\n",
+    "status of 5000 digits": b"HTTP/1.0 " + b"2" * 5000 + b" OK\r\n\r\n",
+    "negative status": b"HTTP/1.0 -20 OK\r\n\r\n",
+    "many headers": b"HTTP/1.0 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+    "headers without names": b"HTTP/1.0 200 OK\r\n: b\r\n\xff\r\n\r\n",
+    "chunk of no length": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\x1b[31m\r\n",
+    "chunk of a negative length": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc",
+    "chunk of endless length": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 5000 + b"\r\nabc",
+}
+
+
+@pytest.mark.parametrize("kind", ODD_ANSWERS)
+def test_an_answer_that_makes_no_sense(kind: str, server: Server, fetch: Fetch):
+    server.script = [raw(ODD_ANSWERS[kind])]
+    refusal(fetch)
+
+
+ANSWER = (
+    b"HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\nContent-Range: bytes 4-8/9\r\n"
+    b'ETag: "v"\r\nLocation: http://127.0.0.1:9/x\r\n\r\n<html'
+)
+
+
+@settings(max_examples=40)
+@given(answer=mutated(ANSWER) | mutated(ANSWER.replace(b"206", b"302")), received=st.sampled_from([b"", b"<htm"]))
+def test_no_answer_is_more_than_refused(answer: bytes, received: bytes, tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("answers")
+    part = folder / f"{FILE}.part"
+    part.parent.mkdir()
+    if received:
+        part.write_bytes(received)
+    with pytest.MonkeyPatch.context() as patch, Server(("127.0.0.1", 0), Handler) as server:
+        patch.setenv("no_proxy", "*")
+        patch.setattr(download, "TIMEOUT_S", 5)
+        server.script, server.requests = [raw(answer)], []
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(FastViTBenchError) as caught:
+            download.fetch("fastvit_t8", form=Form.FUSED, base=server.base, folder=folder, pauses_s=())
+        thread.join()
+    check_refusal(caught.value)
+
+
+@pytest.mark.parametrize("version", [b'"a"\r\nX-Injected: 1', b"\xff\xfe", b"x" * 5000, b"\x1b[31m", b""])
+def test_a_version_that_cannot_be_one_is_not_sent(version: bytes, server: Server, fetch: Fetch, tmp_path: Path):
+    part = tmp_path / f"{FILE}.part"
+    part.parent.mkdir()
+    part.write_bytes(server.content[:1000])
+    part.with_name(f"{part.name}.version").write_bytes(version)
+    assert fetch().read_bytes() == server.content
+    ((_, headers),) = server.requests
+    assert headers["Range"] == "bytes=1000-"
+    assert "If-Range" not in headers
+    assert "X-Injected" not in headers
+
+
+@pytest.mark.parametrize("suffix", ["", ".part", ".sha256"])
+@pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
+def test_special_files_in_the_folder_are_not_read(suffix: str, target: str, fetch: Fetch, tmp_path: Path):
+    path = tmp_path / FILE
+    path.parent.mkdir()
+    os.mkfifo(path.parent / "pipe")
+    path.with_name(path.name + suffix).symlink_to(path.parent / target)
+    assert "regular file" in refusal(fetch, UsageError)
+
+
+def test_a_version_in_a_pipe_is_not_read(server: Server, fetch: Fetch, tmp_path: Path):
+    part = tmp_path / f"{FILE}.part"
+    part.parent.mkdir()
+    part.write_bytes(server.content[:1000])
+    os.mkfifo(part.with_name(f"{part.name}.version"))
+    server.script = [ignore_range]
+    assert fetch().read_bytes() == server.content

@@ -57,6 +57,7 @@ from fastvit_bench.records import (
     Window,
     by_name,
 )
+from fastvit_bench.records.measurement import sample_faults
 from fastvit_bench.stats.intervals import order_statistic_ranks
 
 # --- what follows from the samples ------------------------------------------------------------------------------------
@@ -580,3 +581,79 @@ def test_machines_of_one_kind_have_one_name_where_only_one_was_given() -> None:
     assert by_name([plain, named]) == {plain.hardware: "lab-1"}
     assert by_name([plain, named, other]) == {}
     assert by_name([plain]) == {}
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+PAIR = builders.block(0)
+
+
+@pytest.mark.parametrize(
+    ("record", "changes"),
+    [
+        (builders.measurement(), {"samples_ns": [[10**15]]}),
+        (builders.measurement(), {"samples_ns": [[0]]}),
+        (builders.measurement(), {"method": {"statistic": "trimmed-mean", "trim": 10**6}}),
+        (PAIR, {"base_ns": [[1], [2]], "head_ns": [[1]]}),
+        (PAIR, {"reference": 0.0}),
+        (PAIR, {"reference": 1e300}),
+        (builders.verdict(), {"ratio": 0.0}),
+        (builders.verdict(), {"ratio": -1.0}),
+        (builders.verdict(), {"interval": {"low": 0.0, "high": 1.0, "confidence": 0.95}}),
+        (builders.verdict(), {"interval": {"low": 1.0, "high": 1e308, "confidence": 0.95}}),
+    ],
+)
+def test_figures_that_no_clock_gives_are_refused(record: Record, changes: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(msgspec.to_builtins(record) | changes, type(record))
+
+
+def counted(runs: int, lengths: list[int], **method: Any) -> str:
+    samples = tuple((1000,) * length for length in lengths)
+    return sample_faults(builders.measurement(samples_ns=samples, method=Method(runs=runs, **method)))
+
+
+@pytest.mark.parametrize(
+    ("runs", "lengths", "method"),
+    [
+        (100, [100], {}),
+        (100, [100] * 3, {"rounds": 3}),
+        (100, [25] * 4, {"processes": 4}),
+        (10, [3, 3, 2, 2], {"processes": 4}),
+        (2, [1] * 4, {"processes": 4}),
+        (10, [10], {"duration_ms": 3000}),
+        (10, [4711], {"duration_ms": 3000}),
+    ],
+)
+def test_samples_are_as_many_as_the_method_says(runs: int, lengths: list[int], method: dict[str, Any]) -> None:
+    assert counted(runs, lengths, **method) == ""
+
+
+@pytest.mark.parametrize(
+    ("runs", "lengths", "method", "clause"),
+    [
+        (100, [1], {}, "round 1 has 1 samples, and its method has 100"),
+        (5, [100], {}, "round 1 has 100 samples, and its method has 5"),
+        (100, [100, 100], {}, "it has samples of 2 rounds, and its method has 1"),
+        (100, [25] * 3, {"processes": 4}, "it has samples of 3 processes, and its method has 4"),
+        (10, [2, 3, 3, 2], {"processes": 4}, "round 1 has 2 samples, and its method has 3"),
+        (10, [9], {"duration_ms": 3000}, "round 1 has 9 samples, and its method has at least 10"),
+        (10**18, [1], {"processes": 10**18}, f"it has samples of 1 processes, and its method has {10**18}"),
+    ],
+)
+def test_any_other_number_of_samples_is_said(
+    runs: int, lengths: list[int], method: dict[str, Any], clause: str
+) -> None:
+    assert counted(runs, lengths, **method) == clause
+
+
+@pytest.mark.parametrize(
+    "changes", [{"images": 0}, {"top1": 101}, {"top5": 40}, {"top5": 101}, {"top1": -1}, {"overflowed": 101}]
+)
+def test_counts_that_no_images_give_are_refused(changes: dict[str, int]) -> None:
+    usual = builders.accuracy(images=100, top1=50, top5=80)
+    with pytest.raises(ValueError, match="images"):
+        msgspec.structs.replace(usual, **changes)
+    for wrong in ({"top1": 65}, {"top5": 49}, {"top5": 65}, {"overflowed": 65}, {"pictures": 59}):
+        with pytest.raises(ValueError, match="right"):
+            builders.tally(**wrong)

@@ -83,7 +83,8 @@ def test_notes_tell_of_what_the_figures_are() -> None:
     told = row_table.markdown(row(broken))
     assert "of the very file that was timed" in told
     assert (
-        "imagenet (dadadadadada); shorter side 284, bicubic, middle 256 x 256 (crop 0.9), Pillow 13.0.0; 2026-01-31; "
+        "imagenet (names and sizes dadadadadada); shorter side 284, bicubic, middle 256 x 256 (crop 0.9), "
+        "Pillow 13.0.0; 2026-01-31; "
         "49999 images, 1 unreadable files left out: fastvit\\_t8 256" in told.replace("fastvit_t8", "fastvit\\_t8")
     )
     assert "not all of the same images" not in told
@@ -139,4 +140,4 @@ def test_every_format_of_an_evaluation() -> None:
 def test_a_home_folder_is_not_told() -> None:
     told = accuracies.markdown([builders.accuracy(evaluation=builders.evaluation(data="/private/somebody/val/"))])
     assert "somebody" not in told
-    assert re.search(r"; val \(da", told)
+    assert re.search(r"; val \(names and sizes da", told)

@@ -49,7 +49,8 @@ def test_a_store_is_read_as_its_files_are_collected(tmp_path: Path) -> None:
     with paths[1].open("ab") as file:
         file.write(b'{"kind":"measurement","finished":"2026')  # a killed writer's
     files = [store_runs.read(path) for path in paths]
-    found, counted = rows.read(paths)
+    found, counted, unreadable = rows.read(paths)
+    assert unreadable == []
     assert found == rows.collect(files)
     assert counted == [each for file in files for each in file.accuracies]
     assert len(found) == 3
@@ -60,7 +61,7 @@ def test_a_store_is_read_as_its_files_are_collected(tmp_path: Path) -> None:
 
 def test_of_other_runs_only_accuracies_are_taken(tmp_path: Path) -> None:
     shown, other = stored(tmp_path, [sized(224, 1)], [sized(256, 2), builders.accuracy()])
-    found, counted = rows.read([shown], [shown, other])
+    found, counted, _ = rows.read([shown], [shown, other])
     assert [list(row.cells.values()) for row in found] == [[sized(224, 1)]]
     assert counted == [builders.accuracy()]
 
@@ -80,6 +81,23 @@ def test_damage_is_refused_in_what_a_newer_measurement_replaces(tmp_path: Path, 
     assert gc.isenabled()
 
 
+def test_of_a_damaged_run_nothing_counts_and_the_others_do(tmp_path: Path) -> None:
+    paths = stored(
+        tmp_path,
+        [sized(224, 1)],
+        [sized(256, 2), builders.accuracy()],
+        [sized(384, 3), builders.accuracy(), sized(512, 4)],
+    )
+    lines = paths[2].read_bytes().splitlines(keepends=True)
+    paths[2].write_bytes(b"".join([*lines[:3], b"{}\n"]))
+    found, counted, unreadable = rows.read(paths)
+    assert found == rows.collect(map(store_runs.read, paths[:2]))
+    assert counted == [builders.accuracy()]
+    assert len(unreadable) == 1
+    assert f"{paths[2].name}, line 4: " in unreadable[0]
+    assert rows.read(paths[:1], paths[1:])[1:] == ([builders.accuracy()], unreadable)
+
+
 def test_lines_come_one_by_one(tmp_path: Path) -> None:
     (path,) = stored(tmp_path, [sized(256, 1)])
     path.write_bytes(path.read_bytes() + b"{}\n" + b"{torn")
@@ -96,6 +114,7 @@ def test_measurements_that_are_replaced_are_not_held(tmp_path: Path) -> None:
     path.write_bytes(first + b"".join(lines))
 
     def peak(read: Callable[[], object]) -> int:
+        read()  # the first call imports and caches
         tracemalloc.start()
         try:
             read()

@@ -88,4 +88,4 @@ def test_commands_tabulate_what_was_stored(zoo: Path) -> None:
     figures = [row["latency"][size]["median_ms"] for size in ("32", "64")]
     assert figures == pytest.approx([first.median_ms, second.median_ms])
     assert "fastvit_t8" in call("roofline").stdout
-    call("report", "-o", "page")
+    call("report", "-o", "page.html")

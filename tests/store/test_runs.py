@@ -1,6 +1,7 @@
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 
 from fastvit_bench.errors import StoreError, UnavailableError
 from fastvit_bench.records import SCHEMA
-from fastvit_bench.store import runs
+from fastvit_bench.store import documents, peaks, runs
 
 
 @pytest.fixture
@@ -508,3 +509,80 @@ def test_the_schema_accepts_every_line_and_refuses_what_the_reader_refuses(path:
     ):
         assert not validator.is_valid(wrong)
     assert runs.json_schema()["$id"] == f"urn:fastvit-bench:run-file-line:{SCHEMA}"
+
+
+# --- hostile files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout_s", [float("nan"), float("inf")])
+def test_a_run_that_could_not_be_read_again_is_never_begun(tmp_path: Path, timeout_s: float) -> None:
+    with pytest.raises(StoreError, match="could not be read again"):
+        runs.create(tmp_path, builders.run(request=builders.request(timeout_s=timeout_s)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_creator_left_does_not_take_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", _killed)
+        patch.setattr(shutil, "rmtree", lambda *args, **options: None)
+        with pytest.raises(KeyboardInterrupt):
+            runs.create(tmp_path, builders.run())
+    assert runs.all_runs(tmp_path) == []
+    assert runs.read(runs.create(tmp_path, builders.run())).lines == (builders.run(),)
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_without_links_a_run_is_created_once_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    test_of_two_creators_one_wins(tmp_path)
+
+
+def test_of_several_files_the_readable_ones_are_read_and_the_others_named(path: Path) -> None:
+    broken = path.with_name("broken.jsonl")
+    broken.write_text("{}\n", encoding="utf-8")
+    files, faults = runs.read_all([broken, path])
+    assert files == [runs.read(path)]
+    assert len(faults) == 1
+    assert "broken.jsonl, line 1" in faults[0]
+    assert runs.read_all([]) == ([], [])
+    with pytest.raises(StoreError, match=r"broken\.jsonl, line 1"):
+        runs.read_all([broken, path.with_name("absent.jsonl")])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_no_reader_waits_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    (tmp_path / "b.jsonl").symlink_to("/dev/zero")
+    for name in ("a.jsonl", "b.jsonl"):
+        assert runs.find(tmp_path, str(tmp_path / name)) == [tmp_path / name]
+        with pytest.raises(StoreError, match="no regular file"):
+            runs.read(tmp_path / name)
+        with pytest.raises(StoreError, match="no regular file"):
+            documents.read(tmp_path / name, documents.PEAKS)
+
+
+@pytest.mark.parametrize("ref", ["x" * 5000, "x" * 5000 + ".jsonl", "a/" + "x" * 5000, "a\0.jsonl", "a\0"])
+def test_a_ref_that_no_file_can_have_is_one_sentence(root: Path, ref: str) -> None:
+    with pytest.raises(StoreError):
+        runs.find(root, ref)
+
+
+def test_a_line_has_a_limit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_LONGEST", 100)
+    with pytest.raises(StoreError, match="line 1: is longer than 100 bytes"):
+        runs.read(path)
+
+
+def test_a_document_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    peak = builders.peak()
+    wrong = msgspec.structs.replace(peak, memory=msgspec.structs.replace(peak.memory, best_ns=(0,)))
+    with pytest.raises(StoreError, match="is not written, since it could not be read again"):
+        peaks.save([wrong], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert peaks.load(peaks.save([peak], tmp_path).parent) == (peak,)

@@ -7,7 +7,6 @@ loaded, and only where toolkit, version, system and card are those they were bui
 
 import hashlib
 import math
-import os
 import platform
 import sys
 from abc import abstractmethod
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from fastvit_bench import files
-from fastvit_bench.backends import INPUT, Hardware, Session, VerificationRun, available_cores
+from fastvit_bench.backends import INPUT, Hardware, Session, VerificationRun, _sidecars, available_cores
 from fastvit_bench.backends._nvidia import gpu
 from fastvit_bench.backends._nvidia.cuda.monitor import Monitor
 from fastvit_bench.backends._nvidia.cuda.timing import EventSession
@@ -29,7 +28,8 @@ from fastvit_bench.backends._onnx import export as onnx_export
 from fastvit_bench.backends._onnx import model
 from fastvit_bench.backends._onnx import session as onnx_session
 from fastvit_bench.backends._onnx.backend import OnnxFileBackend
-from fastvit_bench.backends._onnx.model import block_of, first_line
+from fastvit_bench.backends._onnx.model import block_of
+from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, UnavailableError, UsageError
 from fastvit_bench.records import Device, Engine, ExportJob, GpuIdentity, LayerTime, Parity, Shape, TimingCache
 
@@ -83,17 +83,17 @@ def read_metadata(engine: Path) -> Engine:
 
     Raises `UsageError` for an engine without one: only engines that this tool built are loaded.
     """
-    if not engine.exists():
+    if not files.exists(engine):
         raise UnavailableError(f"{engine} does not exist yet; export the network here, with the same options.")
     try:
-        return msgspec.json.decode(metadata_path(engine).read_bytes(), type=Engine)
+        return _sidecars.read(metadata_path(engine), Engine)
     except FileNotFoundError:
         raise UsageError(
             f"{engine} was not built by fastvit-bench: there is no {metadata_path(engine).name} beside it, and "
             f"loading an engine runs its code; export the network here instead."
         ) from None
-    except (OSError, msgspec.MsgspecError) as error:
-        raise UsageError(f"{metadata_path(engine)} cannot be read: {error}; export the network again.") from None
+    except UsageError as error:
+        raise UsageError(f"{str(error).rstrip('.')}; export the network again.") from None
 
 
 def require(engine: Path, target: EngineTarget, onnx_sha256: str, settings: dict[str, str]) -> Engine:
@@ -143,12 +143,7 @@ def misplaced(known: Engine | TimingCache, target: EngineTarget) -> str | None:
 
 def settle(engine: Path, proved: Engine) -> None:
     """Replace an engine's side-car, such as by one with the parity of its outputs."""
-    draft = metadata_path(engine).with_name(f".{metadata_path(engine).name}.{os.getpid()}")
-    try:
-        draft.write_bytes(msgspec.json.format(msgspec.json.encode(proved), indent=2) + b"\n")
-        draft.replace(metadata_path(engine))
-    finally:
-        draft.unlink(missing_ok=True)
+    files.write(metadata_path(engine), msgspec.json.format(msgspec.json.encode(proved), indent=2) + b"\n")
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
@@ -215,7 +210,7 @@ def build(
     is not this machine's. Raises `UnavailableError` where parser or builder refuse the file, `ChecksumError` and
     `UnavailableError` for a timing cache as `timings` does, and `OSError` where the disk fails.
     """
-    content = onnx.read_bytes()
+    content = files.read_bytes(onnx, files.PROGRAM)
     logger, log = listen(trt)
     # strongly typed is the only kind TensorRT 11 knows, and 10.12 is asked for it; 11 ignores the flag
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -252,7 +247,7 @@ def build(
     )
     if cache:
         _save_timings(cache, target, bytes(config.get_timing_cache().serialize()))
-    _put(engine, plan)
+    files.write(engine, plan)
     settle(engine, record)
     return record
 
@@ -312,17 +307,6 @@ def _layers(network: Any) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _put(path: Path, content: Any) -> None:
-    """Write a file and move it to its final name in one step."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 # --- timing caches ----------------------------------------------------------------------------------------------------
 
 
@@ -342,12 +326,14 @@ def timings(cache: Path, target: EngineTarget) -> bytes | None:
     changed.
     """
     try:
-        content = cache.read_bytes()
-        known = msgspec.json.decode(metadata_path(cache).read_bytes(), type=TimingCache)
+        content = files.read_bytes(cache)
+        known = _sidecars.read(metadata_path(cache), TimingCache)
     except FileNotFoundError:
         return None  # without its side-car its origin is unknown, and it is only a cache
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ChecksumError(f"The timing cache {cache} cannot be read: {error}; remove it.") from None
+    except OSError as error:
+        raise ChecksumError(f"The timing cache {cache} cannot be read: {error.strerror or error}; remove it.") from None
+    except UsageError as error:
+        raise ChecksumError(f"Of a timing cache, {str(error).rstrip('.')}; remove both.") from None
     wrong = misplaced(known, target)
     if wrong:
         raise UnavailableError(f"The timing cache {cache} does not belong here: {wrong}; remove it.")
@@ -367,8 +353,8 @@ def _save_timings(cache: Path, target: EngineTarget, content: bytes) -> None:
     )
     # first, so that a build that is killed here leaves a cache that is never read
     metadata_path(cache).unlink(missing_ok=True)
-    _put(cache, content)
-    _put(metadata_path(cache), msgspec.json.encode(known) + b"\n")
+    files.write(cache, content)
+    files.write(metadata_path(cache), msgspec.json.encode(known) + b"\n")
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -402,7 +388,7 @@ def session(trt: Any, engine: Path, known: Engine, device: Device, shape: Shape)
     with gpu.running(device) as running:
         logger, log = listen(trt)
         runtime: Any = trt.Runtime(logger)
-        loaded: Any = runtime.deserialize_cuda_engine(engine.read_bytes())
+        loaded: Any = runtime.deserialize_cuda_engine(files.read_bytes(engine, known.size_bytes))
         execution: Any = loaded.create_execution_context() if loaded else None
         if execution is None:
             raise UnavailableError(f"{engine.name} cannot be loaded: {log.first()}; export the network again here.")

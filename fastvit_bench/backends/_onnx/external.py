@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastvit_bench.backends import INPUT, output_names
-from fastvit_bench.backends._onnx.model import first_line
+from fastvit_bench.backends._onnx import model as onnx_model
+from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.records import Shape
 
@@ -20,11 +21,13 @@ def normalize_external_onnx(source: Path, shape: Shape) -> "onnx.ModelProto":
     Raises `UsageError` for any other model, and `UnavailableError` for a file that cannot be read.
     """
     import onnx
+    from onnx import external_data_helper
 
+    model = onnx_model.read(source)
     try:
-        model = onnx.load(source)
-    except Exception as error:  # protobuf's exceptions are not part of onnx's interface
-        raise UnavailableError(f"ONNX cannot load {source}: {first_line(error)}.") from error
+        external_data_helper.load_external_data_for_model(model, str(source.parent))
+    except Exception as error:  # its exceptions are its own, without a common base
+        raise UnavailableError(f"ONNX cannot load the data of {source}: {first_line(error)}.") from error
     graph = model.graph
     initialisers = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initialisers]
@@ -62,6 +65,13 @@ def normalize_external_onnx(source: Path, shape: Shape) -> "onnx.ModelProto":
     if len(sizes) != 2 or sizes[0] != shape.batch or not sizes[1]:
         raise UsageError(f"{source} returns {sizes or 'an unknown shape'} and not (N, classes); it is no classifier.")
     return model
+
+
+def data_files(source: Path) -> list[Path]:
+    """Return the files beside an ONNX file that hold its weights. Raises `UnavailableError` as `model.read` does."""
+    tensors = onnx_model.read(source).graph.initializer
+    places = [entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"]
+    return [source.parent / place for place in dict.fromkeys(places)]
 
 
 def copy(model: "onnx.ModelProto") -> "onnx.ModelProto":

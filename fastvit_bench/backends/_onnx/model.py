@@ -3,8 +3,11 @@
 import itertools
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fastvit_bench import files
+from fastvit_bench.backends._onnx.limits import require_bounded
+from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import UnavailableError
 from fastvit_bench.records import Shape
 
@@ -17,7 +20,10 @@ if TYPE_CHECKING:
 
 def require_strongly_typed(model: "onnx.ModelProto", name: str) -> None:
     """Raise `UnavailableError` unless all of an FP16 file's arithmetic is float16 and all its numbers are finite."""
-    faults = islands(model) + _infinite(model)
+    try:
+        faults = islands(model) + _infinite(model)
+    except UnavailableError as error:
+        faults = [first_line(error)]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise UnavailableError(
@@ -55,13 +61,13 @@ def islands(model: "onnx.ModelProto") -> list[str]:
     outer = {value.name for value in graph.input}, {value.name for value in graph.output}
     for node in graph.node:
         if node.op_type == "Shape" or (
-            node.op_type == "Cast" and (node.input[0] in outer[0] or node.output[0] in outer[1])
+            node.op_type == "Cast" and (outer[0].intersection(node.input) or outer[1].intersection(node.output))
         ):
             continue
         read = [name for index, name in enumerate(node.input) if node.op_type != "Resize" or index != 2]
         names = [name for name in (*read, *node.output) if name]
         known = {types.get(name, 0) for name in names}
-        label = f"{node.op_type} {node.name or node.output[0]}"
+        label = f"{node.op_type} {node.name or next(iter(node.output), '')}"
         if known & wide.keys():
             faults.append(f"{wide[min(known & wide.keys())]} node {label}")
         elif 0 in known:
@@ -93,21 +99,40 @@ def _infinite(model: "onnx.ModelProto") -> list[str]:
     return [
         f"initialiser {tensor.name} with values beyond float16"
         for tensor in model.graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT16 and not np.isfinite(onnx.numpy_helper.to_array(tensor)).all()
+        if tensor.data_type == onnx.TensorProto.FLOAT16 and not np.isfinite(_numbers(tensor)).all()
     ]
+
+
+def _numbers(tensor: "onnx.TensorProto") -> Any:
+    """Return the array of an initialiser. Raises `UnavailableError` for one that does not hold its numbers."""
+    import onnx
+
+    try:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ValueError("they are in another file")
+        return onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, LookupError) as error:
+        raise UnavailableError(f"an initialiser {tensor.name} without its numbers ({first_line(error)})") from error
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def read(path: Path) -> "onnx.ModelProto":
-    """Read the model in a file. Raises `UnavailableError` for one that is no ONNX file."""
+    """Read the model in a file, without data that it has in other files.
+
+    Raises `UnavailableError` for one that is no ONNX file, and for one beyond `limits`.
+    """
     import onnx
 
     try:
-        return onnx.load(path, load_external_data=False)
+        model = onnx.load_model_from_string(files.read_bytes(path, files.PROGRAM))
+    except OSError as error:
+        raise UnavailableError(f"ONNX cannot load {path.name}: {error.strerror or error}.") from error
     except Exception as error:  # protobuf's exceptions are not part of onnx's interface
         raise UnavailableError(f"ONNX cannot load {path.name}: {first_line(error)}.") from error
+    require_bounded(model, path.name)
+    return model
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -121,7 +146,10 @@ def shape_of(path: Path) -> Shape:
     Raises `UnavailableError` where the metadata has none.
     """
     model = read(path)
-    dims = [size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim]  # 0 stands for a free one
+    inputs = model.graph.input[:1]
+    dims = [size.dim_value for value in inputs for size in value.type.tensor_type.shape.dim]  # 0 stands for a free one
+    if len(dims) != 4:
+        raise UnavailableError(f"{path.name} does not take images (N, 3, H, W); export the network again.")
     if not dims[2] or not dims[3]:
         entries = model.metadata_props
         resolution = next((entry.value for entry in entries if entry.key == "fastvit_bench.resolution"), "")
@@ -169,7 +197,7 @@ def rounding(model: "onnx.ModelProto") -> "onnx.ModelProto":
     nodes = [cast(value.name, twin(value.name), single) for value in graph.input if value.name in narrow]
     for index, tensor in enumerate(graph.initializer):
         if tensor.data_type == half:
-            wide = onnx.numpy_helper.to_array(tensor).astype("float32")
+            wide = _numbers(tensor).astype("float32")
             graph.initializer[index].CopyFrom(onnx.numpy_helper.from_array(wide, twin(tensor.name)))
     for node in graph.node:
         outputs = [name for name in node.output if name in narrow]
@@ -190,11 +218,6 @@ def rounding(model: "onnx.ModelProto") -> "onnx.ModelProto":
     del graph.node[:]
     graph.node.extend(copies)
     return result
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, without its full stop; its class where it has no text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 # Parts of the networks by the beginning of their modules' names, in the folded form and in the trained ones. Entries of

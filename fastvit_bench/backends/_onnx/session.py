@@ -1,6 +1,5 @@
 """Run an ONNX file with ONNX Runtime, and time its operators."""
 
-import tempfile
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -8,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from fastvit_bench import files
 from fastvit_bench.backends import Session
-from fastvit_bench.backends._onnx.model import block_of, first_line, read, rounding
+from fastvit_bench.backends._onnx.model import block_of, read, rounding
+from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.records import LayerTime, Window
 from fastvit_bench.stats.intervals import median
@@ -99,6 +100,7 @@ def on_processor(path: Path, threads: int) -> AbstractContextManager[OnnxSession
     It computes chains of an FP16 file's operators in float32 without rounding in between. Raises `UnavailableError` for
     a file it cannot load.
     """
+    read(path)  # refuses what ONNX Runtime would never finish to load
     return _opened(path.name, path, threads)
 
 
@@ -136,12 +138,12 @@ def profiled(path: Path, threads: int, images: "Batch", runs: int) -> tuple[Laye
     it adds, such as those that reorder channels, are included. Raises `UnavailableError` and `UsageError` as a session
     does.
     """
-    with tempfile.TemporaryDirectory() as folder, _opened(path.name, path, threads, Path(folder) / "trace") as session:
+    with files.temporary_folder() as folder, _opened(path.name, path, threads, folder / "trace") as session:
         session.set_input(images)
         for _ in range(_UNTIMED + runs):
             session.run()
             session.wait()
-        trace = Path(session.end_trace()).read_bytes()
+        trace = files.read_bytes(Path(session.end_trace()), files.PROGRAM)
     times: dict[tuple[str, str, str], list[int]] = {}  # by number too: nodes that ONNX Runtime adds may share a name
     for event in msgspec.json.decode(trace, type=list[_Event]):
         if event.cat == "Node" and event.name.endswith(_KERNEL):

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from fastvit_bench.backends._onnx import model as onnx_model
-from fastvit_bench.backends._onnx.model import first_line
+from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import UnavailableError
 from fastvit_bench.records import Shape, Traffic
 
@@ -37,6 +39,14 @@ def count(path: Path, shape: Shape) -> Traffic:
 
 def of(model: "onnx.ModelProto", shape: Shape, name: str) -> Traffic:
     """Count one run of a model, which is changed; `name` is for messages. Raises as `count` does."""
+    try:
+        return msgspec.convert(_counts(model, shape, name), Traffic)
+    except (LookupError, ValueError) as error:  # of a node without its inputs, or counts beyond all files
+        raise UnavailableError(f"{name} is no valid ONNX file, so its bytes cannot be counted.") from error
+
+
+def _counts(model: "onnx.ModelProto", shape: Shape, name: str) -> dict[str, int]:
+    """Return the fields of a `Traffic`. Raises `LookupError` and `ValueError` for nodes that none can have."""
     import onnx
 
     graph = model.graph
@@ -70,9 +80,13 @@ def of(model: "onnx.ModelProto", shape: Shape, name: str) -> Traffic:
             weight_bytes += sum(size(value) for value in inputs if value in weights)
             read_bytes += sum(size(value) for value in inputs if value not in weights)
         macs += _macs(node, dims_of)
-    return Traffic(
-        params=params, macs=macs, weight_bytes=weight_bytes, read_bytes=read_bytes, written_bytes=written_bytes
-    )
+    return {
+        "params": params,
+        "macs": macs,
+        "weight_bytes": weight_bytes,
+        "read_bytes": read_bytes,
+        "written_bytes": written_bytes,
+    }
 
 
 def _macs(node: "onnx.NodeProto", shape_of: Callable[[str], tuple[int, ...]]) -> int:

@@ -148,10 +148,8 @@ class CoreML:
             raise UsageError(f"The network has {asked.classes} classes, and {len(asked.labels)} names were given.")
         network = copy.deepcopy(network).float().eval()
         shapes = asked.functions or (asked.shape,)
-        work = path.with_suffix(".work")
-        work.mkdir()
-        try:
-            needed = 4 * sum(parameter.numel() for parameter in network.parameters())
+        needed = 4 * sum(parameter.numel() for parameter in network.parameters())
+        with files.temporary_folder(path.parent) as work:
             with _translated(f"{asked.model} {asked.shape.size}", work, needed):
                 models = [
                     _convert(network, asked, shape, work / f"{function_name(shape)}.mlpackage") for shape in shapes
@@ -159,8 +157,6 @@ class CoreML:
                 source = _merge(models, shapes, work) if asked.functions else models[0]
             _describe(source, asked, metadata)
             source.replace(path)
-        finally:
-            files.remove(work)
 
     def verification_sessions(self, path: Path, asked: ExportJob) -> Iterable[VerificationRun]:
         """Yield the stored program evaluated with PyTorch, and on a Mac also the package run by Core ML."""
@@ -491,13 +487,16 @@ def _digest(package: Path, spec: Any = None) -> str:
 
     from fastvit_bench.backends.coreml import program
 
-    spec = spec or program.toolkit().utils.load_spec(str(package))
+    spec = spec or program.specification(package)
     digest = hashlib.sha256(spec.mlProgram.SerializeToString(deterministic=True))
     for features in [spec.description, *spec.description.functions]:
         for feature in [*features.input, *features.output]:
             digest.update(feature.name.encode() + feature.type.SerializeToString(deterministic=True))
     weights = package / "Data" / _WEIGHTS
-    digest.update(files.sha256(weights).encode() if weights.exists() else b"")
+    try:
+        digest.update(files.sha256(weights).encode() if weights.exists() else b"")
+    except OSError as error:
+        raise UnavailableError(f"The weights of {package.name} cannot be read: {error.strerror or error}.") from error
     return digest.hexdigest()
 
 

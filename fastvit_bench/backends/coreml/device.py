@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastvit_bench.backends import Hardware, Images, Session
+from fastvit_bench.backends._text import first_line
 from fastvit_bench.backends.coreml import APPLE_ONLY
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.records import Device, Placement, PlannedOperation, Unit, Window
@@ -320,8 +321,3 @@ def _unit(device: Any) -> Unit:
         if isinstance(device, kind):
             return unit
     raise ValueError(f"a compute device of an unknown kind: {type(device).__name__}")
-
-
-def first_line(error: BaseException | str) -> str:
-    """Return the first line of an exception's message, or its type's name, without a full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

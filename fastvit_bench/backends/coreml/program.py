@@ -9,6 +9,7 @@ import importlib
 import json
 import logging
 import math
+import re
 import struct
 import warnings
 from collections import Counter
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from fastvit_bench import files
 from fastvit_bench.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -298,6 +300,14 @@ class _Weights:
         return self._files[name].array(blob.offset, expected)
 
 
+def specification(path: Path) -> Any:
+    """Return the protobuf of the package at `path`. Raises `UnavailableError` as `read` does."""
+    try:
+        return _specification(_content(_model(path)))
+    except _DamageError as damage:
+        raise UnavailableError(sentence(f"The Core ML reader cannot load {path.name}: {damage}.")) from damage
+
+
 def _package(path: Path) -> Package:
     model = _model(path)
     spec = _specification(_content(model))
@@ -334,11 +344,31 @@ def _model(path: Path) -> Path:
     if not path.is_dir():
         raise _DamageError("it is a file, and a package is a folder")
     try:
-        manifest: Any = json.loads(_content(path / "Manifest.json"))
-        relative = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise _DamageError("its Manifest.json does not say where the model is") from error
+        files.size_bytes(path)  # refuses links: what is behind one can change, and the package's hash would not
+    except OSError as error:
+        raise _DamageError(error.strerror or str(error)) from error
+    relative, items = _manifest(path / "Manifest.json")
+    for item in items:
+        if not files.exists(_inside(path, path / "Data", item)):
+            raise _DamageError(f"it lacks {str(item)[:100]}, which its Manifest.json names")
     return _inside(path, path / "Data", relative)
+
+
+def _manifest(file: Path) -> tuple[Any, list[Any]]:
+    """Return the path of the model and the paths of all items that a manifest names, relative to the data."""
+    try:
+        manifest: Any = json.loads(_content(file))
+        entries = manifest["itemInfoEntries"]
+        relative = entries[manifest["rootModelIdentifier"]]["path"]
+        items = [(item["name"], item["path"]) for item in entries.values()]
+        version = manifest["fileFormatVersion"]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _DamageError("its Manifest.json does not say where the model is, or lacks an entry") from error
+    if not isinstance(version, str) or not re.fullmatch(r"1\.\d{1,4}\.\d{1,4}", version):
+        raise _DamageError(f"its Manifest.json has version {str(version)[:20]} instead of 1.0.0")
+    if not all(isinstance(name, str) for name, _ in items):
+        raise _DamageError("its Manifest.json has an item whose name is no text")
+    return relative, [item for _, item in items]
 
 
 def _inside(package: Path, folder: Path, relative: Any) -> Path:
@@ -354,7 +384,7 @@ def _inside(package: Path, folder: Path, relative: Any) -> Path:
 
 def _content(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return files.read_bytes(file, files.PROGRAM)
     except OSError as error:
         raise _DamageError(f"its {file.name} cannot be read ({error.strerror or type(error).__name__})") from error
 
@@ -402,6 +432,8 @@ def _feature(feature: Any) -> Feature:
         )
     if field == "multiArrayType":
         tensor = feature.type.multiArrayType
+        if len(tensor.shape) > _MOST_DIMENSIONS:
+            raise _DamageError("one of its inputs or outputs has far too many dimensions")
         # the numbers of ArrayDataType: a flag for integers, and the number of bits
         dtypes = {65552: "fp16", 65568: "fp32", 65600: "fp64", 131080: "int8", 131104: "int32"}
         return Feature(

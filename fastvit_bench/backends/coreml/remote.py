@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fastvit_bench import files
 from fastvit_bench.backends import Hardware, Session
+from fastvit_bench.backends._text import first_line
 from fastvit_bench.backends.coreml import device as local
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.records import CallPattern, Device, Placement, Window
@@ -234,12 +235,12 @@ def _text(entry: dict[str, Any], *paths: str) -> str:
 
 def _devicectl(*words: str) -> dict[str, Any]:
     """Run `xcrun devicectl` and return the result that it writes as JSON."""
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer.json"
+    with files.temporary_folder() as folder:
+        answer = folder / "answer.json"
         command = ["xcrun", "devicectl", *words, "-j", str(answer)]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=_PATIENCE_S)
-            result: Any = json.loads(answer.read_bytes())["result"]
+            result: Any = json.loads(files.read_bytes(answer))["result"]
             if not isinstance(result, dict):
                 raise TypeError("its answer has an unknown form")
         except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
@@ -391,13 +392,13 @@ def _surroundings() -> Generator[Path]:
     assert tools is not None
     path, temporary = os.environ.get("PATH", ""), tempfile.tempdir
     with (
-        tempfile.TemporaryDirectory(prefix="fastvit-bench-") as folder,
+        files.temporary_folder() as folder,
         Path(os.devnull).open("w", encoding="utf-8") as nowhere,
         contextlib.redirect_stderr(nowhere),
     ):
-        os.environ["PATH"], tempfile.tempdir = f"{tools}{os.pathsep}{path}", folder
+        os.environ["PATH"], tempfile.tempdir = f"{tools}{os.pathsep}{path}", str(folder)
         try:
-            yield Path(folder)
+            yield folder
         finally:
             os.environ["PATH"], tempfile.tempdir = path, temporary
 
@@ -494,4 +495,4 @@ def _reason(error: BaseException) -> str:
         if errors:
             return errors[0].rstrip(".")
     message = getattr(error, "message", None)  # of coremltools' own errors, without the number they put before it
-    return local.first_line(message if isinstance(message, str) else error)
+    return first_line(message if isinstance(message, str) else error)

@@ -7,7 +7,9 @@ the disk, and `github.tell`, which writes the files that GitHub's runners read.
 import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from fastvit_bench import files
 from fastvit_bench.comparing import terminal
@@ -23,6 +25,7 @@ __all__ = [
     "FORMATS",
     "ReportFormat",
     "WrittenReports",
+    "check_outputs",
     "checked",
     "markdown",
     "possible",
@@ -40,6 +43,7 @@ class ReportFormat(NamedTuple):
 
     suffix: str  # of the file name
     writer: Callable[[Comparison], bytes]
+    own: Callable[[bytes], bool]  # whether a file's content is what the writer writes
     needs: tuple[str, ...] = ()  # packages that draw it
 
 
@@ -66,15 +70,39 @@ def _png(comparison: Comparison) -> bytes:
     return chart.png(comparison)
 
 
+class _Comparison(msgspec.Struct, tag="comparison", tag_field="document"):
+    """The field that identifies a comparison of any version."""
+
+
+def _with(mark: bytes) -> Callable[[bytes], bool]:
+    """Return a function that tells whether a file bears a mark."""
+    return lambda data: mark in data
+
+
+def _json_of(kind: Any) -> Callable[[bytes], bool]:
+    """Return a function that tells whether a file is JSON of a kind."""
+
+    def holds(data: bytes) -> bool:
+        try:
+            msgspec.json.decode(data, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return False
+        return True
+
+    return holds
+
+
 FORMATS: dict[str, ReportFormat] = {
-    "markdown": ReportFormat(".md", _markdown),
-    "junit": ReportFormat(".junit.xml", junit.junit),
-    "json": ReportFormat(".json", json_document.json),
-    "bmf": ReportFormat(".bmf.json", bencher.bmf),
-    "gha": ReportFormat(".gha.json", bencher.github_action_benchmark),
-    "pytest-benchmark": ReportFormat(".pytest-benchmark.json", pytest_benchmark.pytest_benchmark),
-    "svg": ReportFormat(".svg", _svg, charts.PACKAGES),
-    "png": ReportFormat(".png", _png, charts.PACKAGES),
+    "markdown": ReportFormat(".md", _markdown, _with(b"### Latency of ")),
+    "junit": ReportFormat(".junit.xml", junit.junit, _with(b'<testsuites name="fastvit-bench"')),
+    "json": ReportFormat(".json", json_document.json, _json_of(_Comparison)),
+    "bmf": ReportFormat(".bmf.json", bencher.bmf, _json_of(dict[str, bencher.Benchmark])),
+    "gha": ReportFormat(".gha.json", bencher.github_action_benchmark, _json_of(list[bencher.ActionEntry])),
+    "pytest-benchmark": ReportFormat(
+        ".pytest-benchmark.json", pytest_benchmark.pytest_benchmark, _with(b'"project": "fastvit-bench"')
+    ),
+    "svg": ReportFormat(".svg", _svg, files.is_marked, charts.PACKAGES),
+    "png": ReportFormat(".png", _png, files.is_marked, charts.PACKAGES),
 }
 
 
@@ -91,6 +119,12 @@ def checked(names: Sequence[str]) -> list[str]:
 def require(names: Sequence[str]) -> None:
     """Raise `UnavailableError` unless the packages that the formats need are installed."""
     charts.require([package for name in names for package in FORMATS[name].needs])
+
+
+def check_outputs(folder: Path, names: Sequence[str], stem: str, *, force: bool = False) -> None:
+    """Raise `UsageError` if a report would replace a file that this tool did not write, unless `force`."""
+    for name in names:
+        files.check_output(folder / f"{stem}{FORMATS[name].suffix}", force=force, own=FORMATS[name].own)
 
 
 def possible(names: Sequence[str]) -> tuple[list[str], str]:

@@ -1,11 +1,28 @@
 """A comparison as Bencher Metric Format and as input of github-action-benchmark."""
 
+import msgspec
+
 from fastvit_bench.comparing.formats._cells import cell_names, new_range
 from fastvit_bench.comparing.phrases import change, margin, span
 from fastvit_bench.records.comparison import Comparison
 from fastvit_bench.store import documents
 
 # --- Bencher ----------------------------------------------------------------------------------------------------------
+
+
+class _Latency(msgspec.Struct, forbid_unknown_fields=True):
+    """A latency in nanoseconds, with the ends of its interval where it has one."""
+
+    value: float
+    lower_value: float | None = None
+    upper_value: float | None = None
+
+
+class Benchmark(msgspec.Struct, forbid_unknown_fields=True):
+    """The figures of one benchmark, as `bmf` writes them."""
+
+    latency: _Latency
+
 
 BENCHER_NAME = 1024  # bytes that the name of a benchmark may have (bencher.dev, `BenchmarkName`)
 
@@ -26,6 +43,16 @@ def bmf(comparison: Comparison) -> bytes:
 
 
 # --- github-action-benchmark ------------------------------------------------------------------------------------------
+
+
+class ActionEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """One entry, as `github_action_benchmark` writes it."""
+
+    name: str
+    unit: str
+    value: float
+    extra: str
+    range: str | None = None
 
 
 def github_action_benchmark(comparison: Comparison) -> bytes:

@@ -6,6 +6,8 @@ import json
 from importlib.resources import files
 from typing import Any
 
+import fastvit_bench
+from fastvit_bench.files import MARK
 from fastvit_bench.render.charts import Chart
 from fastvit_bench.render.page.content import KINDS, Content
 
@@ -41,6 +43,7 @@ def html(content: Content, figures: list[Chart], bundle: str) -> str:
 
     return template.render(
         content=content,
+        generator=f"{MARK.decode()} {fastvit_bench.__version__}",
         sections=[(kind, heading, by_kind[kind]) for kind, heading in KINDS.items() if by_kind[kind]],
         style=Markup(style),
         bundle=Markup(scripts[0]),

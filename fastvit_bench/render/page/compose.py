@@ -1,7 +1,7 @@
 """The report: one page of rows, comparisons and what joins them, or single pictures of its figures."""
 
-import contextlib
-from collections.abc import Mapping, Sequence
+import errno
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,50 +68,62 @@ def pictures(
     studies: Sequence[StudyResult] = (),
     reference: str | None = None,
     accuracies: Mapping[str, Counted] | None = None,
+    force: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """Write every figure into a folder as SVG or PNG; return the files, and sentences on figures left out.
 
-    Raises as `html` does, `UsageError` when there is nothing to draw, `StoreError` where a file cannot be written.
+    Raises as `html` does, `UsageError` when there is nothing to draw or, without `force`, a file is in the way that
+    this tool did not write, `StoreError` where a file cannot be written.
     """
     charts.require()
     groups, frontiers, ratios = _joined(rows, reference, accuracies)
     figures, omitted = _figures(rows, comparisons, studies, groups, frontiers, ratios, reference, LIGHT)
     if not figures:
         raise UsageError("There is nothing to draw: no frontier, no model at two sizes, no comparison and no study.")
-    written: list[Path] = []
+    drawn = {folder / f"{figure.name}.{kind}": figure for figure in figures}
+    for path in drawn:
+        files.check_output(path, force=force)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for figure in figures:
-            written.append(folder / f"{figure.name}.{kind}")
-            written[-1].write_bytes(charts.picture(figure, kind))
+        for path, figure in drawn.items():
+            files.write(path, charts.picture(figure, kind))
     except OSError as error:
         raise StoreError(f"The pictures cannot be written to {folder}: {error.strerror or error}.") from error
-    return written, omitted
+    return list(drawn), omitted
+
+
+def check(path: Path, inputs: Iterable[Path] = (), *, force: bool = False) -> None:
+    """Raise `UsageError` for a file that a page must not be written to.
+
+    These are names without .html, an input and, without `force`, any file that this tool did not write.
+    """
+    if path.suffix.lower() != ".html":
+        raise UsageError(f"{path} is no name of a page; end it in .html.")
+    files.check_output(path, inputs=inputs, force=force)
 
 
 def write(text: str, path: Path) -> None:
     """Write a page, completely or not at all. Raises `StoreError`."""
-    draft = path.with_name(f".{path.name}.partial")
     try:
-        draft.write_text(text, encoding="utf-8")
-        files.put(draft, path)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+        files.write(path, text.encode("utf-8"))
     except OSError as error:
-        with contextlib.suppress(OSError):  # of a draft that could not be begun
-            draft.unlink()
         raise StoreError(f"The report {path} cannot be written: {error.strerror or error}.") from error
 
 
-def stored_comparisons(folders: Sequence[Path], asked: Sequence[Path]) -> tuple[list[Comparison], list[str]]:
-    """Return the comparisons asked for, then the newest in these folders; and a sentence on each left out.
+def stored_comparisons(folders: Sequence[Path], asked: Sequence[Path]) -> tuple[list[Comparison], list[str], list[str]]:
+    """Return the comparisons asked for, then the newest in these folders.
 
-    Raises `StoreError` for one that was asked for and cannot be read.
+    Sentences follow: on each that cannot be read, and on those that are too many. Raises `StoreError` for one that was
+    asked for and cannot be read.
     """
     comparisons = [formats.read(path) for path in asked]
     known = {path.resolve() for path in asked}
     stored = [path for folder in folders for name in ("gate-", "compare-") for path in folder.glob(f"{name}*.json")]
     # an id begins with the time, so names without their first word are in the order of time
     newest = sorted(stored, key=lambda path: path.stem.partition("-")[2], reverse=True)
-    notes: list[str] = []
+    unreadable: list[str] = []
     read = 0
     for path in newest:
         if path.resolve() in known or read == MOST_COMPARISONS:
@@ -120,10 +132,10 @@ def stored_comparisons(folders: Sequence[Path], asked: Sequence[Path]) -> tuple[
             comparisons.append(formats.read(path))
             read += 1
         except StoreError as error:
-            notes.append(f"A stored comparison is left out: {error}")
-    if len(newest) > MOST_COMPARISONS:
-        notes.append(f"Of {len(newest)} stored comparisons the newest {MOST_COMPARISONS} are shown.")
-    return comparisons, notes
+            unreadable.append(f"A stored comparison is left out: {error}")
+    if len(newest) <= MOST_COMPARISONS:
+        return comparisons, unreadable, []
+    return comparisons, unreadable, [f"Of {len(newest)} stored comparisons the newest {MOST_COMPARISONS} are shown."]
 
 
 def _joined(

@@ -396,6 +396,25 @@ def test_one_flipped_bit_of_a_weight_is_found(package: Path, where: float) -> No
         verified(package)
 
 
+@pytest.mark.parametrize("damage", ["version", "name", "second item", "link", "pipe among the weights"])
+def test_a_package_that_coremltools_could_not_open_is_one_sentence(package: Path, damage: str) -> None:
+    manifest: dict[str, Any] = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
+    items: list[dict[str, str]] = list(manifest["itemInfoEntries"].values())
+    if damage == "version":
+        del manifest["fileFormatVersion"]
+    elif damage == "name":
+        del items[0]["name"]
+    elif damage == "second item":
+        manifest["itemInfoEntries"]["more"] = {"name": "more", "path": "com.apple.CoreML/more", "author": "a"}
+    elif damage == "link":
+        (package / "Data" / "more").symlink_to("/dev/zero")
+    else:
+        os.mkfifo(package / "Data/com.apple.CoreML/weights/more")
+    (package / "Manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(ChecksumError, match=r"\.$"):
+        verified(package)
+
+
 def rewrite(package: Path, change: Any) -> None:
     """Change a package's specification and make its digest fit, as a tool that knew of it would."""
     import coremltools

@@ -1,6 +1,7 @@
 """Packages are made by hand here, byte by byte, so that each can be damaged in one place."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -82,13 +83,21 @@ def write(path: Path, spec: Any, weights: bytes | None = None) -> Path:
     (data / "weights").mkdir(parents=True, exist_ok=True)
     manifest = {
         "fileFormatVersion": "1.0.0",
-        "itemInfoEntries": {"id": {"path": "com.apple.CoreML/model.mlmodel"}},
+        "itemInfoEntries": {"id": {"name": "model.mlmodel", "path": "com.apple.CoreML/model.mlmodel"}},
         "rootModelIdentifier": "id",
     }
     (path / "Manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     (data / "model.mlmodel").write_bytes(spec.SerializeToString())
     (data / "weights" / "weight.bin").write_bytes(storage(("fp16", WEIGHT.tobytes())) if weights is None else weights)
     return path
+
+
+def manifest(items: dict[str, Any], version: str | None = "1.0.0") -> str:
+    """A manifest whose root is the item i."""
+    return json.dumps({"fileFormatVersion": version, "itemInfoEntries": items, "rootModelIdentifier": "i"})
+
+
+MODEL = "com.apple.CoreML/model.mlmodel"
 
 
 @pytest.fixture
@@ -410,15 +419,38 @@ def test_a_damaged_model_is_refused(path: Path, spoil: Callable[[Any], None], wr
         ("[]", "does not say where the model is"),
         ('{"rootModelIdentifier": [], "itemInfoEntries": {}}', "does not say where the model is"),
         ("[" * 100_000, "does not say where the model is"),
-        ('{"rootModelIdentifier": "i", "itemInfoEntries": {"i": {"path": 7}}}', "has a name that cannot be"),
-        ('{"rootModelIdentifier": "i", "itemInfoEntries": {"i": {"path": "a\\u0000b"}}}', "has a name that cannot be"),
-        ('{"rootModelIdentifier": "i", "itemInfoEntries": {"i": {"path": "/etc/hosts"}}}', "is outside of it"),
-        ('{"rootModelIdentifier": "i", "itemInfoEntries": {"i": {"path": "none"}}}', "none cannot be read"),
+        (manifest({"i": {"name": "m", "path": 7}}), "has a name that cannot be"),
+        (manifest({"i": {"name": "m", "path": "a\0b"}}), "has a name that cannot be"),
+        (manifest({"i": {"name": "m", "path": "/etc/hosts"}}), "is outside of it"),
+        (manifest({"i": {"name": "m", "path": "none"}}), "it lacks none, which its"),
+        (manifest({"i": {"path": MODEL}}), "lacks an entry"),
+        (manifest({"i": {"name": 7, "path": MODEL}}), "whose name is no text"),
+        (manifest({"i": {"name": "m", "path": MODEL}, "j": {"name": "w", "path": "gone"}}), "it lacks gone"),
+        (manifest({"i": {"name": "m", "path": MODEL}}, version="9.9.9"), "has version 9.9.9 instead of 1.0.0"),
+        (manifest({"i": {"name": "m", "path": MODEL}}, version=None), "has version None instead"),
+        ('{"rootModelIdentifier": "i", "itemInfoEntries": {"i": {"name": "m", "path": "n"}}}', "lacks an entry"),
     ],
 )
 def test_a_damaged_manifest_is_refused(path: Path, manifest: str, wrong: str) -> None:
     (write(path, model()) / "Manifest.json").write_text(manifest, encoding="utf-8")
     with pytest.raises(UnavailableError, match=wrong):
+        program.read(path)
+
+
+@pytest.mark.parametrize("name", ["Manifest.json", "Data/com.apple.CoreML/weights/weight.bin", "Data"])
+def test_links_and_pipes_in_a_package_are_refused(path: Path, name: str, tmp_path: Path) -> None:
+    place = write(path, model()) / name
+    place.rename(tmp_path / "outside")
+    place.symlink_to("/dev/zero")
+    with pytest.raises(UnavailableError, match="in it is a link"):
+        program.read(path)
+    place.unlink()
+    place.symlink_to(tmp_path / "outside")
+    with pytest.raises(UnavailableError, match="in it is a link"):
+        program.read(path)
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(UnavailableError, match=r"cannot be read|it lacks"):
         program.read(path)
 
 

@@ -308,7 +308,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_the_command_writes_one_page_and_says_what_it_left_out(home: Path) -> None:
-    done = call("report", "-o", "r.html", "--reference", "fastvit_t8", cwd=home)
+    done = call("report", "-o", "r.html", "--reference", "fastvit_t8", cwd=home, expect=7)
     assert done.stdout == ""
     assert "A stored comparison is left out: " in done.stderr
     assert "written: r.html" in done.stderr
@@ -319,7 +319,7 @@ def test_the_command_writes_one_page_and_says_what_it_left_out(home: Path) -> No
 
 @pytest.mark.parametrize(("kind", "starts"), [("svg", b"<svg"), ("png", b"\x89PNG")])
 def test_the_command_writes_single_figures(home: Path, kind: str, starts: bytes) -> None:
-    call("report", "--format", kind, "-o", "out", "--reference", "fastvit_t8", cwd=home)
+    call("report", "--format", kind, "-o", "out", "--reference", "fastvit_t8", cwd=home, expect=7)
     written = sorted((home / "out").iterdir())
     assert [path.name.partition("-")[0] for path in written] == ["comparison", "latency", "ratio"]
     assert all(path.suffix == f".{kind}" and path.read_bytes().startswith(starts) for path in written)
@@ -331,7 +331,7 @@ def test_the_command_writes_single_figures(home: Path, kind: str, starts: bytes)
 
 def test_comparisons_alone_make_a_report(home: Path) -> None:
     next((home / "results" / "cpu").glob("*.jsonl")).unlink()
-    call("report", cwd=home)
+    call("report", cwd=home, expect=7)
     text = (home / "report.html").read_text(encoding="utf-8")
     outline = Outline(text)
     assert "fastvit_t8 256 b1 regressed: " in outline.words.partition("1 comparison")[0]
