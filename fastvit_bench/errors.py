@@ -23,6 +23,11 @@ LONGEST = 2500  # characters of a message
 LONGEST_WORD = 400  # characters without a blank in a message: a longer name is cut
 
 
+def printable(text: str) -> str:
+    """Return one line of printable characters: names come from files, and a terminal obeys what it is sent."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
+
+
 class ExitCode(IntEnum):
     """The frozen exit codes; CI scripts rely on them."""
 

@@ -168,6 +168,31 @@ def write(path: Path, data: bytes) -> None:
         put(draft, path)
 
 
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write the data at once and flush it to the disk; raises `OSError` unless all of it was written."""
+    written = os.write(descriptor, data)
+    if written != len(data):
+        raise OSError(f"only {written} of {len(data)} bytes were written; the disk is full")
+    os.fsync(descriptor)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append to a file that exists; when this returns, the data survives a power cut.
+
+    What does not fit is removed again. Raises `OSError` if the file is gone, or the disk refuses.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        before = os.fstat(descriptor).st_size
+        try:
+            write_all(descriptor, data)
+        except BaseException:
+            os.ftruncate(descriptor, before)
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def refusal(folder: Path) -> str | None:
     """Return the reason why a folder cannot be written or created, or None if it can; nothing is changed.
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast
 import msgspec
 
 from fastvit_bench import files
-from fastvit_bench.errors import StoreError, UsageError
+from fastvit_bench.errors import StoreError, UsageError, printable
 from fastvit_bench.records import Placement, PlannedOperation, Record, Shape, Unit
 
 KNOWN = {"jsonVersion": (1,), "deviceResultVersion": (4,)}  # supported versions of the format
@@ -192,7 +192,7 @@ def read(path: Path) -> XcodeReport:
     try:
         content: Any = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _refusal(path, f"it is cut off or not JSON ({_plain(str(error))})") from None
+        raise _refusal(path, f"it is cut off or not JSON ({printable(str(error))})") from None
     if not isinstance(content, dict):
         raise _refusal(path, "it is not a JSON object")
     try:
@@ -232,7 +232,7 @@ def _file(path: Path) -> Path:
 
 
 def _refusal(path: Path, what: str) -> StoreError:
-    what = _plain(what[:_SHOWN]) + ("…" if len(what) > _SHOWN else "")  # it may quote the file
+    what = printable(what[:_SHOWN]) + ("…" if len(what) > _SHOWN else "")  # it may quote the file
     return StoreError(f"{path} is no performance report that can be imported: {what}; export it from Xcode again.")
 
 
@@ -241,7 +241,7 @@ def _check_version(path: Path, document: dict[str, Any]) -> None:
         if key not in document:
             raise _refusal(path, f"the key {key} is missing")
         if document[key] not in known or isinstance(document[key], bool):
-            version, versions = _plain(str(document[key]))[:40], " or ".join(map(str, known))
+            version, versions = printable(str(document[key]))[:40], " or ".join(map(str, known))
             raise StoreError(
                 f"{path} has {key} {version}, and this version of fastvit-bench reads {versions}: a newer one may know "
                 f"it, or export the report from an Xcode that writes {versions}."
@@ -277,14 +277,14 @@ def _converted(path: Path, value: Any, kind: type[Any], inside: str = "") -> Any
         missing = re.fullmatch(r"Object missing required field `(.*)`", what)
         if missing:
             raise _refusal(path, f"the key {f'{where}.{missing[1]}'.strip('.')} is missing") from None
-        what = _plain(what.replace("`", "'"))
+        what = printable(what.replace("`", "'"))
         raise _refusal(path, f"{where}: {what}" if where else what) from None
 
 
 def _report(path: Path, document: _Document, owner: Sequence[str]) -> XcodeReport:
     """Convert a report to a record; `owner` are texts that identify the owner of the device."""
     device, about, results = document.device_info, document.model_metadata, document.device_results
-    product = _plain(device.model_name)
+    product = printable(device.model_name)
     if not product:
         raise _refusal(path, "deviceInfo.modelName is empty")
     config, predict = results.perf_run_config, results.predict
@@ -321,7 +321,7 @@ def _report(path: Path, document: _Document, owner: Sequence[str]) -> XcodeRepor
         },
         metadata=compiled.user_defined_metadata,
         product=product,
-        os=_plain(
+        os=printable(
             device.os_name_and_version_with_internal_build_number or device.os_name_and_version_without_build_number
         ),
         compute_units=COMPUTE_UNITS[document.compute_unit],
@@ -386,7 +386,7 @@ def _compiled(path: Path, text: str, owner: Sequence[str]) -> _Compiled:
     try:
         content: Any = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _refusal(path, f"{where} is not JSON ({_plain(str(error))})") from None
+        raise _refusal(path, f"{where} is not JSON ({printable(str(error))})") from None
     if isinstance(content, list):  # Core ML's compiler writes a list of models, and a report is of one
         models = cast(list[Any], content)
         if len(models) != 1:
@@ -409,12 +409,12 @@ def _private(text: str) -> bool:
 
 def _unless_private(text: str) -> str:
     """Return the text on one line, empty if it is private."""
-    return "" if _private(text) else _plain(text)
+    return "" if _private(text) else printable(text)
 
 
 def _file_name(text: str) -> str:
     """Return the name of a model file without folders and ending."""
-    name = _plain(text.replace("\\", "/").rstrip("/").rpartition("/")[2])
+    name = printable(text.replace("\\", "/").rstrip("/").rpartition("/")[2])
     for ending in (".mlpackage", ".mlmodelc", ".mlmodel"):
         name = name.removesuffix(ending)
     return name or "unnamed"
@@ -459,7 +459,7 @@ def _placed(path: Path, results: _Results) -> tuple[Placement | None, str | None
         return None, None
     where = f"deviceResults.modelStructure.program._0.functions.{name}.block"
     operations = tuple(_planned(path, functions[name].block, where))
-    return Placement(operations=operations) if operations else None, None if name == "main" else _plain(name)
+    return Placement(operations=operations) if operations else None, None if name == "main" else printable(name)
 
 
 def _planned(path: Path, block: _Block, where: str) -> Iterator[PlannedOperation]:
@@ -507,8 +507,3 @@ def _case(value: Any) -> str | None:
         keys = list(cast(dict[str, Any], value))
         return keys[0] if len(keys) == 1 else None
     return value if isinstance(value, str) else None
-
-
-def _plain(text: str) -> str:
-    """Return the text as one line of printable characters."""
-    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())

@@ -22,7 +22,7 @@ from typing import IO, BinaryIO, NoReturn
 from filelock import FileLock, Timeout
 
 from fastvit_bench import __version__, files
-from fastvit_bench.errors import CheckpointError, ChecksumError, DownloadError, UsageError
+from fastvit_bench.errors import CheckpointError, ChecksumError, DownloadError, UsageError, printable
 from fastvit_bench.network import checkpoint
 from fastvit_bench.network.fastvit import Form
 from fastvit_bench.network.registry import VARIANTS
@@ -377,5 +377,5 @@ def _describe(error: Exception) -> str:
 
 def _printable(text: str) -> str:
     """Return a server's words for a message: one line of printable characters, cut off where it gets long."""
-    line = "".join(letter for letter in " ".join(text[: 2 * SHOWN].split()) if letter.isprintable())
+    line = printable(text[: 2 * SHOWN])
     return line[:SHOWN] + ("…" if len(line) > SHOWN else "")

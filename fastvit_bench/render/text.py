@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
+from fastvit_bench.errors import printable as printable
 from fastvit_bench.records import Interval, Measurement, Share
 from fastvit_bench.render.table import NONE
 
@@ -91,11 +92,6 @@ def compared(cell: Measurement) -> bool:
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
-
-
-def printable(text: str) -> str:
-    """Return one line of printable characters: names come from files, and a terminal obeys what it is sent."""
-    return "".join(c for c in " ".join(text.split()) if c.isprintable())
 
 
 def printable_lines(text: str) -> str:

@@ -97,7 +97,7 @@ def create(root: Path, run: Run) -> Path:
             draft = drafts / path.name
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:
-                _write_all(descriptor, data)
+                files.write_all(descriptor, data)
             finally:
                 os.close(descriptor)
             _put_new(draft, path)
@@ -140,19 +140,14 @@ def append(path: Path, line: Line) -> None:
     ends in an unfinished line (see `reopen`) or cannot take the line.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+        descriptor = os.open(path, os.O_RDWR)
     except OSError as error:
         raise StoreError(f"The run file {path} cannot be written: {_reason(error)}.") from error
     try:
-        before = os.fstat(descriptor).st_size
-        os.lseek(descriptor, max(before - 1, 0), os.SEEK_SET)  # for reading only: O_APPEND writes to the end
+        os.lseek(descriptor, max(os.fstat(descriptor).st_size - 1, 0), os.SEEK_SET)
         if os.read(descriptor, 1) != b"\n":
             raise StoreError(f"{path} ends in an unfinished line; resume the run so that it is cut off first.")
-        try:
-            _write_all(descriptor, _encoded(line))
-        except BaseException:
-            os.ftruncate(descriptor, before)
-            raise
+        files.append(path, _encoded(line))
     except OSError as error:
         raise StoreError(
             f"{path} did not take another line: {_reason(error)}. All earlier lines are kept; make room and resume."
@@ -209,14 +204,6 @@ def lock(root: Path, device: str) -> Generator[None]:
 
 def _encoded(line: Line) -> bytes:
     return msgspec.json.encode(line) + b"\n"
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    """Write the data at once and flush it to the disk; raises `OSError` unless all of it was written."""
-    written = os.write(descriptor, data)
-    if written != len(data):
-        raise OSError(f"only {written} of {len(data)} bytes were written; the disk is full")
-    os.fsync(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -35,17 +35,8 @@ def create(path: Path, start: ComparisonStart) -> None:
 
 def append(path: Path, line: BlockLine) -> None:
     """Append a line; when this returns, it survives a power cut. Raises `StoreError` where it cannot be written."""
-    data = _encoded(line)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-        try:
-            size = os.fstat(descriptor).st_size
-            if os.write(descriptor, data) != len(data):
-                os.ftruncate(descriptor, size)
-                raise OSError("the disk is full")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        files.append(path, _encoded(line))
     except OSError as error:
         raise StoreError(f"The block was not added to {path}: {error.strerror or error}.") from error
 
