@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 import typer
 
-from fastvit_bench.cli import _output, _stopping
+from fastvit_bench.cli import _output
 from fastvit_bench.errors import StoreError, UsageError
 from fastvit_bench.records import Device
 
@@ -108,13 +108,8 @@ def run_blocks(
         try:
             verdicts = contest.run()
         except KeyboardInterrupt as error:
-            command = journal.path.name.partition("-")[0]
-            _output.say(
-                f"interrupted; every finished block is kept. Go on with: fastvit-bench {command} --resume "
-                f"{journal.start.id}",
-                console,
-            )
-            raise typer.Exit(_stopping.exit_code(error)) from None
+            command = f"{journal.path.name.partition('-')[0]} --resume {journal.start.id}"
+            raise _output.interrupted(error, "every finished block", command, console) from None
     return interleaved.to_comparison(
         contest,
         verdicts,

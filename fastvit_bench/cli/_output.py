@@ -191,6 +191,12 @@ def say(text: str, console: "Console | None" = None) -> None:
         console.print(lines, highlight=False, markup=False, soft_wrap=True)
 
 
+def interrupted(error: KeyboardInterrupt, kept: str, command: str, console: "Console") -> typer.Exit:
+    """Print what an interruption kept and the command that goes on; return the exit with the signal's code."""
+    say(f"interrupted; {kept} is kept. Go on with: fastvit-bench {command}", console)
+    return typer.Exit(exit_code(error))
+
+
 def warn(text: str) -> None:
     """Print a warning on standard error."""
     say(f"warning: {text}")

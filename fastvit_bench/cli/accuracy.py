@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastvit_bench.cli import _output, _resolve, _stopping
+from fastvit_bench.cli import _output, _resolve
 from fastvit_bench.cli._options import (
     CheckpointOption,
     ConfigOption,
@@ -172,10 +172,6 @@ def _count(
                 failed += isinstance(result, Failure)
                 _output.say(accuracies.line(result), console)
         except KeyboardInterrupt as error:
-            _output.say(
-                f"interrupted; what was counted is kept. Go on with: "
-                f"fastvit-bench accuracy --device {request.device.name} --resume {path.stem}",
-                console,
-            )
-            raise typer.Exit(_stopping.exit_code(error)) from None
+            command = f"accuracy --device {request.device.name} --resume {path.stem}"
+            raise _output.interrupted(error, "what was counted", command, console) from None
     return failed

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastvit_bench.cli import _output, _resolve, _stopping
+from fastvit_bench.cli import _output, _resolve
 from fastvit_bench.cli._options import (
     BatchOption,
     CheckpointOption,
@@ -174,10 +174,6 @@ def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, devi
                 failed += isinstance(result, Failure)
                 _output.say(row_text.live_row(result), console)
         except KeyboardInterrupt as error:
-            _output.say(
-                f"interrupted; every finished size is kept. Go on with: "
-                f"fastvit-bench latency --device {device} --resume {path.stem}",
-                console,
-            )
-            raise typer.Exit(_stopping.exit_code(error)) from None
+            command = f"latency --device {device} --resume {path.stem}"
+            raise _output.interrupted(error, "every finished size", command, console) from None
     return failed

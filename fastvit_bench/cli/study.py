@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from fastvit_bench.cli import _output, _resolve, _stopping
+from fastvit_bench.cli import _output, _resolve
 from fastvit_bench.cli._options import (
     BatchOption,
     ConfigOption,
@@ -224,12 +224,8 @@ def _measure(planned: "Planned", settings: "Config", path: Path) -> "StudyResult
                 result = so_far
                 _output.say(study_table.live_row(cell), console)
         except KeyboardInterrupt as error:
-            _output.say(
-                f"interrupted; every finished block is kept. Go on with: fastvit-bench study "
-                f"{result.study.name} --device {result.device.name} --resume",
-                console,
-            )
-            raise typer.Exit(_stopping.exit_code(error)) from None
+            command = f"study {result.study.name} --device {result.device.name} --resume"
+            raise _output.interrupted(error, "every finished block", command, console) from None
     return result
 
 
