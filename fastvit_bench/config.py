@@ -14,14 +14,13 @@ import msgspec
 from fastvit_bench import files
 from fastvit_bench.errors import ConfigError, UsageError
 from fastvit_bench.network import registry
-from fastvit_bench.network.registry import STRIDE, check_size
+from fastvit_bench.network.registry import LARGEST_SIDE, STRIDE, check_size
 from fastvit_bench.records import PROCESSES, Device, Method, ModelSpec, Record, Shape
 from fastvit_bench.records.study import Study
 
 FILE_NAME = "benchmark.toml"
 MACHINE_VARIABLE = "FASTVIT_BENCH_MACHINE"  # environment variable in which CI names its machines
 LONGEST_NAME = 64  # characters
-LARGEST_SIDE = 16384  # pixels of an image
 LONGEST_S = 1e6  # seconds of any limit of time: eleven days
 _LARGEST = 2**53  # of whole numbers whose bounds are not known; no float holds larger ones exactly
 
@@ -187,16 +186,9 @@ def sizes(text: str, grid: Sequence[int], stride: int = STRIDE) -> list[tuple[in
     result: dict[tuple[int, int], None] = {}
     for part in text.split(","):
         for height, width in _sizes_of(part.strip(), grid, stride):
-            _check_size(height, width, stride)
+            check_size(height, width, stride)
             result[height, width] = None
     return list(result)
-
-
-def _check_size(height: int, width: int, stride: int = STRIDE) -> None:
-    """Raise `UsageError` unless the sides are those of an image that a network can take."""
-    if max(height, width) > LARGEST_SIDE:
-        raise UsageError(f"A side of {max(height, width)} pixels is above {LARGEST_SIDE}; use a smaller image.")
-    check_size(height, width, stride)
 
 
 def _side(digits: str) -> int:
@@ -222,7 +214,7 @@ def _sizes_of(part: str, grid: Sequence[int], stride: int) -> Iterable[tuple[int
     step = _side(match[3])
     if step == 0:
         raise UsageError(f"The range {low}..{high} has a step of 0; write a multiple of 32 behind the colon.")
-    _check_size(low, high, stride)  # before a range of many impossible sizes is listed
+    check_size(low, high, stride)  # before a range of many impossible sizes is listed
     return [(size, size) for size in dict.fromkeys([*range(low, high, step), high])]
 
 
@@ -376,7 +368,7 @@ class _Reader:
         for section, grid in (("sweep", config.sweep.grid), ("gate", config.gate.grid)):
             for size in grid:
                 try:
-                    _check_size(size, size)
+                    check_size(size, size)
                 except UsageError as error:
                     raise self.error(str(error).rstrip("."), section, "grid") from None
 
@@ -402,7 +394,7 @@ class _Reader:
             named.add(key)
         for size in (*study.grid, *(row.res for row in study.rows if row.res is not None)):
             try:
-                _check_size(size, size, 1)
+                check_size(size, size, 1)
             except UsageError as error:
                 raise self.error(str(error).rstrip("."), section, "rows") from None
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvit_bench import files
-from fastvit_bench.backends._text import printable
 from fastvit_bench.errors import CheckpointError, ChecksumError, UsageError
 from fastvit_bench.network import registry
 from fastvit_bench.records import DRAW, Fuse, Head, ModelFacts, ModelSpec, Shape, Weights
@@ -31,7 +30,7 @@ def weights_of(spec: ModelSpec, seed: int) -> Weights:
         digest = files.file_sha256(path)
     except FileNotFoundError:
         raise CheckpointError(
-            f"{printable(path)} does not exist; check the path; `fastvit-bench download` brings published checkpoints."
+            f"{path} does not exist; check the path; `fastvit-bench download` brings published checkpoints."
         ) from None
     except OSError as error:
         raise _unreadable(path, error) from None
@@ -54,15 +53,13 @@ def find_checkpoint(weights: Weights, checkpoint: Path | None, models: Path) -> 
                 return checkpoint
         except OSError as error:
             raise _unreadable(checkpoint, error) from None
-        raise CheckpointError(
-            f"{printable(checkpoint)} is not the checkpoint the file was made from, {printable(weights.label)}."
-        )
+        raise CheckpointError(f"{checkpoint} is not the checkpoint the file was made from, {weights.label}.")
     for path in _named(weights.file or "", models):
         with suppress(OSError):  # one that cannot be read is not the one, for all that is known
             if files.file_sha256(path) == weights.sha256:
                 return path
     raise CheckpointError(
-        f"The checkpoint {printable(weights.label)} is not in {models}/; name it with --checkpoint, so that there is "
+        f"The checkpoint {weights.label} is not in {models}/; name it with --checkpoint, so that there is "
         f"something to compare with."
     )
 
@@ -85,7 +82,7 @@ def _named(name: str, folder: Path) -> Iterator[Path]:
 
 def _unreadable(path: Path, error: OSError) -> CheckpointError:
     """Return the error for a checkpoint that cannot be read."""
-    return CheckpointError(f"The checkpoint {printable(path)} cannot be read: {error.strerror or error}.")
+    return CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror or error}.")
 
 
 def check_checkpoint(spec: ModelSpec) -> None:

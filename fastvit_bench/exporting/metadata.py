@@ -54,7 +54,7 @@ def read_artifact(path: Path) -> Artifact:
     except FileNotFoundError:
         raise UsageError(f"{path} has no {notes.name} beside it, which says what it is; export it again.") from None
     if not files.is_part(artifact.path):
-        raise UsageError(f"{notes} describes the file '{printable(artifact.path)}' elsewhere; export it again.")
+        raise UsageError(f"{notes} describes the file '{artifact.path}' elsewhere; export it again.")
     try:
         require_plausible((artifact.shape, *artifact.functions), artifact.classes)
     except ValueError as error:
@@ -64,7 +64,7 @@ def read_artifact(path: Path) -> Artifact:
 
 # Most that an exported file may be for. A file or side-car that claims more is a stranger's or damaged, and memory
 # would be taken for what it claims.
-LONGEST_SIDE, LARGEST_BATCH, MOST_PIXELS = 16_384, 65_536, 2**31  # pixels; images; pixels of all images of a batch
+LARGEST_BATCH, MOST_PIXELS = 65_536, 2**31  # images; pixels of all images of a batch
 MOST_CLASSES, MOST_SHAPES = 10_000_000, 100
 
 
@@ -76,7 +76,7 @@ def require_plausible(shapes: Sequence[Shape], classes: int = 0) -> None:
         raise ValueError(f"it has {classes} classes, and at most {MOST_CLASSES} are possible")
     for shape in shapes:
         sides = (shape.height, shape.width)
-        if not (min(sides) >= 1 and max(sides) <= LONGEST_SIDE and 1 <= shape.batch <= LARGEST_BATCH):
+        if not (min(sides) >= 1 and max(sides) <= registry.LARGEST_SIDE and 1 <= shape.batch <= LARGEST_BATCH):
             raise ValueError(f"images of {shape.size} pixels in batches of {shape.batch} are impossible")
         if shape.batch * shape.height * shape.width > MOST_PIXELS:
             raise ValueError(f"batches of {shape.batch} images of {shape.size} pixels are too large")

@@ -12,7 +12,7 @@ import msgspec
 
 from fastvit_bench import backends, files
 from fastvit_bench.backends import HALF_WEIGHTS, INPUT, Images, _sidecars
-from fastvit_bench.backends._text import first_line, printable
+from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import (
     CheckpointError,
     ChecksumError,
@@ -160,7 +160,7 @@ def check_job(asked: ExportJob) -> None:
             f"change the precision of device '{asked.device.name}'."
         )
     if not files.is_part(path.name):
-        raise UsageError(f"'{printable(path.name)}' cannot be the name of an exported file; name another one with -o.")
+        raise UsageError(f"'{path.name}' cannot be the name of an exported file; name another one with -o.")
     inputs = _inputs(asked)
     own = asked.key in path.name  # this tool's, even if its side-car was never finished
     force = asked.force or own
@@ -450,7 +450,7 @@ def verify(path: Path, checkpoint: Path | None, models: Path) -> dict[str, Parit
     the one its side-car describes, and `CheckpointError` if the weights are missing.
     """
     if not files.exists(path):
-        raise UsageError(f"{printable(path)} does not exist; `fastvit-bench export` writes such files.")
+        raise UsageError(f"{path} does not exist; `fastvit-bench export` writes such files.")
     try:
         asked = asked_for(path, backends.of_file(path))
     except UnavailableError as error:  # a file that cannot even be read computes nothing

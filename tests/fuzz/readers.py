@@ -36,7 +36,7 @@ from fastvit_bench.history import series as history_series
 from fastvit_bench.history import table as histories
 from fastvit_bench.importers import trtexec, xcode, xcode_report
 from fastvit_bench.importers import trtexec_times as times_reader
-from fastvit_bench.network import checkpoint, reparam
+from fastvit_bench.network import checkpoint, registry, reparam
 from fastvit_bench.network.cost import Cost
 from fastvit_bench.paper import claims, claims_table, study_chart, study_table
 from fastvit_bench.records import (
@@ -357,7 +357,7 @@ def show_settings(path: Path, draw: bool) -> None:
 
 def show_sizes(path: Path, draw: bool) -> None:
     text = path.read_bytes().decode(errors="surrogateescape")
-    assert all(0 < min(size) <= max(size) <= config.LARGEST_SIDE for size in config.sizes(text, (224, 256, 1024)))
+    assert all(0 < min(size) <= max(size) <= registry.LARGEST_SIDE for size in config.sizes(text, (224, 256, 1024)))
 
 
 def show_seconds(path: Path, draw: bool) -> None:
