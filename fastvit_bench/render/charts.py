@@ -1,6 +1,5 @@
 """Charts, described once in Vega-Lite: a page draws the description itself, SVG and PNG files are made from it."""
 
-import errno
 import re
 import struct
 import textwrap
@@ -116,8 +115,6 @@ def kind(path: Path) -> str:
 def write(path: Path, data: bytes) -> None:
     """Write a picture's bytes to a file, completely or not at all. Raises `UsageError` where it cannot be written."""
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a directory", str(path))
         files.write(path, data)
     except OSError as error:
         raise UsageError(f"The picture {path} cannot be written: {error.strerror or error}.") from None

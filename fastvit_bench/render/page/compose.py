@@ -1,6 +1,5 @@
 """The report: one page of rows, comparisons and what joins them, or single pictures of its figures."""
 
-import errno
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -105,8 +104,6 @@ def check(path: Path, inputs: Iterable[Path] = (), *, force: bool = False) -> No
 def write(text: str, path: Path) -> None:
     """Write a page, completely or not at all. Raises `StoreError`."""
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
         files.write(path, text.encode("utf-8"))
     except OSError as error:
         raise StoreError(f"The report {path} cannot be written: {error.strerror or error}.") from error
