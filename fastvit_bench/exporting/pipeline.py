@@ -199,8 +199,14 @@ def _check_target(target: Path, backend: backends.Backend, inputs: Iterable[Path
         raise UsageError(f"{target} is no file that can be replaced, but a device, a pipe or a socket.")
     if own or (force and target.is_file()) or _is_own(target, backend):
         return
-    advice = "remove it yourself" if target.is_dir() else "replace it with --force"
-    raise UsageError(f"{target} exists and was not written by fastvit-bench; name another place with -o, or {advice}.")
+    if target.is_dir():
+        raise UsageError(
+            f"{target} holds files that were not written by fastvit-bench, or were changed since; name another place "
+            "with -o, or remove it yourself."
+        )
+    raise UsageError(
+        f"{target} exists and was not written by fastvit-bench; name another place with -o, or replace it with --force."
+    )
 
 
 def _is_own(path: Path, backend: backends.Backend) -> bool:

@@ -605,7 +605,7 @@ def test_something_else_in_the_place_is_left_alone(tmp_path: Path) -> None:
     mine = tmp_path / "mine.mlpackage"
     mine.mkdir()
     (mine / "notes").write_text("keep", encoding="utf-8")
-    with pytest.raises(UsageError, match="was not written by fastvit-bench"):
+    with pytest.raises(UsageError, match="not written by fastvit-bench"):
         pipeline.export(job(tmp_path, path=mine))
     assert (mine / "notes").read_text(encoding="utf-8") == "keep"
 
@@ -614,7 +614,11 @@ def test_something_else_in_the_place_is_left_alone(tmp_path: Path) -> None:
 def test_an_earlier_package_is_replaced_whole(tmp_path: Path) -> None:
     place = tmp_path / "t8.mlpackage"
     first = pipeline.export(job(tmp_path, path=place))
-    (place / "stray").write_text("", encoding="utf-8")
+    (place / "stray").write_text("keep", encoding="utf-8")
+    with pytest.raises(UsageError, match="not written by fastvit-bench, or were changed since"):
+        pipeline.export(job(tmp_path, path=place))
+    assert (place / "stray").read_text(encoding="utf-8") == "keep"
+    (place / "stray").unlink()
     again = pipeline.export(job(tmp_path, path=place))
     assert again == first
     assert files.sha256(place) == first.sha256
