@@ -674,6 +674,9 @@ def main() -> int:
     )
     options.add_argument("--keep", action="store_true", help="keep the working folder, with what every command said")
     asked = options.parse_args()
+    for number in (signal.SIGINT, signal.SIGHUP):  # ignored, as nohup and a background job ask for, so would commands
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     place = Place(Path(tempfile.mkdtemp(prefix="kills-")))
     try:
         place.fill()

@@ -70,7 +70,7 @@ class MachineSettings(Record, frozen=True):
 class Download(Record, frozen=True):
     """``[download]``: the address of published checkpoints."""
 
-    base: str
+    base: str = "https://docs-assets.developer.apple.com/ml-research/models/fastvit"
 
 
 class Paths(Record, frozen=True):

@@ -380,9 +380,9 @@ def unproved(name: str, side: Candidate | Measurement) -> Unavailable | None:
     label = side.label if isinstance(side, Candidate) else "the stored figure"
     proofs = [artifact.parity, *artifact.proofs.values()] if isinstance(artifact, Artifact) else []
     proofs += [side.parity] if isinstance(side, Measurement) else []
-    failed = next((proof for proof in proofs if proof is not None and not proof.passed), None)
-    if failed is not None:
-        return Unavailable(name, f"{label} failed its proof: {failed.reason or 'no reason is recorded'}", "parity")
+    failure = next((proof.failure for proof in proofs if proof is not None and proof.failure), "")
+    if failure:
+        return Unavailable(name, f"{label} failed its proof: {failure}", "parity")
     if None in proofs or not proofs:
         return Unavailable(name, f"{label} has no proof that it computes what the network computes; export it again")
     return None

@@ -1,8 +1,13 @@
 """Records of the difference between an exported file's outputs and the reference network's."""
 
-from typing import Literal
+import math
+from typing import Annotated, Literal
+
+import msgspec
 
 from fastvit_bench.records.spec import Record
+
+Error = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Parity(Record, frozen=True):
@@ -11,15 +16,15 @@ class Parity(Record, frozen=True):
     reference: str  # description of the reference network and inputs
     images: int
     seed: int
-    max_abs_error: float  # over all outputs
-    relative_error: float  # the largest over that reference output's standard deviation
-    tolerance: float  # of the relative error or of the RMS error, as `judged` says
+    max_abs_error: Error  # over all outputs
+    relative_error: Error  # the largest over that reference output's standard deviation
+    tolerance: Annotated[float, msgspec.Meta(gt=0, le=1)]  # of the relative error or of the RMS error, as `judged` says
     top1_agreement: float | None  # share of images with the same top-1 class; None without a classifier
     passed: bool
     reason: str = ""  # of a failure
     how: str = ""  # what computed the file's outputs, in words
     judged: Literal["max", "rms"] = "max"
-    rms_error: float | None = None  # root mean square error over the output's standard deviation, of the worst output
+    rms_error: Error | None = None  # root mean square error over the output's standard deviation, of the worst output
     cosine: float | None = None  # smallest cosine similarity of an image's outputs and the reference's
     snr_db: float | None = None  # mean square of the reference outputs over that of the errors, of the worst output
     range_error: float | None = None  # the largest error over the range of the reference output
@@ -27,7 +32,17 @@ class Parity(Record, frozen=True):
     @property
     def spent(self) -> float:
         """Share of the tolerance that the error takes up."""
-        return (self.relative_error if self.judged == "max" else self.rms_error or 0.0) / self.tolerance
+        error = self.relative_error if self.judged == "max" else self.rms_error
+        return (math.inf if error is None else error) / self.tolerance
+
+    @property
+    def failure(self) -> str:
+        """Why nothing may be concluded from the proof; empty for one that passed within its own tolerance."""
+        if not self.passed:
+            return self.reason or "no reason is recorded"
+        if self.spent > 1:
+            return f"it is called passed, but its error is {self.spent:.1e} of what it allows"
+        return ""
 
 
 class HalfWeights(Record, frozen=True):

@@ -64,6 +64,7 @@ def results() -> list[Measurement | Failure]:
     return [*found.measurements, *found.failures]
 
 
+@pytest.mark.slow
 def test_from_checkpoint_to_table(computer: Path) -> None:
     done = call("latency", "--device", "rtx2080ti", "--res", "32")
     assert "fastvit_t8" in done.stdout

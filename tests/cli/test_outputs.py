@@ -58,7 +58,13 @@ def test_an_input_is_not_replaced_even_by_force(home: Path) -> None:
     assert "is the file that is read" in done.stderr
 
 
-@pytest.mark.parametrize("words", [["report", "--format", "svg"], ["history", "-o", "figures/history.svg"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "--format", "svg"],
+        pytest.param(["history", "-o", "figures/history.svg"], marks=pytest.mark.slow),
+    ],
+)
 def test_pictures_replace_pictures_only(home: Path, words: list[str]) -> None:
     (home / "figures").mkdir()
     call(*words, cwd=home)

@@ -594,6 +594,7 @@ def many() -> Comparison:
     return builders.comparison(*cells, warnings=tuple(f"warning {at}" for at in range(20_000)))
 
 
+@pytest.mark.slow
 def test_summary_stays_below_the_limit_and_says_what_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "summary"
     earlier = "# Earlier\n" * 30_000

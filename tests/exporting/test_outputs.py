@@ -25,7 +25,7 @@ def job(folder: Path, name: str = "x.onnx") -> ExportJob:
     return msgspec.structs.replace(export_job(folder), path=str(folder / name))
 
 
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("name", [FOREIGN[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FOREIGN[1:])])
 def test_a_file_of_someone_else_is_replaced_only_by_force(name: str, tmp_path: Path) -> None:
     place = tmp_path / name
     place.write_bytes(b'{"mine": true}')
@@ -38,6 +38,7 @@ def test_a_file_of_someone_else_is_replaced_only_by_force(name: str, tmp_path: P
     assert pipeline.cached(job(tmp_path)) == made
 
 
+@pytest.mark.slow
 def test_a_file_of_this_tool_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     made = pipeline.export(job(tmp_path))

@@ -118,6 +118,7 @@ def hanging(folder: Path) -> tuple[subprocess.Popen[str], Path]:
     return process, Path(process.stdout.readline().strip())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_what_a_killed_export_left_goes_with_the_next_and_a_running_one_is_left_alone(tmp_path: Path) -> None:
     job = export_job(tmp_path)

@@ -117,11 +117,18 @@ def test_every_result_is_in_the_file_before_it_is_yielded(zoo: Path) -> None:
     ("body", "stage", "reason"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL) if 'm01' in repr(job) else 0", "timing", "memory ran out"),
-        ("os.kill(os.getpid(), signal.SIGABRT) if 'm01' in repr(job) else 0", "timing", "SIGABRT"),
+        pytest.param(
+            "os.kill(os.getpid(), signal.SIGABRT) if 'm01' in repr(job) else 0",
+            "timing",
+            "SIGABRT",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "time.sleep(200) if 'm01' in repr(job) else 0", "timing", "longer than 20 s", marks=pytest.mark.slow
         ),
-        ("bytearray(1 << 62) if 'm01' in repr(job) else 0", "timing", "MemoryError"),
+        pytest.param(
+            "bytearray(1 << 62) if 'm01' in repr(job) else 0", "timing", "MemoryError", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_bad_cell_costs_itself_only(zoo: Path, body: str, stage: str, reason: str) -> None:
@@ -218,6 +225,7 @@ def test_killed_at_twenty_points_nothing_is_lost_and_nothing_is_done_twice(zoo: 
     assert sorted(finished(path)) == [f"m{i:02d}" for i in range(12)]
 
 
+@pytest.mark.slow
 def test_interrupted_by_ctrl_c_it_says_how_to_go_on(zoo: Path) -> None:
     asked = [*LATENCY, "--model", "m0[0-4]"]
     process = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

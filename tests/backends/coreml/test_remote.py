@@ -225,9 +225,10 @@ def test_a_package_is_timed_on_the_device(xcode: apple.Xcode, path: Path, capfd:
     assert reading.clock == "Core ML on the device (mach_absolute_time)"
     assert reading.load_ns == (7_000_000,)
     assert reading.placement is None  # the app answers that the device's system is too old
-    assert xcode.log == [
+    events = list(xcode.log)
+    events.remove("launch the.app")  # its process may be slower than the service to say so
+    assert events == [
         "install modelrunner.app",
-        "launch the.app",
         "MLModelService.Load",
         *["MLModelService.Prediction"] * 3,
         "MLModelService.ComputePlan",

@@ -306,12 +306,10 @@ def proof(network: peers_timm.TimmNetwork, level: Fuse, size: int, path: Path) -
 
 
 EXPORTED = {peer.arch: peer.size if peer.arch.startswith(AS_PUBLISHED) else 64 for peer in PEERS.values()}
-QUICKLY = {"mobileone_s0"}
 
 
-@pytest.mark.parametrize(
-    "arch", [pytest.param(arch, marks=() if arch in QUICKLY else pytest.mark.slow) for arch in EXPORTED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", EXPORTED)
 def test_a_peer_computes_in_onnx_runtime_what_timm_does(arch: str, tmp_path: Path) -> None:
     found = proof(drawn(arch, EXPORTED[arch], classes=1000), Fuse.FOLDED, EXPORTED[arch], tmp_path / "peer.onnx")
     assert found.passed, found.reason
