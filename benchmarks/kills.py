@@ -80,7 +80,7 @@ timeout_s = 120
 models = ["a"]
 grid = [32]
 max_regression = "100%"
-max_time = "60s"
+max_time = "10m"  # of a busy machine; the gate ends when it is decided
 [study.mini]
 title = "three names of one network"
 rows = [{ label = "a", model = "a" }, { label = "b", model = "b" }, { label = "c", model = "c" }]
