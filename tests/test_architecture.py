@@ -107,6 +107,7 @@ def broken_layers(module: str, source: str) -> list[str]:
 # modules that read files of the system or of the package itself, which nobody else can write
 READ_THE_SYSTEM = {
     "backends._cgroups",
+    "measuring.resources",
     "backends._nvidia.cuda.driver",
     "backends.pytorch",
     "exporting.metadata",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastvit_bench.backends import Images, Session
+from fastvit_bench.measuring import resources
 from fastvit_bench.records import CallPattern, Engine, GpuState, Method, Placement, Window
 from fastvit_bench.stats.intervals import median
 
@@ -39,6 +40,7 @@ class TimedRuns:
     gpu: tuple[GpuState, ...] = ()
     engine: Engine | None = None
     images: Images = Images.TENSOR  # the form of images that the file takes
+    energy_mj: float | None = None  # of all timed runs; None where no counter says
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Taken:
 
     samples_ns: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])  # one entry per round
     gpu: list[GpuState] = field(default_factory=list[GpuState])
+    energy_mj: list[float | None] = field(default_factory=list[float | None])  # one entry per round
 
 
 def read(
@@ -62,6 +65,7 @@ def read(
     """
     samples: list[tuple[int, ...]] = []
     looks: list[GpuState] = []
+    energies: list[float | None] = []
     loads: list[int] = []
     sessions = method.rounds if method.loading == "per-round" else 1
     for number in range(1, sessions + 1):
@@ -72,6 +76,7 @@ def read(
             taken = measure(session, method, rounds=method.rounds // sessions)
             samples += taken.samples_ns
             looks += taken.gpu
+            energies += taken.energy_mj
             if number == sessions:
                 return TimedRuns(
                     samples_ns=tuple(samples),
@@ -83,6 +88,7 @@ def read(
                     gpu=tuple(looks),
                     engine=session.engine,
                     images=session.images,
+                    energy_mj=None if None in energies else sum(energy for energy in energies if energy is not None),
                 )
     raise ValueError("a method has at least one round")
 
@@ -102,7 +108,7 @@ def measure(session: Session, method: Method, rounds: int | None = None) -> Take
     try:
         for _ in range(method.rounds if rounds is None else rounds):
             _warm_up(session, method, timed)
-            taken.samples_ns.append(_round(session, method, timed, taken.gpu))
+            taken.samples_ns.append(_round(session, method, timed, taken))
     finally:
         if collecting:
             gc.enable()
@@ -160,9 +166,28 @@ def _warm_up(session: Session, method: Method, timed: _Timed, length: int = SET)
     return before
 
 
-def _round(session: Session, method: Method, timed: _Timed, looks: list[GpuState]) -> tuple[int, ...]:
-    """Time the runs of one round in nanoseconds, in blocks between which a GPU's state is sampled."""
+def _round(session: Session, method: Method, timed: _Timed, taken: Taken) -> tuple[int, ...]:
+    """Time the runs of one round in nanoseconds, and note their energy.
+
+    A GPU's state is sampled between blocks of the runs. Its counter says the energy where it has one.
+    """
     first = session.sample_telemetry()
+    begun = len(taken.gpu)
+    before = resources.package_energy_uj() if first is None and session.clock is None else None
+    samples = _blocks(session, method, timed, first, taken.gpu)
+    if first is None:
+        taken.energy_mj.append(resources.energy_between_mj(before, before and resources.package_energy_uj()))
+    else:
+        counters = [state.energy_mj for state in (taken.gpu[begun], taken.gpu[-1])]
+        known = [counter for counter in counters if counter is not None]
+        taken.energy_mj.append(float(known[1] - known[0]) if len(known) == 2 and known[1] >= known[0] else None)
+    return samples
+
+
+def _blocks(
+    session: Session, method: Method, timed: _Timed, first: GpuState | None, looks: list[GpuState]
+) -> tuple[int, ...]:
+    """Time the runs of one round, in blocks if a GPU is sampled in between; the `first` sample was taken before."""
     if first is None and not method.duration_ms:
         return timed(session, method.runs)
     looks += [] if first is None else [first]

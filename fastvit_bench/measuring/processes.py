@@ -91,6 +91,7 @@ def _merged(parts: Sequence[Measurement], method: Method) -> Measurement:
         samples_ns=tuple(samples for part in parts for samples in part.samples_ns),
         load_ns=tuple(ns for part in parts for ns in part.load_ns),
         gpu=tuple(sample for part in parts for sample in part.gpu),
+        usage=tuple(process for part in parts for process in part.usage),
         speed_checks=tuple(check for part in parts for check in part.speed_checks),
         parity=max((part.parity for part in parts if part.parity), key=lambda proof: proof.spent, default=None),
         state=state,

@@ -14,11 +14,13 @@ from fastvit_bench.exporting import pipeline
 from fastvit_bench.measuring.jobs import Opened, OpenJob, Turned, TurnJob, WarmedUp, WarmUpJob
 from fastvit_bench.records import (
     AccuracyChunk,
+    CallPattern,
     EvaluationJob,
     LayerTime,
     Machine,
     Measurement,
     Parity,
+    ResourceUsage,
     SpeedCheck,
     TimingJob,
 )
@@ -27,7 +29,7 @@ from fastvit_bench.records import (
 def time_artifact(job: TimingJob) -> Measurement:
     """Load an artifact on its device, check that it computes what it should there, and time it in this process."""
     from fastvit_bench.exporting import verification
-    from fastvit_bench.measuring import latency, machine, reference
+    from fastvit_bench.measuring import latency, machine, reference, resources
 
     backend, path = backends.get(job.device.backend), Path(job.path)
     shape = job.artifact.shape
@@ -46,6 +48,14 @@ def time_artifact(job: TimingJob) -> Measurement:
         check,
     )
     state = watch.state()
+    device_mib = [sample.own_memory_mib for sample in reading.gpu if sample.own_memory_mib is not None]
+    on_this_host = reading.pacing is not CallPattern.REMOTE_CALL
+    usage = ResourceUsage(
+        peak_resident_bytes=resources.peak_resident_bytes() if on_this_host else None,
+        device_bytes=max(device_mib) << 20 if device_mib else None,
+        energy_mj=reading.energy_mj,
+        runs=sum(map(len, reading.samples_ns)),
+    )
     layers: tuple[LayerTime, ...] = ()
     if job.profile:
         batch = verification.images(shape, reading.images)[0]
@@ -70,6 +80,7 @@ def time_artifact(job: TimingJob) -> Measurement:
         parity=proofs[-1],
         engine=reading.engine,
         gpu=reading.gpu,
+        usage=(usage,),
         layers=layers,
         speed_checks=checks,
     )

@@ -2,12 +2,13 @@
 
 import functools
 import itertools
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Literal
 
 import msgspec
 
-from fastvit_bench.records.artifact import Artifact, ExternalModel, Job
+from fastvit_bench.records.artifact import Artifact, Count, ExternalModel, Job
 from fastvit_bench.records.engine import Engine
 from fastvit_bench.records.gpu import GpuState, gpu_warnings
 from fastvit_bench.records.machine import Machine, MachineState
@@ -28,6 +29,17 @@ class LayerTime(Record, frozen=True):
     kind: str  # such as Conv; empty where the toolkit does not report it
     block: str  # of the network, such as stages.2.blocks.1; empty where the name does not show it
     median_ns: int
+
+
+class ResourceUsage(Record, frozen=True):
+    """Memory and energy of one process and its timed runs; None where no counter says."""
+
+    peak_resident_bytes: Count | None = None  # largest resident set, from the process's start to its last timed run
+    device_bytes: Count | None = None  # most that the process held of the GPU's memory
+    energy_mj: Annotated[float, msgspec.Meta(ge=0, lt=1e15)] | None = (
+        None  # of whole packages or the GPU, timed runs only
+    )
+    runs: Count = 0  # timed runs that the energy is of
 
 
 class Interval(Record, frozen=True):
@@ -107,6 +119,12 @@ class Placement(Record, frozen=True, dict=True):
         return sum(a != b for a, b in itertools.pairwise(units))
 
 
+def _largest(sizes: Sequence[int | None]) -> int | None:
+    """Return the largest size; None where one is unknown, or there is none."""
+    known = [size for size in sizes if size is not None]
+    return max(known) if known and len(known) == len(sizes) else None
+
+
 def _drift(samples: Samples) -> float:
     """Return the slowdown of a round's second half over its first, as a share; below 0 where it is quicker."""
     half = len(samples) // 2
@@ -164,6 +182,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     parity: Parity | None = None  # of the timed session's outputs; None where the figure comes from a report
     engine: Engine | None = None  # what ran in place of the artifact's file
     gpu: tuple[GpuState, ...] = ()  # readings between the timed runs
+    usage: tuple[ResourceUsage, ...] = ()  # one per process
     layers: tuple[LayerTime, ...] = ()  # of a separate profiling pass, where it was requested
     reference_ns: tuple[int, ...] = ()  # of `measure.reference`, timed after the runs; processors in older runs only
     speed_checks: tuple[SpeedCheck, ...] = ()  # one per process; processors only
@@ -241,6 +260,25 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
             return None
         low, high = self.figure_ms / factor, self.figure_ms * factor
         return Interval(low=min(low, within.low), high=max(high, within.high), confidence=confidence)
+
+    @property
+    def peak_resident_bytes(self) -> int | None:
+        """Largest resident set of a process that timed; None unless every process has one."""
+        return _largest([process.peak_resident_bytes for process in self.usage])
+
+    @property
+    def device_bytes(self) -> int | None:
+        """Most that a process held of the GPU's memory; None unless every process has a reading."""
+        return _largest([process.device_bytes for process in self.usage])
+
+    @property
+    def energy_mj(self) -> float | None:
+        """Energy of one batch in millijoules, as the mean over all timed runs; None unless every process has one."""
+        energies = [process.energy_mj for process in self.usage]
+        runs = sum(process.runs for process in self.usage)
+        if not runs or None in energies:
+            return None
+        return sum(energy for energy in energies if energy is not None) / runs
 
     @property
     def reference_samples_ns(self) -> tuple[int, ...]:

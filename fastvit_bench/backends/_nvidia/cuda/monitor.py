@@ -83,7 +83,8 @@ class Monitor:
         """
         if self._handle is None:
             return GpuState()
-        others, memory_mib = self._foreign_processes()
+        own, others = self._processes_apart()
+        sizes = None if others is None else [size for size in others.values() if size is not None]
         persistence = self._ask("nvmlDeviceGetPersistenceMode")
         return GpuState(
             sm_mhz=self._ask("nvmlDeviceGetClockInfo", _SM),
@@ -93,8 +94,10 @@ class Monitor:
             power_limit_w=_watts(self._ask("nvmlDeviceGetEnforcedPowerLimit")),
             throttle=self._throttle(),
             utilisation_percent=_gpu(self._ask("nvmlDeviceGetUtilizationRates")),
-            other_processes=others,
-            other_memory_mib=memory_mib,
+            other_processes=None if others is None else len(others),
+            other_memory_mib=sum(sizes) >> 20 if sizes or (sizes is not None and not others) else None,
+            own_memory_mib=None if own is None else own >> 20,
+            energy_mj=self._ask("nvmlDeviceGetTotalEnergyConsumption"),
             persistence=None if persistence is None else bool(persistence),
             application_sm_mhz=self._ask("nvmlDeviceGetApplicationsClock", _SM),
             application_memory_mhz=self._ask("nvmlDeviceGetApplicationsClock", _MEMORY),
@@ -135,17 +138,15 @@ class Monitor:
                 sizes[process.pid] = process.usedGpuMemory
         return sizes if available else None
 
-    def _foreign_processes(self) -> tuple[int | None, int | None]:
-        """Return the number of other processes on the GPU, and the MiB they hold; None for what is unknown."""
+    def _processes_apart(self) -> tuple[int | None, dict[int, int | None] | None]:
+        """Return the bytes that this process holds on the GPU, and those of the others; None for what is unknown."""
         running = self._processes()
         if running is None:
             return None, None
-        own = os.getpid()
-        if own not in running:
-            own = next((process for process in running if process not in self._first), own)
-        running.pop(own, None)
-        sizes = [size for size in running.values() if size is not None]
-        return len(running), sum(sizes) >> 20 if sizes or not running else None
+        number = os.getpid()
+        if number not in running:
+            number = next((process for process in running if process not in self._first), number)
+        return running.pop(number, None), running
 
 
 def reasons(bits: int) -> tuple[str, ...]:
