@@ -9,12 +9,11 @@ import msgspec
 import typer
 
 from fastvit_bench.cli import _output
+from fastvit_bench.cli._progress import ProgressLine, of_blocks
 from fastvit_bench.errors import StoreError, UsageError
 from fastvit_bench.records import Device
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from fastvit_bench.comparing.inputs import ComparisonPair
     from fastvit_bench.comparing.journal import Journal
     from fastvit_bench.config import Config
@@ -91,11 +90,11 @@ def run_blocks(
     device: Device,
     base: str,
     head: str,
-    console: "Console",
+    progress: "ProgressLine",
     journal: "Journal",
     warnings: Sequence[str] = (),
 ) -> "Comparison":
-    """Run an interleaved comparison under a progress bar and return its result.
+    """Run an interleaved comparison under a line of progress and return its result.
 
     An interruption ends with its own exit code, after a line that says how to go on.
     """
@@ -103,13 +102,12 @@ def run_blocks(
 
     from fastvit_bench.comparing import interleaved
 
-    with _output.blocks_bar(console, len(contest.cells)) as advance:
-        contest.notify = advance
-        try:
-            verdicts = contest.run()
-        except KeyboardInterrupt as error:
-            command = f"{journal.path.name.partition('-')[0]} --resume {journal.start.id}"
-            raise _output.interrupted(error, "every finished block", command, console) from None
+    contest.notify = of_blocks(progress, contest.plan.max_time_s)
+    try:
+        verdicts = contest.run()
+    except KeyboardInterrupt as error:
+        command = f"{journal.path.name.partition('-')[0]} --resume {journal.start.id}"
+        raise _output.interrupted(error, "every finished block", command, progress.console) from None
     return interleaved.to_comparison(
         contest,
         verdicts,

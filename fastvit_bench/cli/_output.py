@@ -4,7 +4,7 @@ import codecs
 import errno
 import io
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,7 @@ from fastvit_bench.errors import ExitCode, FastViTBenchError, StoreError, UsageE
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fastvit_bench.records import Request
     from fastvit_bench.render.table import TableReport
-    from fastvit_bench.sweep.plan import Step
 
 
 # Typer's own errors of options: the place of their base class changes between versions, and it has no public name
@@ -223,11 +221,6 @@ def stdout() -> "Console":
     return Console()
 
 
-def notifier(console: "Console") -> Callable[[str], None]:
-    """Return a function that prints the name of a slow step as it begins."""
-    return lambda step: say(f"{step} …", console)
-
-
 def warn_unknown_commit() -> None:
     """Print on standard error why results will have no commit, if there is a repository that cannot be read."""
     from fastvit_bench.measuring.git import current_commit
@@ -296,66 +289,6 @@ def print_accuracies(path: Path, format_: TableFormat) -> None:
         console.print(accuracies.rich(counted, console.width))
     else:
         sys.stdout.write(accuracies.FORMATS[format_](counted))
-
-
-@contextmanager
-def blocks_bar(console: "Console", cells: int) -> Generator[Any]:
-    """Show a bar over the blocks up to the next look, redrawn between blocks only; yields its `advance` function."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("", total=1)
-
-        def advance(cell: str, block: int, look: int) -> None:
-            progress.update(
-                task, completed=block - 1, total=look, description=f"{cell}: block {block} of {look}", refresh=True
-            )
-
-        yield advance
-
-
-@contextmanager
-def steps_bar(console: "Console", steps: "list[Step]", request: "Request", rate: float | None) -> Generator[Any]:
-    """Show a bar over the estimated time of the steps; yields its `advance` function.
-
-    It is redrawn between steps only, never while something is timed.
-    """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from fastvit_bench.sweep import estimate
-
-    weight = {step.cell: estimate.seconds([step], request, rate) for step in steps}
-    total = sum(weight.values())
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[remaining]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(
-        *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("", total=total, remaining="")
-        done: list[Any] = []
-
-        def advance(step: "Step", stage: str) -> None:
-            if step.cell not in done:
-                done.append(step.cell)
-            finished = sum(weight[cell] for cell in done[:-1])
-            spent = progress.tasks[0].elapsed or 0.0
-            scale = spent / finished if finished else 1.0
-            progress.update(
-                task,
-                completed=finished,
-                description=f"{stage} {step.cell.label} ({len(done)}/{len(steps)})",
-                remaining=f"about {estimate.duration((total - finished) * scale)} left",
-                refresh=True,
-            )
-
-        yield advance
 
 
 @contextmanager

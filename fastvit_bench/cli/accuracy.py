@@ -19,6 +19,7 @@ from fastvit_bench.cli._options import (
     TableFormat,
     WeightSeedOption,
 )
+from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.errors import ExitCode, UsageError
 from fastvit_bench.records import Failure, Fuse, Request
 
@@ -132,46 +133,35 @@ def _count(
     path: Path,
     earlier: "dict[Cell, list[AccuracyChunk]]",
 ) -> int:
-    """Count under a progress bar and return the number of failed cells."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """Count under a line of progress and return the number of failed cells."""
     from fastvit_bench.accuracy import run
     from fastvit_bench.records import AccuracyChunk
     from fastvit_bench.render import accuracies
 
-    console = _output.stderr()
     _output.warn_unknown_commit()
-    failed = 0
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[right]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(images.pictures), right="")
+    failed, tallied = 0, list["AccuracyChunk"]()
+    with ProgressLine(_output.stderr()) as progress:
 
         def notify(step: "Step", stage: str) -> None:
-            resumed = earlier.get(step.cell, []) if stage == "counting" else []
-            done = sum(tally.pictures for tally in resumed)
-            progress.reset(task, description=f"{stage} {step.cell.label}", right="", total=len(images.pictures))
-            progress.update(task, completed=done)
-            tallied[:] = resumed
+            tallied[:] = earlier.get(step.cell, []) if stage == "counting" else []
+            progress.step(f"{stage} {step.cell.label}")
 
-        tallied: list[AccuracyChunk] = []
         try:
             for _, result in run.run(request, steps, images, target, path, earlier, notify):
                 if isinstance(result, AccuracyChunk):
                     tallied.append(result)
-                    counted = sum(tally.pictures - len(tally.unreadable) for tally in tallied)
-                    right = sum(tally.top1 for tally in tallied)
-                    top1 = f"top-1 {100 * right / counted:.1f} %" if counted else ""
-                    progress.update(task, advance=result.pictures, right=top1)
+                    progress.detail(_counted(tallied, len(images.pictures)))
                     continue
                 failed += isinstance(result, Failure)
-                _output.say(accuracies.line(result), console)
+                progress.say(accuracies.line(result))
         except KeyboardInterrupt as error:
             command = f"accuracy --device {request.device.name} --resume {path.stem}"
-            raise _output.interrupted(error, "what was counted", command, console) from None
+            raise _output.interrupted(error, "what was counted", command, progress.console) from None
     return failed
+
+
+def _counted(tallies: "list[AccuracyChunk]", pictures: int) -> str:
+    """Return how far the counting has come: ``1200 of 50000 images, top-1 76.2 %``."""
+    decoded = sum(tally.pictures - len(tally.unreadable) for tally in tallies)
+    top1 = f", top-1 {100 * sum(tally.top1 for tally in tallies) / decoded:.1f} %" if decoded else ""
+    return f"{sum(tally.pictures for tally in tallies)} of {pictures} images{top1}"

@@ -13,6 +13,7 @@ from fastvit_bench.cli._comparison import (
     locked,
 )
 from fastvit_bench.cli._options import ConfigOption, DeviceOption, MachineOption, ThreadsOption
+from fastvit_bench.cli._progress import ProgressLine, of_blocks
 from fastvit_bench.cli.gate import GateModelsOption, GateSizesOption
 from fastvit_bench.records import Fuse
 
@@ -42,10 +43,9 @@ def calibrate(
     asked = options.resolve_device(settings.device(device), options={"threads": threads})
     chosen, machine = preflight.preflight(asked, name=settings.machine_name(machine_name))
     specs, shapes = options.gate_selection(settings, model or [], res, chosen.batch)
-    console = _output.stderr()
     plan = options.comparison_plan(settings, max_regression, None, max_time, seed)
     options.require_folders(settings, chosen.name)
-    with locked(settings, chosen.name):
+    with locked(settings, chosen.name), ProgressLine(_output.stderr()) as progress:
         candidates = inputs.export_missing(
             specs,
             shapes,
@@ -55,13 +55,17 @@ def calibrate(
             seed=0,
             models=Path(settings.paths.models),
             timeout_s=settings.sweep.timeout_s,
-            notify=_output.notifier(console),
+            notify=progress.step,
         )
         pairs = inputs.by_name(candidates, candidates)
-        with _output.blocks_bar(console, len(pairs)) as advance:
-            calibration = interleaved.calibrated(
-                pairs, plan, machine, repeat=repeat, timeout_s=settings.sweep.timeout_s, notify=advance
-            )
+        calibration = interleaved.calibrated(
+            pairs,
+            plan,
+            machine,
+            repeat=repeat,
+            timeout_s=settings.sweep.timeout_s,
+            notify=of_blocks(progress, repeat * plan.max_time_s),
+        )
         path = compare_calibrate.save(calibration, Path(settings.paths.results) / chosen.name)
     out = _output.stdout()
     out.print(compare_calibrate.rich(calibration, out.width))

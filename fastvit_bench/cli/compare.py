@@ -22,6 +22,7 @@ from fastvit_bench.cli._comparison import (
     run_blocks,
 )
 from fastvit_bench.cli._options import BatchOption, ConfigOption, DeviceOption, ForceOption, MachineOption
+from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.errors import ExitCode, UsageError
 from fastvit_bench.records.unfinished import CompareOptions
 
@@ -112,7 +113,6 @@ def _compare(asked: CompareOptions, begun: "Unfinished | None", settings: "Confi
     report = None if asked.report is None else Path(asked.report)
     formats = report_formats(report, asked.report_format, COMPARE_FORMATS, "compare", force=asked.force)
     options.require_folders(settings, chosen.name, report)
-    console = _output.stderr()
     shapes = config.shapes(asked.res, settings.sweep.grid, chosen.batch) if asked.res else []
     pythons = (asked.base_python, asked.head_python)
     commands = [inputs.python_command(python) if python else () for python in pythons]
@@ -120,10 +120,8 @@ def _compare(asked: CompareOptions, begun: "Unfinished | None", settings: "Confi
     texts = (asked.base, asked.head)
     labels = [f"{text} (in {python})" if python else text for text, python in zip(texts, pythons, strict=True)]
 
-    with locked(settings, chosen.name):
-        pairs = inputs.resolve_pair(
-            *texts, (labels[0], labels[1]), settings, chosen, shapes, commands, _output.notifier(console)
-        )
+    with locked(settings, chosen.name), ProgressLine(_output.stderr()) as progress:
+        pairs = inputs.resolve_pair(*texts, (labels[0], labels[1]), settings, chosen, shapes, commands, progress.step)
         journal = open_journal(
             begun, settings, asked, "compare", machine=machine, plan=plan, pairs=pairs, device=chosen
         )
@@ -137,7 +135,9 @@ def _compare(asked: CompareOptions, begun: "Unfinished | None", settings: "Confi
             record=journal.record,
         )
         announced = announce(inputs.same_content(pairs))
-        comparison = run_blocks(contest, BaselineKind.PAIRED, chosen, labels[0], labels[1], console, journal, announced)
+        comparison = run_blocks(
+            contest, BaselineKind.PAIRED, chosen, labels[0], labels[1], progress, journal, announced
+        )
     conclude(comparison, "compare", journal, report, formats)
     judged = asked.max_regression is not None or comparison.outcome is Outcome.INCOMPARABLE
     raise typer.Exit(comparison.exit_code if judged else ExitCode.DONE)

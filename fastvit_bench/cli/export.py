@@ -7,6 +7,7 @@ import typer
 
 from fastvit_bench.cli import _output
 from fastvit_bench.cli._options import CheckpointOption, ConfigOption, ForceOption
+from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.records import Artifact, ExportJob, Fuse, Head
 
 
@@ -115,13 +116,17 @@ def export(
         force=force,
     )
     for job in jobs:
-        _output.say(f"{options.export_phrase(job)} …")
-        with files.temporary_files_apart():
-            artifact = run.export(job, settings.sweep.timeout_s)
+        with ProgressLine(_output.stderr()) as progress:
+            progress.step(options.export_phrase(job))
+            with files.temporary_files_apart():
+                artifact = run.export(job, settings.sweep.timeout_s)
+            engine = ""
+            if backend.engines is not None:
+                progress.step(f"building the engine of {job.path}")
+                engine = _engine(backend.engines.lacking(job.device), job, settings.sweep.timeout_s)
         _print_artifact(artifact)
-        if backend.engines is not None:
-            message = _engine(backend.engines.lacking(job.device), job, settings.sweep.timeout_s)
-            _output.say(message)
+        if engine:
+            _output.say(engine)
         _output.show(job.path)
 
 

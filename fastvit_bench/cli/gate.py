@@ -24,6 +24,7 @@ from fastvit_bench.cli._comparison import (
     run_blocks,
 )
 from fastvit_bench.cli._options import ConfigOption, DeviceOption, ForceOption, MachineOption, ThreadsOption
+from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Fuse, cell_name
 from fastvit_bench.records.comparison import NoBaseline
@@ -154,10 +155,9 @@ def _gate(asked: GateOptions, begun: "Unfinished | None", settings: "Config", ma
     plan = msgspec.structs.replace(plan, allowed=allowed)
     if stored:
         plan = interleaved.widen_margins(plan, config.share(settings.gate.stored_extra))
-    console = _output.stderr()
     results = Path(settings.paths.results)
-    with locked(settings, chosen.name), ExitStack() as stack:
-        pairs = _pairs(asked, settings, chosen, machine, stack, _output.notifier(console))
+    with locked(settings, chosen.name), ProgressLine(_output.stderr()) as progress, ExitStack() as stack:
+        pairs = _pairs(asked, settings, chosen, machine, stack, progress.step)
         doubts = calibrate.doubts(results / chosen.name, plan, machine)  # refuses a calibration that cannot be read
         journal = open_journal(begun, settings, asked, "gate", machine=machine, plan=plan, pairs=pairs, device=chosen)
         contest = interleaved.InterleavedRun(
@@ -177,7 +177,7 @@ def _gate(asked: GateOptions, begun: "Unfinished | None", settings: "Config", ma
             chosen,
             asked.baseline_rev or str(asked.baseline),
             asked.head or "this tree",
-            console,
+            progress,
             journal,
             [*announced, *inputs.host_hints((pair.base for pair in pairs), machine), *doubts],
         )
@@ -228,7 +228,7 @@ def _pairs(
             notify=notify,
         )
     for side in (bases, heads):
-        inputs.build_engines(side, settings.sweep.timeout_s)
+        inputs.build_engines(side, settings.sweep.timeout_s, notify)
     wanted = [cell_name(spec.name, shape) for spec in specs for shape in shapes]
     return [
         pair

@@ -21,6 +21,7 @@ from fastvit_bench.cli._options import (
     ThreadsOption,
     WeightSeedOption,
 )
+from fastvit_bench.cli._progress import ProgressLine, of_steps
 from fastvit_bench.errors import ExitCode
 from fastvit_bench.records import Failure, Fuse, Head, Protocol, Request
 
@@ -159,20 +160,21 @@ def latency(
 
 
 def _sweep(request: Request, steps: "list[Step]", machine: Any, path: Path, device: str, wait_s: float | None) -> int:
-    """Run the steps under a progress bar and return the number of failures."""
+    """Run the steps under a line of progress and return the number of failures."""
     from fastvit_bench.render import row_text
     from fastvit_bench.sweep import estimate, run
 
     console = _output.stderr()
     _output.warn_unknown_commit()
-    rate = estimate.measured_rate(path.parent.parent, device)
-    _output.say(estimate.outline(request, steps, rate))
+    times = estimate.run_times(request.device, path.parent.parent)
+    _output.say(estimate.outline(request, steps, times))
     failed = 0
-    with _output.steps_bar(console, steps, request, rate) as advance:
+    with ProgressLine(console) as progress:
+        notify = of_steps(progress, steps, request, times)
         try:
-            for result in run.run(request, steps, machine, path, advance, wait_s=wait_s):
+            for result in run.run(request, steps, machine, path, notify, wait_s=wait_s):
                 failed += isinstance(result, Failure)
-                _output.say(row_text.live_row(result), console)
+                progress.say(row_text.live_row(result))
         except KeyboardInterrupt as error:
             command = f"latency --device {device} --resume {path.stem}"
             raise _output.interrupted(error, "every finished size", command, console) from None

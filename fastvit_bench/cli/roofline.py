@@ -15,6 +15,7 @@ from fastvit_bench.cli._options import (
     PictureOption,
     SeriesFormat,
 )
+from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.errors import ExitCode, UsageError
 
 
@@ -61,9 +62,9 @@ def roofline(
     if run and not rows:
         raise UsageError(f"Nothing was measured on '{device}' in {_output.plural(len(files), 'run')}; name its runs.")
     options.require_folders(settings, device)
-    console = _output.stderr()
-    notify, name = _output.notifier(console), settings.machine_name(machine_name)
-    peaks = peak.of_rows(rows, chosen, results / device, again=again, notify=notify, name=name)
+    name = settings.machine_name(machine_name)
+    with ProgressLine(_output.stderr()) as progress:
+        peaks = peak.of_rows(rows, chosen, results / device, again=again, notify=progress.timing, name=name)
     counted = peak.traffic((cell for row in rows for cell in row.measured), Path(settings.paths.models))
     points = rooflines.collect(rows, peaks, counted)
     if format_.value in rooflines.FORMATS:

@@ -2,6 +2,7 @@
 
 import fnmatch
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from fastvit_bench.cli._options import (
     SeriesFormat,
     ThreadsOption,
 )
+from fastvit_bench.cli._progress import ProgressLine, end_time
 from fastvit_bench.errors import ExitCode, UnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from fastvit_bench.paper.study import Planned
     from fastvit_bench.records import Device, Machine
     from fastvit_bench.records.study import Study, StudyResult
+    from fastvit_bench.sweep.estimate import RunTimes
 
 
 # long: declares the options of the command
@@ -108,15 +111,15 @@ def study(
         sizes = config.sizes(res, settings.sweep.grid, 1) if res else []
         planned = studying.plan(chosen, settings, target, machine, sizes=sizes, blocks=blocks, seed=seed)
         path = studying.file_of(planned.result, results)
-    rate = studying.measured_rate(results, target.name)
-    _output.say(studying.outline(planned, rate))
+    times = studying.run_times(results, target)
+    _output.say(studying.outline(planned, times))
     if dry_run:
         _show_plan(planned)
         return
     options.require_folders(settings, target.name)
     _output.warn_unknown_commit()
     with runs.lock(results, target.name):
-        result = _measure(planned, settings, path)
+        result = _measure(planned, settings, path, times)
     _show(result, format_, output, force=force)
     _output.say(f"study: {path}")
     if any(cell.verdict.ratio is None for cell in result.cells):
@@ -212,21 +215,46 @@ def _show_plan(planned: "Planned") -> None:
     _output.print_report(TableReport([Table(planned.remaining, columns)]), "rich")
 
 
-def _measure(planned: "Planned", settings: "Config", path: Path) -> "StudyResult":
-    """Measure the planned pairs under a progress bar, print a line as each ends, and return the result."""
+def _measure(planned: "Planned", settings: "Config", path: Path, times: "RunTimes") -> "StudyResult":
+    """Measure the planned pairs under a line of progress, print a line as each ends, and return the result."""
     from fastvit_bench.paper import study as studying
     from fastvit_bench.paper import study_table
 
-    console, result = _output.stderr(), planned.result
-    with _output.blocks_bar(console, len(planned.remaining)) as advance:
+    result = planned.result
+    with ProgressLine(_output.stderr()) as progress:
+        notify = _of_pairs(progress, planned, times)
         try:
-            for so_far, cell in studying.run(planned, settings, path, say=_output.notifier(console), notify=advance):
+            for so_far, cell in studying.run(
+                planned, settings, path, announce=progress.step, notify=notify, warn=_output.warn
+            ):
                 result = so_far
-                _output.say(study_table.live_row(cell), console)
+                progress.say(study_table.live_row(cell))
         except KeyboardInterrupt as error:
             command = f"study {result.study.name} --device {result.device.name} --resume"
-            raise _output.interrupted(error, "every finished block", command, console) from None
+            raise _output.interrupted(error, "every finished block", command, progress.console) from None
     return result
+
+
+def _of_pairs(progress: ProgressLine, planned: "Planned", times: "RunTimes") -> Callable[[str, int, int], None]:
+    """Return the function that a study notifies of each block; its expected end follows the time of earlier pairs."""
+    from fastvit_bench.paper import study as studying
+
+    estimates = {match.name: studying.match_seconds(planned, match, times) for match in planned.remaining}
+    begun_s: dict[str, float] = {}
+
+    def notify(pair: str, block: int, look: int) -> None:
+        begun_s.setdefault(pair, progress.elapsed_s)
+        *finished, current = begun_s
+        finished_s = sum(estimates[name] for name in finished)
+        spent_s = begun_s[current] - next(iter(begun_s.values()))
+        scale = spent_s / finished_s if finished_s else 1.0
+        remaining_s = scale * (sum(estimates.values()) - finished_s - estimates[pair] * (block - 1) / look)
+        progress.timing(
+            f"timing {pair} ({len(begun_s)} of {len(estimates)}): block {block} of {look} · "
+            f"all done about {end_time(remaining_s)}"
+        )
+
+    return notify
 
 
 def _show(result: "StudyResult", format_: SeriesFormat, output: Path | None, *, force: bool) -> None:

@@ -239,7 +239,9 @@ def export_missing(
     return sides
 
 
-def build_engines(side: Iterable["BaseSide"], timeout_s: float) -> None:
+def build_engines(
+    side: Iterable["BaseSide"], timeout_s: float, notify: Callable[[str], None] = lambda what: None
+) -> None:
     """Build the missing engines of a side's files, where the toolkit runs engines.
 
     Raises `ParityError` for an engine with other outputs than the network, `UnavailableError` for a failed build.
@@ -249,6 +251,7 @@ def build_engines(side: Iterable["BaseSide"], timeout_s: float) -> None:
         for entry in entries:
             asked = metadata.asked_for(entry.path, backends.get(entry.device.backend))
             job = msgspec.structs.replace(asked, device=entry.device)
+            notify(f"building the engine of {entry.path.name}")
             run.build_engine(job, builder, timeout_s, str(entry.path))
 
 
@@ -654,7 +657,7 @@ def resolve_pair(
     for at in (first, 1 - first):
         wanted = shapes or [entry.artifact.shape for side in sides.values() for entry in side]
         sides[at] = resolve_inputs(asked[at], settings, wanted, commands[at], notify)
-        build_engines(sides[at], settings.sweep.timeout_s)
+        build_engines(sides[at], settings.sweep.timeout_s, notify)
     return by_shape(sides[0], sides[1])
 
 

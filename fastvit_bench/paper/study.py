@@ -22,11 +22,11 @@ from fastvit_bench.paper import study_table
 from fastvit_bench.records import Artifact, Device, Machine, Method, ModelSpec, Request, Shape, Weights
 from fastvit_bench.records.comparison import CellResult, Outcome, Plan
 from fastvit_bench.records.study import SCHEMA, Contestant, Match, Study, StudyNetwork, StudyResult, StudyRow
-from fastvit_bench.stats.intervals import median
 from fastvit_bench.store import runs, unfinished
 from fastvit_bench.sweep import estimate
 from fastvit_bench.sweep import plan as sweep_plan
 from fastvit_bench.sweep import run as sweep_run
+from fastvit_bench.sweep.estimate import RunTimes
 from fastvit_bench.sweep.plan import Step
 
 UNLIMITED_S = 1e9  # the time for a pair; a file cannot hold infinity
@@ -259,39 +259,41 @@ def _spec(row: StudyRow, settings: config.Config) -> ModelSpec:
 LOADING_S = 1.5  # per side and block: the process, the file and warming up
 
 
-def seconds(planned: Planned, macs_per_s: float | None) -> float:
-    """Estimate the seconds that the remaining matches take; `macs_per_s` is the rate measured on this device before."""
-    result = planned.result
-    threads = int(result.device.options.get("threads", 1))
-    rate = macs_per_s or estimate.GUESSED_MACS_PER_CORE_S * threads
-    total = 0.0
-    for match in planned.remaining:
-        for contestant in (match.reference, match.row):
-            step = planned.steps[contestant]
-            if isinstance(step, Step):
-                run = step.macs / rate
-                turn = result.turns.pause_ms / 1e3 + run * result.turns.settle
-                turn += max(run, min(run * result.turns.runs, result.turns.turn_ms / 1e3))
-                total += result.blocks * (LOADING_S + 3 * run * result.turns.runs + result.turns.turns * turn)
-    for step in planned.steps.values():
-        if isinstance(step, Step) and step.cached is None:
-            total += estimate.GUESSED_EXPORT_S + 20 * step.macs / rate
-    return total
+def seconds(planned: Planned, times: RunTimes) -> float:
+    """Return the estimated seconds that the remaining matches take, with the exports that they lack."""
+    steps = [step for step in planned.steps.values() if isinstance(step, Step)]
+    return sum(match_seconds(planned, match, times) for match in planned.remaining) + sum(
+        estimate.export_seconds(step, times) for step in steps
+    )
 
 
-def measured_rate(results: Path, device: str) -> float | None:
-    """Return the MACs per second in the newest study of a device, else in its newest run; None without either."""
-    studies, _ = study_table.newest([results / device])
-    rates = [
-        1e3 * line.artifact.macs / line.figure.value
+def match_seconds(planned: Planned, match: Match, times: RunTimes) -> float:
+    """Return the estimated seconds of all blocks of one match."""
+    turns, total_s = planned.result.turns, 0.0
+    for contestant in (match.reference, match.row):
+        step = planned.steps[contestant]
+        if isinstance(step, Step):
+            run_s = times.seconds(step.macs)
+            turn_s = turns.pause_ms / 1e3 + run_s * turns.settle
+            turn_s += max(run_s, min(run_s * turns.runs, turns.turn_ms / 1e3))
+            total_s += planned.result.blocks * (LOADING_S + 3 * run_s * turns.runs + turns.turns * turn_s)
+    return total_s
+
+
+def run_times(results: Path, device: Device) -> RunTimes:
+    """Return how long runs take on a device, from its newest study and its newest runs."""
+    studies, _ = study_table.newest([results / device.name])
+    measured = [
+        (line.artifact.macs, line.figure.value / 1e3)
         for result in sorted(studies, key=lambda result: result.finished)[-1:]
         for line in study_table.lines(result)
-        if line.artifact and line.figure
+        if line.artifact and line.artifact.macs and line.figure
     ]
-    return median(rates) if rates else estimate.measured_rate(results, device)
+    known = estimate.run_times(device, results)
+    return RunTimes(known.guessed_macs_per_s, (*known.measured, *measured))
 
 
-def outline(planned: Planned, macs_per_s: float | None) -> str:
+def outline(planned: Planned, times: RunTimes) -> str:
     """Return the plan in a line: ``repmixer-vs-pooling on cpu: 16 pairs of 6 blocks · 20 files … · about 12 min``."""
     steps = [step for step in planned.steps.values() if isinstance(step, Step)]
     lacking = sum(step.cached is None for step in steps)
@@ -300,7 +302,7 @@ def outline(planned: Planned, macs_per_s: float | None) -> str:
     return (
         f"{planned.result.study.name} on {planned.result.device.name}: {total} pair{'s' * (total != 1)} of "
         f"{planned.result.blocks} blocks{done} · {lacking} of {len(planned.steps)} files to export · "
-        f"about {estimate.duration(seconds(planned, macs_per_s))}"
+        f"about {estimate.duration(seconds(planned, times))}"
     )
 
 
@@ -312,13 +314,14 @@ def run(
     settings: config.Config,
     path: Path,
     *,
-    say: Callable[[str], None] = lambda what: None,
+    announce: Callable[[str], None] = lambda what: None,
     notify: Notify = lambda cell, block, look: None,
+    warn: Callable[[str], None] = lambda what: None,
 ) -> Iterator[tuple[StudyResult, CellResult]]:
     """Export the missing files, then measure match by match; yields the study so far, after it was written to `path`.
 
     A row that cannot be exported or timed becomes a cell without a figure and stops no other row. Every block is kept
-    at once, so that a study that is killed goes on within the pair.
+    at once, so that a study that is killed goes on within the pair. `announce` gets each export as it begins.
     """
     result, timeout_s = planned.result, settings.sweep.timeout_s
     study_table.write(result, path)
@@ -326,12 +329,12 @@ def run(
     entries: dict[Contestant, Candidate | Unavailable] = {}
     with Worker() as exporter:
         for contestant in needed:
-            entries[contestant] = _entry(contestant, planned.steps[contestant], exporter, timeout_s, say)
-    inputs.build_engines(entries.values(), timeout_s)
+            entries[contestant] = _entry(contestant, planned.steps[contestant], exporter, timeout_s, announce)
+    inputs.build_engines(entries.values(), timeout_s, announce)
     contest_plan = Plan(looks=(result.blocks,), max_time_s=UNLIMITED_S, seed=result.seed, turns=result.turns)
     for match in planned.remaining:
         pair = ComparisonPair(match.name, entries[match.reference], entries[match.row])
-        blocks = _journal(pair, contest_plan, result, path, say)
+        blocks = _journal(pair, contest_plan, result, path, warn)
         contest = InterleavedRun(
             [pair],
             contest_plan,
@@ -353,7 +356,7 @@ def run(
 
 
 def _journal(
-    pair: ComparisonPair, plan: Plan, result: StudyResult, path: Path, say: Callable[[str], None]
+    pair: ComparisonPair, plan: Plan, result: StudyResult, path: Path, warn: Callable[[str], None]
 ) -> journal.Journal:
     """Return the journal of a pair: that of an interrupted study if it is of the same pair, else a new one."""
     known = path.with_suffix(unfinished.SUFFIX)
@@ -362,10 +365,10 @@ def _journal(
             earlier = unfinished.reopen(known)
             if pair.name in earlier.start.sides:
                 return journal.resume(
-                    earlier, machine=result.machine, plan=plan, pairs=[pair], device=result.device, warn=say
+                    earlier, machine=result.machine, plan=plan, pairs=[pair], device=result.device, warn=warn
                 )
         except (StoreError, NotComparableError) as error:
-            say(f"measuring {pair.name} anew, because its earlier blocks do not count: {error}")
+            warn(f"measuring {pair.name} anew, because its earlier blocks do not count: {error}")
     return journal.begin(
         path.parent,
         path.stem.removesuffix(f"-{result.id}"),
@@ -374,7 +377,7 @@ def _journal(
         machine=result.machine,
         plan=plan,
         pairs=[pair],
-        warn=say,
+        warn=warn,
     )
 
 
@@ -387,12 +390,20 @@ def _without_gate(cell: CellResult) -> CellResult:
 
 
 def _entry(
-    contestant: Contestant, step: Step | Unavailable, exporter: Worker, timeout_s: float, say: Callable[[str], None]
+    contestant: Contestant,
+    step: Step | Unavailable,
+    exporter: Worker,
+    timeout_s: float,
+    announce: Callable[[str], None],
 ) -> Candidate | Unavailable:
     if isinstance(step, Unavailable):
         return step
     reply = sweep_run.ready(
-        step, exporter, timeout_s, lambda step, what: say(f"{what} {contestant.name} ({step.cell.model})"), engine=False
+        step,
+        exporter,
+        timeout_s,
+        lambda step, what: announce(f"{what} {contestant.name} ({step.cell.model})"),
+        engine=False,
     )
     if isinstance(reply, Artifact):
         return Candidate(contestant.name, reply, Path(sweep_plan.file_of(step, reply)), step.job.device)

@@ -18,6 +18,7 @@ from fastvit_bench.records import Artifact, CellError
 from fastvit_bench.records.comparison import Outcome
 from fastvit_bench.records.study import Study, StudyRow
 from fastvit_bench.sweep import run
+from fastvit_bench.sweep.estimate import RunTimes
 
 TIMES_MS = {"Pooling": 10.0, "RepMixer": 7.5, "Pooling, BatchNorm": 9.5}
 
@@ -117,16 +118,20 @@ def test_the_shipped_studies_can_be_laid_out(settings: config.Config) -> None:
     for declared in settings.studies.values():
         found = planned(settings, declared)
         assert found.remaining == list(found.result.matches)
-        assert study.seconds(found, None) > study.seconds(found, 1e12) > 0
-        assert declared.name in study.outline(found, None)
+        assert study.seconds(found, RunTimes(1e9)) > study.seconds(found, RunTimes(1e12)) > 0
+        assert declared.name in study.outline(found, RunTimes(1e9))
 
 
 def test_the_estimate_follows_what_was_measured(settings: config.Config, tmp_path: Path) -> None:
-    assert study.measured_rate(tmp_path, "cpu") is None
+    cpu = settings.device("cpu")
+    assert not study.run_times(tmp_path, cpu).measured
     result = builders.study_result({("RepMixer", 384): 0.5})
     study_table.write(result, tmp_path / "cpu" / "study-a-20260131-142233-9f3c1a.json")
-    macs = builders.artifact().macs  # in 10 ms, and in 5
-    assert study.measured_rate(tmp_path, "cpu") == pytest.approx((macs / 0.010 + macs / 0.005) / 2, rel=0.01)
+    macs = builders.artifact().macs
+    assert {round(seconds, 6) for work, seconds in study.run_times(tmp_path, cpu).measured if work == macs} == {
+        0.010,
+        0.005,
+    }
 
 
 def test_published_figures_of_the_shipped_studies_exist(settings: config.Config) -> None:

@@ -37,7 +37,6 @@ from fastvit_bench.render.rows import Row, collect
 from fastvit_bench.roofline import peak as roofline_peak
 from fastvit_bench.store import peaks, runs
 from fastvit_bench.store.runs import RunFile
-from fastvit_bench.sweep import estimate
 
 SMALL = (("pointwise", 16, 32, 2), ("product", 32, 32, 1))
 
@@ -318,4 +317,3 @@ def test_wrong_words_are_refused(zoo: Path) -> None:
     Path("results/cpu/peak.json").write_text("[1]", encoding="utf-8")
     assert "or remove it and measure again" in refused("roofline")
     assert not runs.all_runs(Path("results"))
-    assert estimate.measured_rate(Path("results"), "cpu") is None

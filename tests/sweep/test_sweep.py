@@ -9,9 +9,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import builders
 import msgspec
 import pytest
 from conftest import export_job
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastvit_bench import backends, config
 from fastvit_bench.errors import NotComparableError
@@ -63,23 +66,46 @@ def test_the_plan_knows_what_is_there(zoo: Path) -> None:
     ]
     assert steps[0].macs == steps[0].cached.macs  # type: ignore[union-attr]
     assert steps[1].macs == registry.macs("fastvit_t8", 64 * 64)  # from the variant's table
-    outline = estimate.outline(request(), steps, None)
+    outline = estimate.outline(request(), steps, estimate.RunTimes(1e9))
     assert "cpu: 6 cells · 3 exported already · 3 to export · 1 + 6 runs each · about" in outline
 
 
 def test_the_estimate_follows_what_was_measured(zoo: Path) -> None:
     asked = request("m00")
     steps = plan.plan(asked, Path("models"))
-    quick, slow = (estimate.seconds(steps, asked, rate) for rate in (1e12, 1e5))
+    quick, slow = (estimate.seconds(steps, asked, estimate.RunTimes(rate)) for rate in (1e12, 1e5))
     assert quick < 2 < 60 < slow
-    assert estimate.measured_rate(Path("results"), "cpu") is None
+    assert not estimate.run_times(asked.device, Path("results")).measured
     _, path = begun(asked)
     (measurement,) = sweep_run.run(asked, steps, machine.collect(), path)
     assert isinstance(measurement, Measurement)
-    rate = estimate.measured_rate(Path("results"), "cpu")
-    assert rate == pytest.approx(measurement.artifact.macs / (measurement.median_ms / 1e3))
+    times = estimate.run_times(asked.device, Path("results"))
+    assert times.measured == ((measurement.artifact.macs, measurement.median_ms / 1e3),)
+    assert times.seconds(measurement.artifact.macs) == pytest.approx(measurement.median_ms / 1e3)
     (path.parent / "99999999-000000-ffffff.jsonl").write_text("damaged", encoding="utf-8")
-    assert estimate.measured_rate(Path("results"), "cpu") == rate
+    assert estimate.run_times(asked.device, Path("results")) == times
+
+
+@given(
+    rate=st.floats(1e9, 1e13),
+    factor=st.floats(0.5, 2.0),
+    share=st.floats(0.3, 3.0),
+    small=st.integers(10**5, 10**6),
+    large=st.integers(10**9, 10**11),
+)
+def test_tiny_networks_do_not_spoil_the_estimate_of_large_ones(
+    rate: float, factor: float, share: float, small: int, large: int
+) -> None:
+    """A run of a network of 32 pixels is all overhead; an hour was once estimated to be five."""
+    times = estimate.RunTimes(rate, ((small, 1e-3),))
+    assert times.seconds(large) <= large / rate
+    times = estimate.RunTimes(rate, ((small, 1e-3), (large, factor * large / rate)))
+    assert times.seconds(share * large) == pytest.approx(share * factor * large / rate)
+
+
+def test_devices_of_other_kinds_are_guessed_apart() -> None:
+    rates = [estimate.guessed_rate(builders.device(backend=name)) for name in ("onnxruntime", "coreml", "tensorrt")]
+    assert rates == sorted(rates)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "1 s"), (89, "89 s"), (100, "2 min"), (5500, "1.5 h")])
