@@ -111,6 +111,7 @@ READ_THE_SYSTEM = {
     "backends._nvidia.cuda.driver",
     "backends.pytorch",
     "exporting.metadata",
+    "install",
     "measuring.machine",
     "measuring.processor",
     "render.page",

@@ -144,14 +144,14 @@ def without(*lacking: str, words: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize(
     ("lacking", "words", "remedy"),
     [
-        ("timm", "latency --model timm:resnet18 --res 32", "pip install 'fastvit-bench[zoo]'"),
-        ("timm", "export --target onnx --model timm:resnet18", "pip install 'fastvit-bench[zoo]'"),
-        ("timm", "compare m00 timm:resnet18", "pip install 'fastvit-bench[zoo]'"),
-        ("timm", "gate --baseline base --model timm:resnet18", "pip install 'fastvit-bench[zoo]'"),
-        ("timm", "study peers --blocks 1", "pip install 'fastvit-bench[zoo]'"),
-        ("sklearn", "export --target coreml --compress palette6", "pip install 'fastvit-bench[compress]'"),
-        ("altair", "study peers -o a.svg", "pip install 'altair'"),
-        ("vl_convert", "report", "pip install 'vl-convert-python'"),
+        ("timm", "latency --model timm:resnet18 --res 32", r"pip install .*\[zoo\]"),
+        ("timm", "export --target onnx --model timm:resnet18", r"pip install .*\[zoo\]"),
+        ("timm", "compare m00 timm:resnet18", r"pip install .*\[zoo\]"),
+        ("timm", "gate --baseline base --model timm:resnet18", r"pip install .*\[zoo\]"),
+        ("timm", "study peers --blocks 1", r"pip install .*\[zoo\]"),
+        ("sklearn", "export --target coreml --compress palette6", r"pip install .*\[compress\]"),
+        ("altair", "study peers -o a.svg", "pip install .*altair"),
+        ("vl_convert", "report", "pip install .*vl-convert-python"),
         ("tensorrt_rtx tensorrt_rtx_bindings", "export --target tensorrt-rtx", "pip install"),
     ],
 )
@@ -165,7 +165,7 @@ def test_what_is_missing_is_one_sentence_before_anything_is_done(
     assert (done.returncode, done.stdout) == (ExitCode.UNAVAILABLE, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
-    assert remedy in line
+    assert re.search(remedy, line)
     assert files_of(zoo) == before
 
 

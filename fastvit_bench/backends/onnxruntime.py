@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastvit_bench import install
 from fastvit_bench.backends import INPUT, Hardware, Session, VerificationRun
 from fastvit_bench.backends._nvidia import cuda
 from fastvit_bench.backends._nvidia import gpu as nvidia_gpu
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 PROVIDERS = ("cpu", "cuda")  # option provider: what runs the operators
 _CUDA = "CUDAExecutionProvider"
-_INSTALL = "run: pip uninstall onnxruntime, then: pip install 'onnxruntime-gpu[cuda,cudnn]'"
 _CUDA_LIBRARIES = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-cublas-cu12", "nvidia-cublas")  # its kernels
 _OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory")  # in its messages, which have no numbers for it
 
@@ -147,6 +147,11 @@ class _Ready(NamedTuple):
     options: Any
 
 
+def _remedy() -> str:
+    """Return the commands that install the package for CUDA in place of the one for processors."""
+    return f"run: {install.pip('uninstall', 'onnxruntime')}, then: {install.packages('onnxruntime-gpu[cuda,cudnn]')}"
+
+
 def _without_cuda() -> str | None:
     """Return why the installed package has no CUDA provider, and the remedy, or None. Imports nothing."""
     spec = importlib.util.find_spec("onnxruntime")
@@ -154,7 +159,7 @@ def _without_cuda() -> str | None:
     places = spec.submodule_search_locations or []
     if any(list(Path(place, "capi").glob("*onnxruntime_providers_cuda.*")) for place in places):
         return None
-    return f"the installed onnxruntime has no CUDA provider; {_INSTALL}"
+    return f"the installed onnxruntime has no CUDA provider; {_remedy()}"
 
 
 @contextmanager
@@ -225,7 +230,7 @@ def _session(path: Path, gpu: int, stream: int, graph: bool) -> Any:
         del session  # before the stream is freed
         raise UnavailableError(
             f"ONNX Runtime would run {path.name} on the processor, because its CUDA provider did not load; "
-            f"check that its CUDA and cuDNN are installed, or {_INSTALL}."
+            f"check that its CUDA and cuDNN are installed, or {_remedy()}."
         )
     return session
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fastvit_bench import files
+from fastvit_bench import files, install
 from fastvit_bench.backends import HALF_WEIGHTS, INPUT, Hardware, Session, VerificationRun, output_names
 from fastvit_bench.backends._nvidia import cuda, gpu
 from fastvit_bench.backends._nvidia.cuda.timing import EventTimer
@@ -68,7 +68,7 @@ class PyTorch:
     def unavailable_reason(self, device: Device | None = None) -> str | None:
         """Return why files cannot be written here, or None where torch is installed."""
         if importlib.util.find_spec("torch") is None:
-            return "the package torch is not installed; run: pip install torch"
+            return f"the package torch is not installed; run: {install.packages('torch')}"
         return None
 
     def device_unavailable_reason(self, device: Device) -> str | None:
@@ -228,7 +228,8 @@ def _uncompiled(device: Device) -> str | None:
     if device.options["compile"] == "none" or importlib.util.find_spec("triton"):
         return None
     return (
-        "torch.compile needs the package triton, which is not installed; run: pip install triton, or leave compile out"
+        f"torch.compile needs the package triton, which is not installed; "
+        f"run: {install.packages('triton')}, or leave compile out"
     )
 
 

@@ -10,7 +10,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from fastvit_bench import files
+from fastvit_bench import files, install
 from fastvit_bench.backends._nvidia import cuda, engines, gpu
 from fastvit_bench.backends._nvidia.cuda import binding
 from fastvit_bench.errors import UnavailableError
@@ -18,7 +18,7 @@ from fastvit_bench.records import Device, Engine
 
 OLDEST = (10, 12)  # from here on every network can be strongly typed, and weak typing is deprecated
 
-_INSTALL = "run: pip install 'fastvit-bench[tensorrt]'"
+_EXTRA = "tensorrt"
 
 
 class TensorRT(engines.EngineBackend):
@@ -72,7 +72,7 @@ class TensorRT(engines.EngineBackend):
             trt = importlib.import_module("tensorrt")
         except (ImportError, OSError) as error:  # its native libraries are looked for while it is imported
             raise UnavailableError(
-                f"TensorRT cannot be imported: {' '.join(str(error).split())}; {_INSTALL}."
+                f"TensorRT cannot be imported: {' '.join(str(error).split())}; run: {install.extra(_EXTRA)}."
             ) from error
         lacking = _too_old(trt.__version__)
         if lacking:
@@ -83,7 +83,7 @@ class TensorRT(engines.EngineBackend):
 def _uninstalled() -> str | None:
     """Return why TensorRT cannot be used, as far as is known without importing it; None where nothing is wrong."""
     if importlib.util.find_spec("tensorrt") is None:
-        return f"the package tensorrt is not installed; {_INSTALL}"
+        return f"the package tensorrt is not installed; run: {install.extra(_EXTRA)}"
     try:
         return _too_old(importlib.metadata.version("tensorrt"))
     except importlib.metadata.PackageNotFoundError:  # from a system package or an archive of NVIDIA's
@@ -96,7 +96,10 @@ def _too_old(version: str) -> str | None:
     if parts >= OLDEST:
         return None
     oldest = ".".join(map(str, OLDEST))
-    return f"TensorRT {version} is installed, and strongly typed networks need {oldest} or newer; {_INSTALL}"
+    return (
+        f"TensorRT {version} is installed, and strongly typed networks need {oldest} or newer; "
+        f"run: {install.extra(_EXTRA)}"
+    )
 
 
 BACKEND = TensorRT()

@@ -9,13 +9,14 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from fastvit_bench import install
 from fastvit_bench.backends._nvidia import cuda, engines
 from fastvit_bench.backends._nvidia.cuda import binding
 from fastvit_bench.errors import UnavailableError
 from fastvit_bench.records import Device, Engine, GpuIdentity
 
 _MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")  # of the meta package, and of the wheel it depends on
-_INSTALL = "run: pip install 'fastvit-bench[rtx]'"
+_EXTRA = "rtx"
 TURING = "7.5"  # of the RTX 2080 Ti, which the paper's GPU figures are of
 
 
@@ -75,17 +76,17 @@ class TensorRTRTX(engines.EngineBackend):
         """Return the module, by whichever of its names it is installed. Raises `UnavailableError` where it is not."""
         name = _module()
         if name is None:
-            raise UnavailableError(f"The package tensorrt-rtx is not installed; {_INSTALL}.")
+            raise UnavailableError(f"The package tensorrt-rtx is not installed; run: {install.extra(_EXTRA)}.")
         try:
             return importlib.import_module(name)
         except (ImportError, OSError) as error:  # its native libraries are looked for while it is imported
             text = " ".join(str(error).split())
-            raise UnavailableError(f"TensorRT-RTX cannot be imported: {text}; {_INSTALL}.") from error
+            raise UnavailableError(f"TensorRT-RTX cannot be imported: {text}; run: {install.extra(_EXTRA)}.") from error
 
 
 def _uninstalled() -> str | None:
     """Return why the package cannot be used and the remedy; None where it is installed."""
-    return None if _module() else f"the package tensorrt-rtx is not installed; {_INSTALL}"
+    return None if _module() else f"the package tensorrt-rtx is not installed; run: {install.extra(_EXTRA)}"
 
 
 def _module() -> str | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from fastvit_bench import install
 from fastvit_bench.errors import UnavailableError, UsageError
 
 STRIDE = 32  # total, of a FastViT: stem 4, then 2 in front of stages 2, 3 and 4
@@ -141,9 +142,7 @@ def require(name: str) -> None:
     import importlib.util
 
     if find(name).family == "timm" and importlib.util.find_spec("timm") is None:
-        raise UnavailableError(
-            f"timm, which writes the network {name}, is not installed; pip install 'fastvit-bench[zoo]'."
-        )
+        raise UnavailableError(f"timm, which writes the network {name}, is not installed; run: {install.extra('zoo')}.")
 
 
 def macs(name: str, pixels: int) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fastvit_bench import files
+from fastvit_bench import files, install
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.render.text import printable
 
@@ -86,10 +86,8 @@ def require(packages: Sequence[str] = PACKAGES) -> None:
 
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        wanted = " ".join(f"'{_DISTRIBUTIONS.get(name, name)}'" for name in missing)
-        raise UnavailableError(
-            f"Pictures are drawn by {' and '.join(missing)}, not installed here; pip install {wanted}."
-        )
+        wanted = install.packages(*(_DISTRIBUTIONS.get(name, name) for name in missing))
+        raise UnavailableError(f"Pictures are drawn by {' and '.join(missing)}, not installed here; run: {wanted}.")
 
 
 def check(path: Path, *, force: bool = False) -> None:

@@ -336,9 +336,7 @@ def test_the_provider_is_looked_for_without_importing(monkeypatch: pytest.Monkey
     nvidia.install_driver(monkeypatch, None)
     assert BACKEND.device_unavailable_reason(profile()) == nvidia.NO_DRIVER
     nvidia.install_driver(monkeypatch, nvidia.driver())
-    assert "the installed onnxruntime has no CUDA provider; run: pip uninstall" in str(
-        BACKEND.device_unavailable_reason(profile())
-    )
+    assert "the installed onnxruntime has no CUDA provider; run: " in str(BACKEND.device_unavailable_reason(profile()))
     (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").touch()
     cudagpu.install_cuda_python(monkeypatch, cudagpu.Gpu())
     assert BACKEND.device_unavailable_reason(profile()) is None

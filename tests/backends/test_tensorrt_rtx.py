@@ -9,7 +9,7 @@ import onnx
 import pytest
 from fakes import nvidia
 
-from fastvit_bench import backends
+from fastvit_bench import backends, install
 from fastvit_bench.backends._nvidia import engines
 from fastvit_bench.backends._onnx import export
 from fastvit_bench.backends.tensorrt_rtx import BACKEND
@@ -277,7 +277,7 @@ def test_the_card_must_be_the_one_it_was_built_for(monkeypatch: pytest.MonkeyPat
 
 def test_without_the_package_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastvit_bench.backends.tensorrt_rtx._MODULES", ("a_module_that_is_nowhere",))
-    said = "the package tensorrt-rtx is not installed; run: pip install 'fastvit-bench[rtx]'"
+    said = "the package tensorrt-rtx is not installed; run: " + install.extra("rtx")
     bare = Device(name="x", backend="tensorrt-rtx", precision="fp16")
     assert BACKEND.unavailable_reason() == BACKEND.engines.lacking(bare) == said
     with pytest.raises(UnavailableError, match="tensorrt-rtx is not installed"):

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastvit_bench import install
 from fastvit_bench.backends import Engines, Hardware, Session, VerificationRun, available_cores
 from fastvit_bench.backends._onnx import export as onnx_export
 from fastvit_bench.backends._onnx import model, session
@@ -114,7 +115,7 @@ class OnnxFileBackend(ABC):
 def uninstalled(package: str) -> str | None:
     """Return why a package cannot be used and the remedy; None where it is installed. Imports nothing."""
     if importlib.util.find_spec(package.replace("-", "_")) is None:
-        return f"the package {package} is not installed; run: pip install {package}"
+        return f"the package {package} is not installed; run: {install.packages(package)}"
     return None
 
 

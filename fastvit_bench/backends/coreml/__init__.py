@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastvit_bench import files
+from fastvit_bench import files, install
 from fastvit_bench.backends import INPUT, Hardware, Session, VerificationRun, output_names
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, ParityError, UnavailableError, UsageError
 from fastvit_bench.network import registry
@@ -61,12 +61,12 @@ class CoreML:
         """
         spec = importlib.util.find_spec("coremltools")
         if spec is None or spec.origin is None:
-            return "the package coremltools is not installed; run: pip install 'coremltools>=9.0'"
+            return f"the package coremltools is not installed; run: {install.packages('coremltools>=9.0')}"
         # pip falls back to a wheel without native code where there is none for this Python
         if not list(Path(spec.origin).parent.glob("libmilstoragepython*")):
             return (
                 "coremltools is installed without its native library, for which there is no wheel for this Python; "
-                "use Python 3.11 to 3.13 and run: pip install --force-reinstall coremltools"
+                f"use Python 3.11 to 3.13 and run: {install.pip('install', '--force-reinstall', 'coremltools')}"
             )
         return _uncompressible_reason(str(device.options.get("compress", ""))) if device else None
 
@@ -216,7 +216,7 @@ class CoreML:
 def _uncompressible_reason(compress: str) -> str | None:
     """Return why weights cannot be compressed in that way, or None."""
     if compress.startswith("palette") and importlib.util.find_spec("sklearn") is None:
-        return "palettes of weights need scikit-learn; run: pip install 'fastvit-bench[compress]'"
+        return f"palettes of weights need scikit-learn; run: {install.extra('compress')}"
     return None
 
 

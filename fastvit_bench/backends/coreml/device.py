@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastvit_bench import install
 from fastvit_bench.backends import Hardware, Images, Session
 from fastvit_bench.backends._text import first_line
 from fastvit_bench.backends.coreml import APPLE_ONLY
@@ -42,7 +43,7 @@ def device_unavailable_reason(device: Device) -> str | None:
     if folder is None or not any(folder.glob("libcoremlpython*")):
         return (
             "coremltools is installed without the native library that calls Core ML; "
-            "use Python 3.11 to 3.13 and run: pip install --force-reinstall coremltools"
+            f"use Python 3.11 to 3.13 and run: {install.pip('install', '--force-reinstall', 'coremltools')}"
         )
     if _connected(device):
         from fastvit_bench.backends.coreml import remote
@@ -213,7 +214,8 @@ def _picture(pixels: "NDArray[np.uint8]") -> Any:
         from PIL import Image
     except ImportError as error:
         raise UnavailableError(
-            "coremltools takes images as Pillow's objects, and Pillow is not installed; run: pip install pillow"
+            f"coremltools takes images as Pillow's objects, and Pillow is not installed; "
+            f"run: {install.packages('pillow')}"
         ) from error
     return Image.fromarray(pixels[0])
 

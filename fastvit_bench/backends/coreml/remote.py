@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fastvit_bench import files
+from fastvit_bench import files, install
 from fastvit_bench.backends import Hardware, Session
 from fastvit_bench.backends._text import first_line
 from fastvit_bench.backends.coreml import device as local
@@ -55,7 +55,7 @@ def device_unavailable_reason(toolkit: Path) -> str | None:
     if not (toolkit / "modelrunner").is_dir():
         return (
             "coremltools is installed without the app it runs on connected devices; "
-            "run: pip install --force-reinstall coremltools"
+            f"run: {install.pip('install', '--force-reinstall', 'coremltools')}"
         )
     if _tool_folder() is None:
         return (

@@ -19,6 +19,7 @@ import torch.library
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastvit_bench import install
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.network.fastvit import Form
 from fastvit_bench.network.heads import STRIDES
@@ -59,7 +60,7 @@ def load() -> ModuleType:
     networks calls either operator, and a call would still be an error.
     """
     if importlib.util.find_spec("timm") is None:
-        raise UnavailableError("timm, which writes this network, is not installed; pip install 'fastvit-bench[zoo]'.")
+        raise UnavailableError(f"timm, which writes this network, is not installed; run: {install.extra('zoo')}.")
     try:
         try:
             importlib.import_module("torchvision")

@@ -94,7 +94,7 @@ def test_another_system_is_told_the_way_out(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_mac_needs_the_native_library(mac: apple.Mac, monkeypatch: pytest.MonkeyPatch) -> None:
     assert local.device_unavailable_reason(apple.profile()) is None
     (local.toolkit_folder() / "libcoremlpython.so").unlink()
-    assert "pip install --force-reinstall coremltools" in str(local.device_unavailable_reason(apple.profile()))
+    assert "--force-reinstall coremltools" in str(local.device_unavailable_reason(apple.profile()))
     monkeypatch.setattr(local, "toolkit_folder", lambda: None)
     assert local.device_unavailable_reason(apple.profile()) is not None
 
@@ -250,7 +250,7 @@ def test_a_clock_that_tells_nothing_leads_to_the_stopwatch(mac: apple.Mac, tmp_p
 
 def test_images_need_pillow(mac: apple.Mac, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(UnavailableError, match="pip install pillow"):
+    with pytest.raises(UnavailableError, match=r"pip install .*pillow"):
         read(apple.package(tmp_path / "x.mlpackage"))
 
 

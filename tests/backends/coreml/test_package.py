@@ -335,7 +335,7 @@ def test_compressed_weights_are_smaller_and_measured(
 def test_without_scikit_learn_palettes_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sklearn" else find(name))
-    with pytest.raises(UnavailableError, match=r"pip install 'fastvit-bench\[compress\]'"):
+    with pytest.raises(UnavailableError, match=r"pip install .*\[compress\]"):
         pipeline.export(job(tmp_path, compress="palette6"))
     assert not any(tmp_path.rglob("*.mlpackage*"))
 

@@ -205,7 +205,7 @@ def test_a_mac_without_xcode_says_so(xcode: apple.Xcode, monkeypatch: pytest.Mon
     with pytest.raises(UnavailableError, match="Device 'iphone12pro' cannot run here: devicectl is missing"):
         local.detect_hardware(profile())
     shutil.rmtree(local.toolkit_folder() / "modelrunner")
-    assert "pip install --force-reinstall coremltools" in str(local.device_unavailable_reason(profile()))
+    assert "--force-reinstall coremltools" in str(local.device_unavailable_reason(profile()))
 
 
 def test_another_system_is_told_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,13 +223,13 @@ def test_array_that_outlives_the_context_keeps_its_memory(gpu: cudagpu.Gpu) -> N
     assert array.tolist() == [7, 7, 7, 7]
 
 
-@pytest.mark.parametrize(("name", "hint"), [("cuda-python", "cuda-python"), ("pycuda", "fastvit-bench.pycuda")])
+@pytest.mark.parametrize(("name", "hint"), [("cuda-python", "cuda-python"), ("pycuda", r"\[pycuda\]")])
 def test_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch, name: str, hint: str) -> None:
     monkeypatch.setattr(sys, "path", [])
     for module in ("cuda", "cuda.bindings", "cuda.bindings.runtime", "pycuda", "pycuda.driver"):
         monkeypatch.delitem(sys.modules, module, raising=False)
-    assert re.search(f"{name} is not installed; run: pip install .*{hint}", binding.unavailable_reason(name) or "")
-    with pytest.raises(UnavailableError, match="is not installed; run: pip install"):
+    assert re.search(f"{name} is not installed; run: .*pip install .*{hint}", binding.unavailable_reason(name) or "")
+    with pytest.raises(UnavailableError, match=r"is not installed; run: .*pip install"):
         binding.load(name)
 
 
@@ -259,7 +259,9 @@ def test_package_that_does_not_import(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (tmp_path / "pycuda" / "__init__.py").write_text("")
     (tmp_path / "pycuda" / "driver.py").write_text("raise ImportError('libcuda.so.1: cannot\\nopen it')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UnavailableError, match=r"pycuda cannot be imported: libcuda\.so\.1: cannot open it; run: pip"):
+    with pytest.raises(
+        UnavailableError, match=r"pycuda cannot be imported: libcuda\.so\.1: cannot open it; run: .*pip"
+    ):
         binding.load("pycuda")
     for module in ("pycuda", "pycuda.driver"):
         monkeypatch.delitem(sys.modules, module, raising=False)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from fastvit_bench import install
 from fastvit_bench.errors import UnavailableError, UsageError
 
 OUT_OF_MEMORY = 2  # CUDA's error code
@@ -272,7 +273,7 @@ def load(name: str) -> Cuda:
         module = importlib.import_module(binding.module)
     except (ImportError, OSError) as error:  # pycuda looks for the driver while it is imported
         raise UnavailableError(
-            f"The CUDA binding {name} cannot be imported: {_line(error)}; {binding.install}."
+            f"The CUDA binding {name} cannot be imported: {_line(error)}; {binding.remedy()}."
         ) from error
     return binding.adapter(module)
 
@@ -285,7 +286,7 @@ def unavailable_reason(name: str) -> str | None:
     binding = BINDINGS.get(name)
     if binding is None:
         raise UsageError(f"There is no CUDA binding '{name}'; there are {' and '.join(BINDINGS)}.")
-    return None if _importable(binding.module) else f"the package {name} is not installed; {binding.install}"
+    return None if _importable(binding.module) else f"the package {name} is not installed; {binding.remedy()}"
 
 
 def _importable(dotted: str) -> bool:
@@ -318,7 +319,7 @@ def failure(doing: str, code: int | None, detail: str) -> UnavailableError:
     if code == _DRIVER_TOO_OLD:
         return UnavailableError(
             f"The NVIDIA driver is too old for the CUDA binding ({detail} while {doing}); "
-            f"install a newer driver, or an older binding: pip install 'cuda-bindings<13'."
+            f"install a newer driver, or an older binding: {install.packages('cuda-bindings<13')}."
         )
     if code == _NOT_READY:
         return UnavailableError(
@@ -600,19 +601,23 @@ class _Binding:
 
     module: str
     distribution: str  # provides the module; its version is recorded
-    install: str
+    remedy: Callable[[], str]
     adapter: Callable[[Any], Cuda]
     graphs: bool
 
 
 BINDINGS = {
     "cuda-python": _Binding(
-        "cuda.bindings.runtime", "cuda-bindings", "run: pip install cuda-python nvidia-ml-py", CudaPython, graphs=True
+        "cuda.bindings.runtime",
+        "cuda-bindings",
+        lambda: f"run: {install.packages('cuda-python', 'nvidia-ml-py')}",
+        CudaPython,
+        graphs=True,
     ),
     "pycuda": _Binding(
         "pycuda.driver",
         "pycuda",
-        "run: pip install 'fastvit-bench[pycuda]', which compiles it and takes the CUDA toolkit and a driver",
+        lambda: f"run: {install.extra('pycuda')}, which compiles it and takes the CUDA toolkit and a driver",
         PyCuda,
         graphs=False,
     ),

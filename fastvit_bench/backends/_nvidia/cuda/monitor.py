@@ -10,9 +10,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from fastvit_bench import install
 from fastvit_bench.records import GpuState
 
-INSTALL = "run: pip install nvidia-ml-py"
+PACKAGE = "nvidia-ml-py"
 
 # bits of nvmlDeviceGetCurrentClocksEventReasons; fixed by NVML's interface
 _REASONS = {
@@ -47,7 +48,7 @@ class Monitor:
         try:
             nvml = importlib.import_module("pynvml")
         except (ImportError, OSError):
-            self.unavailable_reason = f"the package nvidia-ml-py is not installed; {INSTALL}"
+            self.unavailable_reason = f"the package {PACKAGE} is not installed; run: {install.packages(PACKAGE)}"
             return
         try:
             nvml.nvmlInit()
