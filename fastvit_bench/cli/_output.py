@@ -19,6 +19,7 @@ from fastvit_bench.errors import ExitCode, FastViTBenchError, StoreError, UsageE
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fastvit_bench.records import Accuracy
     from fastvit_bench.render.table import TableReport
 
 
@@ -258,6 +259,7 @@ def print_table(
 ) -> list[str]:
     """Print the table of the runs at `paths`, joined with accuracies of the runs at `accuracy_paths` where given.
 
+    Runs that counted and timed nothing are shown as `accuracy` showed them.
     Returns a sentence on each run that could not be read, after a warning of it on standard error.
     """
     from fastvit_bench.render import frontiers, joined, row_table, rows
@@ -265,6 +267,9 @@ def print_table(
     table_rows, counted, unreadable = rows.read(paths, accuracy_paths or ())
     for sentence in unreadable:
         warn(sentence)
+    if counted and not (table_rows or reference or pareto):
+        print_accuracies(counted if accuracy_paths is None else rows.read(paths)[1], format_)
+        return unreadable
     if accuracy_paths is not None:
         table_rows = rows.join(table_rows, counted)
     extras = joined.join(table_rows, reference=reference, pareto=pareto, accuracies=frontiers.counted(counted))
@@ -278,12 +283,10 @@ def print_table(
     return unreadable
 
 
-def print_accuracies(path: Path, format_: TableFormat) -> None:
-    """Print the table of the accuracies in a run."""
+def print_accuracies(counted: "list[Accuracy]", format_: TableFormat) -> None:
+    """Print the table of accuracies."""
     from fastvit_bench.render import accuracies
-    from fastvit_bench.store import runs
 
-    counted = runs.read(path).accuracies
     if format_ is TableFormat.RICH:
         console = stdout()
         console.print(accuracies.rich(counted, console.width))

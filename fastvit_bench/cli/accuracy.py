@@ -119,7 +119,7 @@ def accuracy(
         with runs.lock(results, chosen.name):
             path = sweep_run.begin(request, steps, target.machine, results)
             failed = _count(request, steps, images, target, path, {})
-    _output.print_accuracies(path, format_)
+    _output.print_accuracies(runs.read(path).accuracies, format_)
     _output.say(f"results: {path}")
     if failed:
         raise typer.Exit(ExitCode.CELLS_FAILED)

@@ -334,8 +334,11 @@ def test_the_file_that_is_timed_is_counted_and_kept(place: Path) -> None:
     assert "top-1" in done.stderr
     assert "2 unreadable" in done.stderr
     assert "exporting" not in done.stderr
-    # a table of latencies has nothing to show of it, and does not stumble
-    assert call("table").stdout.strip() == "No measurements."
+    # where nothing was timed, the table is the one that `accuracy` printed
+    assert call("table", "last", "--format", "json").stdout == done.stdout
+    assert call("table", "--join", "accuracy", "--format", "json").stdout == done.stdout
+    assert "c3/007.jpg" in call("table", "last").stdout
+    assert call("table", "--pareto").stdout.strip() == "No measurements."
     assert rows.collect([runs.read(results())]) == []
 
 
