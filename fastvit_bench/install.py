@@ -92,9 +92,9 @@ def requirement(installation: Installation, extras: tuple[str, ...]) -> str:
 def _tool_command(installation: Installation, extras: tuple[str, ...], beside: tuple[str, ...]) -> str:
     """Return the command that makes an environment of ``uv tool`` anew; it forgets what is not named again."""
     package = requirement(installation, tuple(dict.fromkeys((*installation.extras, *extras))))
-    wanted = [word for each in dict.fromkeys((*installation.beside, *beside)) for word in ("--with", each)]
+    options = [word for name in dict.fromkeys((*installation.beside, *beside)) for word in ("--with", name)]
     editable = ("--editable",) if installation.clone else ()
-    return shlex.join(("uv", "tool", "install", "--force", *editable, package, *wanted))
+    return shlex.join(("uv", "tool", "install", "--force", *editable, package, *options))
 
 
 # --- the running installation -----------------------------------------------------------------------------------------

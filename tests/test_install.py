@@ -94,7 +94,7 @@ requirements = [
     { name = "fastvit-bench", extras = ["zoo"], git = "https://example.org/x" },
     { name = "triton", specifier = ">=3" },
 ]
-entrypoints = [{ name = "fastvit-bench", install-path = "/home/a/.local/bin/fastvit-bench" }]
+entrypoints = [{ name = "fastvit-bench", install-path = "/bin/fastvit-bench" }]
 """
     assert install.recorded(receipt) == (("zoo",), ("triton>=3",))
     assert install.recorded("[tool") == install.recorded("") == install.recorded("tool = 1") == ((), ())
