@@ -24,7 +24,7 @@ NAME = "fastvit-bench"
 class Installation:
     """The way in which this package came into its environment."""
 
-    manager: str = "pip"  # what made the environment: pip, uv, pipx or uv tool
+    manager: str = "pip"  # what made the environment: pip, uv, pipx, uv tool, or for one run uvx, pipx run
     python: str = ""  # the environment's interpreter, where no activated program stands for it
     clone: str = ""  # the folder of an editable installation
     address: str = ""  # what follows "@" in a requirement; empty from an index
@@ -55,8 +55,8 @@ def pip(*words: str) -> str:
 
 def extra_command(installation: Installation, name: str) -> str:
     """Return the command that adds an extra to an installation."""
-    if installation.manager == "uv tool":
-        return _tool_command(installation, (name,), ())
+    if installation.manager in _AGAIN:
+        return _again_command(installation, (name,), ())
     editable = ("-e",) if installation.clone else ()
     return pip_command(installation, ("install", *editable, requirement(installation, (name,))))
 
@@ -65,8 +65,8 @@ def packages_command(installation: Installation, requirements: tuple[str, ...]) 
     """Return the command that adds packages to an installation."""
     if installation.manager == "pipx":
         return shlex.join(("pipx", "inject", NAME, *requirements))
-    if installation.manager == "uv tool":
-        return _tool_command(installation, (), requirements)
+    if installation.manager in _AGAIN:
+        return _again_command(installation, (), requirements)
     return pip_command(installation, ("install", *requirements))
 
 
@@ -75,7 +75,7 @@ def pip_command(installation: Installation, words: tuple[str, ...]) -> str:
     command, *arguments = words
     if installation.manager == "pipx":
         return shlex.join(("pipx", "runpip", NAME, *words))
-    if installation.manager in {"uv", "uv tool"}:
+    if installation.manager in {"uv", "uv tool", "uvx"}:
         chosen = ("--python", installation.python) if installation.python else ()
         return shlex.join(("uv", "pip", command, *chosen, *arguments))
     return shlex.join((*((installation.python, "-m") if installation.python else ()), "pip", *words))
@@ -89,12 +89,21 @@ def requirement(installation: Installation, extras: tuple[str, ...]) -> str:
     return f"{NAME}{bracket} @ {installation.address}" if installation.address else f"{NAME}{bracket}"
 
 
-def _tool_command(installation: Installation, extras: tuple[str, ...], beside: tuple[str, ...]) -> str:
-    """Return the command that makes an environment of ``uv tool`` anew; it forgets what is not named again."""
+# managers that make an environment anew, which forgets what is not named again: the words before and after the package
+_AGAIN = {
+    "uv tool": (("uv", "tool", "install", "--force"), ()),
+    "uvx": (("uvx", "--from"), (NAME,)),
+    "pipx run": (("pipx", "run", "--spec"), (NAME,)),
+}
+
+
+def _again_command(installation: Installation, extras: tuple[str, ...], beside: tuple[str, ...]) -> str:
+    """Return the command that makes the environment of an installation anew, with more in it."""
     package = requirement(installation, tuple(dict.fromkeys((*installation.extras, *extras))))
     options = [word for name in dict.fromkeys((*installation.beside, *beside)) for word in ("--with", name)]
-    editable = ("--editable",) if installation.clone else ()
-    return shlex.join(("uv", "tool", "install", "--force", *editable, package, *options))
+    editable = ("--editable",) if installation.clone and installation.manager == "uv tool" else ()
+    before, after = _AGAIN[installation.manager]
+    return shlex.join((*before, *editable, package, *options, *after))
 
 
 # --- the running installation -----------------------------------------------------------------------------------------
@@ -115,7 +124,7 @@ def detect() -> Installation:
     else:  # run from a clone that nobody installed
         clone, address = (str(folder) if (folder / "pyproject.toml").is_file() else ""), ""
     receipt = _text(prefix / "uv-receipt.toml")
-    manager = _manager(receipt is not None, (prefix / "pipx_metadata.json").is_file())
+    manager = _manager(prefix, has_receipt=receipt is not None)
     extras, beside = recorded(receipt or "")
     return Installation(
         manager, _python(manager), _relative(Path(clone)) if clone else "", address, extras=extras, beside=beside
@@ -196,14 +205,16 @@ def _requirements(name: str) -> list[str]:
     return [line.partition(";")[0].strip() for line in lines if pattern.search(line.partition(";")[2])]
 
 
-def _manager(has_receipt: bool, has_pipx: bool) -> str:
-    """Return what made the environment; one without pip inside is uv's."""
+def _manager(prefix: Path, has_receipt: bool) -> str:
+    """Return what made the environment at `prefix`; one without pip inside is uv's."""
     import importlib.util
 
     if has_receipt:
         return "uv tool"
-    if has_pipx:
-        return "pipx"
+    if (prefix / "pipx_metadata.json").is_file():
+        return "pipx run" if prefix.parent.name == ".cache" else "pipx"
+    if re.fullmatch(r"(archive|environments)-v\d+", prefix.parent.name):  # of uv's cache
+        return "uvx"
     return "pip" if importlib.util.find_spec("pip") else "uv"
 
 

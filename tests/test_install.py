@@ -66,6 +66,16 @@ def test_where_it_came_from_is_read_from_its_record(record: object, clone: str, 
             f"uv tool install --force 'fastvit-bench[compress] @ {GIT_ADDRESS}' --with 'triton>=3' --with torch",
         ),
         (
+            Installation("uvx", address=GIT_ADDRESS),
+            f"uvx --from 'fastvit-bench[zoo] @ {GIT_ADDRESS}' fastvit-bench",
+            f"uvx --from 'fastvit-bench @ {GIT_ADDRESS}' --with torch fastvit-bench",
+        ),
+        (
+            Installation("pipx run", address=GIT_ADDRESS),
+            f"pipx run --spec 'fastvit-bench[zoo] @ {GIT_ADDRESS}' fastvit-bench",
+            f"pipx run --spec 'fastvit-bench @ {GIT_ADDRESS}' --with torch fastvit-bench",
+        ),
+        (
             Installation("uv tool", clone="/clone"),
             "uv tool install --force --editable '/clone[zoo]'",
             "uv tool install --force --editable /clone --with torch",
@@ -107,13 +117,22 @@ def test_no_record_is_a_fault(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "manager"), [("pipx_metadata.json", "pipx"), ("uv-receipt.toml", "uv tool"), ("pyvenv.cfg", "pip")]
+    ("file", "manager"),
+    [
+        ("venvs/x/pipx_metadata.json", "pipx"),
+        (".cache/x/pipx_metadata.json", "pipx run"),
+        ("tools/x/uv-receipt.toml", "uv tool"),
+        ("archive-v0/x/pyvenv.cfg", "uvx"),
+        ("x/pyvenv.cfg", "pip"),
+    ],
 )
 def test_what_made_the_environment_is_seen_in_it(
     file: str, manager: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / file).touch()
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.touch()
+    monkeypatch.setattr(sys, "prefix", str(path.parent))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert install.detect().manager == manager
 

@@ -90,7 +90,7 @@ def test_the_metadata_says_what_an_index_shows(built: Built) -> None:
     text = about.get_payload()
     assert isinstance(text, str)
     links = [*re.findall(r"\]\(([^)]+)\)", text), *re.findall(r'(?:src|srcset|href)="([^"]+)"', text)]
-    assert len(links) > 20
+    assert links
     assert [link for link in links if not link.startswith(("https://", "#"))] == []
     # each link into the repository is of a file that is there
     begin = re.compile(rf"{re.escape(places['Source'])}/(?:blob|raw)/main/([^#]+)")
