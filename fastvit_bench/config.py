@@ -43,9 +43,9 @@ _DEVICE_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)  # as `store.runs` demands of
 class Sweep(Record, frozen=True):
     """``[sweep]``: models, sizes and time limit if the command line names none."""
 
-    models: tuple[str, ...]
-    grid: tuple[int, ...]  # pixels, for square images
-    timeout_s: float = 3600
+    models: tuple[str, ...]  # names or globs of models
+    grid: tuple[int, ...]  # pixels, for square images; `--res A..B` takes those within, and both ends
+    timeout_s: float = 3600  # longest time for one export or one measurement, in seconds
 
 
 class Gate(Record, frozen=True):
@@ -53,9 +53,9 @@ class Gate(Record, frozen=True):
 
     models: tuple[str, ...] = ()  # globs; empty: those of [sweep]
     grid: tuple[int, ...] = ()  # pixels; empty: that of [sweep]
-    max_regression: str = "5%"
+    max_regression: str = "5%"  # slowdown of one cell that fails
     max_pooled_regression: str = ""  # of all cells together; empty: half of max_regression
-    max_time: str = "20m"
+    max_time: str = "20m"  # afterwards, cells that are not decided are inconclusive
     alpha: float = 0.01  # chance, at most, that an unchanged tree is called regressed
     beta: float = 0.05  # chance, at most, that a regressed cell is called passed
     stored_extra: str = "10%"  # added to both margins if the baseline was measured on another day
@@ -64,20 +64,20 @@ class Gate(Record, frozen=True):
 class MachineSettings(Record, frozen=True):
     """``[machine]``: the user's name for the machine."""
 
-    name: str = ""  # empty: machines are distinguished by their hardware
+    name: str = ""  # such as "lab-1"; empty: machines are distinguished by their hardware
 
 
 class Download(Record, frozen=True):
     """``[download]``: the address of published checkpoints."""
 
-    base: str = "https://docs-assets.developer.apple.com/ml-research/models/fastvit"
+    base: str = "https://docs-assets.developer.apple.com/ml-research/models/fastvit"  # address of the folder
 
 
 class Paths(Record, frozen=True):
     """``[paths]``: folders, relative to the working directory."""
 
-    models: str = "models"
-    results: str = "results"
+    models: str = "models"  # checkpoints and exported files
+    results: str = "results"  # run files, studies and comparisons
 
 
 class Config(Record, frozen=True):
@@ -299,6 +299,11 @@ _TABLES: dict[str, type[Record]] = {
 _NOT_IN_TABLE = {"machine": (), "method": ("statistic", "trim", "loading", "warmup_ms", "steady", "duration_ms")}
 
 
+def keys_not_in_table(kind: str) -> tuple[str, ...]:
+    """Return the fields of a record that are not keys of its table in the file."""
+    return _NOT_IN_TABLE.get(kind, ("name",))
+
+
 class _Reader:
     """Converts a parsed document to a `Config`; raises `ConfigError` with the line of a mistake."""
 
@@ -436,7 +441,7 @@ class _Reader:
         section = kind if name is None else f"{kind}.{name}"
         if not isinstance(table, dict):
             raise self.error(f"[{section}] must be a table", kind, name)
-        fields = [field for field in record.__struct_fields__ if field not in _NOT_IN_TABLE.get(kind, ("name",))]
+        fields = [field for field in record.__struct_fields__ if field not in keys_not_in_table(kind)]
         for key in table:
             if key not in fields:
                 raise self.error(f"unknown key '{key}'. {_choices(key, fields)}", section, key)

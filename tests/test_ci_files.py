@@ -1,4 +1,4 @@
-"""The GitHub Action and the jobs in docs/ci.md: that they parse, use what they declare, and run the command they say.
+"""The GitHub Action and the jobs in docs/guides/ci.md: that they parse, use what they declare, and run the command they say.
 
 A fake `fastvit-bench` on the PATH writes down its words, so that what is tested is the shell between inputs and words.
 """
@@ -18,7 +18,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 STEPS: list[dict[str, Any]] = ACTION["runs"]["steps"]
-PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "ci.md").read_text(encoding="utf-8")
 GITHUB, GITLAB = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
 
 REPORT = ["--report=fastvit-bench-report", "--report-format=markdown,junit,json,svg"]

@@ -35,7 +35,9 @@ def generate(tmp_path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     for path in module.pages():
-        shutil.copy(path, tmp_path)
+        copy = tmp_path / path.relative_to(ROOT / "docs")
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copy)
     module.DOCS = tmp_path
     return module
 
@@ -45,7 +47,7 @@ def test_generated_pages_are_fresh(generate: ModuleType, monkeypatch: pytest.Mon
     assert generate.main() == 0
 
 
-@pytest.mark.parametrize("page", ["cli.md", "run.schema.json"])
+@pytest.mark.parametrize("page", ["reference/cli.md", "reference/run.schema.json"])
 def test_a_stale_page_is_found_and_named(
     generate: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], page: str
 ) -> None:
@@ -53,7 +55,7 @@ def test_a_stale_page_is_found_and_named(
     path.write_text(path.read_text(encoding="utf-8").replace("a", "b", 1), encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
     assert generate.main() == 1
-    assert f"{page} is stale" in capsys.readouterr().err
+    assert f"{Path(page).name} is stale" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["generate.py"])
     assert generate.main() == 0
     monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
@@ -66,7 +68,7 @@ def test_a_stale_page_is_found_and_named(
 def test_a_number_typed_into_the_page_of_claims_is_found_and_prose_is_kept(
     generate: ModuleType, monkeypatch: pytest.MonkeyPatch, old: str, new: str
 ) -> None:
-    path = generate.DOCS / "claims.md"
+    path = generate.DOCS / "explanation" / "claims.md"
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new).replace("# What the paper", "# All the paper"), encoding="utf-8")
@@ -98,7 +100,7 @@ def test_every_command_and_option_is_explained(name: str) -> None:
 
 
 def test_records_keep_the_published_schema() -> None:
-    schema = json.loads((ROOT / "docs" / "run.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads((ROOT / "docs" / "reference" / "run.schema.json").read_text(encoding="utf-8"))
     for line in (run(), measurement(), failure(), tally(), accuracy()):
         document = json.loads(msgspec.json.encode(line))
         jsonschema.validate(document, schema)

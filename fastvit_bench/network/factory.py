@@ -93,5 +93,8 @@ def _at_level(name: str, network: nn.Module, level: Fuse, layout: GraphVariant) 
 
 
 def _family(name: str) -> Any:
-    """Import the module of the network's family; each offers ``network`` and ``at_level`` (docs/networks.md)."""
+    """Import the module of the network's family; each offers ``network`` and ``at_level``.
+
+    docs/explanation/networks.md lists the families.
+    """
     return importlib.import_module(f"fastvit_bench.network.peers.{registry.find(name).family}")

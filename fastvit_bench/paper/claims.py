@@ -529,7 +529,7 @@ def _newest(figures: Sequence[Measured], wanted: WantedFigure, row: str, referen
 
 
 def _timed(claim: Claim, wanted: WantedFigure, figures: Sequence[Measured], device: str) -> DeviceComparison:
-    """Compare a claim with a measured ratio of latencies, by the rule of docs/claims.md on its interval."""
+    """Compare a claim with a measured ratio of latencies, by the rule of docs/explanation/claims.md on its interval."""
     best = _newest(figures, wanted, wanted.row, wanted.reference)
     if best is None:
         at = f" at {wanted.size} pixels" if wanted.size else ""

@@ -7,7 +7,7 @@ import msgspec
 
 
 class Head(StrEnum):
-    """The last part of a network: classifier, dense feature maps, segmenter or detector (docs/dense.md).
+    """The last part of a network: classifier, dense feature maps, segmenter or detector (docs/explanation/dense.md).
 
     ``dense`` and ``stages`` are the backbone alone. They differ where a positional encoding precedes the fourth stage:
     the published dense network returns the encoding, and ``stages`` the stage.
@@ -73,9 +73,9 @@ class ModelSpec(Record, frozen=True):
     """A model as declared in ``[model.NAME]`` of benchmark.toml."""
 
     name: str
-    variant: str
-    head: Head = Head.CLASSIFIER
-    classes: int = 1000
+    variant: str  # a network of `fastvit-bench models`, of timm (``timm:NAME``), or ``onnx`` for an ONNX file
+    head: Head = Head.CLASSIFIER  # last part of the network
+    classes: int = 1000  # outputs of a classifier
     checkpoint: str | None = None  # path, relative to the configuration file
     sha256: str | None = None  # expected hash of the checkpoint
     resolution: int = 256  # evaluation size in pixels
@@ -87,11 +87,11 @@ class Device(Record, frozen=True):
     """A device profile as declared in ``[device.NAME]`` of benchmark.toml."""
 
     name: str
-    backend: str
-    precision: str = "fp32"
-    batch: int = 1
+    backend: str  # toolkit that runs the exported file
+    precision: str = "fp32"  # fp32 or fp16: arithmetic of the exported file
+    batch: int = 1  # images per run
     match: str | None = None  # text that the detected hardware's name must contain
-    options: dict[str, str | int | float | bool] = {}
+    options: dict[str, str | int | float | bool] = {}  # of the backend
 
 
 class GraphVariant(Record, frozen=True):
@@ -135,7 +135,7 @@ class Method(Record, frozen=True):
 
     warmup: int = 10  # untimed runs before the first timed one of a round
     runs: int = 100  # timed runs per round
-    rounds: int = 1
+    rounds: int = 1  # repetitions of warm-up and runs
     statistic: Statistic = Statistic.MEDIAN
     trim: int = 0  # samples that a trimmed mean drops at either end of a round
     loading: Literal["once", "per-round"] = "once"  # of the file

@@ -19,10 +19,10 @@ class StudyRow(Record, frozen=True):
 
     label: str  # as in the published table
     model: str = ""  # of benchmark.toml or the catalogue, ``timm:NAME`` or an ONNX file; empty: cannot be measured
-    fuse: Fuse = Fuse.FOLDED
-    head: Head = Head.CLASSIFIER
-    res: int | None = None  # its own evaluation size in pixels; None: every size of the study
-    group: str = ""
+    fuse: Fuse = Fuse.FOLDED  # level of fusing
+    head: Head = Head.CLASSIFIER  # last part of the network
+    res: int | None = None  # its own evaluation size in pixels; empty: every size of the study
+    group: str = ""  # rows of one group are divided by its first row
     published: str = ""  # its name in the published tables, with `{size}` for the pixels; empty: the label
     table: str = ""  # the table that publishes it, if not one of the study's
     iphone: str = ""  # column of its published iPhone latency; empty: the usual one
@@ -33,8 +33,8 @@ class Study(Record, frozen=True):
     """A study as declared in ``[study.NAME]`` of benchmark.toml."""
 
     name: str
-    title: str
-    rows: Annotated[tuple[StudyRow, ...], msgspec.Meta(min_length=1)]
+    title: str  # heading of the printed table
+    rows: Annotated[tuple[StudyRow, ...], msgspec.Meta(min_length=1)]  # compared networks; see below
     grid: tuple[int, ...] = ()  # pixels, for rows without a size of their own
     tables: tuple[str, ...] = ()  # names in results/published, in which the rows are looked up
     note: str = ""  # printed below the table

@@ -27,7 +27,7 @@ COSTS = {
 }
 
 # The authors' code makes an S with more parameters than are printed, and with the FLOPs that are; see
-# docs/networks-peers.md.
+# docs/explanation/networks-peers.md.
 EXCESS = {"cmt_s": 1.046}
 HEADS = (Head.CLASSIFIER, Head.DENSE)
 

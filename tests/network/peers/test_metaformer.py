@@ -154,7 +154,7 @@ def test_parameters_and_work_are_the_printed_ones_within_a_hundredth_and_roundin
 
 
 def test_the_printed_parameters_have_no_expansion_in_front_of_the_classifier():
-    """What docs/networks.md says of the paper's counts: 8.8 and 10.9 are met without it and missed with it."""
+    """What docs/explanation/networks.md says of the paper's counts: 8.8 and 10.9 are met without it and missed with it."""
     for name, variant, printed in (("ablation_v4", "fastvit_s12", "8.8"), ("ablation_v5", "fastvit_sa12", "10.9")):
         counts = [
             sum(p.numel() for p in factory.skeleton(each, Head.CLASSIFIER, 1000, Fuse.FUSED, (64, 64)).parameters())
@@ -165,7 +165,7 @@ def test_the_printed_parameters_have_no_expansion_in_front_of_the_classifier():
 
 
 def test_the_table_in_the_docs_holds_what_is_counted_and_what_is_printed():
-    page = (Path(__file__).parents[3] / "docs" / "networks.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "explanation" / "networks.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (?:`(\w+)`)? \| .* \| (\S+) \| (\S*) ?\| (\S+) at (\d+) \| (\S*) ?\|$", page, re.MULTILINE)
     name, seen = "", []
     for named, params, printed_params, gmacs, size, printed_gmacs in rows:

@@ -48,7 +48,7 @@ def drawn(name: str, size: int, head: Head = Head.CLASSIFIER, classes: int = 10)
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 # Where the multiply-accumulates counted here and those printed in the paper's tables 5 and 6 are further apart than
-# rounding, by how much. Why is only surmised (docs/peers.md).
+# rounding, by how much. Why is only surmised (docs/explanation/peers.md).
 OTHER_MACS = {
     "MobileOne-S3@224": 0.053,
     "MobileOne-S4@224": 0.027,
