@@ -1,0 +1,187 @@
+"""Draws the pictures of README.md from the studies in results/cpu-reference, with the charts of the report.
+
+python docs/pictures.py        write docs/images/latency-light.svg and docs/images/latency-dark.svg
+
+A study stores every sample of its networks. Here the samples of one network at one size become one measurement, whose
+rounds are the study's blocks. So the pictures show the medians and intervals that `table` would print.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastvit_bench import options
+from fastvit_bench.config import FILE_NAME
+from fastvit_bench.files import write
+from fastvit_bench.paper import study_table
+from fastvit_bench.records import Device, Fuse, Machine, Measurement, Method, Run
+from fastvit_bench.records.comparison import CellResult, Side
+from fastvit_bench.records.machine import MachineState
+from fastvit_bench.records.run import SCHEMA, Request
+from fastvit_bench.records.study import StudyResult
+from fastvit_bench.render import charts, frontiers, row_charts
+from fastvit_bench.render.charts import LIGHT, Palette, Spec
+from fastvit_bench.render.frontiers import Basis
+from fastvit_bench.render.rows import Row, gather
+from fastvit_bench.stats import sequential
+
+DOCS = Path(__file__).parent
+REFERENCE = DOCS.parent / "results" / "cpu-reference"
+FRONTIER, CURVES = "overparameterisation", "repmixer-vs-pooling"  # studies
+MIXERS = {"poolformer_s12": "pooling", "metaformer_s12_repmixer": "RepMixer"}  # networks of the second picture
+
+# as page.css has them for a dark page
+DARK = Palette(
+    ink="#e7eaee",
+    muted="#a2abb6",
+    grid="#2a3038",
+    accent="#5eb1f2",
+    paper="#14171b",
+    bad="#ff9463",
+    good="#4fcfa5",
+    unsure="#e3b341",
+    series=("#56a8e8", "#ff9a56", "#43c79b", "#e58bbd", "#e3b341", "#8fd3ff", "#a79df5", "#b4bcc6"),
+    background="#14171b",
+)
+PALETTES = {"light": LIGHT, "dark": DARK}
+
+
+def study(name: str) -> StudyResult:
+    """Load the newest stored study of a name."""
+    return study_table.read(study_table.lying([REFERENCE], name)[-1])
+
+
+def measurements(result: StudyResult) -> Iterator[Measurement]:
+    """Yield one measurement per network, level of fusing and size; a reference has the samples of its first pair."""
+    measured: set[tuple[str, Fuse, str]] = set()
+    method = Method(warmup=0, runs=result.turns.turns * result.turns.runs, processes=result.blocks)
+    for cell in result.cells:
+        for side, samples in _sides(cell):
+            key = (side.artifact.model, side.artifact.fused, side.artifact.shape.size)
+            if key in measured:
+                continue
+            measured.add(key)
+            yield Measurement(
+                finished=result.finished,
+                device=side.device,
+                artifact=side.artifact,
+                method=method,
+                window=side.window,
+                clock=side.clock,
+                pacing=side.pacing,
+                samples_ns=samples,
+                machine=side.machine,
+                state=MachineState(),
+            )
+
+
+def _sides(cell: CellResult) -> Iterator[tuple[Side, tuple[tuple[int, ...], ...]]]:
+    """Yield both sides of a cell, each with the samples of every block that counts."""
+    blocks = sequential.counted(cell.blocks)
+    if cell.base is not None and cell.head is not None:
+        yield cell.base, tuple(tuple(sample for turn in block.base_ns for sample in turn) for block in blocks)
+        yield cell.head, tuple(tuple(sample for turn in block.head_ns for sample in turn) for block in blocks)
+
+
+def rows(result: StudyResult, fused: Fuse) -> list[Row]:
+    """Return the table rows of a study's networks at one level of fusing."""
+    wanted = [measurement for measurement in measurements(result) if measurement.artifact.fused is fused]  # type: ignore[union-attr]
+    return gather([[_run(result, result.device, result.machine), *wanted]])
+
+
+def _run(result: StudyResult, device: Device, machine: Machine) -> Run:
+    request = Request(
+        device=device,
+        models=tuple(options.load(DOCS.parent / FILE_NAME).models.values()),
+        shapes=(),
+        fused=Fuse.FOLDED,
+        method=Method(),
+        seed=result.seed,
+        timeout_s=1.0,
+    )
+    return Run(
+        schema=SCHEMA,
+        id=result.id,
+        started=result.started,
+        tool=result.tool,
+        commit=result.commit,
+        dirty=result.dirty,
+        request=request,
+        cells=(),
+        machine=machine,
+    )
+
+
+def frontier_chart(result: StudyResult, palette: Palette) -> Spec:
+    """Return the accuracy-latency frontier of the folded networks at 256 pixels."""
+    chosen = rows(result, Fuse.FOLDED)
+    [group] = frontiers.groups(chosen)
+    [shape] = group.sizes
+    assert shape is not None
+    short = replace(group, names=tuple((row.published_as or row.model).removeprefix("FastViT-") for row in group.rows))
+    places = frontiers.frontier(short, shape, Basis.PUBLISHED, {})
+    assert places is not None
+    drawn = row_charts.accuracy(places, _source(chosen, result), palette)
+    return _panel(drawn.spec, "Published top-1 against latency measured here", "seven FastViT networks, 256 px")
+
+
+def curves_chart(result: StudyResult, palette: Palette) -> Spec:
+    """Return latency against image size of two token mixers."""
+    chosen = [row for row in rows(result, Fuse.FOLDED) if row.model in MIXERS]
+    [group] = frontiers.groups(chosen)
+    named = replace(group, names=tuple(MIXERS[row.model] for row in group.rows))
+    drawn = row_charts.resolution(named, _source(chosen, result), palette)
+    assert drawn is not None
+    return _panel(drawn.spec, "Latency against image size", "one network with two token mixers")
+
+
+def _source(chosen: list[Row], result: StudyResult) -> dict[bytes, str]:
+    return {row.key: f"samples of study {result.study.name}, {result.id}" for row in chosen}
+
+
+def _panel(spec: Spec, title: str, subtitle: str) -> Spec:
+    parts = {name: value for name, value in spec.items() if name not in ("config", "$schema", "description")}
+    return {**parts, "width": 400, "height": 300, "title": {"text": title, "subtitle": subtitle, "offset": 12}}
+
+
+def picture(palette: Palette) -> bytes:
+    """Return both charts side by side, as one SVG."""
+    panels = [frontier_chart(study(FRONTIER), palette), curves_chart(study(CURVES), palette)]
+    for panel in panels:
+        for scale in _legends(panel):
+            scale["orient"] = "top-left" if panel is panels[1] else "bottom-right"
+    spec: dict[str, Any] = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "hconcat": panels,
+        "spacing": 40,
+        "padding": 14,
+        "resolve": {"scale": {"color": "independent", "shape": "independent", "fill": "independent"}},
+        "config": charts.config(palette),
+    }
+    return charts.rendered(spec, "svg")
+
+
+def _legends(panel: Spec) -> Iterator[dict[str, Any]]:
+    """Yield the legend of each encoding of a panel that has one, to be placed within the chart."""
+    for layer in panel["layer"]:
+        for channel in ("fill", "shape", "color"):
+            encoding = layer.get("encoding", {}).get(channel)
+            if isinstance(encoding, dict) and "scale" in encoding:
+                legend = encoding.get("legend") or {}
+                encoding["legend"] = legend
+                yield legend
+
+
+def main() -> int:
+    """Write both pictures."""
+    for name, palette in PALETTES.items():
+        path = DOCS / "images" / f"latency-{name}.svg"
+        write(path, picture(palette))
+        print(f"wrote {path.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
