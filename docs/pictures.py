@@ -1,6 +1,6 @@
 """Draws the pictures of README.md from the studies in results/cpu-reference, with the charts of the report.
 
-python docs/pictures.py        write docs/images/latency-light.svg and docs/images/latency-dark.svg
+python docs/pictures.py        write frontier-light.svg, frontier-dark.svg, curves-light.svg and curves-dark.svg
 
 A study stores every sample of its networks. Here the samples of one network at one size become one measurement, whose
 rounds are the study's blocks. So the pictures show the medians and intervals that `table` would print.
@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fastvit_bench import options
 from fastvit_bench.config import FILE_NAME
@@ -114,7 +113,7 @@ def _run(result: StudyResult, device: Device, machine: Machine) -> Run:
     )
 
 
-def frontier_chart(result: StudyResult, palette: Palette) -> Spec:
+def frontier_chart(result: StudyResult, palette: Palette) -> bytes:
     """Return the accuracy-latency frontier of the folded networks at 256 pixels."""
     chosen = rows(result, Fuse.FOLDED)
     [group] = frontiers.groups(chosen)
@@ -124,62 +123,43 @@ def frontier_chart(result: StudyResult, palette: Palette) -> Spec:
     places = frontiers.frontier(short, shape, Basis.PUBLISHED, {})
     assert places is not None
     drawn = row_charts.accuracy(places, _source(chosen, result), palette)
-    return _panel(drawn.spec, "Published top-1 against latency measured here", "seven FastViT networks, 256 px")
+    return _picture(
+        drawn.spec, "Published top-1 against latency measured here", "seven FastViT networks, 256 px", "bottom-right"
+    )
 
 
-def curves_chart(result: StudyResult, palette: Palette) -> Spec:
+def curves_chart(result: StudyResult, palette: Palette) -> bytes:
     """Return latency against image size of two token mixers."""
     chosen = [row for row in rows(result, Fuse.FOLDED) if row.model in MIXERS]
     [group] = frontiers.groups(chosen)
     named = replace(group, names=tuple(MIXERS[row.model] for row in group.rows))
     drawn = row_charts.resolution(named, _source(chosen, result), palette)
     assert drawn is not None
-    return _panel(drawn.spec, "Latency against image size", "one network with two token mixers")
+    return _picture(drawn.spec, "Latency against image size", "one network with two token mixers", "top-left")
 
 
 def _source(chosen: list[Row], result: StudyResult) -> dict[bytes, str]:
     return {row.key: f"samples of study {result.study.name}, {result.id}" for row in chosen}
 
 
-def _panel(spec: Spec, title: str, subtitle: str) -> Spec:
-    parts = {name: value for name, value in spec.items() if name not in ("config", "$schema", "description")}
-    return {**parts, "width": 400, "height": 300, "title": {"text": title, "subtitle": subtitle, "offset": 12}}
-
-
-def picture(palette: Palette) -> bytes:
-    """Return both charts side by side, as one SVG."""
-    panels = [frontier_chart(study(FRONTIER), palette), curves_chart(study(CURVES), palette)]
-    for panel in panels:
-        for scale in _legends(panel):
-            scale["orient"] = "top-left" if panel is panels[1] else "bottom-right"
-    spec: dict[str, Any] = {
-        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
-        "hconcat": panels,
-        "spacing": 40,
-        "padding": 14,
-        "resolve": {"scale": {"color": "independent", "shape": "independent", "fill": "independent"}},
-        "config": charts.config(palette),
-    }
-    return charts.rendered(spec, "svg")
-
-
-def _legends(panel: Spec) -> Iterator[dict[str, Any]]:
-    """Yield the legend of each encoding of a panel that has one, to be placed within the chart."""
-    for layer in panel["layer"]:
+def _picture(spec: Spec, title: str, subtitle: str, legend: str) -> bytes:
+    """Return a chart as SVG, small enough to stand beside another one, its legend in a corner of it."""
+    for layer in spec["layer"]:
         for channel in ("fill", "shape", "color"):
             encoding = layer.get("encoding", {}).get(channel)
             if isinstance(encoding, dict) and "scale" in encoding:
-                legend = encoding.get("legend") or {}
-                encoding["legend"] = legend
-                yield legend
+                encoding["legend"] = {**(encoding.get("legend") or {}), "orient": legend}
+    title_block = {"text": title, "subtitle": subtitle, "offset": 12}
+    return charts.rendered({**spec, "width": 380, "height": 300, "padding": 14, "title": title_block}, "svg")
 
 
 def main() -> int:
-    """Write both pictures."""
-    for name, palette in PALETTES.items():
-        path = DOCS / "images" / f"latency-{name}.svg"
-        write(path, picture(palette))
-        print(f"wrote {path.name}")
+    """Write both pictures for light and for dark pages."""
+    for theme, palette in PALETTES.items():
+        for name, draw, source in (("frontier", frontier_chart, FRONTIER), ("curves", curves_chart, CURVES)):
+            path = DOCS / "images" / f"{name}-{theme}.svg"
+            write(path, draw(study(source), palette))
+            print(f"wrote {path.name}")
     return 0
 
 
