@@ -291,7 +291,10 @@ def records_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-BARE = "\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n      heading_level: 3"  # the page has the heading
+# the page itself has the heading
+BARE = "\n    ".join(
+    ["", "options:", "  show_root_heading: false", "  show_root_toc_entry: false", "  heading_level: 3"]
+)
 
 
 def annotations(record: type) -> dict[str, str]:

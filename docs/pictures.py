@@ -150,7 +150,8 @@ def _picture(spec: Spec, title: str, subtitle: str, legend: str) -> bytes:
             if isinstance(encoding, dict) and "scale" in encoding:
                 encoding["legend"] = {**(encoding.get("legend") or {}), "orient": legend}
     title_block = {"text": title, "subtitle": subtitle, "offset": 12}
-    return charts.rendered({**spec, "width": 380, "height": 300, "padding": 14, "title": title_block}, "svg")
+    fit = {"autosize": {"type": "fit", "contains": "padding"}, "padding": 14, "title": title_block}
+    return charts.rendered({**spec, **fit, "width": 460, "height": 400}, "svg")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The GitHub Action and the jobs in docs/guides/ci.md: that they parse, use what they declare, and run the command they say.
+"""The GitHub Action and the jobs in docs/guides/ci.md: they parse, use what they declare, and run what they say.
 
 A fake `fastvit-bench` on the PATH writes down its words, so that what is tested is the shell between inputs and words.
 """

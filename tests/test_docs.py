@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +24,8 @@ from fastvit_bench.store import runs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = (ROOT / "docs" / "guides" / "index.md").read_text(encoding="utf-8")
+TIMING = (ROOT / "docs" / "explanation" / "timing.md").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -47,7 +50,9 @@ def test_generated_pages_are_fresh(generate: ModuleType, monkeypatch: pytest.Mon
     assert generate.main() == 0
 
 
-@pytest.mark.parametrize("page", ["reference/cli.md", "reference/run.schema.json"])
+@pytest.mark.parametrize(
+    "page", ["reference/cli.md", "reference/configuration.md", "reference/records.md", "reference/run.schema.json"]
+)
 def test_a_stale_page_is_found_and_named(
     generate: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], page: str
 ) -> None:
@@ -96,7 +101,18 @@ def test_every_command_and_option_is_explained(name: str) -> None:
     assert command.help
     for parameter in command.params:
         assert parameter.help, f"{name} {parameter.name}"
-    assert f"fastvit-bench {name}" in README, f"the README does not mention `{name}`"
+    assert f"\nfastvit-bench {name}" in GUIDES, f"the list of all commands lacks `{name}`"
+
+
+def test_every_key_of_the_settings_is_explained(generate: ModuleType) -> None:
+    page = generate.configuration_reference()
+    document = tomllib.loads((ROOT / "benchmark.toml").read_text(encoding="utf-8"))
+    for name, table in document.items():
+        tables = table.values() if name in {"model", "device", "study"} else [table]
+        heading = f"## [{name}.NAME]" if name in {"model", "device", "study"} else f"## [{name}]"
+        section = page.split(f"{heading}\n")[1].split("\n## ")[0]
+        for key in {key for each in tables for key in each}:
+            assert re.search(rf"^\| `{key}` \| \w.* \| .+ \| \w.* \|$", section, re.MULTILINE), f"[{name}] {key}"
 
 
 def test_records_keep_the_published_schema() -> None:
@@ -118,26 +134,10 @@ def test_ci_runs_the_readmes_own_test_line() -> None:
         assert tool in script
 
 
-def test_the_readmes_commands_are_accepted(zoo: Path) -> None:
-    """Every `fastvit-bench …` line of the README is parsed as it stands; --help stops it before it does anything."""
-    lines = [
-        line.strip().removeprefix("$ ")
-        for block in re.findall(r"```(?:bash|console|sh)\n(.*?)```", README, re.DOTALL)
-        for line in block.splitlines()
-        if line.strip().removeprefix("$ ").startswith("fastvit-bench ")
-    ]
-    assert len(lines) >= 6
-    for line in lines:
-        words = line.split("#")[0].replace("'", "").split()[1:]
-        options = {word.split("=")[0] for word in words if word.startswith("-")}
-        known = {option for parameter in COMMANDS[words[0]].params for option in parameter.opts} | {"--help"}
-        assert options <= known, line
-
-
 SIZES = (224, 256, 384, 512, 768, 1024)
 
 
-def test_the_readmes_table_is_what_the_command_prints(tmp_path: Path) -> None:
+def test_the_table_of_one_processor_is_what_the_command_prints(tmp_path: Path) -> None:
     """Columns, models, published figures and caption; the figures themselves are of a run that is not kept here."""
     specs = [spec(name=name, variant=name, published=f"FastViT-{name[8:].upper()}") for name in VARIANTS]
     random = Weights(origin="random", seed=0)
@@ -149,9 +149,9 @@ def test_the_readmes_table_is_what_the_command_prints(tmp_path: Path) -> None:
             runs.append(path, measurement(artifact=made))
     printed = call("table", str(path), "--compact", "--format", "markdown", cwd=tmp_path).stdout
     caption, table, _ = printed.split("\n\n")
-    assert f"\n{caption}\n\n| model " in README
+    assert f"\n{caption}\n\n| model " in TIMING
     ours, stated = (
-        [line.split(" | ") for line in text.splitlines() if line.startswith("| ")] for text in (table, README)
+        [line.split(" | ") for line in text.splitlines() if line.startswith("| ")] for text in (table, TIMING)
     )
     stated = stated[: len(ours)]
     assert stated[:2] == ours[:2]
@@ -162,12 +162,18 @@ def test_the_readmes_table_is_what_the_command_prints(tmp_path: Path) -> None:
         assert len(other) == len(line)
 
 
-def test_links_lead_somewhere() -> None:
-    folders = (ROOT / "benchmarks", ROOT / "examples")
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(folder / "README.md" for folder in folders)):
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+def table_rows(text: str) -> list[dict[str, str]]:
+    """Rows of a page's table of latencies, by column."""
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith(("| model ", "| fastvit_"))]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+
+
+def test_the_readmes_table_has_figures_of_the_whole_table() -> None:
+    short, whole = table_rows(README), table_rows(TIMING)
+    assert [row["model"] for row in short] == list(VARIANTS)
+    assert "published top-1 % (not distilled)" in short[0]
+    for row, complete in zip(short, whole, strict=True):
+        assert row.items() <= complete.items()
 
 
 def test_nothing_names_the_place_it_was_made_in() -> None:

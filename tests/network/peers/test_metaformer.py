@@ -154,7 +154,7 @@ def test_parameters_and_work_are_the_printed_ones_within_a_hundredth_and_roundin
 
 
 def test_the_printed_parameters_have_no_expansion_in_front_of_the_classifier():
-    """What docs/explanation/networks.md says of the paper's counts: 8.8 and 10.9 are met without it and missed with it."""
+    """As docs/explanation/networks.md says: 8.8 and 10.9 are met without it and missed with it."""
     for name, variant, printed in (("ablation_v4", "fastvit_s12", "8.8"), ("ablation_v5", "fastvit_sa12", "10.9")):
         counts = [
             sum(p.numel() for p in factory.skeleton(each, Head.CLASSIFIER, 1000, Fuse.FUSED, (64, 64)).parameters())
