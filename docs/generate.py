@@ -280,21 +280,15 @@ def records_page() -> str:
         rows = [f"| `{name}` | `{kind}` | {meanings.get(name, '')} |" for name, kind in annotations(record).items()]
         parts += [
             f"## {record.__name__}",
-            f"::: {record.__module__}.{record.__name__}{BARE}",
+            f"::: {record.__module__}.{record.__name__}",
             "\n".join(["| field | type | meaning |", "| --- | --- | --- |", *rows]),
         ]
     parts += [
         "## Errors",
         "Every error has one sentence for a person, and the [exit code](exit-codes.md) of the command line.",
-        f"::: fastvit_bench.errors{BARE}",
+        "::: fastvit_bench.errors",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-# the page itself has the heading
-BARE = "\n    ".join(
-    ["", "options:", "  show_root_heading: false", "  show_root_toc_entry: false", "  heading_level: 3"]
-)
 
 
 def annotations(record: type) -> dict[str, str]:

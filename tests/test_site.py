@@ -66,6 +66,19 @@ def test_ci_builds_the_site_strictly() -> None:
     assert re.search(r"docs/generate\.py --check\n.*zensical\" build --strict", script, re.DOTALL)
 
 
+@pytest.mark.parametrize("path", sorted((DOCS / "images").glob("*.svg")), ids=lambda path: path.name)
+def test_pictures_fetch_nothing(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"<script|<image|@import|url\((?!#)|href=\"(?!#)", text)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_pictures_show_the_studies(theme: str) -> None:
+    frontier, curves = ((DOCS / "images" / f"{name}-{theme}.svg").read_text() for name in ("frontier", "curves"))
+    assert all(f">{name}</text>" in frontier for name in ("T8", "T12", "S12", "SA12", "SA24", "SA36", "MA36"))
+    assert ">RepMixer</text>" in curves
+
+
 # --- links ------------------------------------------------------------------------------------------------------------
 
 
