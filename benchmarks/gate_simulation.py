@@ -291,7 +291,9 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
     written = options.add_mutually_exclusive_group()
     written.add_argument("--json", action="store_true", help="print every figure as JSON")
-    written.add_argument("--markdown", action="store_true", help="print the table of docs/explanation/gate.md (default)")
+    written.add_argument(
+        "--markdown", action="store_true", help="print the table of docs/explanation/gate.md (default)"
+    )
     asked = options.parse_args()
     rows = [simulate(name, asked.gates, asked.seed) for name in NOISES]
     noisy = by_scatter(asked.gates, asked.seed)

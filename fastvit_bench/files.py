@@ -248,8 +248,8 @@ def check_output(
 
 PREFIX = "fastvit-bench-"  # of the names of temporary folders
 _LOCK = ".lock"  # in a temporary folder; held by the process that uses the folder
+_NO_LOCKS = ".no-locks"  # in its place where the file system has none
 _ABANDONED_S = 86_400  # age of a folder without a lock file that nobody uses, such as an earlier version's
-_EMPTY_S = 60  # age of an empty one, whose process was killed before it made the lock
 _swept: set[Path] = set()
 
 
@@ -297,6 +297,8 @@ def in_use(folder: Path) -> Generator[None]:
         raise _TakenError(errno.EBUSY, "another process uses it", str(folder)) from None
     except NotImplementedError:  # a file system without locks: there, age decides
         (folder / _LOCK).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            (folder / _NO_LOCKS).touch()  # an empty folder would be nobody's
     try:
         yield
     finally:
@@ -329,7 +331,11 @@ def sweep(place: Path) -> None:
     _swept.add(place)
     for pattern in (f"{PREFIX}*", f".{PREFIX}*"):
         for folder in place.glob(pattern):
-            if folder.is_dir() and not folder.is_symlink() and is_abandoned(folder, _ABANDONED_S):
+            if not folder.is_dir() or folder.is_symlink():
+                continue
+            with suppress(OSError):
+                folder.rmdir()  # if empty: a process that has yet to make its lock makes another folder
+            if is_abandoned(folder, _ABANDONED_S):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -337,8 +343,7 @@ def is_abandoned(folder: Path, unlocked_s: float) -> bool:
     """Return whether no process uses a folder; without a lock in it, whether it is older than `unlocked_s` seconds."""
     try:
         if not (folder / _LOCK).exists():
-            empty = not any(folder.iterdir())
-            return time.time() - folder.stat().st_mtime >= (min(unlocked_s, _EMPTY_S) if empty else unlocked_s)
+            return time.time() - folder.stat().st_mtime >= unlocked_s
         with in_use(folder):
             return True
     except OSError:

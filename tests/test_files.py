@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,7 @@ def test_outputs_replace_neither_inputs_nor_files_of_others(tmp_path: Path) -> N
 
 HOLDER = """
 import sys, time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from fastvit_bench import files
 with files.temporary_folder(Path(sys.argv[1])) as folder:
@@ -163,10 +165,28 @@ def test_a_folder_without_a_lock_goes_when_it_is_old(tmp_path: Path) -> None:
         os.utime(folder, (time.time() - 200_000,) * 2)
     files.sweep(tmp_path)
     assert sorted(tmp_path.iterdir()) == [other, young]
-    empty = tmp_path / f"{files.PREFIX}c"
-    empty.mkdir()
-    os.utime(empty, (time.time() - 100,) * 2)
-    assert files.is_abandoned(empty, 86_400)
+
+
+def test_an_empty_folder_goes_at_once_and_its_process_makes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interruption may come between the folder and its lock."""
+    (tmp_path / f".{files.PREFIX}a").mkdir()
+    begun = files.in_use
+
+    def late(folder: Path) -> AbstractContextManager[None]:
+        monkeypatch.setattr(files, "in_use", begun)
+        monkeypatch.setattr(files, "_swept", set[Path]())
+        files.sweep(tmp_path)  # by another process, before this one has its lock
+        return begun(folder)
+
+    with files.temporary_folder(tmp_path):
+        assert len(list(tmp_path.iterdir())) == 1
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(files, "in_use", late)
+    with files.temporary_folder(tmp_path) as folder:
+        (folder / "draft").touch()
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_goes_wrong_in_a_temporary_folder_is_raised_and_the_folder_is_gone(tmp_path: Path) -> None:
@@ -182,7 +202,10 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch:
         raise NotImplementedError
 
     monkeypatch.setattr(filelock.FileLock, "acquire", without)
+    monkeypatch.setattr(files, "_swept", set[Path]())
     with files.temporary_folder(tmp_path) as folder:
+        monkeypatch.setattr(files, "_swept", set[Path]())
+        files.sweep(tmp_path)  # by another process
         assert folder.is_dir()
         assert not files.is_abandoned(folder, 86_400)
     assert not list(tmp_path.iterdir())

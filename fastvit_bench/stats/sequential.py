@@ -3,7 +3,8 @@
 A block's ratio lies above the margin or it does not, and what decides is how many do. If the true median ratio is
 within the margin, that number is at most Binomial(blocks, 1/2), whatever the distribution of the noise. The test
 assumes no normal distribution, no equal scatter and no independence of the samples within a block. It does assume that
-blocks are independent of each other, which is why each has processes of its own. docs/explanation/gate.md derives all of it.
+blocks are independent of each other, which is why each has processes of its own. docs/explanation/gate.md derives all
+of it.
 """
 
 import functools

@@ -2,8 +2,8 @@
 
 All have the shape of MetaFormer-S12 (arXiv 2111.11418): a stem of stride 4, four stages of 2, 2, 6 and 2 blocks at
 strides 4 to 32, and a classifier of pooled features. A block is a token mixer and a feed-forward network of four times
-the width, each with a skip connection. `DESIGNS` lists their differences. docs/explanation/networks.md
-lists the table of the paper that each is for, and compares its parameters and multiply-accumulates with the printed ones.
+the width, each with a skip connection. `DESIGNS` lists their differences. docs/explanation/networks.md lists the table
+of the paper that each is for, and compares its parameters and multiply-accumulates with the printed ones.
 
 The paper describes these networks in words, and its code contains none of them. The choices that the words leave open:
 
