@@ -31,6 +31,7 @@ from fastvit_bench.cli import (
     table,
     verify,
 )
+from fastvit_bench.cli._command import QuietOption, VerboseOption, choose_verbosity, complete
 from fastvit_bench.cli._output import Commands, prepare_streams
 from fastvit_bench.cli._stopping import exit_code, prepare_signals
 
@@ -65,12 +66,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name)(complete(command))
 
 
 @app.callback(invoke_without_command=True)
 def version_or_command(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Fuse, export, prove, time and tabulate FastViT networks (arXiv 2303.14189).
 
@@ -84,6 +87,7 @@ def version_or_command(
 
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     backends.bound_openmp()
+    choose_verbosity(quiet, verbose)
     if version:
         typer.echo(f"fastvit-bench {fastvit_bench.__version__}")
         raise typer.Exit

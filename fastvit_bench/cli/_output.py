@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ class Commands(TyperGroup):
             result = super().invoke(ctx)
             _require_output()
         except FastViTBenchError as error:
-            say(f"error: {error}")
+            _print(f"error: {error}")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             typer.echo("interrupted", err=True)
@@ -49,17 +50,20 @@ class Commands(TyperGroup):
             raise _printable_words(error) from None
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:  # a name of the command line or of a file, wherever it is looked at
-                say(_unforeseen(error))
+                _print(_unforeseen(error))
                 raise typer.Exit(ExitCode.UNFORESEEN) from error
-            say(f"error: {UsageError(f'No file can be called {error.filename}; the name is too long, so correct it.')}")
+            _print(
+                f"error: {UsageError(f'No file can be called {error.filename}; the name is too long, so correct it.')}"
+            )
             raise typer.Exit(ExitCode.USAGE) from error
         except Exception as error:
-            say(_unforeseen(error))
+            _print(_unforeseen(error))
             raise typer.Exit(ExitCode.UNFORESEEN) from error
         return result
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Return the context of a command line; an interruption before the command begins has its own code too."""
+        choose_verbosity(Verbosity.USUAL)
         try:
             return super().make_context(info_name, args, parent, **extra)
         except KeyboardInterrupt as error:  # Typer would end with 1, which means a regression
@@ -173,18 +177,50 @@ def _require_output() -> None:
         raise StoreError(f"Standard output cannot be written: {raw.refused.strerror or raw.refused}.")
 
 
+# --- verbosity --------------------------------------------------------------------------------------------------------
+
+
+class Verbosity(IntEnum):
+    """Amounts of notes beside a result; warnings and errors are printed at each."""
+
+    QUIET = -1  # -q: no progress and no notes
+    USUAL = 0
+    VERBOSE = 1  # -v: every note and property, which are short otherwise
+
+
+_chosen = Verbosity.USUAL
+
+
+def verbosity() -> Verbosity:
+    """Return the verbosity that this call's -q or -v chose."""
+    return _chosen
+
+
+def choose_verbosity(value: Verbosity) -> None:
+    """Set the verbosity of the rest of this call."""
+    global _chosen
+    _chosen = value
+
+
 # --- messages ---------------------------------------------------------------------------------------------------------
 
 
 def say(text: str, console: "Console | None" = None) -> None:
-    """Print a message on standard error, without characters that a terminal obeys: names in it come from files.
+    """Print a note on standard error, unless -q was given.
 
-    While a bar is drawn, its `console` keeps the two apart.
+    Characters that a terminal obeys are left out: names in it come from files. While a bar is drawn, its `console`
+    keeps the two apart.
     """
+    if verbosity() > Verbosity.QUIET:
+        _print(text, console)
+
+
+def _print(text: str, console: "Console | None" = None) -> None:
+    """Print lines on standard error, whatever the verbosity."""
     from fastvit_bench.render.text import printable_lines
 
     lines = printable_lines(text)
-    if console is None:
+    if console is None or console.quiet:
         typer.echo(lines, err=True)
     else:
         console.print(lines, highlight=False, markup=False, soft_wrap=True)
@@ -192,13 +228,13 @@ def say(text: str, console: "Console | None" = None) -> None:
 
 def interrupted(error: KeyboardInterrupt, kept: str, command: str, console: "Console") -> typer.Exit:
     """Print what an interruption kept and the command that goes on; return the exit with the signal's code."""
-    say(f"interrupted; {kept} is kept. Go on with: fastvit-bench {command}", console)
+    _print(f"interrupted; {kept} is kept. Go on with: fastvit-bench {command}", console)
     return typer.Exit(exit_code(error))
 
 
 def warn(text: str) -> None:
     """Print a warning on standard error."""
-    say(f"warning: {text}")
+    _print(f"warning: {text}")
 
 
 def show(text: str) -> None:
@@ -209,10 +245,10 @@ def show(text: str) -> None:
 
 
 def stderr() -> "Console":
-    """Return the console for progress and notices."""
+    """Return the console for progress and notices; after -q it prints nothing."""
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, quiet=verbosity() is Verbosity.QUIET)
 
 
 def stdout() -> "Console":
