@@ -196,7 +196,7 @@ def _is_argument(parameter: Any) -> bool:
 
 
 def _argument(parameter: Any) -> str:
-    word = parameter.metavar or parameter.name.upper() + ("…" if parameter.nargs == -1 else "")
+    word = parameter.metavar or parameter.name.upper()
     return word if parameter.required else f"[{word}]"
 
 

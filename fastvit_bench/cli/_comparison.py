@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 MaxRegressionOption = Annotated[
-    str | None, typer.Option("--max-regression", help="Accepted slowdown of a cell, such as 5%.")
+    str | None,
+    typer.Option(
+        "--max-regression", help="Accepted slowdown of a cell, such as 5%. [default: max_regression in [gate]]"
+    ),
 ]
 
 
@@ -34,7 +37,9 @@ MaxTimeOption = Annotated[
 
 ResumeComparisonOption = Annotated[
     str | None,
-    typer.Option("--resume", help="Go on with an interrupted one: its id, a prefix of it, or 'last'."),
+    typer.Option(
+        "--resume", help="Go on with an interrupted one: its id, a prefix of it, or 'last'. [default: a new one]"
+    ),
 ]
 
 
@@ -42,7 +47,8 @@ OrderSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the
 
 
 ReportOption = Annotated[
-    Path | None, typer.Option("--report", help="Folder for the files of --report-format. [default: none]")
+    Path | None,
+    typer.Option("--report", metavar="DIR", help="Folder for the files of --report-format. [default: none]"),
 ]
 
 

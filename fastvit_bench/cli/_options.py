@@ -20,7 +20,7 @@ class TableFormat(StrEnum):
 
 
 class SeriesFormat(StrEnum):
-    """Output formats of a history, a roofline, a study or a list of claims."""
+    """Output formats of a history, a roofline, a study or a list."""
 
     RICH = "rich"
     MARKDOWN = "markdown"
@@ -36,11 +36,14 @@ DeviceOption = Annotated[str, typer.Option("--device", "-d", help="Device, by it
 ModelsOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--model", "-m", help="Model, repeatable; globs such as 'fastvit_*' work. [default: models in [sweep]]"
+        "--model",
+        "-m",
+        help="Model of benchmark.toml or glob ('fastvit_*'), an ONNX file, or timm:NAME; repeatable. "
+        "[default: models in [sweep]]",
     ),
 ]
 CheckpointOption = Annotated[
-    Path | None, typer.Option("--checkpoint", "-c", help="Weight file. Without one, weights are random (see --seed).")
+    Path | None, typer.Option("--checkpoint", "-c", help="Weight file. [default: random weights, see --seed]")
 ]
 BatchOption = Annotated[
     int | None, typer.Option("--batch", "-b", "--batch-size", min=1, help="Images per run. [default: the device's]")
@@ -62,16 +65,31 @@ MachineOption = Annotated[
     ),
 ]
 ResumeOption = Annotated[
-    str | None, typer.Option("--resume", help="Continue a run: its id, a prefix of it, its file, or 'last'.")
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="RUN",
+        help="Continue a run: its id, a prefix of it, its file, or 'last'. [default: a new run]",
+    ),
 ]
 RunsArgument = Annotated[
     list[str] | None, typer.Argument(help="Runs: ids, prefixes, files, or 'last'. [default: all of results/]")
 ]
 ReferenceOption = Annotated[
-    str | None, typer.Option("--reference", help="Model to divide by: also show every figure as a ratio to its figure.")
+    str | None,
+    typer.Option(
+        "--reference", help="Model to divide by: also show every figure as a ratio to its figure. [default: none]"
+    ),
 ]
 FormatOption = Annotated[TableFormat, typer.Option("--format", "-f", help="Format of the table.")]
+ListFormatOption = Annotated[SeriesFormat, typer.Option("--format", "-f", help="Format of the list.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that this tool did not write.")]
 PictureOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Also draw a chart into this file (.svg or .png).")
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Also draw a chart into this file (.svg, .png), or write the table into it (.md, .csv, .json, .txt). "
+        "[default: none]",
+    ),
 ]

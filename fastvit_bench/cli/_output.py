@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperGroup
 
+from fastvit_bench.cli._help import CommandGroup
 from fastvit_bench.cli._options import TableFormat
 from fastvit_bench.cli._stopping import exit_code
 from fastvit_bench.errors import ExitCode, FastViTBenchError, StoreError, UsageError
@@ -30,7 +30,7 @@ _WRONG_WORDS = tuple(
 )
 
 
-class Commands(TyperGroup):
+class Commands(CommandGroup):
     """The group of all commands; an error ends in one sentence and its exit code instead of a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -270,6 +270,12 @@ def print_report(report: "TableReport", format_: str) -> None:
     """Print tables with their notes, laid out for the terminal or in a text format."""
     from fastvit_bench.render import row_table
 
+    if format_ in {"csv", "json"}:
+        from fastvit_bench.render import data
+
+        (table,) = report.tables
+        sys.stdout.write(data.csv(table) if format_ == "csv" else data.json(table.records()))
+        return
     if format_ in row_table.REPORTS:
         sys.stdout.write(row_table.REPORTS[format_](report))
         return

@@ -37,11 +37,20 @@ def accuracy(
     model: ModelsOption = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Folder of images, as DIR/CLASS/… like ImageNet; with --labels any layout."),
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="Folder of images, as DIR/CLASS/… like ImageNet; with --labels any layout. "
+            "[required without --resume]",
+        ),
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option("--labels", help="File of the images' classes: lines `name number` or `name,number`, or JSON."),
+        typer.Option(
+            "--labels",
+            help="File of the images' classes: lines `name number` or `name,number`, or JSON. "
+            "[default: the folders' names]",
+        ),
     ] = None,
     checkpoint: CheckpointOption = None,
     res: Annotated[
@@ -72,12 +81,16 @@ def accuracy(
     format_: FormatOption = TableFormat.RICH,
     config_file: ConfigOption = None,
 ) -> None:
-    """Measure the top-1 and top-5 accuracy of the file that `latency` times, on a folder of images.
+    """Count top-1 and top-5 accuracy on a folder of images.
 
-    The file is exported and proved first if it is missing. If this machine lacks the device, the file runs on the
-    runtime that proves such files, and the result says so. Images are prepared as for the published accuracies. The
-    counts are saved every few images, so an interrupted run can continue with --resume. Files that cannot be read as
-    images are left out, counted and named.
+    The file is the one that `latency` times; it is exported and proved first if it is missing. If this machine lacks
+    the device, the file runs on the runtime that proves such files, and the result says so. Images are prepared as for
+    the published accuracies. The counts are saved every few images, so an interrupted run can continue with --resume.
+    Files that cannot be read as images are left out, counted and named.
+
+    \b
+    fastvit-bench accuracy --data imagenet/val -c fastvit_t8.pth.tar
+    fastvit-bench accuracy --resume last
     """
     from fastvit_bench import backends, options
     from fastvit_bench.accuracy import dataset

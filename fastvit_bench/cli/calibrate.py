@@ -30,9 +30,14 @@ def calibrate(
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
-    """Compare each cell with itself to measure this machine's noise, its false alarms and the least visible slowdown.
+    """Measure this machine's noise: compare cells with themselves.
 
-    `gate` reads the result and warns of margins below the noise.
+    Shows its false alarms and the least slowdown that it can see. `gate` reads the result and warns of margins below
+    the noise.
+
+    \b
+    fastvit-bench calibrate
+    fastvit-bench calibrate --model fastvit_t8 --res 256 --repeat 10
     """
     from fastvit_bench import options
     from fastvit_bench.comparing import calibrate as compare_calibrate

@@ -12,8 +12,10 @@ from fastvit_bench.errors import ExitCode, UsageError
 
 
 def claims(
-    claim: Annotated[list[str] | None, typer.Option("--claim", help="Only the claim of this id; repeatable.")] = None,
-    study: Annotated[str | None, typer.Option("--study", help="Only the claims of this study.")] = None,
+    claim: Annotated[
+        list[str] | None, typer.Option("--claim", help="Only the claim of this id; repeatable. [default: all]")
+    ] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Only the claims of this study. [default: all]")] = None,
     device: Annotated[
         str | None, typer.Option("--device", "-d", help="Only measurements of this device. [default: all]")
     ] = None,
@@ -23,11 +25,13 @@ def claims(
     format_: Annotated[SeriesFormat, typer.Option("--format", "-f", help="Format of the claims.")] = SeriesFormat.RICH,
     config_file: ConfigOption = None,
 ) -> None:
-    """Check each claim of the paper's text against the paper's own tables and against measurements of this machine.
+    """Check the paper's claims against tables and measurements.
 
-    Exit code 7: some stored studies could not be read, and the others count.
+    The tables are the paper's own, the measurements this machine's. Exit code 7: some stored studies could not be read,
+    and the others count.
 
     \b
+    fastvit-bench claims
     fastvit-bench claims --claim mobileone-s4-gpu --details
     """
     from fastvit_bench import options

@@ -72,10 +72,15 @@ def compare(
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
-    """Time two exports, models, fusion levels, thread counts or Python environments in turns, and say which is faster.
+    """Time two files, models or settings in turns: which is faster?
 
-    Exit code 4: something could not be compared. With --max-regression, exit code 1 is a regression and 3 inconclusive.
-    Every block is kept at once, so an interrupted comparison can go on with --resume.
+    They may differ in fusion level, thread count or Python environment too. Exit code 4: something could not be
+    compared. With --max-regression, exit code 1 is a regression and 3 inconclusive. Every block is kept at once, so an
+    interrupted comparison can go on with --resume.
+
+    \b
+    fastvit-bench compare fastvit_t8,fuse=none fastvit_t8 --res 256
+    fastvit-bench compare old.onnx new.onnx --max-regression 5%
     """
     from fastvit_bench import options
 

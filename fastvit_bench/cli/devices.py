@@ -3,11 +3,18 @@
 import shutil
 
 from fastvit_bench.cli import _output
-from fastvit_bench.cli._options import ConfigOption
+from fastvit_bench.cli._options import ConfigOption, ListFormatOption, SeriesFormat
 
 
-def devices(config_file: ConfigOption = None) -> None:
-    """List the devices of benchmark.toml, and what each of them lacks to run on this machine."""
+def devices(format_: ListFormatOption = SeriesFormat.RICH, config_file: ConfigOption = None) -> None:
+    """List the devices of benchmark.toml: which run here?
+
+    Of each device that cannot run on this machine, it says what is missing.
+
+    \b
+    fastvit-bench devices
+    fastvit-bench devices --json
+    """
     from fastvit_bench import options
     from fastvit_bench.render import listing
     from fastvit_bench.sweep import preflight
@@ -16,4 +23,7 @@ def devices(config_file: ConfigOption = None) -> None:
     declared = options.load(config_file).devices.values()
     rows = [(device, preflight.unavailable_reason(device, host.processor)) for device in declared]
     about = f"{host.processor}, {host.processors}, {host.os}"
-    _output.show(listing.devices(rows, about, shutil.get_terminal_size().columns))
+    if format_ is not SeriesFormat.RICH:
+        _output.print_report(listing.devices(rows), format_.value)
+        return
+    _output.show(listing.devices_text(rows, about, shutil.get_terminal_size().columns))

@@ -25,7 +25,14 @@ def download(
     ] = CheckpointForm.UNFUSED,
     config_file: ConfigOption = None,
 ) -> None:
-    """Download a published checkpoint into models/ and check its SHA-256; an interrupted download resumes."""
+    """Download a published checkpoint into models/.
+
+    Its SHA-256 is checked. An interrupted download resumes.
+
+    \b
+    fastvit-bench download fastvit_t8
+    fastvit-bench download fastvit_sa12 --distilled --form fused
+    """
     from fastvit_bench import options
     from fastvit_bench.network import download as downloads
     from fastvit_bench.network.fastvit import Form

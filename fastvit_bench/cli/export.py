@@ -37,7 +37,8 @@ def export(
         Fuse, typer.Option("--fuse", help="How much is computed ahead of time; 'folded' is what to ship.")
     ] = Fuse.FOLDED,
     head: Annotated[
-        Head | None, typer.Option("--head", help="Head of random weights; a checkpoint has its own.")
+        Head | None,
+        typer.Option("--head", help="Head of random weights; a checkpoint has its own. [default: the model's]"),
     ] = None,
     input_: Annotated[
         str | None,
@@ -52,7 +53,9 @@ def export(
     ] = None,
     classifier: Annotated[
         Path | None,
-        typer.Option("--classifier", help="coreml: file of class names, one per line; outputs are then names."),
+        typer.Option(
+            "--classifier", help="coreml: file of class names, one per line; outputs are then names. [default: none]"
+        ),
     ] = None,
     multifunction: Annotated[
         bool,
@@ -81,9 +84,14 @@ def export(
     force: ForceOption = False,
     config_file: ConfigOption = None,
 ) -> None:
-    """Export a network for a toolkit and prove that the file computes what the network computes.
+    """Export a network for a toolkit and prove the file.
 
-    Prints the path of each file. Beside each file, FILE.json records what the file is and how exact its outputs are.
+    The file must compute what the network computes. Prints the path of each file. Beside each file, FILE.json records
+    what the file is and how exact its outputs are.
+
+    \b
+    fastvit-bench export -t coreml -m fastvit_t8 -o t8.mlpackage
+    fastvit-bench export -t onnx -m fastvit_t8 --res 224..1024
     """
     from fastvit_bench import backends, files, options
     from fastvit_bench.sweep import run

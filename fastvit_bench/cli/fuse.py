@@ -14,10 +14,14 @@ def fuse(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.pth.tar or .safetensors).")],
     force: ForceOption = False,
 ) -> None:
-    """Fuse a checkpoint's train-time branches and save it in the published fused layout.
+    """Save a checkpoint in the published fused layout.
 
-    The checkpoint itself is never replaced. Prints the number of fused parts by kind, and how far the fused and the
-    folded network's outputs are from the checkpoint's own.
+    Its train-time branches are fused. The checkpoint itself is never replaced. Prints the number of fused parts by
+    kind, and how far the fused and the folded network's outputs are from the checkpoint's own.
+
+    \b
+    fastvit-bench fuse fastvit_t8.pth.tar -o fused.pth.tar
+    fastvit-bench fuse fastvit_t8.pth.tar -o fused.safetensors
     """
     from fastvit_bench.exporting import fuse_file
     from fastvit_bench.render import listing

@@ -58,14 +58,22 @@ def gate(
     baseline: Annotated[
         Path | None,
         typer.Option(
-            "--baseline", help="Folder of exported files, or an earlier run: results/DEVICE/RUN.jsonl (weaker)."
+            "--baseline",
+            metavar="PATH",
+            help="Folder of exported files, or an earlier run: results/DEVICE/RUN.jsonl (weaker). "
+            "[required without --baseline-rev]",
         ),
     ] = None,
     baseline_rev: Annotated[
-        str | None, typer.Option("--baseline-rev", help="Git revision to export the base from, such as origin/main.")
+        str | None,
+        typer.Option(
+            "--baseline-rev",
+            help="Git revision to export the base from, such as origin/main. [required without --baseline]",
+        ),
     ] = None,
     head: Annotated[
-        Path | None, typer.Option("--head", help="Folder of exported files. [default: exported from this tree]")
+        Path | None,
+        typer.Option("--head", metavar="DIR", help="Folder of exported files. [default: exported from this tree]"),
     ] = None,
     device: DeviceOption = "cpu",
     model: GateModelsOption = None,
@@ -92,7 +100,9 @@ def gate(
     allow: Annotated[
         list[str] | None,
         typer.Option(
-            "--allow", help="Compare although the sides differ in this: fuse, variant, classes, head or precision."
+            "--allow",
+            help="Compare although the sides differ in this: fuse, variant, classes, head or precision. "
+            "[default: none]",
         ),
     ] = None,
     force: ForceOption = False,
@@ -100,10 +110,15 @@ def gate(
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
-    """Compare this tree with a baseline for CI: exit code 0 passed, 1 regression, 3 inconclusive, 4 not comparable.
+    """Compare this tree with a baseline, for CI.
 
-    Cells, margins and time are those of [gate] in benchmark.toml. Every file is proved before it is timed (5). Every
-    block is kept at once, so an interrupted gate can go on with --resume.
+    Exit code 0 passed, 1 regression, 3 inconclusive, 4 not comparable. Cells, margins and time are those of [gate] in
+    benchmark.toml. Every file is proved before it is timed (5). Every block is kept at once, so an interrupted gate can
+    go on with --resume.
+
+    \b
+    fastvit-bench gate --baseline-rev origin/main --report gate
+    fastvit-bench gate --baseline exported/ --max-regression 3%
     """
     from fastvit_bench import options
 

@@ -35,14 +35,15 @@ def history(
     force: ForceOption = False,
     config_file: ConfigOption = None,
 ) -> None:
-    """Show how latencies developed from run to run, at which runs they changed, and what changed with them.
+    """Show latencies from run to run, and where they changed.
 
     A series has the figures of one model, shape, device, method and machine. Versions of packages and drivers may
-    differ within a series, since they may be the cause of a change. Changes are searched from five runs on, and are
-    detected three to five runs after they happened. A change is no failure: the exit code stays 0 (`gate` has others).
-    Exit code 7: some runs could not be read, and the others are shown.
+    differ within a series, since they may be the cause of a change; what changed with a figure is shown. Changes are
+    searched from five runs on, and are detected three to five runs after they happened. A change is no failure: the
+    exit code stays 0 (`gate` has others). Exit code 7: some runs could not be read, and the others are shown.
 
     \b
+    fastvit-bench history
     fastvit-bench history --device cpu --model 'fastvit_*' -o history.svg
     """
     from fastvit_bench import config, options

@@ -39,10 +39,15 @@ def import_(
     ] = None,
     trt_version: Annotated[
         str | None,
-        typer.Option("--trt-version", help="trtexec: version of TensorRT, such as 10.16; it decides the defaults."),
+        typer.Option(
+            "--trt-version",
+            help="trtexec: version of TensorRT, such as 10.16; it decides the defaults. [required for trtexec]",
+        ),
     ] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="trtexec: name of the GPU. [default: the device's]")] = None,
-    driver: Annotated[str | None, typer.Option("--driver", help="trtexec: version of the GPU's driver.")] = None,
+    driver: Annotated[
+        str | None, typer.Option("--driver", help="trtexec: version of the GPU's driver. [default: unknown]")
+    ] = None,
     graph: Annotated[
         bool | None,
         typer.Option("--graph/--no-graph", help="trtexec: whether it replayed a CUDA graph. [default: the version's]"),
@@ -61,16 +66,23 @@ def import_(
         ),
     ] = None,
     onnx: Annotated[
-        Path | None, typer.Option("--onnx", help="trtexec: the exported file that was timed; it names the model.")
+        Path | None,
+        typer.Option(
+            "--onnx", help="trtexec: the exported file that was timed; it names the model. [default: none, see --model]"
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="trtexec: name of the model, without --onnx.")
+        str | None, typer.Option("--model", "-m", help="trtexec: name of the model. [default: that of --onnx]")
     ] = None,
     res: Annotated[
-        str | None, typer.Option("--res", "--img-size", help="trtexec: image size of --model, such as 256.")
+        str | None,
+        typer.Option("--res", "--img-size", help="trtexec: image size of --model, such as 256. [default: unknown]"),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option("--batch", "-b", "--batch-size", min=1, help="trtexec: images per run of --model.")
+        int | None,
+        typer.Option(
+            "--batch", "-b", "--batch-size", min=1, help="trtexec: images per run of --model. [default: unknown]"
+        ),
     ] = None,
     precision: Annotated[
         str | None, typer.Option("--precision", help="trtexec: arithmetic of --model, such as fp16. [default: unknown]")
@@ -78,15 +90,16 @@ def import_(
     format_: FormatOption = TableFormat.RICH,
     config_file: ConfigOption = None,
 ) -> None:
-    """Import a performance report of Xcode, or times of trtexec, as a run, and print its table.
+    """Store a report of Xcode, or times of trtexec, as a run.
 
-    Of a report of Xcode, latencies, load times and the planned placement are stored. Names, serial numbers and folders
-    are not. Times of trtexec do not record what was timed, so the options must describe it. Options that are left out
-    mean the defaults of that version of trtexec. A file that was imported before is only shown again.
+    Its table is printed. Of a report of Xcode, latencies, load times and the planned placement are stored. Names,
+    serial numbers and folders are not. Times of trtexec do not record what was timed, so the options must describe
+    it. Options that are left out mean the defaults of that version of trtexec. A file that was imported before is only
+    shown again.
 
     \b
     fastvit-bench import FILE.mlperf --device iphone12pro
-    fastvit-bench import trtexec TIMES.json --trt-version 10.16 --device rtx2080ti --onnx FILE.trt.onnx
+    fastvit-bench import trtexec TIMES.json --trt-version 10.16 --onnx FILE
     """
     from fastvit_bench import options
     from fastvit_bench.importers import store_imported, trtexec, trtexec_times, xcode, xcode_report

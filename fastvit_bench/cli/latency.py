@@ -61,7 +61,9 @@ def latency(
     head: Annotated[
         Head | None,
         typer.Option(
-            "--head", help="Head of random weights; dense (as published) and stages give the maps that detectors take."
+            "--head",
+            help="Head of random weights; dense (as published) and stages give the maps that detectors take. "
+            "[default: the model's]",
         ),
     ] = None,
     graph: Annotated[
@@ -102,10 +104,15 @@ def latency(
     format_: FormatOption = TableFormat.RICH,
     config_file: ConfigOption = None,
 ) -> None:
-    """Time exported networks over image sizes: the median of 100 runs with its interval, in fresh processes.
+    """Time models, ONNX files or timm models over image sizes.
 
-    Missing files are exported and proved first. Every finished size is written to results/DEVICE/RUN.jsonl at once, so
-    an interrupted run can continue with --resume. Exit code 7: some sizes failed, and the others were saved.
+    The figure is the median of 100 runs with its interval, in fresh processes. Missing files are exported and proved
+    first. Every finished size is written to results/DEVICE/RUN.jsonl at once, so an interrupted run can continue with
+    --resume. Exit code 7: some sizes failed, and the others were saved.
+
+    \b
+    fastvit-bench latency --device cpu --res 224..1024
+    fastvit-bench latency --model file.onnx --model timm:resnet50
     """
     from fastvit_bench import config, options
     from fastvit_bench.store import runs as store_runs

@@ -26,7 +26,10 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="File of the page, or folder of the pictures. [default: report.html, figures]"
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="File of the page, or folder of the pictures. [default: report.html, figures]",
         ),
     ] = None,
     format_: Annotated[
@@ -35,16 +38,19 @@ def report(
     reference: ReferenceOption = None,
     gate: Annotated[  # not the command of that name
         list[Path] | None,
-        typer.Option("--gate", help="Comparison as JSON, repeatable, in addition to those beside the runs."),
+        typer.Option(
+            "--gate", help="Comparison as JSON, repeatable, in addition to those beside the runs. [default: none]"
+        ),
     ] = None,
     title: Annotated[str, typer.Option("--title", help="Title of the page.")] = "FastViT latency report",
     force: ForceOption = False,
     config_file: ConfigOption = None,
 ) -> None:
-    """Write an offline HTML page of the results: frontier, latencies by size, verdicts, studies and every figure.
+    """Write an offline HTML page of all results, or pictures.
 
-    With --format svg or png, the figures of the page are written instead, one file each. Exit code 7: some results
-    could not be read, and the page is of the others.
+    The page has the frontier, latencies by size, verdicts, studies and every figure. With --format svg or png, the
+    figures of the page are written instead, one file each. Exit code 7: some results could not be read, and the page is
+    of the others.
 
     \b
     fastvit-bench report -o report.html

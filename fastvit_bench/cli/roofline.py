@@ -33,14 +33,16 @@ def roofline(
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
-    """Compare measured latencies with the device's peak: GMAC/s, share of the peak, and what bounds them.
+    """Compare latencies with the peak of the device.
 
-    Peak arithmetic rate and memory bandwidth are measured once, through the device's own toolkit. That takes up to a
-    minute on a quiet machine. The peak is stored in results/DEVICE/peak.json by machine, versions, precision and
-    options. Exit code 7: some runs could not be read, and the others are shown.
+    Shows GMAC/s, the share of the peak, and what bounds each network. Peak arithmetic rate and memory bandwidth are
+    measured once, through the device's own toolkit. That takes up to a minute on a quiet machine. The peak is stored in
+    results/DEVICE/peak.json by machine, versions, precision and options. Exit code 7: some runs could not be read, and
+    the others are shown.
 
     \b
     fastvit-bench roofline --device cpu -o roofline.svg
+    fastvit-bench roofline last --again
     """
     from fastvit_bench import options
     from fastvit_bench.render import charts

@@ -48,10 +48,13 @@ def study(
     threads: ThreadsOption = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="Additional model, from benchmark.toml or as timm:NAME; repeatable."),
+        typer.Option(
+            "--model", "-m", help="Additional model, from benchmark.toml or as timm:NAME; repeatable. [default: none]"
+        ),
     ] = None,
     onnx: Annotated[
-        list[Path] | None, typer.Option("--onnx", help="Additional ONNX file, such as your own; repeatable.")
+        list[Path] | None,
+        typer.Option("--onnx", help="Additional ONNX file, such as your own; repeatable. [default: none]"),
     ] = None,
     row: Annotated[
         list[str] | None,
@@ -70,7 +73,12 @@ def study(
         bool, typer.Option("--resume", help="Continue the newest study of that name and device.")
     ] = False,
     stored: Annotated[
-        Path | None, typer.Option("--stored", help="Measure nothing: show this file, or the newest file of a folder.")
+        Path | None,
+        typer.Option(
+            "--stored",
+            metavar="PATH",
+            help="Measure nothing: show this file, or the newest file of a folder. [default: measure]",
+        ),
     ] = None,
     format_: Annotated[SeriesFormat, typer.Option("--format", "-f", help="Format of the table.")] = SeriesFormat.RICH,
     output: PictureOption = None,
@@ -78,10 +86,15 @@ def study(
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
-    """Reproduce a table of the paper on this machine: time its networks in turns, and check its claims.
+    """Reproduce a table of the paper on this machine.
 
-    The table shows the published figures too. Every finished pair is written to results/DEVICE/study-NAME-ID.json at
-    once. Exit code 7: some rows failed, and the others were saved.
+    Its networks are timed in turns, and its claims are checked. The table shows the published figures too. Every
+    finished pair is written to results/DEVICE/study-NAME-ID.json at once. Exit code 7: some rows failed, and the others
+    were saved.
+
+    \b
+    fastvit-bench study repmixer-vs-pooling --dry-run
+    fastvit-bench study architecture --stored results/cpu-reference
     """
     from fastvit_bench import config, options
     from fastvit_bench.paper import study as studying
@@ -94,7 +107,7 @@ def study(
     if output is not None:
         charts.check(output, force=force)
     if name is None:
-        _list(settings)
+        _list(settings, format_)
         return
     if stored is not None:
         _show(_stored(stored, name), format_, output, force=force)
@@ -114,7 +127,7 @@ def study(
     times = studying.run_times(results, target)
     _output.say(studying.outline(planned, times))
     if dry_run:
-        _show_plan(planned)
+        _show_plan(planned, format_)
         return
     options.require_folders(settings, target.name)
     _output.warn_unknown_commit()
@@ -126,7 +139,7 @@ def study(
         raise typer.Exit(ExitCode.CELLS_FAILED)
 
 
-def _list(settings: "Config") -> None:
+def _list(settings: "Config", format_: SeriesFormat) -> None:
     """Print the studies of the configuration."""
     from fastvit_bench.records.study import Study
     from fastvit_bench.render.table import Column, Table, TableReport
@@ -137,7 +150,7 @@ def _list(settings: "Config") -> None:
         Column("networks", "networks", lambda study: len({row.label for row in study.rows}), align="right"),
         Column("tables", "published in", lambda study: ", ".join(study.tables), wraps=True),
     ]
-    _output.print_report(TableReport([Table(list(settings.studies.values()), columns)]), "rich")
+    _output.print_report(TableReport([Table(list(settings.studies.values()), columns)]), format_.value)
 
 
 def _chosen(settings: "Config", name: str, patterns: list[str] | None, additions: list[str]) -> "Study":
@@ -200,7 +213,7 @@ def _stored(path: Path, name: str) -> "StudyResult":
     return study_table.read(path)
 
 
-def _show_plan(planned: "Planned") -> None:
+def _show_plan(planned: "Planned", format_: SeriesFormat) -> None:
     """Print the pairs that are still to be measured."""
     from fastvit_bench.records.study import Match
     from fastvit_bench.render.table import Column, Table, TableReport
@@ -212,7 +225,7 @@ def _show_plan(planned: "Planned") -> None:
         Column("reference", "divided by", lambda match: match.reference.name),
         Column("file", "file", lambda match: planned.state(match.row), wraps=True),
     ]
-    _output.print_report(TableReport([Table(planned.remaining, columns)]), "rich")
+    _output.print_report(TableReport([Table(planned.remaining, columns)]), format_.value)
 
 
 def _measure(planned: "Planned", settings: "Config", path: Path, times: "RunTimes") -> "StudyResult":

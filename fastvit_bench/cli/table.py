@@ -21,7 +21,7 @@ def table(
     run: RunsArgument = None,
     join: Annotated[
         list[Join] | None,
-        typer.Option("--join", help="accuracy: add the measured accuracy of the same files."),
+        typer.Option("--join", help="accuracy: add the measured accuracy of the same files. [default: none]"),
     ] = None,
     reference: ReferenceOption = None,
     pareto: Annotated[
@@ -35,9 +35,13 @@ def table(
     format_: FormatOption = TableFormat.RICH,
     config_file: ConfigOption = None,
 ) -> None:
-    """Print a table of measured latencies beside the published figures.
+    """Print measured latencies beside the published figures.
 
     Exit code 7: some runs could not be read, and the others are shown.
+
+    \b
+    fastvit-bench table last
+    fastvit-bench table --reference fastvit_t8 --pareto -o table.md
     """
     from fastvit_bench import options
     from fastvit_bench.store import runs

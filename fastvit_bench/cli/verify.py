@@ -19,9 +19,14 @@ def verify(
     ] = None,
     config_file: ConfigOption = None,
 ) -> None:
-    """Prove again that an exported file, as stored, computes what its network computes.
+    """Prove an exported file again, as it is stored.
 
-    The file itself names its network. Exit code 5: its outputs differ, or its content was changed.
+    It must compute what its network computes; the file itself names the network. Exit code 5: its outputs differ, or
+    its content was changed.
+
+    \b
+    fastvit-bench verify t8.mlpackage
+    fastvit-bench verify t8.onnx --checkpoint fastvit_t8.pth.tar
     """
     from fastvit_bench import backends, files, options
     from fastvit_bench.errors import ParityError

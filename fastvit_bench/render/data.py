@@ -29,7 +29,7 @@ def _cell(value: object) -> object:
     """Return a value for a spreadsheet; text is one printable line that is never taken for a formula."""
     if value is None or isinstance(value, (int, float)):
         return value
-    line = printable(str(value))
+    line = printable(" ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
     return f"'{line}" if line.startswith(_FORMULAS) else line
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastvit_bench.paper.published import Published
 
 
-def models(facts: Sequence[ModelFacts], width: int) -> "Group":
+def models(facts: Sequence[ModelFacts]) -> TableReport:
     """Return a table with one row per model: counted and published sizes, and checkpoints in the models folder."""
     from fastvit_bench.paper import published
 
@@ -30,6 +30,7 @@ def models(facts: Sequence[ModelFacts], width: int) -> "Group":
     columns: list[Column[ModelFacts]] = [
         Column("model", "model", lambda fact: fact.spec.name, role="key"),
         Column("params", "params", lambda fact: fact.params[Fuse.NONE], _three_levels, unit="M", align="right"),
+        *(Column(f"params_{level}", "", _params_at(level)) for level in (Fuse.FUSED, Fuse.FOLDED)),
         Column(
             "published_params_m",
             "published params",
@@ -60,7 +61,11 @@ def models(facts: Sequence[ModelFacts], width: int) -> "Group":
         "Published: the paper's tables, which print fewer parameters than its released code has.",
         "A published checkpoint: fastvit-bench download MODEL [--distilled] [--form fused]",
     )
-    return terminal.report(TableReport([Table(facts, columns, "Models")], notes), width)
+    return TableReport([Table(facts, columns, "Models")], notes)
+
+
+def _params_at(level: Fuse) -> Callable[[ModelFacts], int]:
+    return lambda fact: fact.params[level]
 
 
 def _three_levels(fact: ModelFacts) -> str:
@@ -74,6 +79,7 @@ _DEVICES: list[Column[Profile]] = [
     Column("backend", "backend", lambda profile: profile[0].backend),
     Column("precision", "precision", lambda profile: profile[0].precision),
     Column("batch", "batch", lambda profile: profile[0].batch, align="right"),
+    Column("lacking", "", lambda profile: profile[1]),
     Column(
         "here",
         "here",
@@ -84,7 +90,12 @@ _DEVICES: list[Column[Profile]] = [
 ]
 
 
-def devices(rows: Sequence[Profile], machine: str, width: int) -> str:
+def devices(rows: Sequence[Profile]) -> TableReport:
+    """Return a table with one row per device: its profile, and what is missing for running it here."""
+    return TableReport([Table(rows, _DEVICES)])
+
+
+def devices_text(rows: Sequence[Profile], machine: str, width: int) -> str:
     """Return one line per device: its profile, and either that it can run here or what is missing.
 
     The text is `width` columns wide. It is plain, because this is the first thing asked of a new machine: rich takes

@@ -1,9 +1,19 @@
 """What the program says of itself: help, versions, verbosity."""
 
+import inspect
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from commands import call, refused
+from typer.testing import CliRunner
+
+from fastvit_bench.cli import COMMANDS, GROUPS, _help, app
 
 
 @pytest.fixture
@@ -27,3 +37,65 @@ def test_a_quiet_sweep_prints_its_table_alone(zoo: Path) -> None:
     assert "m00" in done.stdout
     assert all(line.startswith("warning: ") for line in done.stderr.splitlines())
     assert "results:" in call("latency", "-m", "m00", "--res", "32", "--threads", "1").stderr
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+APP: Any = typer.main.get_command(app)
+
+
+def helped(*words: str, columns: int = 80) -> str:
+    done = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": str(columns)}, prog_name="fastvit-bench")
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_every_summary_is_one_line_of_80_columns() -> None:
+    text = helped()
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    for title, commands in GROUPS.items():
+        at = lines.index(f"{title}:")
+        for line, name in zip(lines[at + 1 :], commands, strict=False):
+            word, _, summary = line.strip().partition(" ")
+            assert word == name
+            assert summary.strip() == inspect.cleandoc(COMMANDS[name].__doc__ or "").splitlines()[0].removesuffix(".")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_types_have_plain_names_and_defaults_are_said(name: str, columns: int) -> None:
+    text = helped(name, columns=columns)
+    assert f"Usage: fastvit-bench {name}" in text
+    assert not re.search(r"<\w+|\bstr\b|Optional|list\[|None", text)
+    for parameter in APP.commands[name].params:
+        if parameter.param_type_name == "option" and not parameter.is_flag and not parameter.required:
+            unsaid = parameter.default in (None, ())
+            assert not unsaid or re.search(r"\[(default: |required )", parameter.help), parameter.opts
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_two_examples_that_it_takes(name: str) -> None:
+    lines = _help.examples(APP.commands[name])
+    assert len(lines) >= 2
+    text = helped(name)
+    for line in lines:
+        assert f"  {line}\n" in text
+        program, command, *words = shlex.split(line)
+        assert (program, command) == ("fastvit-bench", name)
+        assert len(line) <= 78
+        assert APP.commands[name].make_context(name, words)  # raises for what does not parse
+
+
+def test_the_programs_own_examples_are_taken() -> None:
+    for line in _help.examples(APP):
+        program, command, *words = shlex.split(line, comments=True)
+        assert program == "fastvit-bench"
+        assert APP.commands[command].make_context(command, words)
+
+
+@pytest.mark.parametrize("module", ["fastvit_bench", "fastvit_bench.cli"])
+def test_the_package_is_a_program(module: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", module, "-V"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == call("--version").stdout

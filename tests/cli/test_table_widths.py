@@ -1,6 +1,7 @@
 """Every command's table at every width: no figure and no name is cut, and all are laid out by one hand."""
 
 import ast
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -216,7 +217,10 @@ TABLES: dict[str, str | dict[str, tuple[Show, tuple[str, ...]]]] = {
     "history": {"series": (lambda width, _: shown(width, "history"), ("10.2", "12.3", "+20.0"))},
     "roofline": {"points": (lambda width, _: shown(width, "roofline"), ("12.25", "200", "28.21 %", "1481"))},
     "models": {
-        "models": (lambda width, _: drawn(width, listing.models(FACTS, width)), ("4.02 / 3.99 / 3.98", "3.6", "0.69"))
+        "models": (
+            lambda width, _: drawn(width, terminal.report(listing.models(FACTS), width)),
+            ("4.02 / 3.99 / 3.98", "3.6", "0.69"),
+        )
     },
     "devices": {"devices": (lambda width, _: shown(width, "devices"), ("ready",))},
 }
@@ -282,3 +286,60 @@ def test_no_table_is_drawn_by_another_hand() -> None:
             if isinstance(node, ast.ImportFrom):
                 names = [f"{node.module}.{each.name}" for each in node.names]
                 assert not [name for name in names if name.startswith(("rich.table", "rich.box"))], path
+
+
+# --- into a file ------------------------------------------------------------------------------------------------------
+
+PRINTED = {
+    "table": ("table",),
+    "claims": ("claims",),
+    "history": ("history",),
+    "roofline": ("roofline",),
+    "study": ("study", "repmixer-vs-pooling", "--stored", "results/cpu"),
+    "studies": ("study",),
+    "plan": ("study", "repmixer-vs-pooling", "--dry-run"),
+    "models": ("models",),
+    "devices": ("devices",),
+}
+
+
+@pytest.mark.parametrize("words", PRINTED.values(), ids=PRINTED)
+def test_json_is_all_that_is_printed(words: tuple[str, ...], home: Path) -> None:
+    short = shown(80, *words, "--json")
+    assert json.loads(short) == json.loads(shown(200, *words, "-f", "json"))
+
+
+@pytest.mark.parametrize("words", PRINTED.values(), ids=PRINTED)
+@pytest.mark.parametrize("ending", ["md", "csv", "json", "txt"])
+def test_a_table_goes_into_a_file_and_replaces_only_its_like(words: tuple[str, ...], ending: str, home: Path) -> None:
+    path = Path(f"table.{ending}")
+    for _ in range(2):
+        assert shown(80, *words, "-q", "-o", str(path)) == ""
+    text = path.read_text(encoding="utf-8")
+    assert text.strip()
+    if ending == "json":
+        assert json.loads(text) == json.loads(shown(80, *words, "--json"))
+    if ending == "csv":
+        assert text == shown(80, *words, "-f", "csv")
+    path.write_text("mine", encoding="utf-8")
+    done = CliRunner().invoke(app, [*words, "-o", str(path)])
+    assert done.exit_code == 2
+    assert "--force" in done.stderr
+    assert path.read_text(encoding="utf-8") == "mine"
+    assert shown(80, *words, "-o", str(path), "--force") == ""
+    assert path.read_text(encoding="utf-8") == text
+
+
+def test_a_table_file_that_cannot_be_is_refused_at_once(home: Path) -> None:
+    for words, sentence in {
+        ("-o", "table.xls"): "end it in .md, .csv, .json, .tex, .txt",
+        ("-o", "absent/table.md"): "There is no folder absent",
+        ("-o", "results"): "does not say its format",
+        ("-f", "csv", "-o", "results"): "is a folder",
+        ("-f", "csv", "--json"): "give one of them",
+    }.items():
+        done = CliRunner().invoke(app, ["table", *words])
+        assert done.exit_code == 2, words
+        assert sentence in done.stderr, words
+    assert "\\toprule" not in shown(80, "table", "-o", "table.tex")
+    assert "\\toprule" in Path("table.tex").read_text(encoding="utf-8")
