@@ -116,7 +116,7 @@ def export(
         seed=seed,
         multifunction=multifunction,
         classifier=_path(classifier),
-        output=_path(output),
+        output=None if output is None else str(output),
         force=force,
     )
     exported: list[tuple[Path, Artifact]] = []

@@ -2,6 +2,7 @@
 
 import collections
 import fnmatch
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -260,13 +261,13 @@ def export_jobs(
     seed: int,
     multifunction: bool,
     classifier: Path | None,
-    output: Path | None,
+    output: str | None,
     force: bool,
 ) -> list[ExportJob]:
     """Return what is to be exported for a target: a job for each file.
 
-    `output` is a folder or a file, `classifier` a file of class names; `multifunction` puts all sizes into one file.
-    `force` replaces files that this tool did not write.
+    `output` is a file with the target's ending, or a folder; `classifier` is a file of class names. `multifunction`
+    puts all sizes into one file. `force` replaces files that this tool did not write.
     """
     from fastvit_bench.exporting import checkpoints, pipeline
 
@@ -286,7 +287,7 @@ def export_jobs(
             fuse,
             device,
             folder=Path(settings.paths.models),
-            path=_output_path(output, backend.suffix, spec, sizes, parts, several=len(of_files) > 1),
+            path=output_path(output, backend.suffix, spec, sizes, parts, several=len(of_files) > 1),
             functions=tuple(sizes) if multifunction else (),
             labels=labels,
             force=force,
@@ -314,23 +315,28 @@ def _name_parts(device: Device, backend: Backend, fuse: Fuse, labels: Sequence[s
     return [*parts, "named"] if labels else parts
 
 
-def _output_path(
-    output: Path | None, suffix: str, spec: ModelSpec, sizes: Sequence[Shape], parts: Sequence[str], *, several: bool
+def output_path(
+    output: str | None, suffix: str, spec: ModelSpec, sizes: Sequence[Shape], parts: Sequence[str], *, several: bool
 ) -> Path | None:
     """Return the path of one exported file: `output` itself if it has the file's suffix, else a path in that folder.
 
-    The name in a folder consists of model, sizes, batch and `parts`, for settings that are not the default.
+    The name in a folder consists of model, sizes, batch and `parts`, for settings that are not the default. Raises
+    `UsageError` for a name with another ending, unless it is that of a folder: it exists, or ends in a slash.
     """
     if output is None:
         return None
-    if output.name.endswith(suffix) and not several:
-        return output
-    if output.name.endswith(suffix):
-        raise UsageError(f"{output} names one file, and several sizes make several; name a folder with -o.")
-    if output.suffix == Path(f"x{suffix}").suffix:  # as a folder's name it would look like a file
-        raise UsageError(f"The names of such files end in {suffix}, and {output} does not; say {output.stem}{suffix}.")
+    path = Path(output)
+    if path.name.endswith(suffix) and not several:
+        return path
+    if path.name.endswith(suffix):
+        raise UsageError(f"{path} names one file, and several sizes make several; name a folder with -o.")
+    if path.suffix and not output.endswith(("/", os.sep)) and not (files.exists(path) and path.is_dir()):
+        raise UsageError(
+            f"The names of such files end in {suffix}, and {path} does not; say {path.with_name(path.stem + suffix)}, "
+            f"or {path}/ for a folder of that name."
+        )
     name = "_".join((spec.name, *(shape.size for shape in sizes), f"b{sizes[0].batch}", *parts))
-    return output / (name + suffix)
+    return path / (name + suffix)
 
 
 def class_names(path: Path) -> tuple[str, ...]:

@@ -21,16 +21,21 @@ _READ_AT_START = ("PYTHON", "LD_", "DYLD_", "LANG", "LC_", "OMP_", "GOMP_", "CUD
 
 
 def call(
-    *words: str, expect: int | tuple[int, ...] = 0, cwd: Path | None = None, fresh: bool = False
+    *words: str,
+    expect: int | tuple[int, ...] = 0,
+    cwd: Path | None = None,
+    fresh: bool = False,
+    environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run the program in a process of its own; no traceback is ever right. With `fresh`, in a new interpreter.
 
     Figures are taken at any speed of the machine, unless a test says how long to wait for it: tests do not depend on
-    quiet. Several codes to `expect` are those that a busy machine may give as well.
+    quiet. Several codes to `expect` are those that a busy machine may give as well. An `environment` is added to the
+    usual one.
     """
     if words[:1] == ("latency",) and not {"--wait", "--any-speed"} & set(words):
         words = (*words, "--any-speed")
-    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1", **(environment or {})}
     # elsewhere than on Linux, forks do without what frameworks of the system have begun
     if fresh or sys.platform != "linux" or _at_start(environment) != _at_start(_Server.environment):
         done = subprocess.run(

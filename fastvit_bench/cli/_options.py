@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fastvit_bench.cli import _complete
 from fastvit_bench.records import Fuse
 
 
@@ -32,12 +33,15 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="Configuration file. [default: ./benchmark.toml, else the packaged one]"),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", "-d", help="Device, by its name in benchmark.toml.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", "-d", autocompletion=_complete.devices, help="Device, by its name in benchmark.toml.")
+]
 ModelsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
         "-m",
+        autocompletion=_complete.models,
         help="Model of benchmark.toml or glob ('fastvit_*'), an ONNX file, or timm:NAME; repeatable. "
         "[default: models in [sweep]]",
     ),
@@ -68,17 +72,23 @@ ResumeOption = Annotated[
     str | None,
     typer.Option(
         "--resume",
+        autocompletion=_complete.runs,
         metavar="RUN",
         help="Continue a run: its id, a prefix of it, its file, or 'last'. [default: a new run]",
     ),
 ]
 RunsArgument = Annotated[
-    list[str] | None, typer.Argument(help="Runs: ids, prefixes, files, or 'last'. [default: all of results/]")
+    list[str] | None,
+    typer.Argument(
+        autocompletion=_complete.runs, help="Runs: ids, prefixes, files, or 'last'. [default: all of results/]"
+    ),
 ]
 ReferenceOption = Annotated[
     str | None,
     typer.Option(
-        "--reference", help="Model to divide by: also show every figure as a ratio to its figure. [default: none]"
+        "--reference",
+        autocompletion=_complete.models,
+        help="Model to divide by: also show every figure as a ratio to its figure. [default: none]",
     ),
 ]
 FormatOption = Annotated[TableFormat, typer.Option("--format", "-f", help="Format of the table.")]

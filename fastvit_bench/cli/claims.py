@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fastvit_bench.cli import _output
+from fastvit_bench.cli import _complete, _output
 from fastvit_bench.cli._options import ConfigOption, SeriesFormat
 from fastvit_bench.errors import ExitCode, UsageError
 
@@ -15,9 +15,15 @@ def claims(
     claim: Annotated[
         list[str] | None, typer.Option("--claim", help="Only the claim of this id; repeatable. [default: all]")
     ] = None,
-    study: Annotated[str | None, typer.Option("--study", help="Only the claims of this study. [default: all]")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option("--study", autocompletion=_complete.studies, help="Only the claims of this study. [default: all]"),
+    ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", "-d", help="Only measurements of this device. [default: all]")
+        str | None,
+        typer.Option(
+            "--device", "-d", autocompletion=_complete.devices, help="Only measurements of this device. [default: all]"
+        ),
     ] = None,
     details: Annotated[
         bool, typer.Option("--details", help="Show of each claim its cells, their sources and every reading.")

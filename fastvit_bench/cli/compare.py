@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastvit_bench.cli import _output
+from fastvit_bench.cli import _complete, _output
 from fastvit_bench.cli._comparison import (
     KNOWN_FORMATS,
     MaxRegressionOption,
@@ -41,12 +41,17 @@ def compare(
         str | None,
         typer.Argument(
             show_default=False,
+            autocompletion=_complete.models,
             help="An exported file, a folder of them, or a model; with settings: fastvit_t8,fuse=none,threads=1.",
         ),
     ] = None,
     head: Annotated[
         str | None,
-        typer.Argument(show_default=False, help="Compared with BASE, in the same form; ratios are HEAD over BASE."),
+        typer.Argument(
+            show_default=False,
+            autocompletion=_complete.models,
+            help="Compared with BASE, in the same form; ratios are HEAD over BASE.",
+        ),
     ] = None,
     device: DeviceOption = "cpu",
     res: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fastvit_bench.cli import _output
+from fastvit_bench.cli import _complete, _output
 from fastvit_bench.cli._options import ConfigOption
 
 
@@ -18,7 +18,12 @@ class CheckpointForm(StrEnum):
 
 
 def download(
-    name: Annotated[str, typer.Argument(help="Variant, such as fastvit_t8; `fastvit-bench models` lists them.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=_complete.models, help="Variant, such as fastvit_t8; `fastvit-bench models` lists them."
+        ),
+    ],
     distilled: Annotated[bool, typer.Option("--distilled", help="Take the weights trained by distillation.")] = False,
     form: Annotated[
         CheckpointForm, typer.Option(help="Network as trained, or fused by the authors.")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fastvit_bench.cli import _output
+from fastvit_bench.cli import _complete, _output
 from fastvit_bench.cli._options import CheckpointOption, ConfigOption, ForceOption
 from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.records import Artifact, ExportJob, Fuse, Head
@@ -14,10 +14,22 @@ from fastvit_bench.records import Artifact, ExportJob, Fuse, Head
 # long: declares the options of the command
 def export(
     target: Annotated[
-        str, typer.Option("--target", "-t", help="Format to write: onnx, coreml, tensorrt, tensorrt-rtx or pytorch.")
+        str,
+        typer.Option(
+            "--target",
+            "-t",
+            autocompletion=_complete.targets,
+            help="Format to write: onnx, coreml, tensorrt, tensorrt-rtx or pytorch.",
+        ),
     ],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Model of benchmark.toml. [default: the first in [sweep]]")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=_complete.models,
+            help="Model of benchmark.toml. [default: the first in [sweep]]",
+        ),
     ] = None,
     checkpoint: CheckpointOption = None,
     res: Annotated[
@@ -77,9 +89,14 @@ def export(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights.")] = 0,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder, or a file with the format's suffix. [default: models/MODEL/]"),
+    output: Annotated[  # as text: a path loses the slash that ends a folder's name
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="File with the format's ending, or a folder, such as out/. [default: models/MODEL/]",
+        ),
     ] = None,
     force: ForceOption = False,
     config_file: ConfigOption = None,

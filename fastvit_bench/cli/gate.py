@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from fastvit_bench.cli import _output
+from fastvit_bench.cli import _complete, _output
 from fastvit_bench.cli._comparison import (
     KNOWN_FORMATS,
     MaxRegressionOption,
@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from fastvit_bench.records.unfinished import Unfinished
 
 GateModelsOption = Annotated[
-    list[str] | None, typer.Option("--model", "-m", help="Model or glob, repeatable. [default: models in [gate]]")
+    list[str] | None,
+    typer.Option(
+        "--model", "-m", autocompletion=_complete.models, help="Model or glob, repeatable. [default: models in [gate]]"
+    ),
 ]
 
 

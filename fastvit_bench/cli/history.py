@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli import _complete, _output, _resolve
 from fastvit_bench.cli._options import ConfigOption, ForceOption, PictureOption, SeriesFormat
 from fastvit_bench.errors import ExitCode, UsageError
 
@@ -17,14 +17,25 @@ if TYPE_CHECKING:
 # long: declares the options of the command
 def history(
     run: Annotated[
-        list[str] | None, typer.Argument(help="Runs: ids, prefixes, files, or folders. [default: all of the device]")
+        list[str] | None,
+        typer.Argument(
+            autocompletion=_complete.runs, help="Runs: ids, prefixes, files, or folders. [default: all of the device]"
+        ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", "-d", help="Only runs of this device. [default: all]")
+        str | None,
+        typer.Option(
+            "--device", "-d", autocompletion=_complete.devices, help="Only runs of this device. [default: all]"
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="Model, repeatable; globs such as 'fastvit_*' work. [default: all]"),
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=_complete.models,
+            help="Model, repeatable; globs such as 'fastvit_*' work. [default: all]",
+        ),
     ] = None,
     res: Annotated[
         str | None, typer.Option("--res", "--img-size", help="Sizes, such as 256, 224,256 or 224..1024. [default: all]")

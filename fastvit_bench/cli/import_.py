@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastvit_bench.cli import _output
+from fastvit_bench.cli import _complete, _output
 from fastvit_bench.cli._options import ConfigOption, FormatOption, TableFormat
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Shape, Window
@@ -35,7 +35,12 @@ def import_(
     ],
     device: Annotated[
         str | None,
-        typer.Option("--device", "-d", help="Device of benchmark.toml that was measured. [default: its own name]"),
+        typer.Option(
+            "--device",
+            "-d",
+            autocompletion=_complete.devices,
+            help="Device of benchmark.toml that was measured. [default: its own name]",
+        ),
     ] = None,
     trt_version: Annotated[
         str | None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli import _complete, _output, _resolve
 from fastvit_bench.cli._options import (
     ConfigOption,
     DeviceOption,
@@ -19,9 +19,13 @@ from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.errors import ExitCode, UsageError
 
 
+# long: declares the options of the command
 def roofline(
     run: Annotated[
-        list[str] | None, typer.Argument(help="Runs: ids, prefixes, files, or 'last'. [default: all of the device]")
+        list[str] | None,
+        typer.Argument(
+            autocompletion=_complete.runs, help="Runs: ids, prefixes, files, or 'last'. [default: all of the device]"
+        ),
     ] = None,
     device: DeviceOption = "cpu",
     again: Annotated[bool, typer.Option("--again", help="Measure the peak again, even if one is stored.")] = False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli import _complete, _output, _resolve
 from fastvit_bench.cli._options import (
     BatchOption,
     ConfigOption,
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 def study(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(help="Study of benchmark.toml. [default: list them]", show_default=False)
+        str | None,
+        typer.Argument(
+            autocompletion=_complete.studies, help="Study of benchmark.toml. [default: list them]", show_default=False
+        ),
     ] = None,
     device: DeviceOption = "cpu",
     res: Annotated[
@@ -49,7 +52,10 @@ def study(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", "-m", help="Additional model, from benchmark.toml or as timm:NAME; repeatable. [default: none]"
+            "--model",
+            "-m",
+            autocompletion=_complete.models,
+            help="Additional model, from benchmark.toml or as timm:NAME; repeatable. [default: none]",
         ),
     ] = None,
     onnx: Annotated[

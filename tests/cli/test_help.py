@@ -1,6 +1,7 @@
 """What the program says of itself: help, versions, verbosity."""
 
 import inspect
+import os
 import re
 import shlex
 import subprocess
@@ -8,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import builders
 import pytest
 import typer
 from commands import call, refused
 from typer.testing import CliRunner
 
 from fastvit_bench.cli import COMMANDS, GROUPS, _help, app
+from fastvit_bench.store import runs
 
 
 @pytest.fixture
@@ -99,3 +102,61 @@ def test_the_package_is_a_program(module: str, tmp_path: Path) -> None:
     words = [sys.executable, "-m", module, "-V"]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == call("--version").stdout
+
+
+# --- completion -------------------------------------------------------------------------------------------------------
+
+
+def offered(*words: str) -> list[str]:
+    """The words that bash is offered behind these, whose last one is incomplete."""
+    line = " ".join(("fastvit-bench", *words))
+    done = call(
+        environment={
+            "_FASTVIT_BENCH_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(words)),
+        }
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_names_are_completed(zoo: Path) -> None:
+    assert "latency" in offered("lat")
+    assert offered("latency", "--device", "c") == ["cpu"]
+    assert offered("latency", "-m", "m0") == sorted(offered("latency", "-m", "m0"))
+    assert "m00" in offered("gate", "-m", "m0")
+    assert offered("export", "-t", "tens") == ["tensorrt", "tensorrt-rtx"]
+    assert offered("table", "") == []
+    path = runs.create(Path("results"), builders.run())
+    assert offered("table", "") == ["last", path.stem]
+    assert offered("latency", "--resume", path.stem[:5]) == [path.stem]
+
+
+def test_studies_are_completed(here: None) -> None:
+    assert "architecture" in offered("study", "a")
+    assert "architecture" in offered("claims", "--study", "a")
+
+
+@pytest.mark.parametrize("text", ["no = [toml", "device = 3", "[device.x]\nbackend = 'none'"])
+def test_a_broken_configuration_completes_nothing(text: str, here: None) -> None:
+    Path("benchmark.toml").write_text(text, encoding="utf-8")
+    assert offered("latency", "--device", "") == []
+
+
+def test_the_configuration_that_is_named_completes(here: None) -> None:
+    Path("other.toml").write_text("[device.mine]\nbackend = 'onnxruntime'\n[sweep]\nmodels = []\ngrid = [256]\n")
+    Path("benchmark.toml").write_text("broken", encoding="utf-8")
+    assert offered("latency", "--config", "other.toml", "--device", "m") == ["mine"]
+
+
+@pytest.mark.parametrize("words", [("latency", "--device"), ("export", "-t"), ("study",), ("table",)])
+def test_completion_imports_nothing_heavy(words: tuple[str, ...], tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom fastvit_bench.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n"
+        "    assert not {'torch', 'numpy', 'onnx', 'rich', 'pandas', 'onnxruntime'} & set(sys.modules)\n"
+    )
+    line = {"COMP_WORDS": f"fastvit-bench {' '.join(words)} ", "COMP_CWORD": str(len(words) + 1)}
+    environment = {**os.environ, **line, "_FASTVIT_BENCH_COMPLETE": "complete_bash"}
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=environment)
