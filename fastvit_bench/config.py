@@ -246,6 +246,17 @@ def seconds(text: str, *, zero: bool = False) -> float:
     return value
 
 
+_AGES = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def age(text: str) -> float:
+    """Return the seconds of an age such as ``12h``, ``30d`` or ``8w``. Raises `UsageError` for others."""
+    match = re.fullmatch(r"(\d{1,6})\s*([hdw])", text.strip(), re.ASCII)
+    if not match:
+        raise UsageError(f"'{text[:80]}' is no age; write 12h, 30d or 8w.")
+    return float(match[1]) * _AGES[match[2]]
+
+
 def shapes(text: str, grid: Sequence[int], batch: int, stride: int = STRIDE) -> list[Shape]:
     """Return the input shapes of a batch at the sizes that a value of ``--res`` names (see `sizes`)."""
     return [Shape(batch=batch, height=height, width=width) for height, width in sizes(text, grid, stride)]

@@ -116,6 +116,17 @@ def size_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in _files(path)) if path.is_dir() else path.stat().st_size
 
 
+def stored_bytes(folder: Path) -> int:
+    """Return the bytes of all regular files below a folder; links are not followed, and a missing folder has none."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                path = Path(place, name)
+                total += 0 if path.is_symlink() else path.stat().st_size
+    return total
+
+
 def _files(folder: Path) -> list[Path]:
     """Return all files below a folder, sorted by path. Raises `OSError` for a link among them."""
     paths: list[Path] = []

@@ -15,6 +15,7 @@ from fastvit_bench.cli import (
     accuracy,
     calibrate,
     claims,
+    clean,
     compare,
     devices,
     download,
@@ -43,6 +44,7 @@ GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
         "fuse": fuse.fuse,
         "export": export.export,
         "verify": verify.verify,
+        "clean": clean.clean,
     },
     "Measure": {
         "latency": latency.latency,

@@ -20,7 +20,7 @@ from fastvit_bench.errors import (
     UnavailableError,
     UsageError,
 )
-from fastvit_bench.exporting import metadata
+from fastvit_bench.exporting import inventory, metadata
 from fastvit_bench.measuring.worker import Worker
 from fastvit_bench.network import registry
 from fastvit_bench.records import (
@@ -446,7 +446,7 @@ def exported_by(
     backend, models = backends.get(device.backend), Path(settings.paths.models)
     sides: list[Candidate | Unavailable] = []
     with (
-        git_revision.git_worktree(name, models / ".environments", notify) as revision,
+        git_revision.git_worktree(name, models / inventory.ENVIRONMENTS, notify) as revision,
         files.temporary_folder() as temporary,
     ):
         configuration = _configuration(revision, settings)

@@ -136,4 +136,5 @@ def describe(spec: ModelSpec, models: Path) -> ModelFacts:
         params={level: sum(p.numel() for p in network.parameters()) for level, network in networks.items()},
         gmacs=cost.count(networks[Fuse.FOLDED], shape).macs / 1e9,
         checkpoints=tuple(names),
+        stored_bytes=files.stored_bytes(folder),
     )

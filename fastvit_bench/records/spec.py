@@ -192,3 +192,4 @@ class ModelFacts(Record, frozen=True):
     params: dict[Fuse, int]  # counted on the network, at each level
     gmacs: float  # 10^9 multiply-accumulates of the folded network for one image at `spec.resolution`
     checkpoints: tuple[str, ...]  # names of its files in the models folder
+    stored_bytes: int = 0  # in its folder there

@@ -2,9 +2,11 @@
 
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from fastvit_bench.records import Artifact, Device, Fuse, Fusing, HalfWeights, ModelFacts, Parity
+from fastvit_bench.records.removable import Removable
 from fastvit_bench.render import terminal
 from fastvit_bench.render.table import NONE, Column, Table, TableReport, clean
 
@@ -49,6 +51,13 @@ def models(facts: Sequence[ModelFacts]) -> TableReport:
             align="right",
         ),
         Column(
+            "stored_bytes",
+            "stored",
+            lambda fact: fact.stored_bytes,
+            lambda fact: size(fact.stored_bytes) if fact.stored_bytes else NONE,
+            align="right",
+        ),
+        Column(
             "files",
             "files",
             lambda fact: fact.checkpoints,
@@ -59,6 +68,7 @@ def models(facts: Sequence[ModelFacts]) -> TableReport:
     notes = (
         "Parameters in millions, as trained / fused / folded; GMACs of the folded network for one image.",
         "Published: the paper's tables, which print fewer parameters than its released code has.",
+        "Stored: what models/ holds of it, checkpoints and exports; `fastvit-bench clean` shows what can go.",
         "A published checkpoint: fastvit-bench download MODEL [--distilled] [--form fused]",
     )
     return TableReport([Table(facts, columns, "Models")], notes)
@@ -66,6 +76,39 @@ def models(facts: Sequence[ModelFacts]) -> TableReport:
 
 def _params_at(level: Fuse) -> Callable[[ModelFacts], int]:
     return lambda fact: fact.params[level]
+
+
+def removable(items: Sequence[Removable], timestamp: float, *, removed: bool) -> TableReport:
+    """Return a table of what can be removed, or was `removed`, the largest first, with the total."""
+    largest = sorted(items, key=lambda item: -item.size_bytes)
+    columns: list[Column[Removable]] = [
+        Column("model", "model", lambda item: item.model or None, role="key"),
+        Column("kind", "what", lambda item: item.kind),
+        Column(
+            "age_days",
+            "age",
+            lambda item: (timestamp - item.modified) / 86_400,
+            lambda item: _age(timestamp - item.modified),
+        ),
+        Column("size_bytes", "size", lambda item: item.size_bytes, lambda item: size(item.size_bytes), align="right"),
+        Column("path", "file", lambda item: item.paths[0], lambda item: PurePath(item.paths[0]).name, wraps=True),
+        Column("paths", "", lambda item: item.paths),
+    ]
+    total = f"{len(items)} of {size(sum(item.size_bytes for item in items))}"
+    if removed:
+        return TableReport([Table(largest, columns)], [f"Removed: {total}."])
+    advice = "Nothing was removed; remove it with --yes." if items else "There is nothing to remove."
+    return TableReport([Table(largest, columns)], [f"Could be made again: {total}. {advice}"])
+
+
+def _age(seconds: float) -> str:
+    return f"{seconds / 86_400:.0f} d" if seconds >= 86_400 else f"{max(0.0, seconds) / 3600:.0f} h"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes with three digits, in kB, MB or GB."""
+    unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if count >= unit), (1e3, "kB"))
+    return f"{count / unit:.3g} {name}" if count < 999.5 * unit else f"{count / unit:.0f} {name}"
 
 
 def _three_levels(fact: ModelFacts) -> str:

@@ -21,6 +21,7 @@ from fastvit_bench.comparing import calibrate, formats
 from fastvit_bench.paper import study_table
 from fastvit_bench.records import Fuse, Fusing, Head, ModelFacts, Unit
 from fastvit_bench.records.comparison import Calibration, CellCalibration, Plan
+from fastvit_bench.records.removable import Removable, RemovableKind
 from fastvit_bench.render import listing, terminal
 from fastvit_bench.render.table import Table
 from fastvit_bench.store import peaks, runs
@@ -161,6 +162,13 @@ FACTS = [
     for name in ("fastvit_t8", LONG)
 ]
 
+LEFT = [
+    Removable(
+        RemovableKind.EXPORT, LONG, (f"models/{LONG}/{LONG}_256_b1.onnx", "x.json"), 16_123_456, 1e9 - 31 * 86_400
+    ),
+    Removable(RemovableKind.ENVIRONMENT, "", ("models/.environments/0123456789ab",), 1_000_000_000, 1e9 - 5000),
+]
+
 Show = Callable[[int, pytest.CaptureFixture[str]], str]
 
 # command -> its tables by what they are of, and figures that must stand in them; a sentence for one without a table
@@ -223,6 +231,12 @@ TABLES: dict[str, str | dict[str, tuple[Show, tuple[str, ...]]]] = {
         )
     },
     "devices": {"devices": (lambda width, _: shown(width, "devices"), ("ready",))},
+    "clean": {
+        "items": (
+            lambda width, _: drawn(width, terminal.report(listing.removable(LEFT, 1e9, removed=False), width)),
+            ("16.1 MB", "2 of 1.02 GB", "31 d"),
+        )
+    },
 }
 
 
