@@ -131,8 +131,8 @@ class Engines(Protocol):
         """Return why no engine for `device` can be built on this machine and the remedy; None where one can."""
         ...
 
-    def build(self, path: Path, device: Device) -> None:
-        """Build the engine of an exported file, with its side-car, unless one that fits exists.
+    def build(self, path: Path, device: Device) -> Path:
+        """Build the engine of an exported file, with its side-car, unless one that fits exists; return its path.
 
         Native code may end the process, so call it in a separate process. Raises `UnavailableError` where the toolkit
         refuses or this machine cannot have an engine; no partial file remains then.

@@ -106,7 +106,9 @@ def _unforeseen(error: Exception) -> str:
 # --- the standard streams ---------------------------------------------------------------------------------------------
 
 # replacements for characters that an encoding lacks; a lost minus sign would be a wrong figure
-_PLAIN = str.maketrans({"−": "-", "─": "-", "–": "-", "—": "-", "×": "x", "·": "|", "…": "~", "†": "+", "→": ">"})
+_PLAIN = str.maketrans(
+    {"−": "-", "─": "-", "–": "-", "—": "-", "×": "x", "·": "|", "…": "~", "†": "+", "→": ">", "≤": "<="}
+)
 
 
 def _in_plain(error: UnicodeError) -> tuple[str, int]:
@@ -194,6 +196,11 @@ _chosen = Verbosity.USUAL
 def verbosity() -> Verbosity:
     """Return the verbosity that this call's -q or -v chose."""
     return _chosen
+
+
+def verbose() -> bool:
+    """Return whether -v was given: every note and property is printed then."""
+    return verbosity() is Verbosity.VERBOSE
 
 
 def choose_verbosity(value: Verbosity) -> None:

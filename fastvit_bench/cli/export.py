@@ -103,14 +103,16 @@ def export(
 ) -> None:
     """Export a network for a toolkit and prove the file.
 
-    The file must compute what the network computes. Prints the path of each file. Beside each file, FILE.json records
-    what the file is and how exact its outputs are.
+    The file must compute what the network computes. Prints the path of each file, and of the files beside it on
+    standard error. FILE.json records what the file is and how exact its outputs are, FILE.expected.npz the outputs
+    that it was proved against.
 
     \b
     fastvit-bench export -t coreml -m fastvit_t8 -o t8.mlpackage
     fastvit-bench export -t onnx -m fastvit_t8 --res 224..1024
     """
     from fastvit_bench import backends, files, options
+    from fastvit_bench.exporting import metadata
     from fastvit_bench.sweep import run
 
     settings = options.load(config_file)
@@ -145,40 +147,45 @@ def export(
             progress.step(options.export_phrase(job))
             with files.temporary_files_apart():
                 artifact = run.export(job, settings.sweep.timeout_s)
-            engine = ""
-            if backend.engines is not None:
-                progress.step(f"building the engine of {job.path}")
-                engine = _engine(backend.engines.lacking(job.device), job, settings.sweep.timeout_s)
-        _print_artifact(artifact)
-        if engine:
-            _output.say(engine)
+        _print_artifact(artifact, verbose=_output.verbose())
+        beside = [metadata.metadata_path(Path(job.path)), metadata.reference_outputs_path(Path(job.path))]
+        if backend.engines is not None:
+            lacking = backend.engines.lacking(job.device)
+            beside += _engine(lacking, job, settings.sweep.timeout_s)
+        for path in beside:
+            if path.exists():
+                _output.say(f"written: {path}")
         _output.show(job.path)
 
 
-def _print_artifact(artifact: Artifact) -> None:
+def _print_artifact(artifact: Artifact, *, verbose: bool) -> None:
     """Print the proofs and the content of an exported file."""
     from fastvit_bench.render import listing
 
     for name, proof in (artifact.proofs or {"": artifact.parity}).items():
         assert proof is not None
-        _output.say(listing.proof(name, proof))
-    _output.say(listing.content(artifact))
-    if artifact.half_weights:
+        _output.say(listing.proof(name, proof, verbose=verbose))
+    _output.say(listing.content(artifact, verbose=verbose))
+    if artifact.half_weights and (verbose or artifact.half_weights.zeroed):
         _output.say(listing.half_weights(artifact.half_weights))
 
 
-def _engine(lacking: str | None, job: ExportJob, timeout_s: float) -> str:
-    """Build the engine of an exported file in a separate process, and return the outcome as one line."""
+def _engine(lacking: str | None, job: ExportJob, timeout_s: float) -> list[Path]:
+    """Build the engine of an exported file in a separate process, say the outcome, and return the engine's files."""
     from fastvit_bench.measuring.worker import Worker
     from fastvit_bench.render import listing
     from fastvit_bench.sweep import run
 
     if lacking is not None:
-        return f"left to do: build the engine, on the machine with the GPU it is for ({lacking})"
-    with Worker() as worker:
+        _output.say(f"left to do: build the engine, on the machine with the GPU it is for ({lacking})")
+        return []
+    with ProgressLine(_output.stderr()) as progress, Worker() as worker:
+        progress.step(f"building the engine of {job.path}")
         engine = run.build_engine(
             job, worker, timeout_s, f"{Path(job.path).name} is proved and was kept, its engine failed"
         )
     if engine.parity is None:
-        return "engine built; it has not run, because its GPU is not here"
-    return f"engine built: {listing.proof('', engine.parity)}"
+        _output.say("engine built; it has not run, because its GPU is not here")
+    else:
+        _output.say(f"engine built: {listing.proof('', engine.parity, verbose=_output.verbose())}")
+    return [Path(engine.path), Path(f"{engine.path}.json")]

@@ -38,9 +38,12 @@ def verify(
     models = Path(options.load(config_file).paths.models)
     with files.temporary_files_apart():
         proofs = pipeline.verify(path, checkpoint, models)
+    verbose = _output.verbose()
     for name, proof in proofs.items():
-        _output.show(listing.proof(name, proof))
+        what = str(path) if not name else f"{path} ({name})"
+        _output.show(listing.proof(name, proof) if verbose else listing.proof(what, proof, verbose=False))
     failed = [proof for proof in proofs.values() if not proof.passed]
     if failed:
         raise ParityError(f"{path} does not compute what its network computes: {failed[0].reason}.")
-    _output.show(f"{path}: proved")
+    if verbose:
+        _output.show(f"{path}: proved")

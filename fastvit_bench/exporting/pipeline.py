@@ -37,6 +37,7 @@ from fastvit_bench.records import (
     DRAW,
     Artifact,
     Device,
+    EngineBuilt,
     ExportJob,
     Fuse,
     HalfWeights,
@@ -423,8 +424,8 @@ def check(session: "Session", path: Path, exported: ExportJob | Artifact, how: s
     return proof
 
 
-def build_engine(asked: ExportJob) -> Parity | None:
-    """Build the engine of a proved file and prove its outputs; return None if this machine cannot run it.
+def build_engine(asked: ExportJob) -> EngineBuilt:
+    """Build the engine of a proved file and prove its outputs, without a proof if this machine cannot run it.
 
     Call it in a process of its own, because native code may end the process. Raises what `backends.Engines.build`
     raises, `ParityError` for an engine that computes something else, and `UsageError` if the disk refuses to write.
@@ -432,19 +433,19 @@ def build_engine(asked: ExportJob) -> Parity | None:
     backend, path = backends.get(asked.backend), Path(asked.path)
     assert backend.engines is not None
     try:
-        backend.engines.build(path, asked.device)
+        engine = str(backend.engines.build(path, asked.device))
         if backend.device_unavailable_reason(asked.device):
-            return None
+            return EngineBuilt(path=engine, parity=None)
         try:
             hardware = backend.detect_hardware(asked.device)
         except MismatchError:  # built ahead of time, for another GPU than this machine's
-            return None
+            return EngineBuilt(path=engine, parity=None)
         with backend.open(path, asked.device) as session:
             proof = check(session, path, asked, f"the engine on {hardware.name if hardware else 'this machine'}")
         backend.engines.note(path, asked.device, proof)
     except OSError as error:
         raise UsageError(f"The engine of {path} cannot be written: {error.strerror or error}.") from error
-    return proof
+    return EngineBuilt(path=engine, parity=proof)
 
 
 def verify(path: Path, checkpoint: Path | None, models: Path) -> dict[str, Parity]:

@@ -38,7 +38,6 @@ from fastvit_bench.records import (
     AccuracyChunk,
     Answer,
     CellError,
-    EngineBuilt,
     EngineJob,
     EvaluationJob,
     ExportJob,
@@ -279,7 +278,7 @@ def answer(
                 head, classes = checkpoints.answers_of(job.spec, job.shape)
                 return Described(head=head, classes=classes)
             case EngineJob():
-                return EngineBuilt(parity=pipeline.build_engine(job.export))
+                return pipeline.build_engine(job.export)
             case TimingJob():
                 return time_artifact(job)
             case MicrobenchmarkJob():

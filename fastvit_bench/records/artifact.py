@@ -108,6 +108,7 @@ class ExportJob(ExportSpec, Job[Artifact], frozen=True, kw_only=True, tag="expor
 class EngineBuilt(Record, frozen=True, tag="equipped", tag_field="kind"):
     """The answer to an `EngineJob`: the engine exists, newly built or from an earlier build."""
 
+    path: str  # of the engine
     parity: Parity | None  # of its outputs; None where this machine cannot run it
 
 

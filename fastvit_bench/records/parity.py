@@ -30,10 +30,15 @@ class Parity(Record, frozen=True):
     range_error: float | None = None  # the largest error over the range of the reference output
 
     @property
+    def error(self) -> float:
+        """The error that the tolerance is of; infinite where it is not known."""
+        error = self.relative_error if self.judged == "max" else self.rms_error
+        return math.inf if error is None else error
+
+    @property
     def spent(self) -> float:
         """Share of the tolerance that the error takes up."""
-        error = self.relative_error if self.judged == "max" else self.rms_error
-        return (math.inf if error is None else error) / self.tolerance
+        return self.error / self.tolerance
 
     @property
     def failure(self) -> str:

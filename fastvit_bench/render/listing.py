@@ -148,20 +148,28 @@ def devices_text(rows: Sequence[Profile], machine: str, width: int) -> str:
     return f"{terminal.plain(terminal.layout(Table(rows, _DEVICES), width))}\n\n{about}"
 
 
-def proof(name: str, parity: Parity) -> str:
-    """Return one proof as a line: the method, the reference, and the errors."""
+def proof(name: str, parity: Parity, *, verbose: bool = True) -> str:
+    """Return one proof as a line: the error and its limit; with `verbose` the method, the reference, every error."""
     where = f"{name}: " if name else ""
     if not parity.passed:
         return _line(f"{where}not proved ({parity.how} against the {parity.reference}): {parity.reason}")
+    if not verbose:
+        return _line(f"{where}proved {parity.error:.1e} ≤ {_limit(parity.tolerance)}")
     agreement = "" if parity.top1_agreement is None else f", top-1 agreement {100 * parity.top1_agreement:.0f} %"
     rms = "" if parity.rms_error is None else f", in the root mean square {parity.rms_error:.1e}"
     likeness = "" if parity.snr_db is None or parity.cosine is None else _likeness(parity.snr_db, parity.cosine)
-    allowed = f"allowed {parity.tolerance:.0e} {'at most' if parity.judged == 'max' else 'in the root mean square'}"
+    allowed = f"allowed {_limit(parity.tolerance)} {'at most' if parity.judged == 'max' else 'in the root mean square'}"
     return _line(
         f"{where}proved against the {parity.reference} ({parity.how}): largest error {parity.max_abs_error:.1e}, "
         f"{parity.relative_error:.1e} of the outputs' standard deviation{rms} ({allowed}){likeness}{agreement} "
         f"on {parity.images} images"
     )
+
+
+def _limit(tolerance: float) -> str:
+    """Return ``1e-04``; a second digit where the first alone would be another limit."""
+    short = f"{tolerance:.0e}"
+    return short if float(short) == tolerance else f"{tolerance:.1e}"
 
 
 def _line(text: str) -> str:
@@ -181,12 +189,13 @@ def half_weights(counts: HalfWeights) -> str:
     )
 
 
-def content(artifact: Artifact) -> str:
-    """Return a line on what a file holds: its size and its operations."""
+def content(artifact: Artifact, *, verbose: bool = True) -> str:
+    """Return a line on what a file holds: its size and its operations, with `verbose` by their kinds."""
     kinds = ", ".join(
         f"{kind} {count}" for kind, count in sorted(artifact.operations.items(), key=lambda i: (-i[1], i[0]))
     )
-    counted = f", {sum(artifact.operations.values())} operations ({kinds})" if artifact.operations else ""
+    by_kind = f" ({kinds})" if verbose else ""
+    counted = f", {sum(artifact.operations.values())} operations{by_kind}" if artifact.operations else ""
     return _line(f"{artifact.size_bytes / 1e6:.2f} MB{counted}")
 
 

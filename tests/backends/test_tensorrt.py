@@ -337,11 +337,12 @@ def test_an_engine_computes_what_its_file_says(
 ) -> None:
     asked = job(tmp_path, options={"graph": graph, "io": interface})
     pipeline.export(asked)
-    proof = pipeline.build_engine(asked)
-    assert proof is not None
+    built = pipeline.build_engine(asked)
+    assert (proof := built.parity) is not None
     assert proof.how == "the engine on NVIDIA GeForce RTX 2080 Ti"
     assert proof.passed
     engine = only(Path(asked.path).parent, "*.engine")
+    assert built.path == str(engine)
     assert engines.read_metadata(engine).parity == proof
     with BACKEND.open(Path(asked.path), asked.device) as session:
         assert session.engine == engines.read_metadata(engine)

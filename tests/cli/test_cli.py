@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import golden
@@ -216,7 +217,10 @@ def test_several_sizes_become_several_files_in_a_folder(zoo: Path) -> None:
     done = call("export", "-t", "onnx", "-m", "m00", "--res", "32,64x32", "-o", "out")
     assert done.stdout.split() == ["out/m00_32_b1.onnx", "out/m00_64x32_b1.onnx"]
     assert "random(seed 0)" in done.stderr
-    assert "proved against the unfused" in done.stderr
+    assert re.search(r"^proved \d\.\de-\d\d ≤ 1e-04$", done.stderr, re.MULTILINE)
+    assert "unfused" not in done.stderr
+    for end in (".json", ".expected.npz"):
+        assert f"written: out/m00_32_b1.onnx{end}\n" in done.stderr
     names = sorted(path.name for path in Path("out").iterdir())
     assert names == sorted(
         f"m00_{size}_b1.onnx{end}" for size in ("32", "64x32") for end in ("", ".expected.npz", ".json")

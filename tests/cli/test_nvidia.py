@@ -111,13 +111,15 @@ def test_the_paper_s_protocol_and_a_profile(computer: Path) -> None:
 
 @pytest.mark.slow
 def test_export_builds_the_engine_and_proves_it(computer: Path) -> None:
-    done = call("export", "-t", "tensorrt", "--res", "32", "--batch", "2", "-o", "out")
+    done = call("export", "-t", "tensorrt", "--res", "32", "--batch", "2", "-o", "out", "-v")
     assert done.stdout == "out/fastvit_t8_32_b2.trt.onnx\n"
     assert "engine built: proved against the unfused PyTorch network in float64" in done.stderr
     assert f"(the engine on {CARD})" in done.stderr
     assert "weights in float16" in done.stderr
     (engine,) = Path("out").glob("*.engine")
     assert Path(f"{engine}.json").is_file()
+    for name in (engine, f"{engine}.json", "out/fastvit_t8_32_b2.trt.onnx.json"):
+        assert f"written: {name}\n" in done.stderr
     made = msgspec.json.decode(Path("out/fastvit_t8_32_b2.trt.onnx.json").read_bytes(), type=Artifact)
     assert made.half_weights is not None
 

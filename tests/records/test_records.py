@@ -316,7 +316,7 @@ ONE_OF_EACH: list[Record] = [
     GpuState(sm_mhz=1545, throttle=("power cap",)),
     LayerTime(name="patch_embed.0/Conv", kind="Conv", block="stem.0", median_ns=1000),
     EngineJob(export=EXPORT_JOB),
-    EngineBuilt(parity=builders.parity()),
+    EngineBuilt(path="out/net.engine", parity=builders.parity()),
     CellError(stage="timing", reason="it was killed", log="the end"),
     MicrobenchmarkWritten(),
     MicrobenchmarkTimed(best_ns=1000, window=Window.COMPUTE, clock="time.perf_counter_ns"),

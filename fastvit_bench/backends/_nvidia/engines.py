@@ -556,8 +556,11 @@ class EngineBackend(OnnxFileBackend):
     def toolkit(self) -> Any:
         """Return the imported module. Raises `UnavailableError` where it is not installed."""
 
-    def build(self, path: Path, device: Device) -> None:
-        """Build the engine of a proved file unless one that fits exists; replace one that does not fit."""
+    def build(self, path: Path, device: Device) -> Path:
+        """Build the engine of a proved file unless one that fits exists, and return its path.
+
+        One that does not fit is replaced.
+        """
         engine, target = self.engine(path, device)
         settings = settings_of(path, device)
         try:
@@ -574,6 +577,7 @@ class EngineBackend(OnnxFileBackend):
                 raise UnavailableError(
                     f"{self.product} {target.version} failed on {path.name}: {first_line(error)}."
                 ) from error
+        return engine
 
     def note(self, path: Path, device: Device, parity: Parity) -> None:
         """Record the parity in the side-car of the file's engine."""
