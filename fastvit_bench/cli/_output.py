@@ -289,7 +289,7 @@ def print_report(report: "TableReport", format_: str) -> None:
     from fastvit_bench.render import terminal
 
     out = stdout()
-    out.print(terminal.report(report, out.width))
+    out.print(terminal.report(report, out.width, verbose=verbose()))
 
 
 def plural(count: int, noun: str) -> str:
@@ -322,11 +322,11 @@ def print_table(
     if accuracy_paths is not None:
         table_rows = rows.join(table_rows, counted)
     extras = joined.join(table_rows, reference=reference, pareto=pareto, accuracies=frontiers.counted(counted))
-    if compact and table_rows:
+    if compact and table_rows and format_ is not TableFormat.RICH:  # a terminal's is compact unless -v is given
         print_report(row_table.compact(row_table.report(table_rows, extras)), format_.value)
     elif format_ is TableFormat.RICH:
         console = stdout()
-        console.print(row_table.rich(table_rows, console.width, extras))
+        console.print(row_table.rich(table_rows, console.width, extras, verbose=verbose()))
     else:
         sys.stdout.write(row_table.FORMATS[format_](table_rows, extras))
     return unreadable
@@ -338,7 +338,7 @@ def print_accuracies(counted: "list[Accuracy]", format_: TableFormat) -> None:
 
     if format_ is TableFormat.RICH:
         console = stdout()
-        console.print(accuracies.rich(counted, console.width))
+        console.print(accuracies.rich(counted, console.width, verbose=verbose()))
     else:
         sys.stdout.write(accuracies.FORMATS[format_](counted))
 

@@ -129,11 +129,11 @@ def notes(accuracies: Sequence[Accuracy]) -> list[str]:
 # --- formats ----------------------------------------------------------------------------------------------------------
 
 
-def rich(accuracies: Sequence[Accuracy], width: int) -> "Group":
-    """Return the table for a terminal `width` columns wide."""
+def rich(accuracies: Sequence[Accuracy], width: int, *, verbose: bool = True) -> "Group":
+    """Return the table for a terminal `width` columns wide, with every note if `verbose`."""
     from rich.console import Group
 
-    return terminal.report(report(accuracies), width) if accuracies else Group(EMPTY)
+    return terminal.report(report(accuracies), width, verbose=verbose) if accuracies else Group(EMPTY)
 
 
 def markdown(accuracies: Sequence[Accuracy]) -> str:

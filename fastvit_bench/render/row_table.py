@@ -22,7 +22,16 @@ from fastvit_bench.render import data, terminal
 from fastvit_bench.render import latex as latex_tables
 from fastvit_bench.render import markdown as markdown_tables
 from fastvit_bench.render.cell_table import CELL_COLUMNS, CellLine, Marks, by_block, details, layers, milliseconds
-from fastvit_bench.render.row_text import FAILED, STATISTICS, label, legend, live_row, model_name, variant_label
+from fastvit_bench.render.row_text import (
+    FAILED,
+    STATISTICS,
+    brief_legend,
+    label,
+    legend,
+    live_row,
+    model_name,
+    variant_label,
+)
 from fastvit_bench.render.rows import REFERENCE_SIZE, Row, size_of, sizes_of
 from fastvit_bench.render.table import NONE, Column, Table, TableReport, equal_columns, without
 from fastvit_bench.render.text import NOT_COMPARED_NOTE, compared, figure_text, percent, printable, significant, some
@@ -128,7 +137,7 @@ def columns(rows: Sequence[Row], marks: Marks) -> list[Column[Row]]:
         Column("toolkit", "", _unless("", lambda row: row.toolkit), optional=True),
         Column("compared", "", _unless(True, lambda row: all(map(compared, row.measured))), optional=True),
         Column("proved", "", _unless(True, lambda row: all(map(_is_proved, row.measured))), optional=True),
-        *_published(rows),
+        *_published(),
         Column("warnings", "", _warnings),
         Column("failed", "", _failures),
     ]
@@ -313,21 +322,22 @@ _HEADINGS = {
     "iphone_ms": "published iPhone ms",
     "gpu_ms": "published GPU ms (batch 8)",
 }
+PUBLISHED = "published "  # begins the headings
 _RECOUNTED = ("published params M", "published FLOPs G")  # of the network, which this package counts too
 
 
-def _published(rows: Sequence[Row]) -> list[Column[Row]]:
+def _published() -> list[Column[Row]]:
     """Return the columns of figures published of the row's model, whatever weights were timed.
 
-    They have no headings, and so are hidden from people, where every model is of another origin.
+    People do not see those that no row has.
     """
-    known = any(row.weights for row in rows)
     result = [
         Column[Row](
             "published_as",
-            "published as" if known else "",
+            f"{PUBLISHED}as",
             lambda row: row.published.label if row.published else None,
             lambda row: row.published.label if row.published else "",
+            shown="filled",
             part=1,
         )
     ]
@@ -342,8 +352,8 @@ def _published(rows: Sequence[Row]) -> list[Column[Row]]:
         def text(row: Row, figure: Callable[[Row], Figure | None] = figure) -> str:
             return f"{entry.value:g}" if (entry := figure(row)) else ""
 
-        heading = _HEADINGS.get(name, "") if known else ""
-        result.append(Column(f"published_{name}", heading, value, text, align="right", part=1))
+        heading = _HEADINGS.get(name, "")
+        result.append(Column(f"published_{name}", heading, value, text, align="right", shown="filled", part=1))
     return result
 
 
@@ -417,6 +427,15 @@ def report(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> TableReport:
         for shape, warnings in row.warnings.items():
             for warning in warnings:
                 warned.setdefault(printable(warning), []).append(label(row, shape, marks))
+    failures = [f"{FAILED} at {reason}: {some(labels)}" for reason, labels in failed.items()]
+    warnings = [f"* {warning}: {some(labels)}" for warning, labels in warned.items()]
+    further = [
+        *_not_compared(ordered),
+        *_unproved(ordered, marks),
+        *_foreign(ordered),
+        *_counted_notes(ordered, marks),
+        *extras.notes,
+    ]
     return TableReport(
         tables=[
             *(
@@ -430,35 +449,75 @@ def report(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> TableReport:
         notes=[
             *(_FIGURES_ARE[statistic] for statistic in groups),
             *conditions,
-            *(f"* {warning}: {some(labels)}" for warning, labels in warned.items()),
-            *(f"{FAILED} at {reason}: {some(labels)}" for reason, labels in failed.items()),
-            *_not_compared(ordered),
-            *_unproved(ordered, marks),
-            *_foreign(ordered),
-            *_counted_notes(ordered, marks),
+            *warnings,
+            *failures,
+            *further[: len(further) - len(extras.notes)],
             *_published_notes(ordered),
             *extras.notes,
+        ],
+        brief=[
+            *_brief(failures, f"{FAILED}, for {len(failures)} reasons", failed),
+            *_brief(warnings, f"* Doubtful, for {len(warnings)} reasons", warned),
+            *_brief_conditions(ordered),
+            *further,
+            *([PUBLISHED_IN_SHORT] if any(row.published for row in ordered) else []),
         ],
     )
 
 
-def compact(shown: TableReport) -> TableReport:
+PUBLISHED_IN_SHORT = "Published: FastViT paper, tables 5 and 6, whatever weights were timed here."
+SEVERAL = 2  # reasons that the notes in short name
+
+
+def _brief(notes: list[str], lead: str, labels: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the notes, or where they are many one on all the cells that they are about."""
+    if len(notes) <= SEVERAL:
+        return notes
+    return [f"{lead}: {some(list(dict.fromkeys(name for names in labels.values() for name in names)))}"]
+
+
+def _brief_conditions(rows: Sequence[Row]) -> list[str]:
+    lead, *apart = brief_legend(rows) if rows else [""]
+    return [f"ms per batch [95 % interval]: {lead}", *apart]
+
+
+def compact(shown: TableReport, *, on_terminal: bool = False) -> TableReport:
     """Return the report without columns that say the same in every row, whose values then stand in its caption.
 
     Published counts of the network are left out. So are the names in "published as" where each is the model's own:
-    what remains is the size that the figures are of.
+    what remains is the size that the figures are of. On a terminal the caption has published values on a line of their
+    own, and none that is missing.
     """
     of_rows = [_with_sizes_alone(table) for table in shown.tables if _is_of_rows(table)]
     equal = equal_columns(of_rows)
     facts = ", ".join(f"{heading} {text}" for heading, text in equal.items() if text)
+    caption = f"Equal in every row: {facts}." if facts else ""
+    if on_terminal:
+        caption = _caption(equal, alone=sum(len(table.rows) for table in of_rows) == 1)
     return replace(
         shown,
         tables=[
             *(without(table, equal) for table in of_rows),
             *(table for table in shown.tables if not _is_of_rows(table)),
         ],
-        caption=f"Equal in every row: {facts}." if facts else "",
+        caption=caption,
     )
+
+
+def _caption(equal: Mapping[str, str], *, alone: bool) -> str:
+    """Return a line of what rows have in common, and one of what is published of them."""
+    told = {heading: text for heading, text in equal.items() if text not in {"", NONE, RANDOM}}
+    own = [f"{heading}: {text}" for heading, text in told.items() if not heading.startswith(PUBLISHED)]
+    known = [
+        f"{heading.removeprefix(PUBLISHED)}: {text}".replace(f"as: {OWN_NAME}@", "at ")
+        for heading, text in told.items()
+        if heading.startswith(PUBLISHED)
+    ]
+    leads = {"Setting" if alone else "Equal in every row": own, "Published": known}
+    return "\n".join(f"{lead}: {', '.join(facts)}." for lead, facts in leads.items() if facts)
+
+
+OWN_NAME = "…"  # for a published name that is the row's model's
 
 
 def _is_of_rows(table: Table[Any]) -> bool:
@@ -484,7 +543,7 @@ def _with_sizes_alone(table: Table[Row]) -> Table[Row]:
 
 
 def _size_alone(row: Row) -> str:
-    return f"…@{row.published.label.partition('@')[2]}" if row.published else ""
+    return f"{OWN_NAME}@{row.published.label.partition('@')[2]}" if row.published else ""
 
 
 def _not_compared(rows: Sequence[Row]) -> list[str]:
@@ -577,11 +636,14 @@ def _published_notes(rows: Sequence[Row]) -> list[str]:
 # --- formats ----------------------------------------------------------------------------------------------------------
 
 
-def rich(rows: Sequence[Row], width: int, extras: TableExtras = NO_EXTRAS) -> "Group":
-    """Return the rows for a terminal `width` columns wide."""
+def rich(rows: Sequence[Row], width: int, extras: TableExtras = NO_EXTRAS, *, verbose: bool = True) -> "Group":
+    """Return the rows for a terminal `width` columns wide: short, or with `verbose` every column and note."""
     from rich.console import Group
 
-    return terminal.report(report(rows, extras), width) if rows else Group(EMPTY)
+    if not rows:
+        return Group(EMPTY)
+    shown = report(rows, extras)
+    return terminal.report(shown if verbose else compact(shown, on_terminal=True), width, verbose=verbose)
 
 
 def markdown(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> str:

@@ -109,19 +109,46 @@ def legend(rows: Sequence[Row]) -> tuple[dict[bytes, str], list[str]]:
 
     The line names machine, method and window. A single set of conditions needs no mark.
     """
+    groups = _alike(rows)
+    marks: dict[bytes, str] = {}
+    lines: list[str] = []
+    for number, members in enumerate(groups, 1):
+        mark = f" ({number})" if len(groups) > 1 else ""
+        marks |= {row.key: mark for row in members}
+        facts = "; ".join(fact for fact in _conditions(members).values() if fact)
+        lines.append(f"{mark} Measured: {facts}.".strip())
+    return marks, lines
+
+
+def brief_legend(rows: Sequence[Row]) -> list[str]:
+    """Return the conditions in short: what all rows share of the most telling ones, and what tells marks apart."""
+    groups = [_conditions(members) for members in _alike(rows)]
+    shared = {name for name in groups[0] if len({facts[name] for facts in groups}) == 1}
+    common = [_short(groups[0][name]) for name in _TELLING if name in shared and groups[0][name]]
+    apart = [
+        f"({number}) {', '.join(_short(facts[name]) for name in facts if name not in shared and facts[name])}"
+        for number, facts in enumerate(groups, 1)
+    ]
+    return [f"{'; '.join(common)}.", *([f"{'; '.join(apart)}."] if len(groups) > 1 else [])]
+
+
+_TELLING = ("method", "window", "backend", "accelerator", "hardware", "days")  # of the conditions
+
+
+def _short(fact: str) -> str:
+    """Return a condition without its explanation in parentheses."""
+    return fact.partition(" (")[0]
+
+
+def _alike(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows in groups of equal conditions."""
     groups: dict[bytes, list[Row]] = {}
     for row in rows:
         device = (row.device.name, row.device.backend, row.device.options)
         machine = msgspec.structs.replace(row.machine, host="")  # every container has a host name of its own
         conditions = (device, machine, row.method, row.window, row.pacing, row.clock, row.toolkit)
         groups.setdefault(msgspec.json.encode(conditions, order="sorted"), []).append(row)
-    marks: dict[bytes, str] = {}
-    lines: list[str] = []
-    for number, members in enumerate(groups.values(), 1):
-        mark = f" ({number})" if len(groups) > 1 else ""
-        marks |= {row.key: mark for row in members}
-        lines.append(f"{mark} Measured: {_conditions(members)}.".strip())
-    return marks, lines
+    return list(groups.values())
 
 
 # window -> what the time includes
@@ -141,8 +168,8 @@ def _chosen(device: Device) -> list[tuple[str, object]]:
     return [(name, value) for name, value in sorted(device.options.items()) if value != "" and value != -1]
 
 
-def _conditions(rows: Sequence[Row]) -> str:
-    """Return how, on what and when rows were measured that share all of this but the days."""
+def _conditions(rows: Sequence[Row]) -> dict[str, str]:
+    """Return how, on what and when rows were measured that share all of this but the days, each by its name."""
     row = rows[0]
     machine = row.machine
     days = sorted({cell.finished[:10] for member in rows for cell in member.cells.values()})
@@ -152,23 +179,23 @@ def _conditions(rows: Sequence[Row]) -> str:
         machine.processors,
         f"{machine.memory_mib / 1024:.0f} GiB" if machine.memory_mib else "",
     ]
-    facts = [
-        _how(row.method, cold=any(cell.cold_ns for member in rows for cell in member.measured)),
-        _WINDOWS[row.window],
-        f"read by {row.clock}"
+    facts = {
+        "method": _how(row.method, cold=any(cell.cold_ns for member in rows for cell in member.measured)),
+        "window": _WINDOWS[row.window],
+        "clock": f"read by {row.clock}"
         if row.clock and not row.clock.startswith("time.")
         else "",  # not by this package's own stopwatch
-        _paced(row),
-        ", ".join([row.device.backend, *(f"{name} {value}" for name, value in _chosen(row.device))]),
-        f"engine of {row.toolkit}" if row.toolkit else "",
-        machine.accelerator or "",
-        f"driver {machine.driver}" if machine.driver else "",
-        ", ".join(fact for fact in hardware if fact),
-        ", ".join([machine.os, *([f"Python {machine.python}"] if machine.python else [])]),
-        ", ".join(f"{name} {version}" for name, version in sorted(machine.packages.items())),
-        days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
-    ]
-    return printable("; ".join(fact for fact in facts if fact))
+        "pace": _paced(row),
+        "backend": ", ".join([row.device.backend, *(f"{name} {value}" for name, value in _chosen(row.device))]),
+        "engine": f"engine of {row.toolkit}" if row.toolkit else "",
+        "accelerator": machine.accelerator or "",
+        "driver": f"driver {machine.driver}" if machine.driver else "",
+        "hardware": ", ".join(fact for fact in hardware if fact),
+        "system": ", ".join([machine.os, *([f"Python {machine.python}"] if machine.python else [])]),
+        "packages": ", ".join(f"{name} {version}" for name, version in sorted(machine.packages.items())),
+        "days": days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
+    }
+    return {name: printable(fact) for name, fact in facts.items()}
 
 
 def _how(method: Method, *, cold: bool) -> str:

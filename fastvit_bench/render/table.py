@@ -132,10 +132,12 @@ class TableReport:
     tables: Sequence[Table[Any]]
     notes: Sequence[str] = ()
     caption: str = ""
+    brief: Sequence[str] = ()  # the notes in short, the most important first, where they are too long for a terminal
 
     def __post_init__(self) -> None:
         """Clean the sentences."""
         object.__setattr__(self, "notes", [clean(note) for note in self.notes])
+        object.__setattr__(self, "brief", [clean(note) for note in self.brief])
         object.__setattr__(self, "caption", clean(self.caption))
 
 

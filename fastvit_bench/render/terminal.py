@@ -21,10 +21,14 @@ GAP = 2  # spaces between columns
 INDENT = 2  # of a record's figures below its name
 NARROWEST = 24  # of a column that wraps
 HEADING = 7  # characters before a heading is broken into lines
+MOST = 5  # lines of notes below a figure, unless all are asked for
 
 
-def report(shown: TableReport, width: int) -> "Group":
-    """Return every table of a command under its title, then the notes, for a terminal of `width` columns."""
+def report(shown: TableReport, width: int, *, verbose: bool = True) -> "Group":
+    """Return every table of a command under its title, then the notes, for a terminal of `width` columns.
+
+    The notes take five lines at most, unless it is `verbose`.
+    """
     from rich.console import Group
     from rich.text import Text
 
@@ -33,9 +37,21 @@ def report(shown: TableReport, width: int) -> "Group":
         parts += [Text()] if parts else []
         parts += [Text(table.title, style="bold")] if table.title else []
         parts.append(styled(layout(table, width)))
-    return Group(
-        *parts, *([Text()] if parts and shown.notes else []), *(Text(note, style="dim") for note in shown.notes)
-    )
+    notes = shown.notes if verbose else few(shown.notes, width, shown.brief)
+    return Group(*parts, *([Text()] if parts and notes else []), *(Text(note, style="dim") for note in notes))
+
+
+def few(notes: Sequence[str], width: int, brief: Sequence[str] = ()) -> list[str]:
+    """Return the notes if `MOST` lines hold them, else those of the `brief` ones that fit, and the way to all."""
+    if sum(len(_wrapped(note, width)) for note in notes) <= MOST:
+        return list(notes)
+    fitting: list[str] = []
+    spare = MOST - 1
+    for note in brief or notes:
+        if (lines := len(_wrapped(note, width))) <= spare:
+            fitting.append(note)
+            spare -= lines
+    return [*fitting, "All notes and properties: -v"]
 
 
 def layout(table: Table[Any], width: int) -> list[Line]:
@@ -180,8 +196,8 @@ def _joined(parts: Sequence[Line], columns: Sequence[_Cells], widths: Sequence[i
 
 
 def _records(columns: Sequence[_Cells], width: int) -> list[Line]:
-    """Return each row as its keys on a line, and below them its figures, then the facts."""
-    ordered = sorted(columns, key=lambda pair: ("key", "figure", "fact").index(pair[0].role))
+    """Return each row as its keys on a line, and below them its figures, then the facts, then those of other parts."""
+    ordered = sorted(columns, key=lambda pair: _group(pair[0]))
     keys = sum(column.role == "key" for column, _ in columns)
     lines: list[Line] = []
     for texts in zip(*(cells for _, cells in ordered), strict=True):
@@ -191,8 +207,18 @@ def _records(columns: Sequence[_Cells], width: int) -> list[Line]:
         ]
         names = [pairs[0][1], *(f"{title} {text}".strip() for title, text in pairs[1:keys] if text)]
         lines += _packed([[(name, "bold")] for name in names], width, 0)
-        lines += _packed([_pair(title, text) for title, text in pairs[max(keys, 1) :] if text], width, INDENT)
+        groups: dict[tuple[int, int], list[Line]] = {}
+        for (column, _), (title, text) in list(zip(ordered, pairs, strict=True))[max(keys, 1) :]:
+            if text:
+                groups.setdefault(_group(column), []).append(_pair(title, text))
+        for pieces in groups.values():
+            lines += _packed(pieces, width, INDENT)
     return lines
+
+
+def _group(column: Column[Any]) -> tuple[int, int]:
+    """Return what sorts a record's columns; those that differ in it never share a line."""
+    return ("key", "figure", "fact").index(column.role), column.part
 
 
 def _pair(title: str, cell: str) -> Line:
