@@ -224,7 +224,6 @@ def conclude(
     for path in written:
         _output.say(f"written: {path}")
     out = _output.stdout()
-    out.print(compare_formats.rich(comparison, out.width))
-    _output.show(compare_formats.sentence(comparison))
+    out.print(compare_formats.rich(comparison, out.width, verbose=_output.verbose()))
     for line in github.annotations(comparison, os.environ):
         _output.show(line)

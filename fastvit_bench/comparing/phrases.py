@@ -214,6 +214,14 @@ def conditions(comparison: Comparison) -> dict[str, str]:
     return {label: shown(text, 2000) for label, text in texts.items() if text}
 
 
+def brief_conditions(comparison: Comparison) -> str:
+    """Return the most telling conditions of a comparison in one sentence."""
+    told, record = conditions(comparison), comparison.machine
+    hardware = ", ".join(filter(None, (record.accelerator or record.processor, record.processors)))
+    facts = [told["kind"], told["device"], shown(hardware), comparison.finished[:10]]
+    return f"{'; '.join(fact for fact in facts if fact)}."
+
+
 def machine(record: Machine) -> str:
     """Return a machine in one line of text."""
     facts = [

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastvit_bench.comparing.phrases import (
     POOLED,
+    brief_conditions,
     change,
     conditions,
     margin,
@@ -25,7 +26,7 @@ from fastvit_bench.render.text import printable, significant
 if TYPE_CHECKING:  # takes longer to import than `--help` may
     from rich.console import Group
 
-SOME = 12  # at most so many reasons, and so many warnings, on a terminal
+SOME = 12  # at most so many reasons, and so many warnings, where all notes are printed
 
 _STYLES = {
     Outcome.REGRESSED: "bold red",
@@ -116,10 +117,11 @@ COLUMNS: list[Column[Compared]] = [
 # --- on a terminal ----------------------------------------------------------------------------------------------------
 
 
-def rich(comparison: Comparison, width: int) -> "Group":
-    """Return the table, the sentence and the conditions for a terminal of `width` columns.
+def rich(comparison: Comparison, width: int, *, verbose: bool = True) -> "Group":
+    """Return the table, the sentence and the notes for a terminal of `width` columns.
 
-    On a narrow terminal, the margin goes under the verdict and the smallest detectable slowdown under the blocks.
+    The notes take five lines at most, unless it is `verbose`. On a narrow terminal, the margin goes under the verdict
+    and the smallest detectable slowdown under the blocks.
     """
     from rich.console import Group
     from rich.text import Text
@@ -127,18 +129,38 @@ def rich(comparison: Comparison, width: int) -> "Group":
     rows = lines(comparison)
     pooled = [len(rows) - 1] if comparison.pooled is not None else []
     table = Table(rows, COLUMNS, sections=pooled)
-    reasons = [f"{line.name}: {reason(line.verdict)}" for line in rows if _needs_reason(line.verdict)]
+    notes = _notes(rows, comparison)
+    if not verbose:
+        notes = terminal.few(notes, width, _brief(rows, comparison))
     return Group(
         Text(title(comparison), style="bold"),
         *([terminal.styled(terminal.layout(table, width)), Text()] if rows else []),
         Text(sentence(comparison), style=_STYLES[comparison.outcome]),
-        *(Text(line) for line in _some(reasons)),
-        *(
-            Text(f"* {warning}", style="yellow")
-            for warning in _some([shown(warning, 500) for warning in comparison.warnings])
-        ),
-        *(Text(f"{label}: {text}", style="dim") for label, text in conditions(comparison).items()),
+        *(Text(note, style="yellow" if note.startswith("* ") else "dim") for note in notes),
     )
+
+
+def _notes(rows: Sequence[Compared], comparison: Comparison) -> list[str]:
+    """Return the reasons of the verdicts, the warnings and the conditions."""
+    reasons = [f"{line.name}: {reason(line.verdict)}" for line in rows if _needs_reason(line.verdict)]
+    warnings = [f"* {shown(warning, 500)}" for warning in comparison.warnings]
+    return [
+        *_some(reasons),
+        *_some(warnings),
+        *(f"{label}: {text}" for label, text in conditions(comparison).items()),
+    ]
+
+
+def _brief(rows: Sequence[Compared], comparison: Comparison) -> list[str]:
+    """Return the reasons that the sentence does not give, the warnings, and the most telling conditions."""
+    told = sentence(comparison)
+    reasons = [
+        f"{line.name}: {reason(line.verdict)}"
+        for line in rows
+        if _needs_reason(line.verdict) and reason(line.verdict).rstrip(".") not in told
+    ]
+    warnings = [f"* {shown(warning, 500)}" for warning in comparison.warnings]
+    return [*reasons, *warnings, brief_conditions(comparison)]
 
 
 def _needs_reason(verdict: Verdict) -> bool:

@@ -106,7 +106,7 @@ COLUMNS: list[Column[Accuracy]] = [
 
 def report(accuracies: Sequence[Accuracy]) -> TableReport:
     """Return accuracies as the table and the notes that people read."""
-    return TableReport([Table(accuracies, COLUMNS)], notes(accuracies))
+    return TableReport([Table(accuracies, COLUMNS)], notes(accuracies), title="Accuracy")
 
 
 def notes(accuracies: Sequence[Accuracy]) -> list[str]:
@@ -142,7 +142,7 @@ def markdown(accuracies: Sequence[Accuracy]) -> str:
 
 
 def latex(accuracies: Sequence[Accuracy]) -> str:
-    """Return a booktabs table in a float, with its notes as the caption."""
+    """Return a booktabs table in a float, with its notes below it."""
     return latex_tables.report(report(accuracies)) if accuracies else f"% {EMPTY}\n"
 
 

@@ -455,6 +455,7 @@ def report(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> TableReport:
             *_published_notes(ordered),
             *extras.notes,
         ],
+        title=_title(rows),
         brief=[
             *_brief(failures, f"{FAILED}, for {len(failures)} reasons", failed),
             *_brief(warnings, f"* Doubtful, for {len(warnings)} reasons", warned),
@@ -463,6 +464,12 @@ def report(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> TableReport:
             *([PUBLISHED_IN_SHORT] if any(row.published for row in ordered) else []),
         ],
     )
+
+
+def _title(rows: Sequence[Row]) -> str:
+    """Return what the rows are of: ``Latency on cpu`` where they are of one device."""
+    devices = {row.device.name for row in rows}
+    return f"Latency on {printable(devices.pop())}" if len(devices) == 1 else "Latency"
 
 
 PUBLISHED_IN_SHORT = "Published: FastViT paper, tables 5 and 6, whatever weights were timed here."
@@ -652,7 +659,7 @@ def markdown(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> str:
 
 
 def latex(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> str:
-    """Return booktabs tables in floats, with their notes in the first one's caption."""
+    """Return booktabs tables in floats, with their notes below the first one."""
     return latex_tables.report(report(rows, extras)) if rows else f"% {EMPTY}\n"
 
 

@@ -132,6 +132,7 @@ class TableReport:
     tables: Sequence[Table[Any]]
     notes: Sequence[str] = ()
     caption: str = ""
+    title: str = ""  # of a table that has none, where a format cannot do without
     brief: Sequence[str] = ()  # the notes in short, the most important first, where they are too long for a terminal
 
     def __post_init__(self) -> None:
@@ -139,6 +140,7 @@ class TableReport:
         object.__setattr__(self, "notes", [clean(note) for note in self.notes])
         object.__setattr__(self, "brief", [clean(note) for note in self.brief])
         object.__setattr__(self, "caption", clean(self.caption))
+        object.__setattr__(self, "title", clean(self.title))
 
 
 def clean(text: str) -> str:

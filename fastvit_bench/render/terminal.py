@@ -32,7 +32,7 @@ def report(shown: TableReport, width: int, *, verbose: bool = True) -> "Group":
     from rich.console import Group
     from rich.text import Text
 
-    parts = [Text(shown.caption)] if shown.caption else []
+    parts = [Text(line) for line in _clauses(shown.caption, width)]
     for table in shown.tables:
         parts += [Text()] if parts else []
         parts += [Text(table.title, style="bold")] if table.title else []
@@ -45,13 +45,16 @@ def few(notes: Sequence[str], width: int, brief: Sequence[str] = ()) -> list[str
     """Return the notes if `MOST` lines hold them, else those of the `brief` ones that fit, and the way to all."""
     if sum(len(_wrapped(note, width)) for note in notes) <= MOST:
         return list(notes)
+    chosen = brief or notes
     fitting: list[str] = []
     spare = MOST - 1
-    for note in brief or notes:
+    for note in chosen:
         if (lines := len(_wrapped(note, width))) <= spare:
             fitting.append(note)
             spare -= lines
-    return [*fitting, "All notes and properties: -v"]
+    more = len(chosen) - len(fitting)
+    count = f"{more} more note{'s' * (more > 1)}, and all properties" if more else "All notes and properties"
+    return [*fitting, f"{count}: -v"]
 
 
 def layout(table: Table[Any], width: int) -> list[Line]:
@@ -279,6 +282,22 @@ def _wrapped(text: str, width: int, lead: int = 0) -> list[str]:
             lines.append("")
             begin, space = end, width
         lines[-1] = word[begin:]
+    return lines
+
+
+def _clauses(text: str, width: int) -> list[str]:
+    """Return the lines of a text that ends each line after a comma where it can."""
+    lines: list[str] = []
+    for paragraph in text.split("\n") if text else []:
+        first, *others = paragraph.split(", ")
+        current = first
+        for clause in others:
+            if _length(f"{current}, {clause},") <= width:
+                current = f"{current}, {clause}"
+                continue
+            lines += _wrapped(f"{current},", width)
+            current = clause
+        lines += _wrapped(current, width)
     return lines
 
 

@@ -65,7 +65,8 @@ def test_an_unchanged_tree_passes_and_leaves_every_report(baseline: Path, gate: 
         for name in environment:
             del os.environ[name]
     assert "m00 32 b1" in done.stdout
-    assert re.search(r"passes|improved", done.stdout)
+    assert len(re.findall(r"m00 32 b1 (?:passes|improved): ", done.stdout)) == 1
+    assert "-v" in done.stdout.splitlines()[-1]
     assert files(gate / "out") == [
         "gate.bmf.json",
         "gate.gha.json",

@@ -94,9 +94,9 @@ STORED = mixed(kind=BaselineKind.STORED, warnings=("the base is 40 days old", NA
 CASES = {"empty": EMPTY, "one": ONE, "gone": GONE, "mixed": mixed(), "named": NAMED, "stored": STORED}
 
 
-def terminal(comparison: Comparison, width: int = 80) -> str:
+def terminal(comparison: Comparison, width: int = 80, *, verbose: bool = True) -> str:
     console = Console(width=width, file=io.StringIO(), record=True)
-    console.print(reports.rich(comparison, width))
+    console.print(reports.rich(comparison, width, verbose=verbose))
     return console.export_text()
 
 
@@ -220,6 +220,29 @@ def test_terminal_shows_every_figure_worst_first(width: int) -> None:
         assert fact in shown
     assert all(len(line) <= width for line in shown.splitlines())
     assert "\x1b[31m" not in shown
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("comparison", CASES.values(), ids=CASES)
+def test_notes_in_short_are_five_lines_below_one_sentence(comparison: Comparison, width: int) -> None:
+    shown = terminal(comparison, width, verbose=False)
+    told, sentence = " ".join(shown.split()), " ".join(reports.sentence(comparison).split())
+    assert told.count(sentence) == 1
+    assert "-v" in shown.splitlines()[-1]
+    lines = shown.splitlines()
+    end = next(at for at in range(len(lines)) if sentence in " ".join(" ".join(lines[: at + 1]).split()))
+    assert len(lines) - end - 1 <= 5
+
+
+def test_notes_in_short_begin_with_reasons_and_warnings() -> None:
+    shown = terminal(builders.comparison(builders.cell_result(), warnings=("the base is 40 days old",)), verbose=False)
+    *_, warning, conditions, date, way = shown.splitlines()
+    assert warning == "* the base is 40 days old"
+    assert conditions.startswith("paired, both sides in turns; cpu, onnxruntime, fp32, batch 1")
+    assert date.endswith("2026-01-31.")
+    assert way == "All notes and properties: -v"
+    (named,) = [line for line in terminal(GONE, verbose=False).splitlines() if "It is incomparable" in line]
+    assert named.startswith("gone cannot be compared: ")
 
 
 def test_terminal_cuts_long_lists_of_reasons() -> None:

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ from fastvit_bench.records import (
 from fastvit_bench.render import frontiers, latex, markdown, row_text, terminal
 from fastvit_bench.render import row_table as table
 from fastvit_bench.render.rows import Row, collect
-from fastvit_bench.render.table import TableReport
+from fastvit_bench.render.table import Table, TableReport
 from fastvit_bench.render.text import latency, printable
 from fastvit_bench.store.runs import Line, RunFile
 
@@ -425,7 +426,7 @@ def test_conditions_in_short_name_what_marks_differ_in() -> None:
 def test_a_record_keeps_figures_and_properties_apart() -> None:
     sizes = [sized(size, weights=builders.RANDOM) for size in (224, 256, 384, 448, 480, 512)]
     lines = text(collect([file(*sizes)]), 60).splitlines()
-    (place,) = [at for at, line in enumerate(lines) if "512 ms: 10.21" in line]
+    (place,) = [at for at, line in enumerate(lines) if "512 ms: " in line]
     assert "weights" not in lines[place]
     assert lines[place + 1].startswith("  weights: random")
     assert not [line for line in lines if "precision" in line and "published" in line]
@@ -444,10 +445,11 @@ def test_a_compact_table_fits_a_terminal(width: int) -> None:
     assert "device" not in shown.partition("fastvit_t8")[0].partition("\n\n")[2]
 
 
-def test_a_compact_latex_table_says_it_in_its_caption() -> None:
+def test_a_compact_latex_table_says_it_below_itself() -> None:
     run, found = two()
     written = latex.report(table.compact(table.report(collect([file(*found, run=run)]))))
-    assert r"\caption{Equal in every row: weights" in written
+    assert "\nEqual in every row: weights" in written.partition(r"\end{tabular}")[2]
+    assert r"\caption{Latency on cpu.}" in written
     assert "precision &" not in written
 
 
@@ -492,8 +494,10 @@ def test_medians_and_means_never_share_a_column() -> None:
     assert one["trimmed_mean_ms"] == pytest.approx(0.8, rel=1e-3)
     latex = table.latex(rows)
     assert latex.count(r"\begin{tabular}") == 2
-    assert r"\caption{median. Latency" in latex
-    assert r"\caption{ModelBench: mean of trimmed rounds.}" in latex
+    assert r"\caption{Latency on cpu (median).}" in latex
+    assert r"\caption{Latency on cpu (ModelBench).}" in latex
+    assert "\nMean of trimmed rounds." in latex
+    assert re.findall(r"\\label\{(.*)\}", latex) == ["tab:latency-on-cpu-median", "tab:latency-on-cpu-modelbench"]
     for width in (80, 300):
         shown = text(rows, width).splitlines()
         assert shown.index("median") < shown.index("ModelBench: mean of trimmed rounds")
@@ -1245,6 +1249,37 @@ def test_latex_is_a_booktabs_table() -> None:
         assert part in shown
     heading, row = (line for line in shown.splitlines() if line.endswith(r"\\"))
     assert heading.count(" & ") == row.count(" & ") == 16
+    above, _, below = shown.partition(r"\begin{tabular}")
+    assert above.splitlines()[-2:] == [r"\caption{Latency on cpu.}", r"\label{tab:latency-on-cpu}"]
+    assert "Measured: median of 100 runs" in below.partition(r"\end{tabular}")[2]
+
+
+def test_an_interval_stands_under_its_figure_where_a_latex_row_is_long() -> None:
+    stacked = r"\shortstack[r]{10.21\\{[}10.19, 10.23{]}}"
+    assert stacked in table.latex(collect([file(*(sized(size) for size in (224, 256, 384, 512)))]))
+    run, found = two()
+    short = latex.report(table.compact(table.report(collect([file(*found[:2], run=run)]))))
+    assert r" & 10.21 {[}10.19, 10.23{]} \\" in short
+
+
+def test_latex_labels_are_never_the_same() -> None:
+    shown = latex.report(TableReport([Table([1], [], "Layers of a, by block")] * 3, title="Any"))
+    assert re.findall(r"\\label\{(.*)\}", shown) == ["tab:layers-of-a", "tab:layers-of-a-2", "tab:layers-of-a-3"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_pdflatex_takes_every_table(tmp_path: Path) -> None:
+    run, found = two()
+    hostile = [sized(256, model=name) for name in HOSTILE]
+    rows = collect([file(*found, modelbench(), uncompared(384), failed(512, 3), *hostile, run=run)])
+    written = [table.latex(rows), latex.report(table.compact(table.report(rows))), latex.report(table.report(rows))]
+    document = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n%s\n\\end{document}\n"
+    (tmp_path / "paper.tex").write_text(document % "\n".join(written), encoding="utf-8")
+    command = ("pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "paper.tex")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-3000:]
+    assert (tmp_path / "paper.pdf").stat().st_size > 10_000
 
 
 # --- on a terminal ----------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_people_read_text_and_programs_get_values() -> None:
         "long     123.46",
     ]
     assert "| long | 123.46 |" in markdown.pipe_table(table)
-    assert "long & 123.46" in latex.floating(table, ["Lengths."])
+    assert "long & 123.46" in latex.floating(table, "Lengths", "lengths")
     assert data.csv(table) == "name,length_m\nshort,1.5\nunknown,\nlong,123.456\n"
     assert table.records()[2] == {"name": "long", "length_m": 123.456}
     assert table.frame()["length_m"].tolist()[::2] == [1.5, 123.456]
