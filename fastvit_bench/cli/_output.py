@@ -4,7 +4,7 @@ import codecs
 import errno
 import io
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
@@ -305,10 +305,12 @@ def print_table(
     *,
     pareto: bool = False,
     compact: bool = False,
+    columns: Sequence[str] = (),
 ) -> list[str]:
     """Print the table of the runs at `paths`, joined with accuracies of the runs at `accuracy_paths` where given.
 
-    Runs that counted and timed nothing are shown as `accuracy` showed them.
+    It has the named `columns`, or without names those that its format has of itself. Runs that counted and timed
+    nothing are shown as `accuracy` showed them.
     Returns a sentence on each run that could not be read, after a warning of it on standard error.
     """
     from fastvit_bench.render import frontiers, joined, row_table, rows
@@ -322,7 +324,9 @@ def print_table(
     if accuracy_paths is not None:
         table_rows = rows.join(table_rows, counted)
     extras = joined.join(table_rows, reference=reference, pareto=pareto, accuracies=frontiers.counted(counted))
-    if compact and table_rows and format_ is not TableFormat.RICH:  # a terminal's is compact unless -v is given
+    if columns and table_rows:
+        _print_chosen(row_table.choose(table_rows, columns, extras), format_)
+    elif compact and table_rows and format_ is not TableFormat.RICH:  # a terminal's is compact unless -v is given
         print_report(row_table.compact(row_table.report(table_rows, extras)), format_.value)
     elif format_ is TableFormat.RICH:
         console = stdout()
@@ -330,6 +334,18 @@ def print_table(
     else:
         sys.stdout.write(row_table.FORMATS[format_](table_rows, extras))
     return unreadable
+
+
+def _print_chosen(report: "TableReport", format_: TableFormat) -> None:
+    """Print a report; programs get its first table, which they may need no other of."""
+    from fastvit_bench.render import data
+
+    if format_ is TableFormat.CSV:
+        sys.stdout.write(data.csv(report.tables[0]))
+    elif format_ is TableFormat.JSON:
+        sys.stdout.write(data.json(report.tables[0].records()))
+    else:
+        print_report(report, format_.value)
 
 
 def print_accuracies(counted: "list[Accuracy]", format_: TableFormat) -> None:

@@ -30,8 +30,20 @@ def table(
     ] = False,
     compact: Annotated[
         bool,
-        typer.Option("--compact", help="Leave out columns equal in every row, and print their values above the table."),
+        typer.Option(
+            "--compact",
+            help="Leave out columns equal in every row, and print their values above the table; a terminal always does "
+            "so without -v.",
+        ),
     ] = False,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns",
+            help="Columns by their names in CSV, separated by commas; without its size, such as latency_ms or "
+            "images_per_s, a name stands for all sizes. [default: those of the format]",
+        ),
+    ] = None,
     format_: FormatOption = TableFormat.RICH,
     config_file: ConfigOption = None,
 ) -> None:
@@ -48,10 +60,13 @@ def table(
 
     if compact and format_ in {TableFormat.CSV, TableFormat.JSON}:
         raise UsageError(f"--compact is for tables that people read; --format {format_} always has every column.")
+    names = [name.strip() for name in columns.split(",") if name.strip()] if columns is not None else []
+    if columns is not None and (compact or not names):
+        raise UsageError("--columns names the columns to show, such as model,latency_ms; leave out --compact.")
     results = Path(options.load(config_file).paths.results)
     paths = _resolve.runs(run or [], results)
     if not paths:
         raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
     accuracy_paths = runs.all_runs(results) if join else None
-    if _output.print_table(paths, format_, accuracy_paths, reference, pareto=pareto, compact=compact):
+    if _output.print_table(paths, format_, accuracy_paths, reference, pareto=pareto, compact=compact, columns=names):
         raise typer.Exit(ExitCode.CELLS_FAILED)

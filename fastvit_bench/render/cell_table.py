@@ -1,6 +1,7 @@
 """Details of each measurement beside its latency: tables for people, columns by size for programs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from fastvit_bench.records import LayerTime, Measurement, Placement, Statistic, Unit
@@ -179,11 +180,30 @@ MS_PER_IMAGE: Column[CellLine] = Column(
     optional=True,
     minor=True,
 )
+IMAGES_PER_S: Column[CellLine] = Column(
+    "images_per_s_{size}",
+    "images/s",
+    lambda line: _images_per_s(line, line.cell.figure_ms),
+    lambda line: derived(line.cell, lambda ms: 1e3 * line.row.batch / ms) if line.cell.shape else NONE,
+    align="right",
+    role="figure",
+    shown="filled",
+    optional=True,
+    minor=True,
+)
+
+
+def _images_per_s(line: CellLine, ms: float) -> float | None:
+    """Return the throughput; None of a model whose input is no batch of images."""
+    return 1e3 * line.row.batch / ms if line.cell.shape else None
+
+
 QUANTILES, STARTS, PLANS = _quantiles(), _starts(), _plans()
 
 # facts of each measurement; {size} becomes its size where a table has a column for each
 CELL_COLUMNS: list[Column[CellLine]] = [
     MS_PER_IMAGE,
+    replace(IMAGES_PER_S, title=""),  # for people on demand
     *STARTS,
     *PLANS,
     *QUANTILES,
@@ -195,6 +215,9 @@ CELL_COLUMNS: list[Column[CellLine]] = [
         optional=True,
     ),
 ]
+
+# the same, where people choose their columns
+ON_DEMAND = [IMAGES_PER_S if column.name == IMAGES_PER_S.name else column for column in CELL_COLUMNS]
 
 
 # --- details ----------------------------------------------------------------------------------------------------------
@@ -219,18 +242,7 @@ def which(marks: Marks) -> list[Column[CellLine]]:
 _DETAILS: dict[str, tuple[Callable[[CellLine], object], list[Column[CellLine]]]] = {
     "Per image, derived: the latency of a batch over its images, which is not that of one image alone": (
         lambda line: line.row.batch > 1,
-        [
-            Column("batch", "batch", lambda line: line.row.batch, align="right"),
-            MS_PER_IMAGE,
-            Column(
-                "",
-                "images/s",
-                lambda line: 1e3 * line.row.batch / line.cell.figure_ms,
-                lambda line: derived(line.cell, lambda ms: 1e3 * line.row.batch / ms),
-                align="right",
-                role="figure",
-            ),
-        ],
+        [Column("batch", "batch", lambda line: line.row.batch, align="right"), MS_PER_IMAGE, IMAGES_PER_S],
     ),
     "The slowest runs: 99 and 99.9 % of all runs took at most so long, 95 % interval in brackets": (
         lambda line: line.row.method.statistic is Statistic.MEDIAN and quantile_of(line.cell, 0.99),
@@ -245,6 +257,14 @@ _DETAILS: dict[str, tuple[Callable[[CellLine], object], list[Column[CellLine]]]]
         PLANS,
     ),
 }
+
+
+def throughput(rows: Sequence[Row], marks: Marks) -> Iterator[Table[CellLine]]:
+    """Yield the table of images per second where images are timed one by one; `details` has it of batches."""
+    lines = [CellLine(row, cell) for row in rows for cell in row.measured if row.batch == 1 and cell.shape]
+    if lines:
+        batch = Column[CellLine]("batch", "batch", lambda line: line.row.batch, align="right")
+        yield Table(lines, [*which(marks), batch, IMAGES_PER_S], "Throughput, derived from the latency")
 
 
 def details(rows: Sequence[Row], marks: Marks) -> Iterator[Table[CellLine]]:

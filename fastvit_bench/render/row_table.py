@@ -21,7 +21,17 @@ from fastvit_bench.records import (
 from fastvit_bench.render import data, terminal
 from fastvit_bench.render import latex as latex_tables
 from fastvit_bench.render import markdown as markdown_tables
-from fastvit_bench.render.cell_table import CELL_COLUMNS, CellLine, Marks, by_block, details, layers, milliseconds
+from fastvit_bench.render.cell_table import (
+    CELL_COLUMNS,
+    ON_DEMAND,
+    CellLine,
+    Marks,
+    by_block,
+    details,
+    layers,
+    milliseconds,
+    throughput,
+)
 from fastvit_bench.render.row_text import (
     FAILED,
     STATISTICS,
@@ -33,7 +43,7 @@ from fastvit_bench.render.row_text import (
     variant_label,
 )
 from fastvit_bench.render.rows import REFERENCE_SIZE, Row, size_of, sizes_of
-from fastvit_bench.render.table import NONE, Column, Table, TableReport, equal_columns, without
+from fastvit_bench.render.table import NONE, Column, Table, TableReport, chosen, equal_columns, without
 from fastvit_bench.render.text import NOT_COMPARED_NOTE, compared, figure_text, percent, printable, significant, some
 
 if TYPE_CHECKING:  # both take longer to import than `--help` may
@@ -45,6 +55,7 @@ __all__ = [
     "FORMATS",
     "REPORTS",
     "TableExtras",
+    "choose",
     "compact",
     "csv",
     "frame",
@@ -370,13 +381,20 @@ _COUNTED: dict[str, Callable[[Accuracy], object]] = {
 }
 
 
-def _by_size(rows: Sequence[Row], extras: TableExtras) -> Iterator[Column[Row]]:
-    """Yield the columns for programs of what is known of each measurement, named by its size."""
+def _by_size(rows: Sequence[Row], extras: TableExtras, *, titled: bool = False) -> Iterator[Column[Row]]:
+    """Yield the columns for programs of what is known of each measurement, named by its size.
+
+    People see those that are `titled`.
+    """
     further = {name: None for cells in extras.cells.values() for name in cells}
     for size in sizes_of(rows):
         field_ = _field(size)
-        for column in CELL_COLUMNS:
-            yield Column(column.name.format(size=field_), "", _at(size, column.value), optional=True)
+        for column in CELL_COLUMNS if not titled else ON_DEMAND:
+            heading = f"{size} {column.heading}" if titled and column.title else ""
+            texts = {"align": column.align, "role": column.role}
+            value = _at(size, column.value)
+            text = _text_at(size, column) if heading else None
+            yield Column(column.name.format(size=field_), heading, value, text, optional=True, **texts)  # type: ignore[arg-type]
         for name, of in _COUNTED.items():
             yield Column(name.format(size=field_), "", _accuracy_at(size, of), optional=True)
         for name in further:
@@ -389,6 +407,14 @@ def _at(size: str, of: Callable[[CellLine], object]) -> Callable[[Row], object]:
         return of(CellLine(row, cell)) if isinstance(cell, Measurement) else None
 
     return value
+
+
+def _text_at(size: str, column: Column[CellLine]) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        cell = row.by_size.get(size)
+        return column.cell(CellLine(row, cell)) if isinstance(cell, Measurement) else NONE
+
+    return text
 
 
 def _accuracy_at(size: str, of: Callable[[Accuracy], object]) -> Callable[[Row], object]:
@@ -486,6 +512,33 @@ def _brief(notes: list[str], lead: str, labels: Mapping[str, Sequence[str]]) -> 
 def _brief_conditions(rows: Sequence[Row]) -> list[str]:
     lead, *apart = brief_legend(rows) if rows else [""]
     return [f"ms per batch [95 % interval]: {lead}", *apart]
+
+
+def choose(rows: Sequence[Row], names: Sequence[str], extras: TableExtras = NO_EXTRAS) -> TableReport:
+    """Return a report whose table has the columns of these names, the same in every format.
+
+    Raises `UsageError` for a name that no column has. A name without its size stands for every size.
+    """
+    marks, _ = legend(rows)
+    sizes = [_field(size) for size in sizes_of(rows)]
+    every = [*columns(rows, marks), *_by_size(rows, extras, titled=True)]
+    picked = chosen(every, names, {column.name: _kind(column.name, sizes) for column in every})
+    shown = report(rows, extras)
+    unsaid = [] if any(column.name.startswith("published") for column in picked) else _published_notes(rows)
+    return replace(
+        shown,
+        tables=[Table(rows, picked), *extras.tables],
+        notes=[note for note in shown.notes if note not in unsaid],
+        brief=[note for note in shown.brief if not unsaid or note != PUBLISHED_IN_SHORT],
+    )
+
+
+def _kind(name: str, sizes: Sequence[str]) -> str:
+    """Return a column's name without its size: of ``latency_256_ms`` it is ``latency_ms``."""
+    for size in sorted(sizes, key=len, reverse=True):
+        if f"_{size}_" in f"_{name}_":
+            return f"_{name}_".replace(f"_{size}_", "_", 1).strip("_")
+    return name
 
 
 def compact(shown: TableReport, *, on_terminal: bool = False) -> TableReport:
@@ -650,6 +703,9 @@ def rich(rows: Sequence[Row], width: int, extras: TableExtras = NO_EXTRAS, *, ve
     if not rows:
         return Group(EMPTY)
     shown = report(rows, extras)
+    if verbose:
+        marks, _ = legend(rows)
+        shown = replace(shown, tables=[*shown.tables, *throughput(rows, marks)])
     return terminal.report(shown if verbose else compact(shown, on_terminal=True), width, verbose=verbose)
 
 

@@ -1,5 +1,6 @@
 """Texts about measurements: a model's name and form, and the conditions under which it ran."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -136,8 +137,8 @@ _TELLING = ("method", "window", "backend", "accelerator", "hardware", "days")  #
 
 
 def _short(fact: str) -> str:
-    """Return a condition without its explanation in parentheses."""
-    return fact.partition(" (")[0]
+    """Return a condition without its explanation in parentheses and the size of memory."""
+    return re.sub(r", \d+ GiB$", "", fact.partition(" (")[0])
 
 
 def _alike(rows: Sequence[Row]) -> list[list[Row]]:

@@ -1,9 +1,12 @@
 """The table that every command prints: rows, and columns that say of each row what programs get and people read."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from fastvit_bench.errors import UsageError
 
 if TYPE_CHECKING:  # takes longer to import than `--help` may
     import pandas as pd
@@ -157,6 +160,33 @@ def equal_columns(tables: Sequence[Table[Any]]) -> dict[str, str]:
                 cells.setdefault(column.heading, []).extend(texts)
     count = sum(len(table.rows) for table in tables)
     return {heading: texts[0] for heading, texts in cells.items() if len(texts) == count and len(set(texts)) == 1}
+
+
+def chosen(columns: Sequence[Column[Row]], names: Sequence[str], kinds: Mapping[str, str]) -> list[Column[Row]]:
+    """Return the columns of these names, in their order, each shown to people.
+
+    A name may be a glob, or the kind of several columns, which `kinds` gives by their names. Raises `UsageError` for
+    one that no column has.
+    """
+    known = {column.name: column for column in columns if column.name}
+    found: dict[str, Column[Row]] = {}
+    for asked in names:
+        fitting = [name for name in known if fnmatchcase(name, asked) or kinds.get(name) == asked]
+        if not fitting:
+            offered = ", ".join(dict.fromkeys(kinds.get(name, name) for name in known))
+            raise UsageError(f"There is no column '{asked}' here; there are {offered}.")
+        found |= {name: known[name] for name in fitting}
+    return [_on_demand(column) for column in found.values()]
+
+
+def _on_demand(column: Column[Row]) -> Column[Row]:
+    text = column.text or (None if column.title else lambda row: _plain(column.value(row)))
+    title = column.title or column.name.replace("_", " ")
+    return replace(column, title=title, text=text, shown="always", optional=False, part=0)
+
+
+def _plain(value: object) -> str:
+    return NONE if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def without(table: Table[Row], headings: Collection[str]) -> Table[Row]:

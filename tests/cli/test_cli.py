@@ -120,6 +120,8 @@ def test_wrong_words_are_refused_with_the_way_out(zoo: Path) -> None:
     assert "Known: cpu, elsewhere, rtx2080ti" in refused("latency", "--device", "gpu")
     assert "use 96 or 128" in refused("latency", "--res", "100")
     assert "--format csv always has every column" in refused("table", "--compact", "--format", "csv")
+    assert "leave out --compact" in refused("table", "--compact", "--columns", "model")
+    assert "names the columns to show" in refused("table", "--columns", " , ")
     assert "Write 256, 224,256" in refused("latency", "--res", "big")
     assert "one --model" in refused("latency", "-m", "m00", "-m", "m01", "--checkpoint", "x.pth.tar")
     assert "absent.pth.tar does not exist" in refused("latency", "-m", "m00", "--checkpoint", "absent.pth.tar")

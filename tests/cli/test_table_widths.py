@@ -220,6 +220,11 @@ TABLES: dict[str, str | dict[str, tuple[Show, tuple[str, ...]]]] = {
             lambda width, _: shown(width, "table", "--join", "accuracy", "--reference", "fastvit_t8", "--pareto"),
             ("12.25", "76.20", "120.9"),
         ),
+        "columns": (
+            lambda width, _: shown(width, "table", "--columns", "model,latency_ms,images_per_s"),
+            ("12.25", "1481", "81.62"),
+        ),
+        "verbose": (lambda width, _: shown(width, "table", "-v"), ("12.25", "1481", "76.2", "81.62")),
         "compact": (lambda width, _: shown(width, "table", "--compact"), ("12.25", "1481", "76.2", "80.9")),
     },
     "history": {"series": (lambda width, _: shown(width, "history"), ("10.2", "12.3", "+20.0"))},

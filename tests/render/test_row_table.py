@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from fastvit_bench.errors import UsageError
 from fastvit_bench.paper import published
 from fastvit_bench.records import (
     METHODS,
@@ -386,7 +387,7 @@ def test_notes_on_a_terminal_are_five_lines_and_name_the_way_to_all(width: int) 
     for lines in (found, [*found, *slow], [*found, *slow, *doubtful]):
         _, notes = briefly(collect([file(*lines, run=run)]), width)
         assert len(notes) <= 5
-        assert notes[-1] == "All notes and properties: -v"
+        assert notes[-1].endswith(" properties: -v")
         assert max(map(len, notes)) <= width
     for mark in ("failed at ", "* "):  # why a figure is doubtful comes first
         assert any(note.startswith(mark) for note in notes)
@@ -395,8 +396,9 @@ def test_notes_on_a_terminal_are_five_lines_and_name_the_way_to_all(width: int) 
 def test_notes_that_are_few_are_printed_whole() -> None:
     notes = ["one", "two", "three"]
     assert terminal.few(notes, 80, brief=["less"]) == notes
-    assert terminal.few([*notes, *notes], 80) == ["one", "two", "three", "one", "All notes and properties: -v"]
-    assert terminal.few(["x " * 900, *notes], 80) == [*notes, "All notes and properties: -v"]
+    assert terminal.few([*notes, *notes], 80) == ["one", "two", "three", "one", "2 more notes, and all properties: -v"]
+    assert terminal.few(["x " * 900, *notes], 80) == [*notes, "1 more note, and all properties: -v"]
+    assert terminal.few(["x " * 900], 80, brief=["x"]) == ["x", "All notes and properties: -v"]
 
 
 def test_a_short_table_says_once_what_is_equal_and_nothing_that_is_missing() -> None:
@@ -411,7 +413,7 @@ def test_a_short_table_says_once_what_is_equal_and_nothing_that_is_missing() -> 
     assert notes[0].startswith(
         "ms per batch [95 % interval]: median of 100 runs after 10 untimed ones; compute window;"
     )
-    assert notes[1].endswith("16 GiB; 2026-01-31.")
+    assert notes[1].endswith("4 cores; 2026-01-31.")
     head, _ = briefly(collect([file(sized(256, head=Head.DENSE))]), 200)
     assert head[0].startswith("Setting: weights: fastvit_t8.pth.tar@1a2b3c4d, ")
     assert "ublished" not in "".join(head)
@@ -451,6 +453,72 @@ def test_a_compact_latex_table_says_it_below_itself() -> None:
     assert "\nEqual in every row: weights" in written.partition(r"\end{tabular}")[2]
     assert r"\caption{Latency on cpu.}" in written
     assert "precision &" not in written
+
+
+# --- with chosen columns ----------------------------------------------------------------------------------------------
+
+
+def test_chosen_columns_stand_in_the_order_of_their_names() -> None:
+    run, found = two()
+    rows = collect([file(*found, run=run)])
+    shown = table.choose(
+        rows, ["images_per_s_256", "model", "latency_ms", "published_released_top1", "latency_256_low_ms"]
+    )
+    assert list(columns(markdown.report(shown))) == [
+        *("256 images/s", "model", "224 ms", "256 ms", "published released top1", "latency 256 low ms")
+    ]
+    assert shown.tables[0].names == [
+        *("images_per_s_256", "model", "latency_224_ms", "latency_256_ms"),
+        *("published_released_top1", "latency_256_low_ms"),
+    ]
+    assert columns(markdown.report(shown))["published released top1"] == ["76.2", "80.9"]
+    assert [line["published_released_top1"] for line in shown.tables[0].records()] == [76.2, 80.9]
+    assert r"256 images/s & model & 224 ms & 256 ms & " in latex.report(shown)
+
+
+def test_a_glob_names_several_columns_and_none_twice() -> None:
+    rows = collect([file(sized(224), sized(256))])
+    (chosen,) = table.choose(rows, ["published_*_ms", "published_gpu_ms", "latency_2??_ms"]).tables
+    assert chosen.names == ["published_iphone_ms", "published_gpu_ms", "latency_224_ms", "latency_256_ms"]
+
+
+def test_notes_on_published_figures_go_with_their_columns() -> None:
+    rows = collect([file(sized(256))])
+    with_them, without = table.choose(rows, ["model", "published_gpu_ms"]), table.choose(rows, ["model"])
+    assert any("Published" in note for note in with_them.notes)
+    assert not any("Published" in note for note in (*without.notes, *without.brief))
+    assert without.notes[0].startswith("Latency in ms per batch")
+
+
+def test_a_column_that_does_not_exist_is_answered_by_those_that_do() -> None:
+    with pytest.raises(
+        UsageError, match=r"no column 'speed' here; there are model, .*latency_ms, .*images_per_s, "
+    ) as one:
+        table.choose(collect([file(sized(224), sized(256))]), ["model", "speed"])
+    assert "224" not in str(one.value)
+
+
+def test_throughput_is_a_batch_over_its_latency_and_never_guessed() -> None:
+    eight = builders.measurement(artifact=builders.artifact(shape=builders.shape(batch=8)))
+    other = builders.reported(artifact=builders.foreign())
+    rows = collect([file(sized(256), failed(224, 1), eight, other)])
+    shown = columns(markdown.report(table.choose(rows, ["images_per_s"])))
+    assert shown == {
+        "224 images/s": ["–"] * 3,
+        "256 images/s": ["97.94", "97.94", "–"],
+        "other input images/s": ["–"] * 3,
+    }
+    one, batched, strange = csv.DictReader(io.StringIO(table.csv(rows)))
+    assert float(one["images_per_s_256"]) == pytest.approx(1000 / float(one["latency_256_ms"]))
+    assert float(batched["images_per_s_256"]) == pytest.approx(8000 / float(batched["latency_256_ms"]))
+    assert strange["images_per_s_256"] == ""
+    assert "images_per_s_224" not in one
+    record, _, of_tokens = json.loads(table.json(rows))
+    assert record["latency"]["256"]["images_per_s"] == float(one["images_per_s_256"])
+    assert "images_per_s" not in record["latency"]["224"]
+    assert "images_per_s" not in of_tokens["latency"]["other input"]
+    assert "Throughput, derived from the latency" in text(rows, 120)
+    assert "Throughput" not in table.markdown(rows)
 
 
 # --- of two statistics ------------------------------------------------------------------------------------------------
@@ -1230,6 +1298,7 @@ def test_json_holds_every_figure_of_every_cell() -> None:
         "p99_ms": None,
         "mad_ms": found.mad_ms,
         "ms_per_image": found.ms_per_image,
+        "images_per_s": 1000 / found.figure_ms,
         "runs": 100,
         "window": "compute",
         "gmacs": 0.6912,
@@ -1311,7 +1380,7 @@ def test_no_figure_is_lost_or_cut_at_any_width(sizes: list[int], width: int) -> 
 
 def test_the_layout_follows_the_width() -> None:
     rows = many([256])
-    wide, narrow = text(rows, 300), text(rows, 80)
+    wide, narrow = (text(rows, width).partition("Throughput")[0] for width in (300, 80))
     assert len([line for line in wide.splitlines() if "──" in line]) == 1
     assert "──" not in narrow
     assert "  256 ms: 10.21 [10.19, 10.23]" in narrow
