@@ -9,7 +9,7 @@ from typing import Any
 
 from fastvit_bench.render.table import NONE, Column, Table, TableReport
 
-WIDEST = 90  # characters of a row; in a wider one an interval stands under its figure
+WIDEST = 60  # characters of a row on a page; in a wider one an interval stands under its figure
 
 
 def report(shown: TableReport) -> str:
@@ -56,6 +56,7 @@ def _tabular(table: Table[Any]) -> list[str]:
     longest = [max(map(len, (*column.heading.split(), *cells)), default=0) for column, cells in table.visible]
     stacked = sum(longest) + 2 * len(longest) > WIDEST
     return [
+        rf"\setlength{{\tabcolsep}}{{{4 if stacked else 6}pt}}",
         rf"\begin{{tabular}}{{{''.join(column.align[0] for column in columns)}}}",
         r"\toprule",
         _line([_heading(column) for column in columns]),
@@ -71,7 +72,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _heading(column: Column[Any]) -> str:
-    r"""Return a heading, with the last word of a long one under the others; ``\shortstack`` needs no package."""
+    """Return a heading, in several lines where it is long."""
     words = column.heading.split()
     if len(column.heading) <= 12 or len(words) == 1:
         return escape(column.heading)
@@ -80,17 +81,19 @@ def _heading(column: Column[Any]) -> str:
         if lines[-1] and len(f"{lines[-1]} {word}") > max(12, *map(len, words)):
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
-    return _stack(column.align[0], lines)
+    return _stack("b", column.align[0], list(map(escape, lines)))
 
 
 def _cell(text: str, *, stacked: bool) -> str:
     figure, bracket, interval = text.partition(" [")
-    return _stack("r", [figure, f"[{interval}"]) if stacked and bracket else escape(text)
+    if not (stacked and bracket):
+        return escape(text)
+    return _stack("t", "r", [escape(figure), rf"\scriptsize {escape(f'[{interval}')}"])
 
 
-def _stack(side: str, lines: Sequence[str]) -> str:
-    below = r"\\".join(map(escape, lines))
-    return rf"\shortstack[{side}]{{{below}}}"
+def _stack(line: str, side: str, lines: Sequence[str]) -> str:
+    """Return lines of one cell, aligned with its row by the top or bottom one; this needs no package."""
+    return rf"\begin{{tabular}}[{line}]{{@{{}}{side}@{{}}}}" + r" \\ ".join(lines) + r"\end{tabular}"
 
 
 def _below(notes: Sequence[str]) -> list[str]:

@@ -180,9 +180,11 @@ def chosen(columns: Sequence[Column[Row]], names: Sequence[str], kinds: Mapping[
 
 
 def _on_demand(column: Column[Row]) -> Column[Row]:
-    text = column.text or (None if column.title else lambda row: _plain(column.value(row)))
-    title = column.title or column.name.replace("_", " ")
-    return replace(column, title=title, text=text, shown="always", optional=False, part=0)
+    def text(row: Row) -> str:
+        return _plain(column.value(row))
+
+    titled = column if column.title else replace(column, title=column.name.replace("_", " "), text=column.text or text)
+    return replace(titled, shown="always", optional=False, part=0)
 
 
 def _plain(value: object) -> str:
