@@ -97,7 +97,7 @@ def adopt(found: dict[str, Any], profile: Device | None = None, specs: tuple[Mod
 
 def test_a_report_becomes_a_run_and_a_table(here: Path) -> None:
     reports.write(Path("t8.mlperf"), reports.of(job()))
-    done = call("import", "t8.mlperf", "--device", "iphone12pro")
+    done = call("import", "t8.mlperf", "--device", "iphone12pro", "-v")
     (path,) = runs.all_runs(Path("results"))
     assert done.stderr == f"results: {path}\n"
     assert path.parent.name == "iphone12pro"

@@ -39,7 +39,10 @@ def test_a_sweep_leaves_a_run_that_every_format_can_show(measured: str) -> None:
     rich = call("table").stdout
     assert call("table", "last").stdout == call("table", measured[:12]).stdout == rich
     assert "threads 1" in rich
-    assert "published" in rich
+    assert "Published: FastViT paper" in rich
+    assert "Published top-1: the authors" in call("table", "-v").stdout
+    assert "there are model, variant, " in refused("table", "--columns", "speed")
+    assert call("table", "--columns", "model,images_per_s", "-f", "csv").stdout.startswith("model,images_per_s_32")
     markdown = call("table", "--format", "markdown").stdout
     assert markdown.startswith("| ")
     assert "random weights" in markdown
