@@ -114,7 +114,7 @@ def test_a_report_becomes_a_run_and_a_table(here: Path) -> None:
         "Planned by the toolkit, not measured",
     ):
         assert fact in " ".join(done.stdout.split()), fact
-    assert call("table", "last").stdout == done.stdout
+    assert call("table", "last", "-v").stdout == done.stdout
     assert "ABCDE12345" not in path.read_text(encoding="utf-8")
 
 
