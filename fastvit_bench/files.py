@@ -370,11 +370,12 @@ _PACKAGE = Path(__file__).parent
 _IN_REPOSITORY: dict[str, str] = {
     "benchmark.toml": "benchmark.toml",
     "published": "results/published",
+    "cpu-reference": "results/cpu-reference",
 }
 
 
 def find(name: str) -> Path:
-    """Return the path of the packaged ``benchmark.toml`` or ``published``.
+    """Return the path of the packaged ``benchmark.toml``, ``published`` or ``cpu-reference``.
 
     Raises `ConfigError` for any other name, and when the installation lacks the data.
     """

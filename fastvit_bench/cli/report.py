@@ -9,7 +9,14 @@ import typer
 import fastvit_bench
 from fastvit_bench.cli import _output, _resolve
 from fastvit_bench.cli._options import ConfigOption, ForceOption, ReferenceOption, RunsArgument
-from fastvit_bench.errors import ExitCode, UsageError
+from fastvit_bench.errors import ExitCode
+
+# where nothing was measured yet: commands, and what each does
+_ADVICE = (
+    ("fastvit-bench latency --device cpu", "times the models on this machine's processor, and keeps the run."),
+    ("fastvit-bench study", "lists the paper's studies; with the name of one, it repeats that on this machine."),
+    ("fastvit-bench report", "then makes this page of your own figures."),
+)
 
 
 class PageFormat(StrEnum):
@@ -58,7 +65,7 @@ def report(
     """
     from datetime import UTC, datetime
 
-    from fastvit_bench import options
+    from fastvit_bench import files, options
     from fastvit_bench.paper import study_table
     from fastvit_bench.render import charts, frontiers
     from fastvit_bench.render.page import compose
@@ -75,27 +82,36 @@ def report(
     comparisons, unreadable, notes = compose.stored_comparisons(list(dict.fromkeys(folders)), gate or [])
     study_folders = [folder for folder in dict.fromkeys(folders) if run or folder.name != runs.REFERENCE]
     studies, study_notes = study_table.newest(study_folders)
-    if not paths and not comparisons and not studies:
-        raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
-    files, unread = runs.read_all(paths)
+    nothing = not paths and not comparisons and not studies
+    if nothing:
+        studies, study_notes = study_table.newest([files.find(runs.REFERENCE)])
+        notes.append(
+            f"Nothing was measured in {results}/ yet: shown are studies of another machine. "
+            f"`{_ADVICE[0][0]}` makes a run."
+        )
+    run_files, unread = runs.read_all(paths)
     unreadable += [*study_notes, *unread]
-    rows, counted = collect(files), frontiers.counted(accuracy for file in files for accuracy in file.accuracies)
+    rows = collect(run_files)
+    counted = frontiers.counted(accuracy for file in run_files for accuracy in file.accuracies)
+    histories = compose.developed(run_files)
     if format_ is PageFormat.HTML:
         count = len(studies)
-        sources = _output.plural(len(files), "run") + (
-            f" and {count} stud{'ies' if count > 1 else 'y'}" if count else ""
-        )
+        counts = [_output.plural(len(run_files), "run")] * (not nothing)
+        counts += [f"{count} stud{'ies' if count > 1 else 'y'}"] * bool(count)
+        sources = " and ".join(counts)
         timestamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         origin = f"Made by fastvit-bench {fastvit_bench.__version__} on {timestamp} from {sources}."
         text = compose.html(
             rows,
             comparisons,
             studies=studies,
+            histories=histories,
             title=title,
             footer=origin,
             reference=reference,
             accuracies=counted,
             notes=[*unreadable, *notes],
+            advice=_ADVICE if nothing else (),
         )
         written = [page]
         compose.write(text, page)
@@ -107,6 +123,7 @@ def report(
             folder,
             format_.value,
             studies=studies,
+            histories=histories,
             reference=reference,
             accuracies=counted,
             force=force,

@@ -29,6 +29,16 @@ def comparison(record: Comparison, palette: Palette) -> Chart | None:
     return _drawn(record, palette)
 
 
+def models(record: Comparison) -> list[str]:
+    """Return the models of a comparison."""
+    return [_model(cell) for cell in record.cells]
+
+
+def _model(cell: CellResult) -> str:
+    side = cell.head or cell.base
+    return side.artifact.model if side else cell.name.rsplit(" ", 2)[0]
+
+
 def svg(record: Comparison) -> bytes:
     """Draw a comparison as an SVG file with selectable text.
 
@@ -48,7 +58,7 @@ def png(record: Comparison) -> bytes:
 def _picture(record: Comparison, kind: Literal["svg", "png"]) -> bytes:
     """Draw a chart that stands alone, with the comparison's sentence and each cell's figures."""
     require()
-    return picture(_drawn(record, LIGHT, alone=phrases.sentence(record)), kind)
+    return picture(_drawn(record, LIGHT.beside(models(record)), alone=phrases.sentence(record)), kind)
 
 
 def _drawn(record: Comparison, palette: Palette, alone: str = "") -> Chart:
@@ -64,7 +74,10 @@ def _drawn(record: Comparison, palette: Palette, alone: str = "") -> Chart:
     omitted = (
         f" {len(cells) - MOST_CELLS} more cells, none of them worse, are left out." if len(cells) > MOST_CELLS else ""
     )
-    legend = f"Small: single blocks. Dashed: the margin of {margin:g} %. Bars: 95 % intervals.{omitted}"
+    legend = (
+        f"Bars: 95 % intervals; at the left, the model's colour. Small: single blocks. Dashed: the margin of "
+        f"{margin:g} %.{omitted}"
+    )
     finished = record.finished[:16].replace("T", " ")
     choice = f"{phrases.shown(record.head, 60)} against {phrases.shown(record.base, 60)}, {finished}"
     caption = f"{alone}\n{legend}" if alone else f"Change: head over base. {legend}"
@@ -108,6 +121,7 @@ def _layers(rows: list[_Row], names: list[str], margin: float, palette: Palette,
         )
 
     layers: list[Any] = [
+        _swatches(rows, names, palette, y),
         rule(0, palette.muted),
         rule(margin, palette.bad, (5, 4)),
         rule(-margin, palette.muted, (2, 3)),
@@ -126,6 +140,22 @@ def _layers(rows: list[_Row], names: list[str], margin: float, palette: Palette,
             .encode(x=alt.value("width"), y=y, text="figures:N", color=colour)
         )
     return layers
+
+
+def _swatches(rows: list[_Row], names: list[str], palette: Palette, y: Any) -> Any:
+    """Return a bar per cell at the left edge, in the colour of its model: the others say the outcome."""
+    import altair as alt
+
+    colours: list[Spec] = [
+        {"cell": name, "colour": palette.models.of(_model(cell))}
+        for (_, _, cell), name in zip(rows, names, strict=True)
+        if cell
+    ]
+    return (
+        alt.Chart(alt.Data(values=colours))
+        .mark_tick(orient="vertical", thickness=6, size=18, opacity=1, aria=False)
+        .encode(x=alt.value(3), y=y, fill=alt.Fill("colour:N", scale=None))
+    )
 
 
 def _outcome_scales(rows: list[_Row], palette: Palette) -> tuple[Any, Any]:

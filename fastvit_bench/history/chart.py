@@ -6,22 +6,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from fastvit_bench.history.series import HistoryChange, Series
+from fastvit_bench.history.series import HistoryChange, HistoryPoint, Series
 from fastvit_bench.history.table import changes_in_words, condition_marks, label, percent, settings
 from fastvit_bench.render import charts
-from fastvit_bench.render.charts import LIGHT, Spec
-from fastvit_bench.render.text import printable
+from fastvit_bench.render.charts import LIGHT, Chart, Palette, Spec
+from fastvit_bench.render.text import latency, printable
 from fastvit_bench.stats.changepoints import FEWEST
 
 MOST = 24  # panels of a picture
-COLUMNS = 3
+MOST_ON_PAGE = 12  # panels of a device
+COLUMNS = 2
 
 ROWS = 3  # of labels above each other
+ROW = 13  # pixels between them
 
-PANEL = (280, 130)  # pixels, width and height
+PANEL = (262, 130)  # pixels, width and height: two fit the width of a sheet
 
 LEGEND = (
-    "Dots: figure of a run with the 95 % interval of its samples; triangles: beyond the panel. Black: median of a "
+    "Dots: figure of a run with the 95 % interval of its samples; triangles: beyond the panel. Line: median of a "
     "level. Dashed: a change, at the first run that shows it, with its size and that run's commit."
 )
 
@@ -37,21 +39,36 @@ def write(series: Sequence[Series], path: Path, *, force: bool = False) -> list[
     return omissions
 
 
-def choose(series: Sequence[Series]) -> tuple[list[Series], list[str]]:
+def figure(device: str, series: Sequence[Series], palette: Palette) -> Chart:
+    """Return the chart of a device's history for a page: a panel per cell, whose points have texts behind them."""
+    drawn, omissions = choose(series, MOST_ON_PAGE)
+    marks, conditions = condition_marks(drawn)
+    title = f"History of {printable(device)}"
+    caption = " ".join([LEGEND, *omissions, *(conditions if len(conditions) > 1 else [])])
+    spec: Spec = (
+        _panels(drawn, marks, palette)
+        .properties(description=f"{title}. {caption}")
+        .configure(**charts.config(palette))
+        .to_dict(validate=False)
+    )
+    return Chart("history", charts.slug(f"history-{device}"), printable(device), title, caption, spec)
+
+
+def choose(series: Sequence[Series], most: int = MOST) -> tuple[list[Series], list[str]]:
     """Return the series to draw, in their order, and a sentence on those that are not drawn.
 
-    Of more than 24 series, those with the largest changes are drawn, then those with the most points.
+    Of more than so many series, those with the largest changes are drawn, then those with the most points.
     """
-    if len(series) <= MOST:
+    if len(series) <= most:
         return list(series), []
     numbers = sorted(
         range(len(series)),
         key=lambda at: (-max(map(_size, series[at].changes), default=0.0), -len(series[at].points)),
     )
-    drawn, omitted = sorted(numbers[:MOST]), numbers[MOST:]
+    drawn, omitted = sorted(numbers[:most]), numbers[most:]
     changed = sum(bool(series[at].changes) for at in omitted)
     message = f"{len(omitted)} of {len(series)} series are not drawn, {changed or 'none'} of them with changes"
-    return [series[at] for at in drawn], [f"{message}: choose some with --model and --res."]
+    return [series[at] for at in drawn], [f"{message}: choose some with --model and --res of `history`."]
 
 
 def _size(change: HistoryChange) -> float:
@@ -65,24 +82,32 @@ def draw(series: Sequence[Series], notes: Sequence[str], kind: str) -> bytes:
     columns = min(COLUMNS, len(series))
     marks, conditions = condition_marks(series)
     wide = columns * (PANEL[0] + 60) // 6  # characters of the small print
+    palette = LIGHT.beside(one.row.model for one in series)
     small = [line for note in (LEGEND, *notes, *conditions) for line in textwrap.wrap(note, wide) or [""]]
-    panels = [_panel(one, mark) for one, mark in zip(series, marks, strict=True)]
-    drawn = alt.concat(*panels, columns=columns, spacing=24).properties(
+    drawn = _panels(series, marks, palette).properties(
         title=alt.TitleParams(
             small,
             orient="bottom",
             anchor="start",
-            fontSize=10,
+            fontSize=charts.SMALL,
             fontWeight="normal",
-            color=LIGHT.muted,
+            color=palette.muted,
             offset=14,
         )
     )
-    spec: Spec = drawn.configure(**charts.config(LIGHT)).to_dict(validate=False)
+    spec: Spec = drawn.configure(**charts.config(palette)).to_dict(validate=False)
     return charts.rendered({**spec, "padding": 12}, kind)
 
 
-def _panel(series: Series, mark: str) -> Any:
+def _panels(series: Sequence[Series], marks: Sequence[str], palette: Palette) -> Any:
+    """Return the panels beside and below each other."""
+    import altair as alt
+
+    panels = [_panel(one, mark, palette) for one, mark in zip(series, marks, strict=True)]
+    return alt.concat(*panels, columns=min(COLUMNS, len(series)), spacing=24)
+
+
+def _panel(series: Series, mark: str, palette: Palette) -> Any:
     import altair as alt
 
     days = [_milliseconds(point.cell.finished) for point in series.points]
@@ -92,28 +117,28 @@ def _panel(series: Series, mark: str) -> Any:
         "day:T",
         title=None,
         scale=alt.Scale(type="utc", domain=[days[0] - margin, days[-1] + margin], nice=False),
-        axis=alt.Axis(tickCount=4, labelFontSize=9, grid=False, labelOverlap=True),
+        axis=alt.Axis(tickCount=4, labelFontSize=charts.SMALL, grid=False, labelOverlap=True),
     )
     y = alt.Y(
         "ms:Q",
         title="ms",
         scale=alt.Scale(domain=[low, high], nice=False, zero=False),
-        axis=alt.Axis(tickCount=4, labelFontSize=9, titleFontSize=9, titlePadding=4),
+        axis=alt.Axis(tickCount=4, labelFontSize=charts.SMALL, titleFontSize=charts.SMALL, titlePadding=4),
     )
     layers = [
-        *_figures(series, days, low, high, x, y),
-        *_levels(series, days, x),
-        *_changes(series, days, low, high, x, y),
+        *_figures(series, days, low, high, x, y, palette),
+        *_levels(series, days, x, palette),
+        *_changes(series, days, low, high, x, y, palette),
     ]
     subtitle_parts = [f"{series.row.device.name}{mark}", settings(series)]
     if not series.searched:
         subtitle_parts.insert(0, changes_in_words(series))
     title = alt.TitleParams(
-        charts.short(label(series), 44),
-        subtitle=charts.short(", ".join(subtitle_parts), 62),
+        charts.short(label(series), 40),
+        subtitle=charts.short(", ".join(subtitle_parts), 50),
         anchor="start",
-        fontSize=11,
-        subtitleFontSize=9,
+        fontSize=12,
+        subtitleFontSize=charts.SMALL,
     )
     return alt.layer(*layers).properties(width=PANEL[0], height=PANEL[1], title=title)
 
@@ -123,7 +148,9 @@ def _milliseconds(finished: str) -> float:
     return 1e3 * datetime.fromisoformat(finished).astimezone(UTC).timestamp()
 
 
-def _figures(series: Series, days: Sequence[float], low: float, high: float, x: Any, y: Any) -> list[Any]:
+def _figures(
+    series: Series, days: Sequence[float], low: float, high: float, x: Any, y: Any, palette: Palette
+) -> list[Any]:
     """Return the points with their intervals; points beyond the panel are triangles at its edge."""
     import altair as alt
 
@@ -139,6 +166,7 @@ def _figures(series: Series, days: Sequence[float], low: float, high: float, x: 
                 "low": max(ends.low, low) if ends else None,
                 "high": min(ends.high, high) if ends else None,
                 "place": "inside" if inside else "above" if figure > high else "below",
+                "about": _about(series, point),
             }
         )
     shape = alt.Shape(
@@ -147,27 +175,42 @@ def _figures(series: Series, days: Sequence[float], low: float, high: float, x: 
         scale=alt.Scale(domain=["inside", "above", "below"], range=["circle", "triangle-up", "triangle-down"]),
     )
     marks = alt.Chart(alt.Data(values=points))
-    colour = LIGHT.series[0]
+    colour = palette.models.of(series.row.model)
     return [
-        marks.mark_rule(color=colour, opacity=0.4).encode(x=x, y=alt.Y("low:Q", title="ms"), y2="high:Q"),
+        marks.mark_rule(color=colour, opacity=0.5, aria=False).encode(x=x, y=alt.Y("low:Q", title="ms"), y2="high:Q"),
         marks.mark_point(filled=True, color=colour, opacity=0.75, size=26 if len(days) <= 60 else 12).encode(
-            x=x, y=y, shape=shape
+            x=x, y=y, shape=shape, tooltip="about:N", description="about:N"
         ),
     ]
 
 
-def _levels(series: Series, days: Sequence[float], x: Any) -> list[Any]:
+def _about(series: Series, point: HistoryPoint) -> str:
+    """Return the text behind a point: its figure, its time, and the run and commit that it belongs to."""
+    commit = f", commit {printable(point.commit)}" if point.commit else ""
+    return "\n".join(
+        [
+            label(series),
+            f"{latency(point.figure_ms, point.cell.interval_ms)} ms",
+            f"run {printable(point.run.id)}{commit}",
+            f"finished {point.cell.finished[:16].replace('T', ' ')} UTC",
+        ]
+    )
+
+
+def _levels(series: Series, days: Sequence[float], x: Any, palette: Palette) -> list[Any]:
     import altair as alt
 
     levels = [{"day": days[start], "end": days[end - 1], "level": middle} for start, end, middle in series.levels]
     return [
         alt.Chart(alt.Data(values=levels))
-        .mark_rule(color=LIGHT.ink, strokeWidth=1.6)
+        .mark_rule(color=palette.ink, strokeWidth=1.6, aria=False)
         .encode(x=x, x2="end:T", y=alt.Y("level:Q", title="ms"))
     ]
 
 
-def _changes(series: Series, days: Sequence[float], low: float, high: float, x: Any, y: Any) -> list[Any]:
+def _changes(
+    series: Series, days: Sequence[float], low: float, high: float, x: Any, y: Any, palette: Palette
+) -> list[Any]:
     """Return a dashed line at each change, and its size; neighbours' labels are stacked in up to `ROWS` rows."""
     import altair as alt
 
@@ -178,7 +221,7 @@ def _changes(series: Series, days: Sequence[float], low: float, high: float, x: 
         labels.append(
             {
                 "day": days[change.at],
-                "ms": high - (6 + 10 * (number % ROWS)) / PANEL[1] * (high - low),
+                "ms": high - (7 + ROW * (number % ROWS)) / PANEL[1] * (high - low),
                 "text": f"{percent(change.shift.ratio)} %{' at ' * bool(commit)}{printable(commit)}",
                 "side": "left" if late else "right",
                 "way": "slower" if change.shift.ratio > 1 else "quicker",
@@ -186,15 +229,15 @@ def _changes(series: Series, days: Sequence[float], low: float, high: float, x: 
         )
     if not labels:
         return []
-    scale = alt.Scale(domain=["slower", "quicker"], range=[LIGHT.bad, LIGHT.good])
+    scale = alt.Scale(domain=["slower", "quicker"], range=[palette.bad, palette.good])
     colour = alt.Color("way:N", legend=None, scale=scale)
     lines = alt.Chart(alt.Data(values=labels))
     sides: tuple[tuple[str, Literal["left", "right"], int], ...] = (("left", "right", -3), ("right", "left", 3))
     return [
-        lines.mark_rule(strokeDash=[4, 2]).encode(x=x, color=colour),
+        lines.mark_rule(strokeDash=[4, 2], aria=False).encode(x=x, color=colour),
         *(
             lines.transform_filter(f"datum.side === '{side}'")
-            .mark_text(align=align, dx=dx, fontSize=9, fontWeight="bold")
+            .mark_text(align=align, dx=dx, fontSize=charts.SMALL, fontWeight="bold", aria=False)
             .encode(x=x, y=y, text="text:N", color=colour)
             for side, align, dx in sides
         ),
@@ -219,5 +262,5 @@ def _range(series: Series) -> tuple[float, float]:
     low, high = min(near), max(near)
     middle = (low + high) / 2
     padding = max((high - low) * 0.1, middle * 0.02 - (high - low) / 2)
-    labels = 0.08 * min(len(series.changes), ROWS) * (high - low + 2 * padding)
+    labels = ROW / PANEL[1] * min(len(series.changes), ROWS) * (high - low + 2 * padding)
     return low - padding, high + padding + labels

@@ -1,4 +1,4 @@
-"""A study as a chart: measured and published ratios, distinguished by shape and colour."""
+"""A study as a chart: measured and published ratios, distinguished by shape, in the colours of the models."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from fastvit_bench.errors import UsageError
 from fastvit_bench.paper.study_table import StudyLine, lines
 from fastvit_bench.records.study import StudyResult
 from fastvit_bench.render import charts
-from fastvit_bench.render.charts import LIGHT, Chart, Palette, Spec
+from fastvit_bench.render.charts import LIGHT, Chart, Palette, Spec, line_looks
 from fastvit_bench.render.rows import size_of
 from fastvit_bench.render.text import latency, printable
 
@@ -34,10 +34,15 @@ def write(result: StudyResult, path: Path, *, force: bool = False) -> None:
     Raises `UsageError` where there is nothing to draw or the file cannot be written, and what `charts.check` raises.
     """
     charts.check(path, force=force)
-    chart = figure(result, LIGHT)
+    chart = figure(result, LIGHT.beside(models(result)))
     if chart is None:
         raise UsageError(f"Nothing of study '{result.study.name}' was measured, so there is nothing to draw.")
     charts.write(path, charts.picture(chart, charts.kind(path)))
+
+
+def models(result: StudyResult) -> list[str]:
+    """Return the models of a study."""
+    return [row.model for row in result.study.rows if row.model]
 
 
 def _points(result: StudyResult, study_lines: Sequence[StudyLine]) -> list[Spec]:
@@ -51,7 +56,12 @@ def _points(result: StudyResult, study_lines: Sequence[StudyLine]) -> list[Spec]
         if line.contestant is None:
             continue
         base = references[line.group]
-        where = {"row": printable(line.row.label), "group": printable(line.group), "size": line.contestant.shape.width}
+        where = {
+            "row": printable(line.row.label),
+            "model": line.row.model,
+            "group": printable(line.group),
+            "size": line.contestant.shape.width,
+        }
         if line.ratio:
             interval = line.ratio.interval
             points.append(
@@ -88,19 +98,21 @@ def _points(result: StudyResult, study_lines: Sequence[StudyLine]) -> list[Spec]
     return points
 
 
-def _encodings(points: Sequence[Spec], palette: Palette) -> tuple[Any, Any]:
+_SHAPES = {MEASURED: "circle", IPHONE: "diamond", GPU: "square"}
+
+
+def _shape(points: Sequence[Spec], palette: Palette) -> Any:
+    """Return the encoding of measured and published ratios as shapes, whose legend has no model's colour."""
     import altair as alt
 
-    kinds = [kind for kind in (MEASURED, IPHONE, GPU) if any(point["kind"] == kind for point in points)]
-    colours = {MEASURED: palette.accent, IPHONE: palette.unsure, GPU: palette.muted}
-    shapes = {MEASURED: "circle", IPHONE: "diamond", GPU: "square"}
-    colour = alt.Color(
-        "kind:N", title=None, sort=kinds, scale=alt.Scale(domain=kinds, range=[colours[kind] for kind in kinds])
+    kinds = [kind for kind in _SHAPES if any(point["kind"] == kind for point in points)]
+    return alt.Shape(
+        "kind:N",
+        title=None,
+        sort=kinds,
+        scale=alt.Scale(domain=kinds, range=[_SHAPES[kind] for kind in kinds]),
+        legend=alt.Legend(symbolStrokeColor=palette.muted, symbolFillColor=palette.paper, symbolStrokeWidth=1.6),
     )
-    shape = alt.Shape(
-        "kind:N", title=None, sort=kinds, scale=alt.Scale(domain=kinds, range=[shapes[kind] for kind in kinds])
-    )
-    return colour, shape
 
 
 def _rule_at_one(palette: Palette, **where: Any) -> Any:
@@ -120,8 +132,10 @@ def _by_row(result: StudyResult, study_lines: Sequence[StudyLine], palette: Pale
     for point in points:
         twice = len({twin["group"] for twin in points if twin["row"] == point["row"]}) > 1
         point["name"] = f"{point['row']} ({point['group']})" if twice else point["row"]
+        point["stroke"] = palette.models.of(point["model"])
+        point["fill"] = point["stroke"] if point["kind"] == MEASURED else palette.paper
     names = list(dict.fromkeys(point["name"] for point in points))
-    colour, shape = _encodings(points, palette)
+    shape, stroke, fill = _shape(points, palette), alt.Stroke("stroke:N", scale=None), alt.Fill("fill:N", scale=None)
     ends = [point[end] for point in points for end in ("low", "high")] + [1.0]
     scale = charts.scale(ends, 0.9, 1.1)
     x = alt.X("ratio:Q", title="latency over the reference's (right is slower)", scale=scale)
@@ -131,10 +145,10 @@ def _by_row(result: StudyResult, study_lines: Sequence[StudyLine], palette: Pale
         alt.Chart()
         .transform_filter(f"datum.kind === '{MEASURED}'")
         .mark_rule(strokeWidth=2.2, aria=False)
-        .encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, color=colour),
+        .encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, stroke=stroke),
         alt.Chart()
-        .mark_point(filled=True, size=90, opacity=1)
-        .encode(x=x, y=y, color=colour, shape=shape, tooltip="about:N", description="about:N"),
+        .mark_point(size=90, strokeWidth=1.8, opacity=1)
+        .encode(x=x, y=y, stroke=stroke, fill=fill, shape=shape, tooltip="about:N", description="about:N"),
     ]
     return _chart(result, points, layers, palette, height=40 + 26 * len(names))
 
@@ -147,11 +161,11 @@ def _over_sizes(result: StudyResult, study_lines: Sequence[StudyLine], palette: 
     for point in points:
         point["name"] = point["kind"] if len(rows) == 1 else f"{point['row']}, {point['kind']}"
     names = list(dict.fromkeys(point["name"] for point in points))
-    colours = [palette.series[at % len(palette.series)] for at in range(len(names))]
-    colour = alt.Color("name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=colours))
-    shape = alt.Shape(
-        "name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=list(charts.SHAPES[: len(names)]))
-    )
+    model_of = {point["name"]: point["model"] for point in points}
+    looks = line_looks([model_of[name] for name in names], palette)
+    colour = alt.Color("name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=looks.colours))
+    shape = alt.Shape("name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=looks.shapes))
+    dash = alt.StrokeDash("name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=looks.dashes))
     ticks = sorted({point["size"] for point in points})
     x = alt.X(
         "size:Q",
@@ -163,7 +177,9 @@ def _over_sizes(result: StudyResult, study_lines: Sequence[StudyLine], palette: 
     y = alt.Y("ratio:Q", title="latency over the reference's", scale=charts.scale(ends, 0.9, 1.1))
     layers = [
         _rule_at_one(palette, y=alt.Y("one:Q")),
-        alt.Chart().mark_line(strokeWidth=1.8, aria=False).encode(x=x, y=y, color=colour, detail="name:N"),
+        alt.Chart()
+        .mark_line(strokeWidth=1.8, aria=False)
+        .encode(x=x, y=y, color=colour, strokeDash=dash, detail="name:N"),
         alt.Chart().mark_rule(strokeWidth=1.6, aria=False).encode(x=x, y="low:Q", y2="high:Q", color=colour),
         alt.Chart()
         .mark_point(filled=True, size=70, opacity=1)

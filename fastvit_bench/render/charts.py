@@ -1,16 +1,19 @@
 """Charts, described once in Vega-Lite: a page draws the description itself, SVG and PNG files are made from it."""
 
+import math
 import re
 import struct
 import textwrap
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fastvit_bench import files, install
 from fastvit_bench.errors import UnavailableError, UsageError
+from fastvit_bench.render import colours
+from fastvit_bench.render.colours import HUES, ModelColours
 from fastvit_bench.render.text import printable
 
 PACKAGES = ("altair", "vl_convert")  # that draw
@@ -29,11 +32,15 @@ class Palette:
     bad: str
     good: str
     unsure: str
-    series: tuple[str, ...]
+    models: ModelColours
     background: str | None
 
+    def beside(self, models: Iterable[str]) -> "Palette":
+        """Return the palette for a page or a picture that shows these models together."""
+        return replace(self, models=replace(self.models, places=colours.together(models)))
 
-# from Okabe & Ito's palette and close to it: readable without distinguishing red from green
+
+# of verdicts and texts: from Okabe & Ito's palette and close to it, readable without distinguishing red from green
 LIGHT = Palette(
     ink="#1b1f24",
     muted="#57606a",
@@ -43,7 +50,7 @@ LIGHT = Palette(
     bad="#b8410b",
     good="#00785a",
     unsure="#8a6100",
-    series=("#0072b2", "#d55e00", "#00875f", "#a8437f", "#8a6100", "#2b9bd6", "#5b4fc4", "#57606a"),
+    models=ModelColours(tuple(hue.light for hue in HUES)),
     background="#ffffff",
 )
 PAGE = Palette(
@@ -55,11 +62,38 @@ PAGE = Palette(
     bad="var(--bad)",
     good="var(--good)",
     unsure="var(--unsure)",
-    series=tuple(f"var(--series-{number})" for number in range(1, 9)),
+    models=ModelColours(tuple(f"var(--series-{number})" for number in range(1, len(HUES) + 1))),
     background=None,
 )
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
+SMALL = 11  # pixels of the smallest letters: 8.25 points where a pixel is 1/96 inch
+SHEET = 690  # pixels of a picture at most: what is between the margins of a printed page
+NARROWEST = 240  # pixels of the axes
+DASHES = ([1, 0], [6, 3], [2, 2], [6, 2, 2, 2], [10, 3])
+
+
+@dataclass(frozen=True)
+class LineLooks:
+    """Colours, shapes and dashes of the lines of a chart; no two lines share all three."""
+
+    colours: list[str]
+    shapes: list[str]
+    dashes: list[list[int]]
+
+
+def line_looks(models: Sequence[str], palette: Palette) -> LineLooks:
+    """Return the looks of lines by their models; several lines of one model differ by shape and dash."""
+    lines_of: dict[int, int] = {}
+    looks = LineLooks([], [], [])
+    for model in models:
+        place = palette.models.place(model)
+        before = lines_of.get(place, 0)
+        lines_of[place] = before + 1
+        looks.colours.append(palette.models.of(model))
+        looks.shapes.append(SHAPES[(place + before) % len(SHAPES)])
+        looks.dashes.append(DASHES[before % len(DASHES)])
+    return looks
 
 
 @dataclass(frozen=True)
@@ -164,7 +198,13 @@ def config(palette: Palette) -> Spec:
             "rowPadding": 4,
         },
         "view": {"stroke": None},
-        "title": {"color": palette.ink, "anchor": "start", "fontSize": 15, "subtitleColor": palette.muted},
+        "title": {
+            "color": palette.ink,
+            "anchor": "start",
+            "fontSize": 15,
+            "subtitleColor": palette.muted,
+            "subtitleFontSize": SMALL,
+        },
     }
 
 
@@ -203,13 +243,28 @@ def slug(text: str) -> str:
 
 
 def picture(drawn: Chart, kind: str) -> bytes:
-    """Return the content of an SVG or PNG file, with the title and the caption in it. `kind` is svg or png."""
+    """Return the content of an SVG or PNG file, with the title and the caption in it. `kind` is svg or png.
+
+    It is no wider than a sheet of paper, so that nobody prints its letters smaller than they are.
+    """
     title = {
-        "text": textwrap.wrap(drawn.title, 90),
-        "subtitle": [line for part in drawn.caption.split("\n") for line in textwrap.wrap(part, 110)],
+        "text": textwrap.wrap(drawn.title, 72),
+        "subtitle": [line for part in drawn.caption.split("\n") for line in textwrap.wrap(part, 100)],
         "offset": 12,
     }
-    return rendered({**drawn.spec, "title": title, "padding": 12}, kind)
+    config = {**drawn.spec["config"], "legend": {**drawn.spec["config"]["legend"], "orient": "bottom", "columns": 3}}
+    return rendered(_on_sheet({**drawn.spec, "config": config, "title": title, "padding": 12}), kind)
+
+
+def _on_sheet(spec: Spec) -> Spec:
+    """Return the description with axes so wide that the picture is no wider than a sheet."""
+    if "width" not in spec:  # panels, whose sizes are their own
+        return spec
+    import vl_convert
+
+    size = re.search(r'<svg[^>]*? width="([\d.]+)"', vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]))
+    beyond = math.ceil(float(size[1])) - SHEET if size else 0
+    return {**spec, "width": max(spec["width"] - beyond, NARROWEST)} if beyond > 0 else spec
 
 
 def rendered(spec: Spec, kind: str) -> bytes:

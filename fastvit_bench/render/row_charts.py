@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from fastvit_bench.records import Measurement, Shape
-from fastvit_bench.render.charts import SHAPES, Chart, Palette, Spec, chart, distinct, scale, short
+from fastvit_bench.render.charts import Chart, Palette, Spec, chart, distinct, line_looks, scale, short
 from fastvit_bench.render.frontiers import Basis, Frontier, FrontierPlace, Group
 from fastvit_bench.render.joined import BASES, accuracy_text, label_of, probability_text, ratio_text, some
 from fastvit_bench.render.ratios import Key, Ratio
@@ -63,6 +63,7 @@ def accuracy(frontier: Frontier, measured: Mapping[bytes, str], palette: Palette
     points: list[Spec] = [
         {
             **_point(frontier, place, measured),
+            **_fill(place, palette),
             "label": short(place.name if alike else label_of(frontier, place), 36) if id(place) in labelled else "",
         }
         for place in drawn
@@ -90,18 +91,14 @@ def _accuracy_layers(basis: Basis, points: Sequence[Spec], palette: Palette) -> 
     domain = [min(shares) - 0.12 * apart, max(shares) + 0.16 * apart]
     title = f"{basis} top-1, %"
     y = alt.Y("top1:Q", title=title, scale=alt.Scale(domain=domain, zero=False, nice=False))
-    fill = alt.Fill(
-        "standing:N",
-        title=None,
-        scale=alt.Scale(domain=[ON, OPEN, OFF], range=[palette.accent, palette.unsure, palette.paper]),
-        legend=alt.Legend(symbolStrokeWidth=1.5, symbolStrokeColor=palette.muted),
-    )
+    # the caption says what is filled and hollow: a legend could not show it in every model's colour
     shape = alt.Shape(
-        "standing:N", title=None, scale=alt.Scale(domain=[ON, OPEN, OFF], range=["circle", "diamond", "circle"])
+        "standing:N", legend=None, scale=alt.Scale(domain=[ON, OPEN, OFF], range=["circle", "diamond", "circle"])
     )
+    fill, stroke = alt.Fill("fill:N", scale=None), alt.Stroke("stroke:N", scale=None)
     layers: list[Any] = [
         alt.Chart(alt.Data(values=stairs))
-        .mark_line(interpolate="step-after", color=palette.accent, strokeWidth=1.5, opacity=0.7, aria=False)
+        .mark_line(interpolate="step-after", color=palette.muted, strokeWidth=1.5, opacity=0.7, aria=False)
         .encode(x=x, y=y),
         alt.Chart().mark_rule(color=palette.muted, strokeWidth=1.2, aria=False).encode(x="low:Q", x2="high:Q", y=y),
     ]
@@ -113,8 +110,8 @@ def _accuracy_layers(basis: Basis, points: Sequence[Spec], palette: Palette) -> 
         )
     layers.append(
         alt.Chart()
-        .mark_point(size=90, stroke=palette.ink, strokeWidth=1.3, opacity=1)
-        .encode(x=x, y=y, fill=fill, shape=shape, tooltip="about:N", description="about:N")
+        .mark_point(size=95, strokeWidth=2, opacity=1)
+        .encode(x=x, y=y, fill=fill, stroke=stroke, shape=shape, tooltip="about:N", description="about:N")
     )
     sides: list[tuple[bool, Literal["left", "right"], int, int]] = [(True, "right", -7, -9), (False, "left", 8, 12)]
     for member, align, dx, dy in sides:
@@ -153,6 +150,12 @@ def _chosen(frontier: Frontier) -> tuple[list[FrontierPlace], int]:
     ranked = sorted(places, key=lambda place: (not place.standing.on_frontier, -place.standing.probability))
     drawn = {id(place) for place in ranked[:MOST_POINTS]}
     return [place for place in places if id(place) in drawn], len(places) - MOST_POINTS
+
+
+def _fill(place: FrontierPlace, palette: Palette) -> Spec:
+    """Return the colours of a mark: the model's own, and the paper's inside one that is not on the frontier."""
+    own = palette.models.of(place.row.model)
+    return {"stroke": own, "fill": own if standing(place) == ON else palette.paper}
 
 
 def _point(frontier: Frontier, place: FrontierPlace, measured: Mapping[bytes, str]) -> Spec:
@@ -282,11 +285,11 @@ def _lines(
     y = alt.Y(
         "value:Q", title=title, scale=scale([point[end] for point in points for end in ("low", "high")], 0.85, 1.15)
     )
-    colours = [palette.series[at % len(palette.series)] for at in range(len(labels))]
-    # after one round of colours the shapes move on, so that no two models share both
-    shapes = [SHAPES[(at + at // len(palette.series)) % len(SHAPES)] for at in range(len(labels))]
-    colour = alt.Color("name:N", title=None, sort=labels, scale=alt.Scale(domain=labels, range=colours))
-    shape = alt.Shape("name:N", title=None, sort=labels, scale=alt.Scale(domain=labels, range=shapes))
+    model_of = {name: row.model for name, row in zip(group.names, group.rows, strict=True)}
+    looks = line_looks([model_of[name] for name in shown], palette)
+    colour = alt.Color("name:N", title=None, sort=labels, scale=alt.Scale(domain=labels, range=looks.colours))
+    shape = alt.Shape("name:N", title=None, sort=labels, scale=alt.Scale(domain=labels, range=looks.shapes))
+    dash = alt.StrokeDash("name:N", title=None, sort=labels, scale=alt.Scale(domain=labels, range=looks.dashes))
     layers: list[Any] = []
     if at_one is not None:
         layers.append(
@@ -295,7 +298,9 @@ def _lines(
             .encode(y=y)
         )
     layers += [
-        alt.Chart().mark_line(strokeWidth=1.8, aria=False).encode(x=x, y=y, color=colour, detail="name:N"),
+        alt.Chart()
+        .mark_line(strokeWidth=1.8, aria=False)
+        .encode(x=x, y=y, color=colour, strokeDash=dash, detail="name:N"),
         alt.Chart().mark_rule(strokeWidth=1.5, aria=False).encode(x=x, y="low:Q", y2="high:Q", color=colour),
         alt.Chart()
         .mark_point(filled=True, size=55, opacity=1)

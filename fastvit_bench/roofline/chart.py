@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import DevicePeak
 from fastvit_bench.render import charts
-from fastvit_bench.render.charts import LIGHT, SHAPES, Spec
+from fastvit_bench.render.charts import DASHES, LIGHT, Spec
 from fastvit_bench.render.row_text import model_name, variant_label
 from fastvit_bench.render.rows import Row, size_of
 from fastvit_bench.render.text import printable
@@ -17,9 +17,7 @@ from fastvit_bench.roofline.points import RooflinePoint, settings, used
 
 MOST = 16  # lines of figures; more cannot be distinguished
 
-SIZE = (700, 420)  # pixels of the axes
-
-DASHES = ([1, 0], [6, 3], [2, 2], [6, 2, 2, 2])
+SIZE = (600, 400)  # pixels of the axes
 
 
 def write(
@@ -84,9 +82,9 @@ def draw(
     devices = dict.fromkeys(peak.device.name for peak in roofs)
     title = alt.TitleParams(
         f"Roofline of {printable(', '.join(devices))}",
-        subtitle=[line for note in small for line in textwrap.wrap(note, 130) or [""]],
+        subtitle=[line for note in small for line in textwrap.wrap(note, 108) or [""]],
         anchor="start",
-        subtitleFontSize=10,
+        subtitleFontSize=charts.SMALL,
         offset=12,
     )
     drawn = alt.layer(*layers).resolve_scale(color="independent", shape="independent", strokeDash="independent")
@@ -191,7 +189,7 @@ def _text(intensity: float, rate: float, text: str, x: Any, y: Any, **style: Any
     import altair as alt
 
     place = [{"intensity": intensity, "rate": rate, "text": text}]
-    style = {"fontSize": 11, "color": LIGHT.ink, **style}
+    style = {"fontSize": charts.SMALL, "color": LIGHT.ink, **style}
     return alt.Chart(alt.Data(values=place)).mark_text(**style).encode(x=x, y=y, text="text:N")
 
 
@@ -218,13 +216,16 @@ def _rows(series: Sequence[Sequence[RooflinePoint]], x: Any, y: Any) -> list[Any
                     "last": at == len(points) - 1,
                 }
             )
-    colours = [LIGHT.series[at % len(LIGHT.series)] for at in range(len(names))]
-    shapes = [SHAPES[(at + at // len(LIGHT.series)) % len(SHAPES)] for at in range(len(names))]
-    legend = alt.Legend(orient="bottom", columns=3, symbolOpacity=1)
-    colour = alt.Color("name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=colours), legend=legend)
-    shape = alt.Shape("name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=shapes), legend=legend)
+    models = [points[0].row.model for points in series]
+    looks = charts.line_looks(models, LIGHT.beside(models))
+    colours = alt.Scale(domain=names, range=looks.colours)
+    legend = alt.Legend(orient="bottom", columns=2, symbolOpacity=1, labelLimit=280)
+    colour = alt.Color("name:N", title=None, sort=names, scale=colours, legend=legend)
+    shape = alt.Shape(
+        "name:N", title=None, sort=names, scale=alt.Scale(domain=names, range=looks.shapes), legend=legend
+    )
     figures = alt.Chart(alt.Data(values=marks))
-    plain_colour = alt.Color("name:N", scale=alt.Scale(domain=names, range=colours), legend=None)
+    plain_colour = alt.Color("name:N", scale=colours, legend=None)
     ends: tuple[tuple[str, Literal["left", "right"], int], ...] = (("true", "left", 9), ("false", "right", -7))
     return [
         figures.mark_line(strokeWidth=0.9, opacity=0.6).encode(
@@ -235,7 +236,7 @@ def _rows(series: Sequence[Sequence[RooflinePoint]], x: Any, y: Any) -> list[Any
         ),
         *(
             figures.transform_filter(f"datum.last === {last}")
-            .mark_text(align=align, dx=dx, dy=4, fontSize=9)
+            .mark_text(align=align, dx=dx, dy=4, fontSize=charts.SMALL)
             .encode(x=x, y=y, text="size:N", color=plain_colour)
             for last, align, dx in ends
         ),

@@ -8,9 +8,17 @@ from typing import Any
 
 import fastvit_bench
 from fastvit_bench.files import MARK
+from fastvit_bench.render import colours
 from fastvit_bench.render.charts import Chart
 from fastvit_bench.render.page.content import KINDS, Content
 
+_HEADINGS = {
+    "START": "How to measure your own",
+    "VERDICTS": "Verdicts of comparisons",
+    "STUDIES": "What the studies say",
+    "FIGURES": "Every figure",
+    "METHODS": "How it was measured",
+}
 BUNDLE = "window.vegaEmbed = vegaEmbed;"  # all that the page's own script calls
 
 
@@ -29,6 +37,8 @@ def html(content: Content, figures: list[Chart], bundle: str) -> str:
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     program = (folder / "page.js").read_text(encoding="utf-8")
     style = (folder / "page.css").read_text(encoding="utf-8")
+    for theme in ("light", "dark"):
+        style = style.replace(f"/* series: {theme} */", colours.css(theme))
     scripts = [_inline(bundle), _inline(program)]
     by_kind = {
         kind: [
@@ -41,16 +51,31 @@ def html(content: Content, figures: list[Chart], bundle: str) -> str:
     data = {"figures": by_kind, "tables": content.tables, "conditions": content.conditions}
     from markupsafe import Markup
 
+    sections = [(kind, heading, by_kind[kind]) for kind, heading in KINDS.items() if by_kind[kind]]
     return template.render(
         content=content,
+        contents=_contents(content, [(kind, heading) for kind, heading, _ in sections]),
+        **_HEADINGS,
         generator=f"{MARK.decode()} {fastvit_bench.__version__}",
-        sections=[(kind, heading, by_kind[kind]) for kind, heading in KINDS.items() if by_kind[kind]],
+        sections=sections,
         style=Markup(style),
         bundle=Markup(scripts[0]),
         program=Markup(scripts[1]),
         data=Markup(in_script(data)),
         policy=_policy(scripts),
     )
+
+
+def _contents(content: Content, sections: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the anchor and the heading of every section, from the top of the page to its bottom."""
+    return [
+        *([("start", _HEADINGS["START"])] if content.advice else []),
+        *sections,
+        *([("verdicts", _HEADINGS["VERDICTS"])] if content.cards else []),
+        *([("studies", _HEADINGS["STUDIES"])] if content.studies else []),
+        *([("table", _HEADINGS["FIGURES"])] if content.tables["figures"]["rows"] else []),
+        ("how", _HEADINGS["METHODS"]),
+    ]
 
 
 def bundle() -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 from fastvit_bench import files
 from fastvit_bench.comparing import chart, formats
 from fastvit_bench.errors import StoreError, UsageError
+from fastvit_bench.history import chart as timeline
+from fastvit_bench.history.series import Series, collect, search
 from fastvit_bench.paper import study_chart
 from fastvit_bench.records.comparison import Comparison
 from fastvit_bench.records.study import StudyResult
@@ -20,6 +22,7 @@ from fastvit_bench.render.ratios import Key, Ratio, against
 from fastvit_bench.render.row_charts import MOST_CHOICES
 from fastvit_bench.render.rows import Row
 from fastvit_bench.stats.pareto import Counted
+from fastvit_bench.store.runs import RunFile
 
 MOST_COMPARISONS = 20  # the newest ones in the results
 
@@ -29,19 +32,22 @@ def html(
     comparisons: Sequence[Comparison],
     *,
     studies: Sequence[StudyResult] = (),
+    histories: Sequence[Series] = (),
     title: str,
     footer: str,
     reference: str | None = None,
     accuracies: Mapping[str, Counted] | None = None,
     notes: Sequence[str] = (),
+    advice: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Return the page. Raises as `ratios.against` and `charts.require` do.
 
-    `footer` says when and by what the page was made.
+    `footer` says when and by what the page was made, `advice` what there is to do where nothing was measured yet.
     """
     charts.require()
     groups, frontiers, ratios = _joined(rows, reference, accuracies)
-    figures, omitted = _figures(rows, comparisons, studies, groups, frontiers, ratios, reference, PAGE)
+    palette = PAGE.beside(models(rows, comparisons, studies))
+    figures, omitted = _figures(rows, comparisons, studies, histories, groups, frontiers, ratios, reference, palette)
     words = content(
         rows,
         groups,
@@ -54,6 +60,7 @@ def html(
         ratios=ratios,
         reference=reference,
         notes=[*notes, *omitted],
+        advice=advice,
     )
     return page.html(words, figures, page.bundle())
 
@@ -65,6 +72,7 @@ def pictures(
     kind: str,
     *,
     studies: Sequence[StudyResult] = (),
+    histories: Sequence[Series] = (),
     reference: str | None = None,
     accuracies: Mapping[str, Counted] | None = None,
     force: bool = False,
@@ -76,7 +84,8 @@ def pictures(
     """
     charts.require()
     groups, frontiers, ratios = _joined(rows, reference, accuracies)
-    figures, omitted = _figures(rows, comparisons, studies, groups, frontiers, ratios, reference, LIGHT)
+    palette = LIGHT.beside(models(rows, comparisons, studies))
+    figures, omitted = _figures(rows, comparisons, studies, histories, groups, frontiers, ratios, reference, palette)
     if not figures:
         raise UsageError("There is nothing to draw: no frontier, no model at two sizes, no comparison and no study.")
     drawn = {folder / f"{figure.name}.{kind}": figure for figure in figures}
@@ -135,6 +144,15 @@ def stored_comparisons(folders: Sequence[Path], asked: Sequence[Path]) -> tuple[
     return comparisons, unreadable, [f"Of {len(newest)} stored comparisons the newest {MOST_COMPARISONS} are shown."]
 
 
+def models(rows: Sequence[Row], comparisons: Sequence[Comparison], studies: Sequence[StudyResult]) -> set[str]:
+    """Return the models of a page, whose colours differ."""
+    return {
+        *(row.model for row in rows),
+        *(model for comparison in comparisons for model in chart.models(comparison)),
+        *(model for study in studies for model in study_chart.models(study)),
+    }
+
+
 def _joined(
     rows: Sequence[Row], reference: str | None, accuracies: Mapping[str, Counted] | None
 ) -> tuple[list[Group], list[Frontier], dict[Key, Ratio]]:
@@ -147,6 +165,7 @@ def _figures(
     rows: Sequence[Row],
     comparisons: Sequence[Comparison],
     studies: Sequence[StudyResult],
+    histories: Sequence[Series],
     groups: Sequence[Group],
     frontiers: Sequence[Frontier],
     ratios: Mapping[Key, Ratio],
@@ -155,6 +174,7 @@ def _figures(
 ) -> tuple[list[Chart], list[str]]:
     """Return every figure, at most so many of a kind; and a sentence on each kind that has more."""
     measured = drawing.conditions(rows)
+    devices = _by_device(histories)
     first = sorted(frontiers, key=lambda frontier: -len(frontier.places))  # stable: groups and sizes keep their order
     figures: list[Chart | None] = []
     notes: list[str] = []
@@ -174,6 +194,11 @@ def _figures(
                 if ratios
             ),
         ),
+        (
+            "histories",
+            len(devices),
+            (timeline.figure(name, series, palette) for name, series in list(devices.items())[:MOST_CHOICES]),
+        ),
         ("studies", len(studies), (study_chart.figure(study, palette) for study in studies[:MOST_CHOICES])),
         (
             "comparisons",
@@ -185,6 +210,19 @@ def _figures(
         if count > MOST_CHOICES:
             notes.append(f"Of {count} {what} the first {MOST_CHOICES} are drawn; all are in the tables.")
     return _named([figure for figure in figures if figure]), notes
+
+
+def developed(files: Iterable[RunFile]) -> list[Series]:
+    """Return the series of cells that were measured in several runs, with their changes."""
+    return [search(series) for series in collect(files) if len(series.points) > 1]
+
+
+def _by_device(histories: Sequence[Series]) -> dict[str, list[Series]]:
+    """Return the series of each device, in the order in which each was first measured."""
+    devices: dict[str, list[Series]] = {}
+    for series in histories:
+        devices.setdefault(series.row.device.name, []).append(series)
+    return devices
 
 
 def _named(figures: Sequence[Chart]) -> list[Chart]:

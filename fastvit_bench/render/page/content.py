@@ -29,6 +29,7 @@ KINDS = {
     "accuracy": "Accuracy against latency",
     "latency": "Latency against resolution",
     "ratio": "Ratios to the reference",
+    "history": "History of the device",
     "study": "Studies of the paper",
     "comparison": "Head against base",
 }
@@ -55,6 +56,11 @@ class SummaryCard:
     when: str
     table: str  # its name among the tables
 
+    @property
+    def anchor(self) -> str:
+        """Return the place that a link to the heading names."""
+        return f"of-{self.table}"
+
 
 @dataclass(frozen=True)
 class StudySummary:
@@ -64,6 +70,11 @@ class StudySummary:
     claims: list[str]
     notes: list[str]
     table: str  # its name among the tables
+
+    @property
+    def anchor(self) -> str:
+        """Return the place that a link to the heading names."""
+        return f"of-{self.table}"
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,7 @@ class Content:
     conditions: list[str]
     failures: list[str]
     notes: list[str]
+    advice: list[tuple[str, str]]  # commands where nothing was measured yet, and what each does
     tables: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
 
 
@@ -97,11 +109,16 @@ def content(
     ratios: Mapping[Key, Ratio] | None = None,
     reference: str | None = None,
     notes: Sequence[str] = (),
+    advice: Sequence[tuple[str, str]] = (),
 ) -> Content:
     """Return the page's words, of whatever there is."""
     marks, lines = legend(rows)
     leads = bool(groups) or not comparisons  # else the newest comparison is all there is to say first
     first = headline(groups, accuracies) if groups or not studies else printable(studies[0].study.title)
+    if advice:
+        first = (
+            f"Nothing was measured here yet; {_counted(len(studies), 'study')} of another machine came with the tool."
+        )
     table, common = _figures_table(rows, groups, frontiers, marks, accuracies or {}, ratios or {}, reference)
     cards = [_card(comparison, f"comparison-{at}") for at, comparison in enumerate(comparisons)]
     tables = {"figures": table}
@@ -114,7 +131,7 @@ def content(
         title=printable(title),
         headline=first if leads else phrases.sentence(comparisons[0]),
         lead=cards[0] if cards and leads else None,
-        aside=_aside(rows, len(comparisons)),
+        aside=_aside(rows, len(comparisons), studies),
         footer=footer,
         cards=cards,
         studies=summaries,
@@ -122,6 +139,7 @@ def content(
         conditions=lines,
         failures=_failures(rows, marks),
         notes=list(notes),
+        advice=list(advice),
         tables=tables,
     )
 
@@ -255,22 +273,24 @@ def _unbroken(text: str) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def _aside(rows: Sequence[Row], comparisons: int) -> str:
+def _aside(rows: Sequence[Row], comparisons: int, studies: Sequence[StudyResult]) -> str:
     cells = [cell for row in rows for cell in row.measured]
-    days = sorted({cell.finished[:10] for cell in cells})
+    days = sorted({one.finished[:10] for one in (*cells, *studies)})
     span = "" if not days else days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     counts = {
         "figure": len(cells),
         "model": len({row.model for row in rows}),
         "device": len({row.device.name for row in rows}),
         "comparison": comparisons,
+        "study": len(studies),
     }
     parts = [_counted(count, what) for what, count in counts.items() if count]
     return " · ".join([*parts, *([span] if span else [])])
 
 
 def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
+    plural = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{count:,} {what if count == 1 else plural}"
 
 
 def _failures(rows: Sequence[Row], marks: Marks) -> list[str]:

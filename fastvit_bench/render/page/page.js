@@ -73,14 +73,30 @@
 
   // --- charts --------------------------------------------------------------------------------------------------------
 
-  const adapted = (spec) => {
+  const paper = matchMedia("print");
+  const SHEET = 660; // pixels between a sheet's margins, where a chart that is no wider keeps the size of its letters
+  const GAP = 24; // between panels
+  let printing = paper.matches;
+
+  // panels have one width, and as many columns as there is room for
+  const spread = (own, room) => {
+    own.columns = Math.min(own.concat.length, Math.max(1, Math.floor(room / 300)));
+    const width = Math.floor((room - GAP * (own.columns - 1)) / own.columns) - 58;
+    own.concat.forEach((panel) => { panel.width = Math.min(width, 620); });
+    return own;
+  };
+
+  const adapted = (spec, place) => {
     const own = structuredClone(spec);
-    own.width = "container";
+    if (own.concat) return spread(own, printing ? SHEET : place.clientWidth);
+    own.width = printing ? SHEET : "container";
     own.autosize = { type: "fit-x", contains: "padding" };
-    if (narrow.matches) {
+    if (printing) own.config.legend = { ...own.config.legend, orient: "bottom", columns: 3 };
+    else if (narrow.matches) {
       own.height = Math.min(own.height, 340);
       own.config.legend = { ...own.config.legend, orient: "bottom", columns: 2, labelLimit: 130 };
-      own.config.axis = { ...own.config.axis, tickCount: 4, labelLimit: 120 };
+      own.config.axis = { ...own.config.axis, tickCount: 4, labelLimit: 120, titleLimit: 230 };
+      for (const { encoding } of own.layer) if (encoding?.y?.axis?.labelLimit) encoding.y.axis.labelLimit = 120;
     }
     return own;
   };
@@ -89,7 +105,7 @@
 
   const draw = async (place, at) => {
     const figure = data.figures[place.dataset.kind][at];
-    const view = await vegaEmbed(place, adapted(figure.spec), {
+    const view = await vegaEmbed(place, adapted(figure.spec, place), {
       ast: true, // expressions are interpreted: the page's policy forbids eval
       renderer: "svg",
       actions: false,
@@ -127,8 +143,9 @@
       draw(places.find((place) => place.dataset.kind === select.dataset.choice), Number(select.value));
     });
   }
+  const redraw = () => Promise.all(places.map((place) => draw(place, chosen(place.dataset.kind))));
   narrow.addEventListener("change", () => {
-    places.forEach((place) => draw(place, chosen(place.dataset.kind)));
+    redraw();
     tables.forEach((each) => each.print(false));
   });
 
@@ -297,8 +314,17 @@
 
   // --- print and theme -----------------------------------------------------------------------------------------------
 
+  const print = (on) => {
+    if (printing === on) return;
+    printing = on;
+    root.dataset.printing = "drawing";
+    redraw().then(() => { root.dataset.printing = on ? "ready" : ""; });
+  };
+  paper.addEventListener("change", () => print(paper.matches));
+
   let folded = [];
   addEventListener("beforeprint", () => {
+    print(true);
     folded = [...document.querySelectorAll("details:not([open])")];
     for (const fold of folded) {
       fold.querySelectorAll(".table").forEach((place) => place.build && place.build());
@@ -307,6 +333,7 @@
     tables.forEach((each) => each.print(true));
   });
   addEventListener("afterprint", () => {
+    print(false);
     folded.forEach((fold) => { fold.open = false; });
     tables.forEach((each) => each.print(false));
   });

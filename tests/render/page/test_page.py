@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -345,14 +346,103 @@ def test_failures_alone_make_a_page() -> None:
     assert "fastvit_t8 256: failed at timing: the worker was killed" in text
 
 
-def test_what_cannot_be_done_is_one_sentence(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_what_cannot_be_done_is_one_sentence(home: Path) -> None:
     assert "it has no row" in refused("report", "--reference", "fastvit_x", "--config", str(config(home)))
     assert "cannot be written" in refused("report", "-o", "no/such/r.html", "--config", str(config(home)))
     missing = refused("report", "--gate", "missing.json", "--config", str(config(home)))
     assert "missing.json" in missing
-    empty = tmp_path_factory.mktemp("empty")
-    assert "There are no runs" in refused("report", "--config", str(config(empty)))
     assert "has no row" in refused("table", "--reference", "fastvit_x", "--config", str(config(home)))
+
+
+def test_without_runs_of_one_s_own_the_studies_that_came_along_are_shown(tmp_path: Path) -> None:
+    done = call("report", cwd=tmp_path, expect=0)
+    assert "Nothing was measured in results/ yet" in done.stderr
+    assert "`fastvit-bench latency --device cpu` makes a run" in done.stderr
+    assert "written: report.html" in done.stderr
+    words = Outline((tmp_path / "report.html").read_text(encoding="utf-8")).words
+    assert "Nothing was measured here yet; 4 studies of another machine came with the tool." in words
+    for command in ("fastvit-bench latency --device cpu", "fastvit-bench study", "fastvit-bench report"):
+        assert command in words
+    assert "RepMixer against pooling" in words
+    assert "from 4 studies" in words
+
+
+def test_only_runs_of_others_are_still_nothing_of_one_s_own(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "results" / "cpu-reference", tmp_path / "results" / "cpu-reference")
+    call("report", "--format", "svg", cwd=tmp_path, expect=0)
+    assert [path.name[:6] for path in sorted((tmp_path / "figures").iterdir())] == ["study-"] * 4
+
+
+def test_every_heading_has_an_anchor_and_the_contents_name_every_section(page: str) -> None:
+    outline = Outline(page)
+    headings = [attributes.get("id") for tag, attributes in outline.tags if tag in {"h2", "h3"}]
+    ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
+    links = [attributes["href"] for tag, attributes in outline.tags if tag == "a"]
+    assert None not in headings
+    assert len(set(ids)) == len(ids)
+    assert {f"#{name}" for name in headings} <= set(links)
+    contents = re.findall(r'href="#([^"]+)"', page.partition('<nav class="contents"')[2].partition("</nav>")[0])
+    assert contents == [attributes["id"] for tag, attributes in outline.tags if tag == "h2"]
+
+
+def test_a_history_has_a_chart_per_device_with_the_changes() -> None:
+    found = histories()
+    text = compose.html(collect(found), [], histories=compose.developed(found), title="t", footer="")
+    [figure] = json.loads(Outline(text).scripts[0])["figures"]["history"]
+    assert figure["choice"] == "cpu"
+    assert len(figure["spec"]["concat"]) == 2
+    drawn = json.dumps(figure["spec"])
+    assert "+11.0 %" in drawn
+    assert "run 20260107-120000-aaaaaa" in drawn
+    once = json.loads(Outline(compose.html(pages.few(), [], title="t", footer="")).scripts[0])
+    assert once["figures"]["history"] == []
+
+
+def histories() -> list[RunFile]:
+    """Twelve runs of two cells, which take 11 % longer from the seventh on."""
+    return [
+        RunFile(
+            Path(f"{day}"),
+            (
+                run(id=f"202601{day:02}-120000-aaaaaa"),
+                *(
+                    msgspec.structs.replace(
+                        pages.figure("fastvit_t8", 10 * (1 + 0.002 * (day % 3)) * (1.11 if day > 6 else 1), size),
+                        finished=f"2026-01-{day:02}T12:00:00+00:00",
+                    )
+                    for size in (224, 256)
+                ),
+            ),
+            0,
+        )
+        for day in range(1, 13)
+    ]
+
+
+def test_pictures_printed_on_a_sheet_have_letters_of_eight_points(tmp_path: Path) -> None:
+    found = [RunFile(Path("x"), (run(request=request(models=pages.SPECS)),), 0), *histories()]
+    written, _ = compose.pictures(
+        pages.few(),
+        pages.verdicts(),
+        tmp_path,
+        "svg",
+        studies=pages.studies(),
+        histories=compose.developed(found),
+        reference="fastvit_t8",
+    )
+    assert {path.name.partition("-")[0] for path in written} == {
+        *("accuracy", "latency", "ratio", "history", "study", "comparison")
+    }
+    for path in written:
+        text = path.read_text(encoding="utf-8")
+        width = float(re.findall(r'<svg[^>]*? width="([\d.]+)"', text)[0])
+        sizes = {float(size) for size in re.findall(r'font-size="([\d.]+)px"', text)}
+        printed = min(1, SHEET_PX / width)
+        assert sizes
+        assert min(sizes) * printed * 0.75 >= 8, path.name
+
+
+SHEET_PX = (210 - 2 * 14) / 25.4 * 96  # between the margins of A4
 
 
 def config(home: Path) -> Path:
