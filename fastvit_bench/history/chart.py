@@ -113,10 +113,12 @@ def _panel(series: Series, mark: str, palette: Palette) -> Any:
     days = [_milliseconds(point.cell.finished) for point in series.points]
     low, high = _range(series)
     margin = max((days[-1] - days[0]) * 0.04, 3_600_000)
+    # Vega-Lite's own interpreter of expressions, which the page needs, cannot read a domain of times
+    ends = [{"day": days[0] - margin}, {"day": days[-1] + margin}]
     x = alt.X(
         "day:T",
         title=None,
-        scale=alt.Scale(type="utc", domain=[days[0] - margin, days[-1] + margin], nice=False),
+        scale=alt.Scale(type="utc", nice=False),
         axis=alt.Axis(tickCount=4, labelFontSize=charts.SMALL, grid=False, labelOverlap=True),
     )
     y = alt.Y(
@@ -126,6 +128,7 @@ def _panel(series: Series, mark: str, palette: Palette) -> Any:
         axis=alt.Axis(tickCount=4, labelFontSize=charts.SMALL, titleFontSize=charts.SMALL, titlePadding=4),
     )
     layers = [
+        alt.Chart(alt.Data(values=ends)).mark_rule(opacity=0, aria=False).encode(x=x),
         *_figures(series, days, low, high, x, y, palette),
         *_levels(series, days, x, palette),
         *_changes(series, days, low, high, x, y, palette),
@@ -240,6 +243,7 @@ def _changes(
             .mark_text(align=align, dx=dx, fontSize=charts.SMALL, fontWeight="bold", aria=False)
             .encode(x=x, y=y, text="text:N", color=colour)
             for side, align, dx in sides
+            if any(label["side"] == side for label in labels)
         ),
     ]
 

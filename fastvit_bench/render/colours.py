@@ -52,13 +52,22 @@ def own_name(model: str) -> str:
 
 def of_fastvit(model: str) -> int | None:
     """Return the place in `HUES` that a variant of FastViT has for good; None for another model."""
-    return list(_FASTVIT).index(own_name(model)[8:]) if _VARIANT.fullmatch(own_name(model)) else None
+    return _fixed(own_name(model))
 
 
 def usual(model: str) -> int:
     """Return the place in `HUES` that a model has wherever no other model claims it."""
-    fixed = of_fastvit(model)
-    return len(_FASTVIT) + zlib.crc32(own_name(model).encode()) % len(_OTHERS) if fixed is None else fixed
+    return _wanted(own_name(model))
+
+
+def _fixed(name: str) -> int | None:
+    variant = _VARIANT.fullmatch(name)
+    return list(_FASTVIT).index(variant[1]) if variant else None
+
+
+def _wanted(name: str) -> int:
+    fixed = _fixed(name)
+    return len(_FASTVIT) + zlib.crc32(name.encode(errors="replace")) % len(_OTHERS) if fixed is None else fixed
 
 
 def together(models: Iterable[str]) -> dict[str, int]:
@@ -67,10 +76,10 @@ def together(models: Iterable[str]) -> dict[str, int]:
     Of two that claim one place, the later by its name takes the next free one, while there is any.
     """
     names = sorted({own_name(model) for model in models})
-    places = {name: usual(name) for name in names if of_fastvit(name) is not None}
+    places = {name: fixed for name in names if (fixed := _fixed(name)) is not None}
     taken: set[int] = set()
     for name in (name for name in names if name not in places):
-        wanted = usual(name) - len(_FASTVIT)
+        wanted = _wanted(name) - len(_FASTVIT)
         nexts = [(wanted + step) % len(_OTHERS) for step in range(len(_OTHERS))]
         place = next((place for place in nexts if place not in taken), wanted)
         taken.add(place)

@@ -386,7 +386,7 @@ def test_every_heading_has_an_anchor_and_the_contents_name_every_section(page: s
 
 
 def test_a_history_has_a_chart_per_device_with_the_changes() -> None:
-    found = histories()
+    found = pages.histories()
     text = compose.html(collect(found), [], histories=compose.developed(found), title="t", footer="")
     [figure] = json.loads(Outline(text).scripts[0])["figures"]["history"]
     assert figure["choice"] == "cpu"
@@ -398,29 +398,8 @@ def test_a_history_has_a_chart_per_device_with_the_changes() -> None:
     assert once["figures"]["history"] == []
 
 
-def histories() -> list[RunFile]:
-    """Twelve runs of two cells, which take 11 % longer from the seventh on."""
-    return [
-        RunFile(
-            Path(f"{day}"),
-            (
-                run(id=f"202601{day:02}-120000-aaaaaa"),
-                *(
-                    msgspec.structs.replace(
-                        pages.figure("fastvit_t8", 10 * (1 + 0.002 * (day % 3)) * (1.11 if day > 6 else 1), size),
-                        finished=f"2026-01-{day:02}T12:00:00+00:00",
-                    )
-                    for size in (224, 256)
-                ),
-            ),
-            0,
-        )
-        for day in range(1, 13)
-    ]
-
-
 def test_pictures_printed_on_a_sheet_have_letters_of_eight_points(tmp_path: Path) -> None:
-    found = [RunFile(Path("x"), (run(request=request(models=pages.SPECS)),), 0), *histories()]
+    found = [RunFile(Path("x"), (run(request=request(models=pages.SPECS)),), 0), *pages.histories()]
     written, _ = compose.pictures(
         pages.few(),
         pages.verdicts(),

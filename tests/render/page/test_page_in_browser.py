@@ -198,6 +198,86 @@ def test_it_fits_a_phone_and_prints_light(browser: Any, report: Path) -> None:
     phone.context.close()
 
 
+SHEET = (210 - 2 * 14) / 25.4 * 96  # pixels between the margins of A4, as the style sheet has them
+LETTERS = """() => {
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    const drawn = element.getClientRects().length && getComputedStyle(element).visibility !== "hidden";
+    if (!drawn || !walker.currentNode.textContent.trim()) continue;
+    const picture = element.closest("svg"); // which may be printed smaller than it was drawn
+    const shrunk = picture ? picture.getBoundingClientRect().width / picture.viewBox.baseVal.width : 1;
+    const points = 0.75 * parseFloat(getComputedStyle(element).fontSize) * Math.min(1, shrunk);
+    found.push([points, element.textContent.slice(0, 40)]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_printed_letter_is_below_eight_points(browser: Any, tmp_path: Path, width: int) -> None:
+    """Planted: charts were shrunk to the sheet with their letters, and tables had 7.5 points."""
+    path = tmp_path / "report.html"
+    found = pages.histories()
+    text = compose.html(
+        pages.few(),
+        pages.verdicts(),
+        studies=pages.studies(),
+        histories=compose.developed(found),
+        title="t",
+        footer="m",
+        reference="fastvit_t8",
+    )
+    path.write_text(text, encoding="utf-8")
+    opened = Opened(browser, path, viewport={"width": width, "height": 844}, color_scheme="dark")
+    page = opened.page
+    page.set_viewport_size({"width": int(SHEET), "height": 844})
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_selector("html[data-printing=ready]", state="attached")
+    letters = page.evaluate(LETTERS)
+    assert len(letters) > 300
+    assert min(letters)[0] >= 7.999, min(letters)
+    # what is wider than the sheet would shrink all of it
+    assert page.evaluate("document.documentElement.scrollWidth") <= SHEET
+    page.emulate_media(media="screen")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.wait_for_selector("html[data-printing='']", state="attached")
+    assert opened.said == []
+    opened.context.close()
+
+
+@pytest.mark.slow
+def test_a_history_tells_its_runs_and_fits_a_phone(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    found = pages.histories()
+    text = compose.html(pages.few(), [], histories=compose.developed(found), title="t", footer="m")
+    path.write_text(text, encoding="utf-8")
+    opened = Opened(browser, path, viewport={"width": 390, "height": 844})
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.focus(".chart[data-kind=history] path[tabindex='0']")
+    page.wait_for_timeout(200)  # what scrolling does comes later
+    assert "run 20260101-120000-aaaaaa" in page.inner_text("#tip")
+    page.click(".contents a[href='#history']")
+    assert page.evaluate("location.hash") == "#history"
+    assert opened.said == []
+    opened.context.close()
+
+
+@pytest.mark.slow
+def test_a_model_has_one_colour_in_every_chart_and_theme(browser: Any, report: Path) -> None:
+    for scheme, wanted in (("light", "rgb(82, 4, 8)"), ("dark", "rgb(255, 241, 241)")):
+        opened = Opened(browser, report, color_scheme=scheme)
+        for kind in ("accuracy", "latency", "ratio"):
+            marks = f".chart[data-kind={kind}] .mark-symbol.role-mark path[aria-label*=fastvit_ma36]"
+            fills = "found => [...new Set(found.map(each => getComputedStyle(each).fill))]"
+            assert opened.page.eval_on_selector_all(marks, fills) == [wanted]
+        opened.context.close()
+
+
 @pytest.mark.slow
 def test_5000_figures_are_ready_in_3_seconds_and_10_megabytes(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
