@@ -56,7 +56,8 @@ def report(
     """Write an offline HTML page of all results, or pictures.
 
     The page has the frontier, latencies by size, verdicts, studies and every figure. With --format svg or png, the
-    figures of the page are written instead, one file each. Exit code 7: some results could not be read, and the page is
+    figures of the page are written instead, one file each. Where nothing was measured yet, the page shows the studies
+    that came with the package, and says how to make more. Exit code 7: some results could not be read, and the page is
     of the others.
 
     \b

@@ -236,8 +236,8 @@ def _rows(series: Sequence[Sequence[RooflinePoint]], x: Any, y: Any) -> list[Any
         ),
         *(
             figures.transform_filter(f"datum.last === {last}")
-            .mark_text(align=align, dx=dx, dy=4, fontSize=charts.SMALL)
-            .encode(x=x, y=y, text="size:N", color=plain_colour)
+            .mark_text(align=align, dx=dx, dy=4, fontSize=charts.SMALL, color=LIGHT.muted)
+            .encode(x=x, y=y, text="size:N")
             for last, align, dx in ends
         ),
     ]

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -231,7 +232,10 @@ def test_a_picture_is_the_same_for_the_same_figures(tmp_path: Path, suffix: str)
     chart.write(found, [builders.peak()], path)
     assert path.read_bytes() == first
     if suffix == ".svg":
-        words = "".join(ElementTree.fromstring(first).itertext())
+        drawn = ElementTree.fromstring(first)
+        assert float(drawn.attrib["width"]) <= 690  # between the margins of a sheet, where 11 pixels are 8.25 points
+        assert min(float(size) for size in re.findall(rb'font-size="([0-9.]+)px"', first)) >= 11
+        words = "".join(drawn.itertext())
         for word in ("fastvit_t8", "200 GMAC/s", "20 GB/s", "memory is the bound", "128", "512"):
             assert word in words
 
