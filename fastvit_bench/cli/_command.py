@@ -78,7 +78,7 @@ def _with_table_options(command: Command) -> Command:
         if path is None or picture:
             return command(**options)
         offered = [str(format_.value) for format_ in formats]
-        name = _table_file.format_at(path, options["format_"].value, offered)
+        name = _table_file.format_at(path, options["format_"].value, offered, draws=draws)
         options["format_"] = formats(name)
         with _table_file.standard_output_to(path, name, force=force):
             return command(**options)

@@ -32,12 +32,20 @@ _BEGINNINGS = re.compile(
 )
 
 
-def format_at(path: Path, chosen: str, offered: list[str]) -> str:
-    """Return the format that a file is written in: the one that was chosen, else that of its ending."""
+def format_at(path: Path, chosen: str, offered: list[str], *, draws: bool) -> str:
+    """Return the format that a file is written in: the one that was chosen, else that of its ending.
+
+    A command that `draws` has pictures too, which its own options name.
+    """
     if chosen != "rich":
         return chosen
     known = {ending: name for ending, name in ENDINGS.items() if name in offered}
     if (name := known.get(path.suffix.lower())) is None:
+        if draws:
+            pictures, tables = ", ".join(PICTURES), ", ".join(known)
+            raise UsageError(
+                f"{path} is no picture ({pictures}) and no table ({tables}); end its name in one of these."
+            )
         raise UsageError(f"{path} does not say its format; end it in {', '.join(known)}, or name one with -f.")
     return name
 
