@@ -121,7 +121,12 @@ EXPORTED = [
     Case("failed proof", sidecar(parity__passed=False, parity__reason="planted"), "failed its proof: planted", 5),
     Case("failed proof without a reason", sidecar(parity__passed=False), "failed its proof", 5, slow=False),
     Case("failed proof of another day", sidecar(proofs={"cpu": None}), "cannot be read", 2),
-    Case("errors above the tolerance", sidecar(parity__max_abs_error=3.0, parity__relative_error=3.0), "it is called passed", 5),
+    Case(
+        "errors above the tolerance",
+        sidecar(parity__max_abs_error=3.0, parity__relative_error=3.0),
+        "it is called passed",
+        5,
+    ),
     Case("errors that are no numbers", sidecar(parity__relative_error="nan"), "cannot be read", 2),
     Case("a tolerance that allows everything", sidecar(parity__tolerance=1e9), "cannot be read", 2),
     Case("judged by an error that it lacks", sidecar(parity__judged="rms", parity__rms_error=None), "proof", 5),
@@ -203,7 +208,9 @@ STORED = [
     Case("samples of nothing", samples(lambda ns: [[0, *ns[0][1:]], *ns[1:]]), "", 2),
     Case("negative samples", samples(lambda ns: [[-5, *ns[0][1:]], *ns[1:]]), "", 2),
     Case("a thousand times as slow", samples(lambda ns: [[1000 * t for t in process] for process in ns]), "", 3),
-    Case("a thousand times as fast", samples(lambda ns: [[1 + t // 1000 for t in process] for process in ns]), "", (1, 3)),
+    Case(
+        "a thousand times as fast", samples(lambda ns: [[1 + t // 1000 for t in process] for process in ns]), "", (1, 3)
+    ),
     Case("more runs than were made", measured(lambda record: record["method"].update(runs=9)), "", 4),
     Case("no proof", measured(lambda record: record.update(parity=None)), "has no proof", 4, slow=False),
     Case("failed proof", measured(lambda record: record["parity"].update(passed=False)), "failed its proof", 5),
