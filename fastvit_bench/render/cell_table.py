@@ -198,12 +198,50 @@ def _images_per_s(line: CellLine, ms: float) -> float | None:
     return 1e3 * line.row.batch / ms if line.cell.shape else None
 
 
-QUANTILES, STARTS, PLANS = _quantiles(), _starts(), _plans()
+# name -> heading, value and digits, of the processes that timed
+_USAGE: dict[str, tuple[str, Callable[[Measurement], float | None], int]] = {
+    "peak_memory_mib": ("peak memory MiB", lambda cell: _mebibytes(cell.peak_resident_bytes), 3),
+    "gpu_memory_mib": ("GPU memory MiB", lambda cell: _mebibytes(cell.device_bytes), 3),
+    "energy_mj": ("energy mJ per batch", lambda cell: cell.energy_mj, 3),
+}
+
+
+def _mebibytes(size: int | None) -> float | None:
+    return None if size is None else size / 2**20
+
+
+def _usage() -> list[Column[CellLine]]:
+    columns: list[Column[CellLine]] = []
+    for name, (title, of, digits) in _USAGE.items():
+
+        def value(line: CellLine, of: Callable[[Measurement], float | None] = of) -> float | None:
+            return of(line.cell)
+
+        def text(line: CellLine, of: Callable[[Measurement], float | None] = of, digits: int = digits) -> str:
+            return NONE if (amount := of(line.cell)) is None else significant(amount, digits)
+
+        columns.append(
+            Column(
+                f"{name}_{{size}}",
+                title,
+                value,
+                text,
+                align="right",
+                role="figure",
+                shown="filled",
+                optional=True,
+                minor=True,
+            )
+        )
+    return columns
+
+
+QUANTILES, STARTS, PLANS, USAGE = _quantiles(), _starts(), _plans(), _usage()
 
 # facts of each measurement; {size} becomes its size where a table has a column for each
 CELL_COLUMNS: list[Column[CellLine]] = [
     MS_PER_IMAGE,
-    replace(IMAGES_PER_S, title=""),  # for people on demand
+    *(replace(column, title="") for column in (IMAGES_PER_S, *USAGE)),  # for people on demand
     *STARTS,
     *PLANS,
     *QUANTILES,
@@ -217,7 +255,8 @@ CELL_COLUMNS: list[Column[CellLine]] = [
 ]
 
 # the same, where people choose their columns
-ON_DEMAND = [IMAGES_PER_S if column.name == IMAGES_PER_S.name else column for column in CELL_COLUMNS]
+_TITLED = {column.name: column for column in (IMAGES_PER_S, *USAGE)}
+ON_DEMAND = [_TITLED.get(column.name, column) for column in CELL_COLUMNS]
 
 
 # --- details ----------------------------------------------------------------------------------------------------------
@@ -259,12 +298,21 @@ _DETAILS: dict[str, tuple[Callable[[CellLine], object], list[Column[CellLine]]]]
 }
 
 
-def throughput(rows: Sequence[Row], marks: Marks) -> Iterator[Table[CellLine]]:
-    """Yield the table of images per second where images are timed one by one; `details` has it of batches."""
+def on_demand(rows: Sequence[Row], marks: Marks) -> Iterator[Table[CellLine]]:
+    """Yield the tables that a terminal shows with -v alone: throughput, and memory and energy.
+
+    Throughput is that of images that are timed one by one; `details` has it of batches.
+    """
     lines = [CellLine(row, cell) for row in rows for cell in row.measured if row.batch == 1 and cell.shape]
     if lines:
         batch = Column[CellLine]("batch", "batch", lambda line: line.row.batch, align="right")
         yield Table(lines, [*which(marks), batch, IMAGES_PER_S], "Throughput, derived from the latency")
+    lines = [CellLine(row, cell) for row in rows for cell in row.measured if cell.usage]
+    if any(column.value(line) is not None for column in USAGE for line in lines):
+        yield Table(lines, [*which(marks), *USAGE], USAGE_TITLE)
+
+
+USAGE_TITLE = "Memory of the process that timed, toolkit included; energy of whole processor packages or the GPU"
 
 
 def details(rows: Sequence[Row], marks: Marks) -> Iterator[Table[CellLine]]:

@@ -30,7 +30,7 @@ from fastvit_bench.render.cell_table import (
     details,
     layers,
     milliseconds,
-    throughput,
+    on_demand,
 )
 from fastvit_bench.render.row_text import (
     FAILED,
@@ -566,11 +566,11 @@ def compact(shown: TableReport, *, on_terminal: bool = False) -> TableReport:
 
 def _caption(equal: Mapping[str, str], *, alone: bool) -> str:
     """Return a line of what rows have in common, and one of what is published of them."""
-    told = {heading: text for heading, text in equal.items() if text not in {"", NONE, RANDOM}}
-    own = [f"{heading}: {text}" for heading, text in told.items() if not heading.startswith(PUBLISHED)]
+    filled = {heading: text for heading, text in equal.items() if text not in {"", NONE, RANDOM}}
+    own = [f"{heading}: {text}" for heading, text in filled.items() if not heading.startswith(PUBLISHED)]
     known = [
-        f"{heading.removeprefix(PUBLISHED)}: {text}".replace(f"as: {OWN_NAME}@", "at ")
-        for heading, text in told.items()
+        f"{heading.removeprefix(PUBLISHED)}: {text}".replace(f"as: {OWN_NAME}@", "at ").replace("as: ", "as ")
+        for heading, text in filled.items()
         if heading.startswith(PUBLISHED)
     ]
     leads = {"Setting" if alone else "Equal in every row": own, "Published": known}
@@ -705,7 +705,7 @@ def rich(rows: Sequence[Row], width: int, extras: TableExtras = NO_EXTRAS, *, ve
     shown = report(rows, extras)
     if verbose:
         marks, _ = legend(rows)
-        shown = replace(shown, tables=[*shown.tables, *throughput(rows, marks)])
+        shown = replace(shown, tables=[*shown.tables, *on_demand(rows, marks)])
     return terminal.report(shown if verbose else compact(shown, on_terminal=True), width, verbose=verbose)
 
 

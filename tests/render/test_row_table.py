@@ -30,6 +30,7 @@ from fastvit_bench.records import (
     Method,
     Placement,
     Protocol,
+    ResourceUsage,
     Run,
     Shape,
     Unit,
@@ -496,6 +497,30 @@ def test_a_column_that_does_not_exist_is_answered_by_those_that_do() -> None:
     ) as one:
         table.choose(collect([file(sized(224), sized(256))]), ["model", "speed"])
     assert "224" not in str(one.value)
+
+
+def test_memory_and_energy_are_shown_on_demand_and_never_guessed() -> None:
+    usage = ResourceUsage(peak_resident_bytes=300 << 20, energy_mj=2500.0, runs=100)
+    measured = msgspec.structs.replace(sized(256), usage=(usage,))
+    rows = collect([file(measured, sized(384))])
+    (line,) = csv.DictReader(io.StringIO(table.csv(rows)))
+    assert float(line["peak_memory_mib_256"]) == 300
+    assert float(line["energy_mj_256"]) == 25
+    assert "gpu_memory_mib_256" not in line  # no process had a GPU
+    assert "peak_memory_mib_384" not in line
+    (record,) = json.loads(table.json(rows))
+    assert record["latency"]["256"]["peak_memory_mib"] == 300
+    assert "peak_memory_mib" not in record["latency"]["384"]
+    shown = columns(markdown.report(table.choose(rows, ["peak_memory_mib", "energy_mj"])))
+    assert shown == {
+        "256 peak memory MiB": ["300"],
+        "384 peak memory MiB": ["–"],
+        "256 energy mJ per batch": ["25.0"],
+        "384 energy mJ per batch": ["–"],
+    }
+    assert "Memory of the process" in text(rows, 120)
+    assert "Memory of the process" not in table.markdown(rows)
+    assert "Memory of the process" not in text(collect([file(sized(256))]), 120)
 
 
 def test_throughput_is_a_batch_over_its_latency_and_never_guessed() -> None:
