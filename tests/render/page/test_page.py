@@ -421,7 +421,7 @@ def test_pictures_printed_on_a_sheet_have_letters_of_eight_points(tmp_path: Path
         assert min(sizes) * printed * 0.75 >= 8, path.name
 
 
-SHEET_PX = (210 - 2 * 14) / 25.4 * 96  # between the margins of A4
+SHEET_PX = (210 - 2 * 12) / 25.4 * 96  # between the margins of A4
 
 
 def config(home: Path) -> Path:
