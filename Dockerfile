@@ -10,6 +10,7 @@ ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE benchmark.toml ./
 COPY results/published results/published
+COPY results/cpu-reference results/cpu-reference
 COPY fastvit_bench fastvit_bench
 RUN python -m venv /opt/fastvit-bench \
     && /opt/fastvit-bench/bin/pip install --no-cache-dir '.[compress,zoo]'

@@ -157,7 +157,7 @@ def test_scripts_name_their_shell_and_are_sound(tmp_path: Path) -> None:
 
 
 def test_the_action_is_in_the_source_distribution() -> None:
-    assert '"action.yml"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert '"/action.yml"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 # --- the words --------------------------------------------------------------------------------------------------------

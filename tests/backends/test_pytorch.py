@@ -421,7 +421,11 @@ def installed(monkeypatch: pytest.MonkeyPatch, folder: Path, built: str, triton:
     """Let a torch that was built so be what is installed; importing it fails."""
     (folder / "__init__.py").write_text("raise SystemExit('torch was imported')")
     (folder / "version.py").write_text(f"from typing import Optional\n__version__ = '2.13.0'\n{built}\n")
-    specs = {"torch": SimpleNamespace(origin=str(folder / "__init__.py")), "triton": object() if triton else None}
+    specs = {
+        "torch": SimpleNamespace(origin=str(folder / "__init__.py")),
+        "triton": object() if triton else None,
+        "pip": object(),
+    }
     monkeypatch.setattr(importlib.util, "find_spec", specs.__getitem__)
 
 

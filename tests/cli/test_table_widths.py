@@ -186,7 +186,9 @@ TABLES: dict[str, str | dict[str, tuple[Show, tuple[str, ...]]]] = {
     },
     "accuracy": {
         "run": (
-            lambda width, out: tabulated(width, out, _output.print_accuracies, newest_run(), TableFormat.RICH),
+            lambda width, out: tabulated(
+                width, out, _output.print_accuracies, runs.read(newest_run()).accuracies, TableFormat.RICH
+            ),
             ("76.20", "[75.82, 76.57]", "50000"),
         )
     },

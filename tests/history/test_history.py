@@ -472,7 +472,7 @@ def test_a_history_from_run_files(here: Path) -> None:
         (("--res", "big"), "'big' is not a resolution"),
         (("--min-change", "much"), "'much' is no share"),
         (("--min-change", "200%"), "'200%' is no share"),
-        (("-o", "h.jpg"), "end its name in .svg or .png"),
+        (("-o", "h.jpg"), "end its name in one of these"),
         (("-o", "none/h.svg"), "There is no folder none"),
         (("20991231",), "No run '20991231'"),
         (("last", "-d", "mac"), "These runs hold no measurement on 'mac'; measured on: cpu"),

@@ -45,6 +45,7 @@ from fastvit_bench.records import (
     Preprocessing,
     Protocol,
     Record,
+    ResourceUsage,
     Setting,
     Shape,
     Share,
@@ -344,6 +345,7 @@ ONE_OF_EACH: list[Record] = [
     builders.tally(),
     builders.accuracy(),
     Share(value=0.5, low=0.25, high=0.75),
+    ResourceUsage(peak_resident_bytes=130_000_000, device_bytes=2**29, energy_mj=1250.5, runs=100),
     SpeedCheck(before_ns=(2_400_000, 2_500_000), after_ns=(2_450_000,)),
     EvaluationJob(
         artifact=builders.artifact(),

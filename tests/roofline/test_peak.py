@@ -310,7 +310,7 @@ def test_a_real_network_below_a_peak(zoo: Path) -> None:
 
 def test_wrong_words_are_refused(zoo: Path) -> None:
     assert "There is no device 'x'" in refused("roofline", "--device", "x")
-    assert "end its name in .svg or .png" in refused("roofline", "-o", "r.pdf")
+    assert "end its name in one of these" in refused("roofline", "-o", "r.pdf")
     assert "There are no runs" in refused("roofline", "last")
     assert "cannot run here" in refused("roofline", "--device", "elsewhere", expect=6)
     Path("results/cpu").mkdir(parents=True)
