@@ -102,6 +102,7 @@ def test_export_and_measure_report_progress_and_keep_what_the_commands_keep(zoo:
     assert fastvit_bench.measure(resume="last", wait_s=None) == []
 
 
+@pytest.mark.slow
 def test_a_file_goes_where_the_output_says(zoo: Path) -> None:
     ((path, _),) = fastvit_bench.export("m00", res=32, output=zoo / "out" / "net.onnx")
     assert path == zoo / "out" / "net.onnx"

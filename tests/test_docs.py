@@ -51,7 +51,14 @@ def test_generated_pages_are_fresh(generate: ModuleType, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    "page", ["reference/cli.md", "reference/configuration.md", "reference/records.md", "reference/run.schema.json"]
+    "page",
+    [
+        "reference/cli.md",
+        *(
+            pytest.param(f"reference/{name}", marks=pytest.mark.slow)
+            for name in ("configuration.md", "records.md", "run.schema.json")
+        ),
+    ],
 )
 def test_a_stale_page_is_found_and_named(
     generate: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], page: str

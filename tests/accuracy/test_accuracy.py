@@ -342,7 +342,9 @@ def test_the_file_that_is_timed_is_counted_and_kept(place: Path) -> None:
     assert rows.collect([runs.read(results())]) == []
 
 
-@pytest.mark.parametrize("format_", ["rich", "markdown", "csv", "latex"])
+@pytest.mark.parametrize(
+    "format_", ["markdown", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rich", "csv", "latex"))]
+)
 def test_every_format_names_the_broken_images(place: Path, format_: str) -> None:
     done = call("accuracy", "--data", "set", "--format", format_, "--workers", "3")
     told = done.stdout.replace("{", "").replace("}", "")
@@ -476,7 +478,7 @@ def program(body: str) -> list[str]:
     [
         ("os.kill(os.getpid(), signal.SIGKILL) if number == 2 else 0", "memory ran out"),
         pytest.param("time.sleep(200) if number == 2 else 0", "longer than 20 s", marks=pytest.mark.slow),
-        ("bytearray(1 << 62) if number == 2 else 0", "memory ran out"),
+        pytest.param("bytearray(1 << 62) if number == 2 else 0", "memory ran out", marks=pytest.mark.slow),
     ],
 )
 def test_what_was_counted_before_a_worker_died_counts(place: Path, body: str, reason: str) -> None:
@@ -501,6 +503,7 @@ def test_what_was_counted_before_a_worker_died_counts(place: Path, body: str, re
     assert accuracy_run.resume(path, Path("models"), here.machine)[1] == []
 
 
+@pytest.mark.slow
 def test_resume_refuses_other_images_another_machine_and_runs_that_time(place: Path) -> None:
     call("accuracy", "--data", "set", "--limit", "20")
     path = results()

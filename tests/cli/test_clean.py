@@ -129,6 +129,7 @@ def test_nothing_to_remove_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "There is nothing to remove" in call("clean", "--yes").stdout + call("clean").stdout
 
 
+@pytest.mark.slow
 def test_models_shows_what_is_stored(zoo: Path) -> None:
     stored = {row["model"]: row["stored_bytes"] for row in json.loads(call("models", "--json").stdout)}
     assert stored["m00"] == sum(path.stat().st_size for path in Path("models/m00").iterdir())

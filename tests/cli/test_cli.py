@@ -55,6 +55,7 @@ def test_a_sweep_leaves_a_run_that_every_format_can_show(measured: str) -> None:
     assert len(document) == 2
 
 
+@pytest.mark.slow
 def test_a_random_network_has_no_top_1_but_the_authors(measured: str) -> None:
     for row in csv.DictReader(io.StringIO(call("table", "-f", "csv").stdout)):
         stated = {name: value for name, value in row.items() if "top1" in name and value}

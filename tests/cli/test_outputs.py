@@ -34,6 +34,7 @@ def home(tmp_path: Path) -> Path:
 # --- what is replaced -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_report_never_replaces_what_it_did_not_write(home: Path) -> None:
     (run, _) = sorted((home / "results" / "cpu").glob("*.jsonl"))
     before = run.read_bytes()

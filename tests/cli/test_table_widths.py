@@ -331,7 +331,9 @@ def test_json_is_all_that_is_printed(words: tuple[str, ...], home: Path) -> None
 
 
 @pytest.mark.parametrize("words", PRINTED.values(), ids=PRINTED)
-@pytest.mark.parametrize("ending", ["md", "csv", "json", "txt"])
+@pytest.mark.parametrize(
+    "ending", ["md", *(pytest.param(name, marks=pytest.mark.slow) for name in ("csv", "json", "txt"))]
+)
 def test_a_table_goes_into_a_file_and_replaces_only_its_like(words: tuple[str, ...], ending: str, home: Path) -> None:
     path = Path(f"table.{ending}")
     for _ in range(2):

@@ -643,6 +643,7 @@ def test_a_flipped_byte_in_an_archive_is_found_or_harmless(place: float, flip: i
     assert network is None or equal(network, state)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(
     kind=st.sampled_from(["old", "safetensors"]),

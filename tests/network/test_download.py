@@ -315,6 +315,7 @@ def test_what_names_a_version(headers: dict[str, str], kept: str | None, server:
     assert server.requests[1][1].get("If-Range") == kept
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_what_arrived(server: Server, fetch: Fetch, tmp_path: Path):
     go_on = threading.Event()
 

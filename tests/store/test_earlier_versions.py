@@ -73,6 +73,7 @@ def test_the_verdict_of_a_comparison_is_the_stored_one() -> None:
     assert comparison.exit_code == before["exit_code"]
 
 
+@pytest.mark.slow
 def test_commands_tabulate_what_was_stored(zoo: Path) -> None:
     results = zoo / "results" / "cpu"
     results.mkdir(parents=True)

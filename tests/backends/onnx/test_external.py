@@ -147,6 +147,7 @@ def test_a_given_file_runs_in_onnx_runtime_as_it_is(precision: str, backend: str
     assert not list((tmp_path / "models").rglob("*.onnx"))
 
 
+@pytest.mark.slow
 def test_a_given_file_is_timed_by_its_path(tmp_path: Path) -> None:
     saved(tmp_path, classifier())
     words = ("latency", "--device", "cpu", "--res", "40x48", "--runs", "6", "--format", "csv")
