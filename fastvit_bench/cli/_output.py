@@ -258,6 +258,11 @@ def stderr() -> "Console":
     return Console(stderr=True, quiet=verbosity() is Verbosity.QUIET)
 
 
+def redraws(console: "Console") -> bool:
+    """Return whether a console's lines can be drawn again: FORCE_COLOR, as CI sets it, makes no terminal of a log."""
+    return console.is_terminal and console.file.isatty()
+
+
 def stdout() -> "Console":
     """Return the console for results."""
     from rich.console import Console
@@ -372,7 +377,7 @@ def transfer_bar(name: str) -> Generator[Any]:
         TimeRemainingColumn(),
     )
     console = stderr()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not redraws(console)) as progress:
         task = progress.add_task(name, total=None)
 
         def report(done: int, total: int | None) -> None:

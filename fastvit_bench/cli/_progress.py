@@ -33,7 +33,7 @@ class ProgressLine:
         self.console = console
         # what is printed on standard output is a result, and stays there, even beside a line on a terminal
         live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
-        self._live = live if console.is_terminal else None
+        self._live = live if _output.redraws(console) else None
         self._changed = threading.Condition()  # held while the line is drawn
         self._text, self._detail = "", ""
         self._moving = self._ended = False

@@ -26,6 +26,9 @@ class Terminal(io.StringIO):
         super().__init__()
         self.written = threading.Event()
 
+    def isatty(self) -> bool:
+        return True
+
     def write(self, text: str, /) -> int:
         count = super().write(text)
         self.written.set()
@@ -60,16 +63,23 @@ def test_an_untimed_step_moves_and_a_timed_part_stands_still(quick: None) -> Non
     assert not any(thread.name.endswith("(_animate)") for thread in threading.enumerate())
 
 
-def test_where_there_is_no_terminal_a_long_step_is_a_line_every_so_often(
-    quick: None, capfd: pytest.CaptureFixture[str]
-) -> None:
-    console = Console(stderr=True, force_terminal=False, width=200)
-    with ProgressLine(console) as progress:
+def test_where_there_is_no_terminal_a_long_step_is_a_line_every_so_often(quick: None) -> None:
+    stream = Terminal()
+    with ProgressLine(Console(file=stream, force_terminal=False, width=200)) as progress:
         progress.step("exporting m00 32")
-        text = capfd.readouterr().err
-        while text.count("exporting m00 32 · ") < 2:
-            text += capfd.readouterr().err
-    assert text.startswith("exporting m00 32 …\n")
+        while stream.getvalue().count("exporting m00 32 · ") < 2:
+            stream.wait()
+    assert stream.getvalue().startswith("exporting m00 32 …\n")
+
+
+def test_colours_that_are_forced_make_no_terminal_of_a_log(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with ProgressLine(Console(stderr=True)) as progress:
+        progress.step("exporting m00 32")
+        progress.timing("timing m00 32")
+    assert capfd.readouterr().err == "exporting m00 32 …\n"
 
 
 def test_where_there_is_no_terminal_blocks_are_said_now_and_then(
