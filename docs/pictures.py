@@ -21,7 +21,8 @@ from fastvit_bench.records.machine import MachineState
 from fastvit_bench.records.run import SCHEMA, Request
 from fastvit_bench.records.study import StudyResult
 from fastvit_bench.render import charts, frontiers, row_charts
-from fastvit_bench.render.charts import LIGHT, Palette, Spec
+from fastvit_bench.render.charts import LIGHT, ModelColours, Palette, Spec
+from fastvit_bench.render.colours import HUES
 from fastvit_bench.render.frontiers import Basis
 from fastvit_bench.render.rows import Row, gather
 from fastvit_bench.stats import sequential
@@ -41,7 +42,7 @@ DARK = Palette(
     bad="#ff9463",
     good="#4fcfa5",
     unsure="#e3b341",
-    series=("#56a8e8", "#ff9a56", "#43c79b", "#e58bbd", "#e3b341", "#8fd3ff", "#a79df5", "#b4bcc6"),
+    models=ModelColours(tuple(hue.dark for hue in HUES)),
     background="#14171b",
 )
 PALETTES = {"light": LIGHT, "dark": DARK}
@@ -122,7 +123,7 @@ def frontier_chart(result: StudyResult, palette: Palette) -> bytes:
     short = replace(group, names=tuple((row.published_as or row.model).removeprefix("FastViT-") for row in group.rows))
     places = frontiers.frontier(short, shape, Basis.PUBLISHED, {})
     assert places is not None
-    drawn = row_charts.accuracy(places, _source(chosen, result), palette)
+    drawn = row_charts.accuracy(places, _source(chosen, result), palette.beside(row.model for row in group.rows))
     return _picture(
         drawn.spec, "Published top-1 against latency measured here", "seven FastViT networks, 256 px", "bottom-right"
     )
@@ -133,7 +134,7 @@ def curves_chart(result: StudyResult, palette: Palette) -> bytes:
     chosen = [row for row in rows(result, Fuse.FOLDED) if row.model in MIXERS]
     [group] = frontiers.groups(chosen)
     named = replace(group, names=tuple(MIXERS[row.model] for row in group.rows))
-    drawn = row_charts.resolution(named, _source(chosen, result), palette)
+    drawn = row_charts.resolution(named, _source(chosen, result), palette.beside(row.model for row in group.rows))
     assert drawn is not None
     return _picture(drawn.spec, "Latency against image size", "one network with two token mixers", "top-left")
 
@@ -147,8 +148,8 @@ def _picture(spec: Spec, title: str, subtitle: str, legend: str) -> bytes:
     for layer in spec["layer"]:
         for channel in ("fill", "shape", "color"):
             encoding = layer.get("encoding", {}).get(channel)
-            if isinstance(encoding, dict) and "scale" in encoding:
-                encoding["legend"] = {**(encoding.get("legend") or {}), "orient": legend}
+            if isinstance(encoding, dict) and "scale" in encoding and encoding.get("legend", {}) is not None:
+                encoding["legend"] = {**encoding.get("legend", {}), "orient": legend}
     title_block = {"text": title, "subtitle": subtitle, "offset": 12}
     fit = {"autosize": {"type": "fit", "contains": "padding"}, "padding": 14, "title": title_block}
     return charts.rendered({**spec, **fit, "width": 460, "height": 400}, "svg")

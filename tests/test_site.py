@@ -1,8 +1,10 @@
 """The pages as a site: each can be reached, every link and command line in them works, and sentences are short."""
 
 import re
+import runpy
 import shlex
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,3 +206,21 @@ def test_sentences_are_short(name: str) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(README.read_text(encoding="utf-8").split()) < 900
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_readme_are_those_that_the_script_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts and stored studies change; then the script draws them again. Places depend on this machine's fonts."""
+    drawn: dict[str, bytes] = {}
+    script = runpy.run_path(str(ROOT / "docs" / "pictures.py"))
+    monkeypatch.setitem(script["main"].__globals__, "write", lambda path, data: drawn.update({path.name: data}))
+    script["main"]()
+    assert len(drawn) == 4
+    for name, picture in drawn.items():
+        stored = (ROOT / "docs" / "images" / name).read_text(encoding="utf-8")
+        assert parts(stored) == parts(picture.decode()), f"{name} is stale: python docs/pictures.py"
+
+
+def parts(picture: str) -> tuple[list[str], Counter[str]]:
+    """The texts of a picture, and how often it has each colour."""
+    return sorted(re.findall(r">([^<>]+)</text>", picture)), Counter(re.findall(r"#[0-9a-f]{6}", picture))
