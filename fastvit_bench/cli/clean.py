@@ -52,13 +52,15 @@ def clean(
 
     age_s = 0.0 if older_than is None else config.age(older_than)
     settings = options.load(config_file)
-    models, now = Path(settings.paths.models), datetime.now(UTC).timestamp()
+    models, time_s = Path(settings.paths.models), datetime.now(UTC).timestamp()
     with ExitStack() as stack:
         if yes:
             _lock_devices(Path(settings.paths.results), stack)
-        chosen = [item for item in _of_models(inventory.items(models), model, models) if now - item.modified >= age_s]
+        chosen = [
+            item for item in _of_models(inventory.items(models), model, models) if time_s - item.modified >= age_s
+        ]
         removed = _remove(chosen) if yes else []
-    _output.print_report(listing.removable(removed if yes else chosen, now, removed=yes), format_.value)
+    _output.print_report(listing.removable(removed if yes else chosen, time_s, removed=yes), format_.value)
     for folder in inventory.used(models):
         _output.warn(f"{folder} is left as it is: another process is writing there.")
     if len(removed) < len(chosen) and yes:

@@ -216,9 +216,9 @@ def conditions(comparison: Comparison) -> dict[str, str]:
 
 def brief_conditions(comparison: Comparison) -> str:
     """Return the most telling conditions of a comparison in one sentence."""
-    told, record = conditions(comparison), comparison.machine
+    texts, record = conditions(comparison), comparison.machine
     hardware = ", ".join(filter(None, (record.accelerator or record.processor, record.processors)))
-    facts = [told["kind"], told["device"], shown(hardware), comparison.finished[:10]]
+    facts = [texts["kind"], texts["device"], shown(hardware), comparison.finished[:10]]
     return f"{'; '.join(fact for fact in facts if fact)}."
 
 

@@ -153,11 +153,11 @@ def _notes(rows: Sequence[Compared], comparison: Comparison) -> list[str]:
 
 def _brief(rows: Sequence[Compared], comparison: Comparison) -> list[str]:
     """Return the reasons that the sentence does not give, the warnings, and the most telling conditions."""
-    told = sentence(comparison)
+    verdict = sentence(comparison)
     reasons = [
         f"{line.name}: {reason(line.verdict)}"
         for line in rows
-        if _needs_reason(line.verdict) and reason(line.verdict).rstrip(".") not in told
+        if _needs_reason(line.verdict) and reason(line.verdict).rstrip(".") not in verdict
     ]
     warnings = [f"* {shown(warning, 500)}" for warning in comparison.warnings]
     return [*reasons, *warnings, brief_conditions(comparison)]

@@ -169,14 +169,14 @@ def chosen(columns: Sequence[Column[Row]], names: Sequence[str], kinds: Mapping[
     one that no column has.
     """
     known = {column.name: column for column in columns if column.name}
-    found: dict[str, Column[Row]] = {}
+    matching: dict[str, Column[Row]] = {}
     for asked in names:
         fitting = [name for name in known if fnmatchcase(name, asked) or kinds.get(name) == asked]
         if not fitting:
             offered = ", ".join(dict.fromkeys(kinds.get(name, name) for name in known))
             raise UsageError(f"There is no column '{asked}' here; there are {offered}.")
-        found |= {name: known[name] for name in fitting}
-    return [_on_demand(column) for column in found.values()]
+        matching |= {name: known[name] for name in fitting}
+    return [_on_demand(column) for column in matching.values()]
 
 
 def _on_demand(column: Column[Row]) -> Column[Row]:
