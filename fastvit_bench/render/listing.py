@@ -94,11 +94,14 @@ def removable(items: Sequence[Removable], timestamp: float, *, removed: bool) ->
         Column("path", "file", lambda item: item.paths[0], lambda item: PurePath(item.paths[0]).name, wraps=True),
         Column("paths", "", lambda item: item.paths),
     ]
-    total = f"{len(items)} of {size(sum(item.size_bytes for item in items))}"
+    total = f"{len(items)} item{'s' * (len(items) != 1)}, {size(sum(item.size_bytes for item in items))}"
     if removed:
         return TableReport([Table(largest, columns)], [f"Removed: {total}."])
-    advice = "Nothing was removed; remove it with --yes." if items else "There is nothing to remove."
-    return TableReport([Table(largest, columns)], [f"Could be made again: {total}. {advice}"])
+    if not items:
+        return TableReport([Table(largest, columns)], ["There is nothing to remove."])
+    return TableReport(
+        [Table(largest, columns)], [f"{total}, can be made again. Nothing was removed; remove it with --yes."]
+    )
 
 
 def _age(seconds: float) -> str:

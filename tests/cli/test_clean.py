@@ -39,7 +39,7 @@ def environment(name: str = "0123456789ab") -> Path:
 def test_it_is_only_shown_until_yes_is_said(zoo: Path) -> None:
     before = content()
     done = call("clean")
-    assert "12 of " in done.stdout
+    assert "12 items, " in done.stdout
     assert "remove it with --yes" in done.stdout
     assert content() == before
     assert len(cleaned()) == 12

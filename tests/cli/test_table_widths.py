@@ -241,7 +241,7 @@ TABLES: dict[str, str | dict[str, tuple[Show, tuple[str, ...]]]] = {
     "clean": {
         "items": (
             lambda width, _: drawn(width, terminal.report(listing.removable(LEFT, 1e9, removed=False), width)),
-            ("16.1 MB", "2 of 1.02 GB", "31 d"),
+            ("16.1 MB", "1.02 GB", "31 d"),
         )
     },
 }
