@@ -71,10 +71,12 @@ def _with_table_options(command: Command) -> Command:
     def run(*, json: bool, **options: Any) -> Any:
         if json:
             options["format_"] = _as_json(formats, options["format_"])
-        path, force = options.pop("output"), options.pop("force")
+        path, force = options.pop("output"), options["force"]
+        if "force" not in declared:
+            del options["force"]
         picture = draws and path is not None and path.suffix.lower() in _table_file.PICTURES
         if draws:
-            options |= {"output": path if picture else None, "force": force}
+            options["output"] = path if picture else None
         if path is None or picture:
             return command(**options)
         offered = [str(format_.value) for format_ in formats]
@@ -84,8 +86,11 @@ def _with_table_options(command: Command) -> Command:
             return command(**options)
 
     more: dict[str, Any] = {"json": JsonOption}
-    if not draws:
-        more |= {"output": TableFileOption, "force": ForceOption}
+    more |= {
+        name: option
+        for name, option in {"output": TableFileOption, "force": ForceOption}.items()
+        if name not in declared
+    }
     return _declared(run, command, more)
 
 

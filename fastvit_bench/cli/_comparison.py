@@ -1,6 +1,7 @@
 """Options and steps shared by `compare`, `gate` and `calibrate`."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -9,6 +10,7 @@ import msgspec
 import typer
 
 from fastvit_bench.cli import _output
+from fastvit_bench.cli._options import VerdictFormat
 from fastvit_bench.cli._progress import ProgressLine, of_blocks
 from fastvit_bench.errors import StoreError, UsageError
 from fastvit_bench.records import Device
@@ -50,6 +52,9 @@ ReportOption = Annotated[
     Path | None,
     typer.Option("--report", metavar="DIR", help="Folder for the files of --report-format. [default: none]"),
 ]
+
+
+VerdictFormatOption = Annotated[VerdictFormat, typer.Option("--format", "-f", help="Format of the verdict.")]
 
 
 KNOWN_FORMATS = "Formats, separated by commas: markdown, junit, json, bmf, gha, pytest-benchmark, svg, png."
@@ -194,9 +199,14 @@ def open_journal(
 
 
 def conclude(
-    comparison: "Comparison", command: str, journal: "Journal", report: Path | None, formats: Sequence[str]
+    comparison: "Comparison",
+    command: str,
+    journal: "Journal",
+    report: Path | None,
+    formats: Sequence[str],
+    format_: VerdictFormat,
 ) -> None:
-    """Write and print everything about a comparison: its JSON document, the GitHub summary, the reports, the table.
+    """Write and print everything about a comparison: its JSON document, the GitHub summary, the reports, the verdict.
 
     The document comes first, and the parts that can fail by themselves last. A file that cannot be written is only a
     warning: the blocks were measured, and they decide the exit code.
@@ -223,7 +233,13 @@ def conclude(
             _output.warn(sentence)
     for path in written:
         _output.say(f"written: {path}")
-    out = _output.stdout()
-    out.print(compare_formats.rich(comparison, out.width, verbose=_output.verbose()))
-    for line in github.annotations(comparison, os.environ):
-        _output.show(line)
+    annotations = github.annotations(comparison, os.environ)
+    if format_ is VerdictFormat.RICH:
+        out = _output.stdout()
+        out.print(compare_formats.rich(comparison, out.width, verbose=_output.verbose()))
+        for line in annotations:
+            _output.show(line)
+    else:  # what programs read has no lines for GitHub, which reads standard error as well
+        sys.stdout.write(compare_formats.FORMATS[format_.value].writer(comparison).decode())
+        for line in annotations:
+            _output.say(line)

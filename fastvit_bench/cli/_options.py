@@ -29,6 +29,14 @@ class SeriesFormat(StrEnum):
     JSON = "json"
 
 
+class VerdictFormat(StrEnum):
+    """Output formats of a comparison's verdict."""
+
+    RICH = "rich"
+    MARKDOWN = "markdown"
+    JSON = "json"
+
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="Configuration file. [default: ./benchmark.toml, else the packaged one]"),

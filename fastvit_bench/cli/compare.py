@@ -13,6 +13,7 @@ from fastvit_bench.cli._comparison import (
     OrderSeedOption,
     ReportOption,
     ResumeComparisonOption,
+    VerdictFormatOption,
     announce,
     conclude,
     earlier,
@@ -21,7 +22,14 @@ from fastvit_bench.cli._comparison import (
     report_formats,
     run_blocks,
 )
-from fastvit_bench.cli._options import BatchOption, ConfigOption, DeviceOption, ForceOption, MachineOption
+from fastvit_bench.cli._options import (
+    BatchOption,
+    ConfigOption,
+    DeviceOption,
+    ForceOption,
+    MachineOption,
+    VerdictFormat,
+)
 from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.errors import ExitCode, UsageError
 from fastvit_bench.records.unfinished import CompareOptions
@@ -73,6 +81,7 @@ def compare(
         str | None, typer.Option("--report-format", help=f"{KNOWN_FORMATS} [default: {COMPARE_FORMATS}]")
     ] = None,
     force: ForceOption = False,
+    format_: VerdictFormatOption = VerdictFormat.RICH,
     resume: ResumeComparisonOption = None,
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
@@ -106,10 +115,12 @@ def compare(
     )
     settings = options.load(config_file)
     asked, begun = earlier(context, own, Path(settings.paths.results), resume)
-    _compare(asked, begun, settings, settings.machine_name(machine_name))
+    _compare(asked, begun, settings, settings.machine_name(machine_name), format_)
 
 
-def _compare(asked: CompareOptions, begun: "Unfinished | None", settings: "Config", machine_name: str) -> None:
+def _compare(
+    asked: CompareOptions, begun: "Unfinished | None", settings: "Config", machine_name: str, format_: VerdictFormat
+) -> None:
     """Resolve both sides, measure them in turns, write and print the result, and end with its exit code."""
     from fastvit_bench import config, options
     from fastvit_bench.comparing import inputs, interleaved
@@ -148,6 +159,6 @@ def _compare(asked: CompareOptions, begun: "Unfinished | None", settings: "Confi
         comparison = run_blocks(
             contest, BaselineKind.PAIRED, chosen, labels[0], labels[1], progress, journal, announced
         )
-    conclude(comparison, "compare", journal, report, formats)
+    conclude(comparison, "compare", journal, report, formats, format_)
     judged = asked.max_regression is not None or comparison.outcome is Outcome.INCOMPARABLE
     raise typer.Exit(comparison.exit_code if judged else ExitCode.DONE)

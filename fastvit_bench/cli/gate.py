@@ -15,6 +15,7 @@ from fastvit_bench.cli._comparison import (
     OrderSeedOption,
     ReportOption,
     ResumeComparisonOption,
+    VerdictFormatOption,
     announce,
     conclude,
     earlier,
@@ -23,7 +24,14 @@ from fastvit_bench.cli._comparison import (
     report_formats,
     run_blocks,
 )
-from fastvit_bench.cli._options import ConfigOption, DeviceOption, ForceOption, MachineOption, ThreadsOption
+from fastvit_bench.cli._options import (
+    ConfigOption,
+    DeviceOption,
+    ForceOption,
+    MachineOption,
+    ThreadsOption,
+    VerdictFormat,
+)
 from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Fuse, cell_name
@@ -109,6 +117,7 @@ def gate(
         ),
     ] = None,
     force: ForceOption = False,
+    format_: VerdictFormatOption = VerdictFormat.RICH,
     resume: ResumeComparisonOption = None,
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
@@ -147,10 +156,12 @@ def gate(
     asked, begun = earlier(context, own, Path(settings.paths.results), resume)
     if (asked.baseline is None) == (asked.baseline_rev is None):
         raise UsageError("Say what to compare with: --baseline DIR or RUN.jsonl, or --baseline-rev REVISION.")
-    _gate(asked, begun, settings, settings.machine_name(machine_name))
+    _gate(asked, begun, settings, settings.machine_name(machine_name), format_)
 
 
-def _gate(asked: GateOptions, begun: "Unfinished | None", settings: "Config", machine_name: str) -> None:
+def _gate(
+    asked: GateOptions, begun: "Unfinished | None", settings: "Config", machine_name: str, format_: VerdictFormat
+) -> None:
     """Resolve both sides, measure them in turns, write and print the result, and end with its exit code."""
     from contextlib import ExitStack
 
@@ -199,7 +210,7 @@ def _gate(asked: GateOptions, begun: "Unfinished | None", settings: "Config", ma
             journal,
             [*announced, *inputs.host_hints((pair.base for pair in pairs), machine), *doubts],
         )
-    conclude(comparison, "gate", journal, report, formats)
+    conclude(comparison, "gate", journal, report, formats, format_)
     raise typer.Exit(comparison.exit_code)
 
 

@@ -336,6 +336,24 @@ def test_a_model_that_the_base_does_not_have_ends_by_the_policy(baseline: Path, 
     assert (gate / "output").read_text().count("verdict=no-baseline") == 2
 
 
+def test_the_verdict_is_one_document_for_programs(baseline: Path, gate: Path) -> None:
+    done = planted("", *NEW_MODEL, "--json")
+    assert done.returncode == 4
+    record = json.loads(done.stdout)
+    assert (record["outcome"], record["exit_code"]) == ("no-baseline", 4)
+    assert "::" in done.stderr  # GitHub's annotations
+    assert planted("", *NEW_MODEL, "-o", "verdict.md").returncode == 4
+    written = (gate / "verdict.md").read_text(encoding="utf-8")
+    assert "m01 32 b1" in written
+    assert planted("", *NEW_MODEL, "-o", "verdict.md").returncode == 4  # its own is replaced
+    (gate / "mine.json").write_text('{"mine": true}')
+    done = planted("", *NEW_MODEL, "-o", "mine.json")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--force" in done.stderr
+    assert planted("", *NEW_MODEL, "-o", "mine.json", "--force").returncode == 4
+    assert planted("", *NEW_MODEL, "-o", "mine.json").returncode == 4
+
+
 def test_cells_that_both_sides_lack_are_never_green(baseline: Path, gate: Path) -> None:
     """Nothing is timed here: what both folders hold is another size."""
     done = call("gate", "--baseline", "base", "--head", "base", "--res", "64,96", "--no-baseline", "pass", expect=4)
