@@ -29,6 +29,7 @@ START = 3.0
 
 WALL, WORK, RUNS = "whole sweep", "exports and runs", "runs alone"
 BARE = "import typer"
+PROGRESS = ("exporting ", "building ", "timing ", "waiting ")  # begin lines that no size is done with
 
 
 class Sweep(Record, frozen=True):
@@ -65,6 +66,8 @@ def run_sweep(words: Sequence[str], folder: Path) -> Sweep:
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
+            if line.startswith(PROGRESS):
+                continue
             stamps_ns.append(time.time_ns())
             said.append(line)
             say(f"  {line.rstrip()}")

@@ -25,13 +25,20 @@ from fastvit_bench.records import Device, ExportJob, Fuse, ModelSpec, Shape
 # several test processes with a thread per core each only wait for each other, and the networks here are small
 torch.set_num_threads(1)
 
-# a suite that was started in the background ignores Ctrl-C, and so would the programs that tests start and interrupt
+# a suite in the background ignores Ctrl-C, and under nohup SIGHUP; so would the programs that tests interrupt
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # no test asserts a time, and these machines are busy at times
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests of minutes, so that no process of several is left alone with one of them."""
+    items.sort(key=lambda item: item.get_closest_marker("minutes") is None)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -301,6 +301,7 @@ def test_what_cannot_be_run_is_refused_in_a_sentence(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.minutes
 @pytest.mark.slow
 def test_the_whole_of_it(tmp_path: Path):
     """The defaults, as a person starts it: above 95 % on images no network was trained with, in every file alike."""

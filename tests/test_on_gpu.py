@@ -361,6 +361,7 @@ MISSED = {  # imaginary events tell nothing of time, and an imaginary NVML knows
 }
 
 
+@pytest.mark.minutes
 @pytest.mark.slow
 @cudadriver.compiled
 def test_every_step_runs_on_an_imaginary_card(card: Path, steps: ModuleType):
