@@ -352,7 +352,11 @@ def _figures_table(
             note=lambda line: (about(*line, names[line.row.key], ""), number[marks[line.row.key]]),
         ),
         *(replace(column, facet=column.name == "device") for column in facts),
-        *(replace(column, minor=True) for column in CELL_COLUMNS),
+        *(
+            replace(column, minor=True)
+            for column in CELL_COLUMNS
+            if any(column.value(line) is not None for line in lines)
+        ),
         *_accuracy_columns(accuracies),
         *(column for basis in Basis for column in _frontier_columns(frontiers, basis)),
         *_ratio_columns(ratios, reference),
