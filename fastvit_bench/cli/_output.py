@@ -285,7 +285,7 @@ def print_report(report: "TableReport", format_: str) -> None:
     if format_ in {"csv", "json"}:
         from fastvit_bench.render import data
 
-        (table,) = report.tables
+        table = report.tables[0]  # programs may need no other of it
         sys.stdout.write(data.csv(table) if format_ == "csv" else data.json(table.records()))
         return
     if format_ in row_table.REPORTS:
@@ -330,7 +330,7 @@ def print_table(
         table_rows = rows.join(table_rows, counted)
     extras = joined.join(table_rows, reference=reference, pareto=pareto, accuracies=frontiers.counted(counted))
     if columns and table_rows:
-        _print_chosen(row_table.choose(table_rows, columns, extras), format_)
+        print_report(row_table.choose(table_rows, columns, extras), format_.value)
     elif compact and table_rows and format_ is not TableFormat.RICH:  # a terminal's is compact unless -v is given
         print_report(row_table.compact(row_table.report(table_rows, extras)), format_.value)
     elif format_ is TableFormat.RICH:
@@ -339,18 +339,6 @@ def print_table(
     else:
         sys.stdout.write(row_table.FORMATS[format_](table_rows, extras))
     return unreadable
-
-
-def _print_chosen(report: "TableReport", format_: TableFormat) -> None:
-    """Print a report; programs get its first table, which they may need no other of."""
-    from fastvit_bench.render import data
-
-    if format_ is TableFormat.CSV:
-        sys.stdout.write(data.csv(report.tables[0]))
-    elif format_ is TableFormat.JSON:
-        sys.stdout.write(data.json(report.tables[0].records()))
-    else:
-        print_report(report, format_.value)
 
 
 def print_accuracies(counted: "list[Accuracy]", format_: TableFormat) -> None:

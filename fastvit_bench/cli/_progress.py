@@ -4,10 +4,10 @@ While something is timed, nothing moves: the line is drawn once, with the expect
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from fastvit_bench.cli import _output
 
@@ -146,6 +146,22 @@ def end_time(seconds: float) -> str:
     return f"{day}{end:%H:%M}"
 
 
+Part = TypeVar("Part")
+
+
+def remaining_seconds(
+    estimates: Mapping[Part, float], begun: Sequence[Part], spent_s: float, share: float = 0.0
+) -> float:
+    """Return the seconds that the parts take from the one that began last on, of which a `share` is done.
+
+    The estimates are scaled by how they held for the parts before it, which took `spent_s`.
+    """
+    *finished, current = begun
+    finished_s = sum(estimates[part] for part in finished)
+    scale = spent_s / finished_s if finished_s else 1.0
+    return scale * (sum(estimates.values()) - finished_s - share * estimates[current])
+
+
 def of_steps(
     progress: ProgressLine, steps: "list[Step]", request: "Request", times: "RunTimes"
 ) -> "Callable[[Step, str], None]":
@@ -163,10 +179,8 @@ def of_steps(
             begun.append(step.cell)
         text = f"{stage} {step.cell.label} ({len(begun)} of {len(steps)})"
         if stage not in _UNTIMED:
-            finished_s = sum(weights[cell] for cell in begun[:-1])
-            scale = progress.elapsed_s / finished_s if finished_s else 1.0
-            remaining_s = scale * (sum(weights.values()) - finished_s)
-            progress.timing(f"{text} · all done about {end_time(remaining_s)}")
+            end = end_time(remaining_seconds(weights, begun, progress.elapsed_s))
+            progress.timing(f"{text} · all done about {end}")
         else:
             progress.step(text)
 

@@ -20,7 +20,7 @@ from fastvit_bench.cli._options import (
     SeriesFormat,
     ThreadsOption,
 )
-from fastvit_bench.cli._progress import ProgressLine, end_time
+from fastvit_bench.cli._progress import ProgressLine, end_time, remaining_seconds
 from fastvit_bench.errors import ExitCode, UnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -263,11 +263,8 @@ def _of_pairs(progress: ProgressLine, planned: "Planned", times: "RunTimes") -> 
 
     def notify(pair: str, block: int, look: int) -> None:
         begun_s.setdefault(pair, progress.elapsed_s)
-        *finished, current = begun_s
-        finished_s = sum(estimates[name] for name in finished)
-        spent_s = begun_s[current] - next(iter(begun_s.values()))
-        scale = spent_s / finished_s if finished_s else 1.0
-        remaining_s = scale * (sum(estimates.values()) - finished_s - estimates[pair] * (block - 1) / look)
+        spent_s = begun_s[pair] - next(iter(begun_s.values()))
+        remaining_s = remaining_seconds(estimates, list(begun_s), spent_s, (block - 1) / look)
         progress.timing(
             f"timing {pair} ({len(begun_s)} of {len(estimates)}): block {block} of {look} · "
             f"all done about {end_time(remaining_s)}"

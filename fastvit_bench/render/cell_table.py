@@ -84,19 +84,25 @@ _STARTING: dict[str, Callable[[Measurement], float | None]] = {
 }
 
 
-def _starts() -> list[Column[CellLine]]:
-    columns: list[Column[CellLine]] = []
-    for title, of in _STARTING.items():
+def _figure(
+    name: str, title: str, of: Callable[[Measurement], float | None], *, minor: bool = False
+) -> Column[CellLine]:
+    """Return the column of a figure of each measurement, in three digits."""
 
-        def value(line: CellLine, of: Callable[[Measurement], float | None] = of) -> float | None:
-            return of(line.cell)
+    def text(line: CellLine) -> str:
+        return NONE if (value := of(line.cell)) is None else significant(value, 3)
 
-        def text(line: CellLine, of: Callable[[Measurement], float | None] = of) -> str:
-            return NONE if (taken := of(line.cell)) is None else significant(taken, 3)
-
-        name = f"{title.replace(' ', '_')}_{{size}}_ms"
-        columns.append(Column(name, title, value, text, align="right", role="figure", shown="filled", optional=True))
-    return columns
+    return Column(
+        name,
+        title,
+        lambda line: of(line.cell),
+        text,
+        align="right",
+        role="figure",
+        shown="filled",
+        optional=True,
+        minor=minor,
+    )
 
 
 # unit -> heading
@@ -198,45 +204,17 @@ def _images_per_s(line: CellLine, ms: float) -> float | None:
     return 1e3 * line.row.batch / ms if line.cell.shape else None
 
 
-# name -> heading, value and digits, of the processes that timed
-_USAGE: dict[str, tuple[str, Callable[[Measurement], float | None], int]] = {
-    "peak_memory_mib": ("peak memory MiB", lambda cell: _mebibytes(cell.peak_resident_bytes), 3),
-    "gpu_memory_mib": ("GPU memory MiB", lambda cell: _mebibytes(cell.device_bytes), 3),
-    "energy_mj": ("energy mJ per batch", lambda cell: cell.energy_mj, 3),
-}
-
-
 def _mebibytes(size: int | None) -> float | None:
     return None if size is None else size / 2**20
 
 
-def _usage() -> list[Column[CellLine]]:
-    columns: list[Column[CellLine]] = []
-    for name, (title, of, digits) in _USAGE.items():
-
-        def value(line: CellLine, of: Callable[[Measurement], float | None] = of) -> float | None:
-            return of(line.cell)
-
-        def text(line: CellLine, of: Callable[[Measurement], float | None] = of, digits: int = digits) -> str:
-            return NONE if (amount := of(line.cell)) is None else significant(amount, digits)
-
-        columns.append(
-            Column(
-                f"{name}_{{size}}",
-                title,
-                value,
-                text,
-                align="right",
-                role="figure",
-                shown="filled",
-                optional=True,
-                minor=True,
-            )
-        )
-    return columns
-
-
-QUANTILES, STARTS, PLANS, USAGE = _quantiles(), _starts(), _plans(), _usage()
+QUANTILES, PLANS = _quantiles(), _plans()
+STARTS = [_figure(f"{title.replace(' ', '_')}_{{size}}_ms", title, of) for title, of in _STARTING.items()]
+USAGE = [
+    _figure("peak_memory_mib_{size}", "peak memory MiB", lambda cell: _mebibytes(cell.peak_resident_bytes), minor=True),
+    _figure("gpu_memory_mib_{size}", "GPU memory MiB", lambda cell: _mebibytes(cell.device_bytes), minor=True),
+    _figure("energy_mj_{size}", "energy mJ per batch", lambda cell: cell.energy_mj, minor=True),
+]
 
 # facts of each measurement; {size} becomes its size where a table has a column for each
 CELL_COLUMNS: list[Column[CellLine]] = [

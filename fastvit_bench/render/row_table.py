@@ -460,7 +460,6 @@ def report(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> TableReport:
         *_unproved(ordered, marks),
         *_foreign(ordered),
         *_counted_notes(ordered, marks),
-        *extras.notes,
     ]
     return TableReport(
         tables=[
@@ -477,7 +476,7 @@ def report(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> TableReport:
             *conditions,
             *warnings,
             *failures,
-            *further[: len(further) - len(extras.notes)],
+            *further,
             *_published_notes(ordered),
             *extras.notes,
         ],
@@ -487,6 +486,7 @@ def report(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> TableReport:
             *_brief(warnings, f"* Doubtful, for {len(warnings)} reasons", warned),
             *_brief_conditions(ordered),
             *further,
+            *extras.notes,
             *([PUBLISHED_IN_SHORT] if any(row.published for row in ordered) else []),
         ],
     )

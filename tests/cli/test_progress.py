@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from fastvit_bench.cli import _progress
-from fastvit_bench.cli._progress import ProgressLine, clock, end_time, of_blocks
+from fastvit_bench.cli._progress import ProgressLine, clock, end_time, of_blocks, remaining_seconds
 
 
 @pytest.fixture
@@ -149,3 +149,10 @@ def test_the_expected_end_is_a_time_of_day(monkeypatch: pytest.MonkeyPatch) -> N
     assert end_time(60 * 20) == "23:50"
     assert end_time(60 * 60) == "tomorrow 00:30"
     assert end_time(3 * 24 * 3600) == "2026-04-03 23:30"
+
+
+def test_what_remains_follows_how_the_estimates_held() -> None:
+    estimates = {"a": 10.0, "b": 20.0, "c": 30.0}
+    assert remaining_seconds(estimates, ["a"], 3.0) == 60.0  # nothing is known yet
+    assert remaining_seconds(estimates, ["a", "b"], 20.0) == 100.0  # the first took twice its estimate
+    assert remaining_seconds(estimates, ["a", "b"], 20.0, 0.5) == 80.0
