@@ -74,6 +74,7 @@ def test_a_stale_page_is_found_and_named(
     assert generate.main() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new"), [("| 15.4 % |", "| 26.9 % |"), ("By the tables 15.4 %.", "By the tables 26.9 %.")]
 )

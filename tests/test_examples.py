@@ -229,6 +229,7 @@ def test_a_figure_to_distrust_has_a_star_and_its_reason(tmp_path: Path):
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_tiny_run_without_the_toolkits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Trained for an epoch; in place of the command line, which the slow test runs, stand its run files."""
     folder = tmp_path / "new"

@@ -43,6 +43,7 @@ def test_an_error_nobody_foresaw_has_a_code_of_its_own(fault: str, zoo: Path) ->
     Path(path).unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("table",), ("compare", "m00"), ("verify",), ("report", "--gate"), ("fuse", "-o")])
 def test_a_name_that_no_file_can_have_is_one_short_sentence(words: tuple[str, ...], zoo: Path) -> None:
     done = program(*words, f"{'x' * 5000}.pth", *(["m00.onnx"] if words[0] == "fuse" else []))
@@ -51,6 +52,7 @@ def test_a_name_that_no_file_can_have_is_one_short_sentence(words: tuple[str, ..
     assert len(line) < 1500
 
 
+@pytest.mark.slow
 def test_messages_hold_nothing_that_a_terminal_obeys(zoo: Path) -> None:
     name = "a\x1b]0;owned\x07\x1b[31m\u202eb\x85"
     for words in (("table", f"./{name}.jsonl"), ("latency", "--model", name), ("table", "--format", name), (name,)):

@@ -96,6 +96,7 @@ def test_what_this_python_has_is_left_as_it_is(wheels: ModuleType, tmp_path: Pat
     assert not (wheels.SITES["base"] / "pytest").exists()
 
 
+@pytest.mark.slow
 def test_parts_that_have_been_unpacked_are_not_needed_again(wheels: ModuleType, tmp_path: Path):
     parts, names = laid(wheels, tmp_path)
     before = wheels.unpack(parts)

@@ -318,6 +318,7 @@ def test_it_counts_what_a_plain_pytorch_loop_counts(timm: ModuleType, place: Pat
 # --- as users call it -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_file_that_is_timed_is_counted_and_kept(place: Path) -> None:
     done = call("accuracy", "--data", "set", "--format", "json")
     (told,) = json.loads(done.stdout)
@@ -533,6 +534,7 @@ def bitmaps(folder: Path, shift: int) -> None:
             pictures.image(100 * label + at + shift, 40, 40).save(folder / name / f"{at}.bmp")
 
 
+@pytest.mark.slow
 def test_images_are_known_by_their_contents(place: Path) -> None:
     """Other contents under the same names, of the same sizes, are other images."""
     bitmaps(place / "one", 0)

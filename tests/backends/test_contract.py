@@ -166,6 +166,7 @@ def test_the_network_handed_over_is_left_as_it_was(backend: Backend, device: Dev
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_exporting_twice_gives_the_same_bytes(backend: Backend, device: Device, tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU(), nn.Flatten(), nn.Linear(4 * 8 * 16, 1))
     digests: set[str] = set()

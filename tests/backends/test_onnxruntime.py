@@ -24,6 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     return onnx.load(path)
 
 
+@pytest.mark.slow
 def test_the_interface_is_static_and_named(model: onnx.ModelProto) -> None:
     def describe(value: onnx.ValueInfoProto) -> tuple[str, list[int], int]:
         tensor = value.type.tensor_type

@@ -230,6 +230,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportJob:
     return asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"), [(lambda weight: weight.mul_(2), "error is"), (lambda weight: weight.fill_(np.nan), "NaN")]
 )

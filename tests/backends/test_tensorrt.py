@@ -104,6 +104,7 @@ def opened(asked: ExportJob) -> str:
 # --- without a GPU ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_a_driver_the_onnx_file_is_proved_and_the_rest_is_named(
     exported: tuple[ExportJob, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +265,7 @@ def test_what_the_bindings_raise_is_one_sentence(
         BACKEND.build(Path(asked.path), asked.device)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_an_engine_that_cannot_be_built_leaves_the_proved_file(trt: nvidia.Behaviour, tmp_path: Path) -> None:
     trt.build_error = "out of memory"
@@ -274,6 +276,7 @@ def test_an_engine_that_cannot_be_built_leaves_the_proved_file(trt: nvidia.Behav
     assert pipeline.cached(asked) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_a_file_that_fails_its_proof_gets_no_engine(
     trt: nvidia.Behaviour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -364,6 +367,7 @@ def test_the_gpu_is_looked_at_where_nvml_is(asked: ExportJob, engine: Path, monk
     assert [look.sm_mhz for look in taken.gpu] == [1545] * 6
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_copies_are_timed_where_they_are_asked_for(tmp_path: Path, trt: nvidia.Behaviour) -> None:
     asked = job(tmp_path, options={"transfers": True})

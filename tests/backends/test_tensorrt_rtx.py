@@ -163,6 +163,7 @@ def test_an_engine_that_fits_is_kept_and_another_replaced(asked: ExportJob) -> N
     assert built(other(asked, optimization_level=1)).settings["optimization_level"] == "1"
 
 
+@pytest.mark.slow
 @installed
 def test_what_it_was_found_to_compute_is_put_beside_it(asked: ExportJob) -> None:
     known, parity = built(asked), builders.parity()

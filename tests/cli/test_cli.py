@@ -119,6 +119,7 @@ def test_failed_cells_are_exit_7_and_the_others_are_kept(zoo: Path) -> None:
     assert [m.artifact.model for m in runs.read(path).measurements] == ["m00", "m02"]
 
 
+@pytest.mark.slow
 def test_wrong_words_are_refused_with_the_way_out(zoo: Path) -> None:
     assert "Did you mean 'm00'?" in refused("latency", "--model", "m00x")
     assert "Known: cpu, elsewhere, rtx2080ti" in refused("latency", "--device", "gpu")
@@ -163,6 +164,7 @@ def test_a_device_that_is_not_here_ends_before_anything_is_built(zoo: Path) -> N
     assert not Path("results").exists()
 
 
+@pytest.mark.slow
 def test_resume_wants_one_run_of_that_device(measured: str) -> None:
     assert "0 to export" in call("latency", "--resume", measured).stderr
     moved = Path("results/elsewhere")
@@ -172,6 +174,7 @@ def test_resume_wants_one_run_of_that_device(measured: str) -> None:
     assert "say --device elsewhere" in refused("latency", "--resume", measured)
 
 
+@pytest.mark.slow
 def test_the_configuration_can_be_elsewhere(zoo: Path, tmp_path: Path) -> None:
     text = Path("benchmark.toml").read_text(encoding="utf-8").replace("runs = 6", "runs = 7")
     (tmp_path / "other.toml").write_text(text + '[paths]\nresults = "elsewhere"\n', encoding="utf-8")
@@ -240,6 +243,7 @@ def test_exporting_again_gives_the_same_file(zoo: Path) -> None:
     assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_is_refused(zoo: Path, tmp_path: Path) -> None:
     assert "Known: coreml, onnx, pytorch, tensorrt, tensorrt-rtx" in refused("export", "-t", "onx")
     assert (
@@ -278,6 +282,7 @@ def test_fuse_reports_and_writes_what_loads_again(zoo: Path) -> None:
 # --- the rest ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_models_shows_counted_and_published_sizes(tmp_path: Path) -> None:
     shown = call("models", cwd=tmp_path).stdout
     for count in ("4.00", "7.51", "9.43", "11.55", "21.50", "31.46", "43.98"):

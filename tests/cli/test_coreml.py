@@ -36,6 +36,7 @@ def here(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_side_car_holds_the_proof(exported: Path) -> None:
     notes = exported / f"out/fastvit_t8_{SIZE}_b1.mlpackage.json"
     made = msgspec.json.decode(notes.read_bytes(), type=Artifact)

@@ -31,6 +31,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "difference", lambda *_: 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("force", [(), ("--force",)])
 def test_the_checkpoint_itself_is_never_replaced(trained: Path, force: tuple[str, ...]) -> None:
     before = trained.read_bytes()
@@ -46,6 +47,7 @@ def test_the_checkpoint_itself_is_never_replaced(trained: Path, force: tuple[str
     assert trained.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow", "quick")
 def test_a_file_of_others_is_replaced_by_force_only(tmp_path: Path) -> None:
     network, _ = checkpoint.randomised("fastvit_t8", Head.CLASSIFIER, 2, 0)

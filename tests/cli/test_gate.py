@@ -323,6 +323,7 @@ def kept_for_github(folder: Path, verdict_: str = "no-baseline") -> None:
     assert f"verdict={verdict_}" in (folder / "output").read_text()
 
 
+@pytest.mark.slow
 def test_a_model_that_the_base_does_not_have_ends_by_the_policy(baseline: Path, gate: Path) -> None:
     done = planted("", *NEW_MODEL)
     assert done.returncode == 4
@@ -366,6 +367,7 @@ from fastvit_bench.comparing import formats
 formats.check_outputs = lambda *words, **more: shutil.copytree('base', 'out/gate.svg')"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [BROKEN_DRAWING, FOLDER_IN_THE_WAY])
 def test_a_report_that_cannot_be_written_is_a_warning_beside_the_verdict(
     fault: str, baseline: Path, gate: Path
@@ -380,6 +382,7 @@ def test_a_report_that_cannot_be_written_is_a_warning_beside_the_verdict(
     kept_for_github(gate)
 
 
+@pytest.mark.slow
 def test_what_draws_is_looked_for_before_anything_is_measured(baseline: Path, gate: Path) -> None:
     done = planted(NOTHING_DRAWS, *NEW_MODEL, "--report", "out", "--report-format", "junit,svg")
     assert done.returncode == 6
@@ -469,6 +472,7 @@ def rewrite_sidecar(folder: Path, change: dict[str, object]) -> None:
     path.write_text(json.dumps(content))
 
 
+@pytest.mark.slow
 def test_an_allowed_difference_is_said_first(baseline: Path, gate: Path) -> None:
     rewrite_sidecar(baseline, {"fused": "none", "classes": 5})
     assert "differ in fuse, variant" in refused("gate", "--baseline", "base", "--allow", "threads")

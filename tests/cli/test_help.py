@@ -121,6 +121,7 @@ def offered(*words: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_names_are_completed(zoo: Path) -> None:
     assert "latency" in offered("lat")
     assert offered("latency", "--device", "c") == ["cpu"]

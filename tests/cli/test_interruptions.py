@@ -81,14 +81,10 @@ def interrupted(command: str) -> Unfinished:
     return unfinished.reopen(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
-    [
-        (signal.SIGTERM, 143),
-        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
-    ],
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGKILL, -9)],
 )
 def test_a_gate_that_is_stopped_goes_on_with_its_blocks(place: Path, number: signal.Signals, code: int) -> None:
     done = stopped(number, blocks("gate", 2), "gate", "--baseline", "base", "--seed", "3")
@@ -112,6 +108,7 @@ def test_a_gate_that_is_stopped_goes_on_with_its_blocks(place: Path, number: sig
     assert not list(Path("temporary").iterdir())
 
 
+@pytest.mark.slow
 def test_what_is_no_longer_what_it_was_is_not_gone_on_with(place: Path) -> None:
     done = stopped(signal.SIGTERM, blocks("compare", 1), "compare", "m00", "m01", "--res", "32")
     assert done.returncode == 143

@@ -59,13 +59,8 @@ def test_an_input_is_not_replaced_even_by_force(home: Path) -> None:
     assert "is the file that is read" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["report", "--format", "svg"],
-        pytest.param(["history", "-o", "figures/history.svg"], marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["report", "--format", "svg"], ["history", "-o", "figures/history.svg"]])
 def test_pictures_replace_pictures_only(home: Path, words: list[str]) -> None:
     (home / "figures").mkdir()
     call(*words, cwd=home)
@@ -100,6 +95,7 @@ def test_a_picture_bears_the_mark_and_is_one(kind: str) -> None:
     assert picture[at + 4 + length : at + 8 + length] == struct.pack(">I", zlib.crc32(picture[at : at + 4 + length]))
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_written_costs_itself_alone(home: Path) -> None:
     printed = call("history", cwd=home).stdout
     done = call("history", "-o", "x" * 252 + ".svg", expect=2, cwd=home)  # a name that only the write refuses
@@ -110,6 +106,7 @@ def test_a_picture_that_cannot_be_written_costs_itself_alone(home: Path) -> None
 # --- what cannot be read ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["table", "report", "history"])
 def test_a_run_that_cannot_be_read_is_named_and_the_others_are_shown(home: Path, command: str) -> None:
     bad = home / "results" / "cpu" / "20260131-000000-000000.jsonl"
@@ -152,6 +149,7 @@ def test_no_message_moves_the_terminal(home: Path, words: tuple[str, ...]) -> No
     assert not any(control in done.stderr + done.stdout for control in CONTROL)
 
 
+@pytest.mark.slow
 def test_names_in_files_are_printed_without_what_a_terminal_obeys(home: Path) -> None:
     text = (config(home)).read_text(encoding="utf-8")
     hostile = home / "hostile.toml"

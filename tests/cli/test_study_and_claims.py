@@ -129,6 +129,7 @@ def test_claims_are_held_against_what_was_measured(home: Path) -> None:
     assert "not reproduced" in json.dumps(told)
 
 
+@pytest.mark.slow
 def test_wrong_words_are_one_sentence(home: Path) -> None:
     assert "Did you mean 'widths'?" in refused("study", "width", "--config", str(home / "benchmark.toml"))
     config = ("--config", str(home / "benchmark.toml"))

@@ -114,6 +114,7 @@ def test_names_that_no_side_car_may_have_are_refused(name: str, tmp_path: Path) 
         pipeline.export(job(tmp_path, name))
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_folder(exported: Path, tmp_path: Path) -> None:
     made = pipeline.export(job(tmp_path, "another.onnx"))
     assert made.sha256 == metadata.read_artifact(Path(export_job(exported).path)).sha256

@@ -139,6 +139,7 @@ def test_what_a_killed_export_left_goes_with_the_next_and_a_running_one_is_left_
             process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_a_file_whose_side_car_was_never_finished_is_made_anew(exported: Path, tmp_path: Path) -> None:
     job = export_job(tmp_path)
@@ -223,6 +224,7 @@ def test_an_inexact_fuse_writes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "fused.pth.tar").exists()
 
 
+@pytest.mark.slow
 def test_counts_agree_with_the_variants_table(tmp_path: Path) -> None:
     from fastvit_bench.network.registry import VARIANTS
 

@@ -160,6 +160,7 @@ def test_a_run_that_is_named_twice_counts_once_and_a_resumed_one_goes_on() -> No
 # --- where it changed -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.integers(6, 30), st.integers(6, 30), st.booleans(), st.integers(0, 10**6), st.floats(0.5, 2000))
 def test_a_step_of_ten_percent_is_found(before: int, after: int, slower: bool, seed: int, level: float) -> None:
@@ -172,6 +173,7 @@ def test_a_step_of_ten_percent_is_found(before: int, after: int, slower: bool, s
     assert hits >= 3
 
 
+@pytest.mark.slow
 def test_steps_are_found_in_nearly_all_series() -> None:
     """Of 200: a step after 15 of 30 runs within one run in 95 %, and with only four runs after it in 80 %."""
     middle = late = 0
@@ -215,6 +217,7 @@ def test_the_simulation_finds_a_penalty_that_is_too_small(monkeypatch: pytest.Mo
         test_noise_is_no_change_in_95_percent_of_series("normal", 60)
 
 
+@pytest.mark.slow
 def test_the_simulation_finds_a_penalty_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changepoints, "PENALTY", (4.0, 2.0))
     with pytest.raises(AssertionError):
@@ -387,6 +390,7 @@ def test_what_was_not_searched_is_said() -> None:
     assert any("1 of 2 series" in note for note in table.report(some).notes)
 
 
+@pytest.mark.slow
 def test_a_picture_is_the_same_for_the_same_series_and_takes_names_as_they_are(tmp_path: Path) -> None:
     found = named(3)
     for suffix in charts.SUFFIXES:
@@ -506,6 +510,7 @@ def test_a_damaged_run_file_is_named_and_a_torn_line_is_not_a_point(here: Path) 
     assert f"results/cpu/{paths[1].name}, line 1" in refused("history", str(paths[1]))
 
 
+@pytest.mark.slow
 def test_a_planted_slow_run_is_not_reported_and_a_planted_regression_is(here: Path) -> None:
     for day, ms in enumerate(simulated([(10, 10), (6, 10.8)], 0.005, 7)):
         written(here, day, figure(day, ms * (2 if day == 4 else 1)))

@@ -467,6 +467,7 @@ def replaced(document: Any, place: tuple[Any, ...], value: Any, *, delete: bool)
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.sampled_from(PLACES), value=ANYTHING, delete=st.booleans())
 def test_no_change_of_a_report_is_more_than_refused(

@@ -199,6 +199,7 @@ def test_warming_up_goes_on_until_steady() -> None:
     assert 180 <= warmed(GPU, lambda number: max(5.0, 20.0 - number / 10)) <= 200  # from run 150 on it is
 
 
+@pytest.mark.slow
 def test_warming_up_ends_without_having_become_steady() -> None:
     assert warmed(GPU, lambda number: 1000.0 * (1 + number // 20 % 2)) == 20  # 5 s are over
     assert 3000 < warmed(GPU, lambda number: 1.0 * (1 + number // 20 % 2)) < 4000
@@ -213,6 +214,7 @@ def test_warming_up_by_time_alone() -> None:
     assert warmed(METHODS[Protocol.TRTEXEC], lambda number: 1.0 * (1 + number // 20 % 2)) == 140
 
 
+@pytest.mark.slow
 def test_runs_go_on_for_as_long_as_the_method_says() -> None:
     (samples,) = latency.measure(Paced(lambda number: 10.0), METHODS[Protocol.TRTEXEC]).samples_ns
     assert len(samples) == 300  # 3 s
@@ -220,6 +222,7 @@ def test_runs_go_on_for_as_long_as_the_method_says() -> None:
     assert len(samples) == 10
 
 
+@pytest.mark.slow
 def test_a_gpu_is_looked_at_before_between_and_after_the_timed_runs() -> None:
     session = Paced(lambda number: 1.0)
     taken = latency.measure(session, Method(warmup=3, runs=100))

@@ -115,6 +115,7 @@ def test_a_parity_failure_is_its_own_stage(tmp_path: Path, monkeypatch: pytest.M
     assert worker.answer(export_job(tmp_path)) == CellError(stage="parity", reason="it differs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "halted", [False, pytest.param(True, marks=pytest.mark.skipif(not worker.can_stop, reason=""))]
 )

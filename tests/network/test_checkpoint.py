@@ -789,6 +789,7 @@ def test_a_full_disk_leaves_the_old_file(suffix: str, fused: FastViT, tmp_path: 
 # --- without a file ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_random_weights_follow_from_the_seed_alone():
     before = torch.get_rng_state()
     one, weights = checkpoint.randomised("fastvit_t8", Head.CLASSIFIER, 4, 9)

@@ -610,6 +610,7 @@ ANSWER = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(answer=mutated(ANSWER) | mutated(ANSWER.replace(b"206", b"302")), received=st.sampled_from([b"", b"<htm"]))
 def test_no_answer_is_more_than_refused(answer: bytes, received: bytes, tmp_path_factory: pytest.TempPathFactory):

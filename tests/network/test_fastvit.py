@@ -97,13 +97,9 @@ def shake(network: torch.nn.Module, seed: int) -> None:
             tensor.copy_(torch.randn(tensor.shape, generator=draw) / tensor[0].numel() ** 0.5)
 
 
-QUICK = {"fastvit_sa12"}  # the others differ in their sizes alone
-
-
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_timm_computes_the_same(variant: str, timm, difference, tmp_path: Path):
     """The networks in timm were written independently: its weights, in either form, give its logits here."""
     from safetensors.torch import save_file

@@ -51,6 +51,7 @@ def _small(head: Head) -> FastViT:
     return network
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(("variant", "head"), CASES)
 def test_fusing_and_folding_change_no_output(variant: str, head: Head, difference):

@@ -149,6 +149,7 @@ def test_the_protocols_are_what_they_are_called_for() -> None:
     assert set(METHODS) == set(Protocol)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.lists(st.lists(nanoseconds, min_size=50, max_size=50), min_size=20, max_size=20))
 def test_modelbench_follows_from_the_samples_alone(rounds: list[list[int]]) -> None:

@@ -108,6 +108,7 @@ def test_what_was_written_is_shown(name: str) -> None:
     assert look(name, TEXTS[name])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(PLACES), st.sampled_from(VALUES))
 def test_any_edit_is_refused_or_shown(place: tuple[str, tuple[Any, ...]], value: object) -> None:

@@ -271,6 +271,7 @@ def test_figures_of_another_machine_take_the_peak_that_was_brought_along(tmp_pat
     assert measuring.devices == []
 
 
+@pytest.mark.slow
 def test_files_without_counts_are_counted_where_they_lie(exported: Path) -> None:
     made = pipeline.cached(export_job(exported))
     assert made is not None

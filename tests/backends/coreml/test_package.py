@@ -178,6 +178,7 @@ def _main(asked: ExportJob) -> program.Function:
 # --- what the package says of itself ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_xcode_shows(packages: Path) -> None:
     import coremltools
 

@@ -290,6 +290,7 @@ def test_the_plan_of_the_device_is_told(xcode: apple.Xcode, planner: apple.Plann
 
 
 # coremltools' own destructor tries to unload the model once more, through an event loop that is closed by then
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_unplugged_device_is_one_sentence_and_ends_the_session(xcode: apple.Xcode, path: Path) -> None:
     xcode.plan(unplugged_after=2)

@@ -98,6 +98,7 @@ def test_a_dense_network_in_half(tmp_path: Path) -> None:
     assert (found.judged, found.tolerance) == ("rms", 2e-2)
 
 
+@pytest.mark.slow
 def test_all_of_a_half_file_is_half(model: onnx.ModelProto) -> None:
     graph = model.graph
     half = TensorProto.FLOAT16

@@ -130,6 +130,7 @@ def profile(path: Path) -> tuple[LayerTime, ...]:
     return BACKEND.profile(path, device, np.zeros(SHAPE.nchw, np.float32), RUNS)
 
 
+@pytest.mark.slow
 def test_every_layer_has_a_time_and_nothing_is_left_behind(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,12 +84,10 @@ def test_an_unknown_operator_is_one_sentence() -> None:
         traffic.of(model(nodes, {}, "y"), SHAPE, "odd.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "head", "level"),
-    [
-        pytest.param("fastvit_t8", Head.DENSE, Fuse.NONE, marks=pytest.mark.slow),
-        ("fastvit_sa12", Head.CLASSIFIER, Fuse.FOLDED),
-    ],
+    [("fastvit_t8", Head.DENSE, Fuse.NONE), ("fastvit_sa12", Head.CLASSIFIER, Fuse.FOLDED)],
 )
 def test_macs_are_those_of_the_network(variant: str, head: Head, level: Fuse, tmp_path: Path) -> None:
     """Also of attention, of several outputs, and of a batch; half the bytes in half the precision."""
@@ -125,6 +123,7 @@ def networks(variant: str, head: Head, level: Fuse) -> tuple[nn.Module, Shape, c
     return network, shape, cost.count(network, shape)
 
 
+@pytest.mark.slow
 def test_the_side_car_has_it_and_old_ones_stay_readable(exported: Path) -> None:
     job = export_job(exported)
     artifact = pipeline.cached(job)
@@ -139,6 +138,7 @@ def test_the_side_car_has_it_and_old_ones_stay_readable(exported: Path) -> None:
     assert old.key == artifact.key
 
 
+@pytest.mark.slow
 def test_a_file_for_several_sizes_is_counted_at_the_one_that_is_asked(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double().eval()
     asked = builders.export_job(shape=Shape(batch=1, height=64, width=64))

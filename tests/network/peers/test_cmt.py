@@ -47,6 +47,7 @@ def on_meta(name: str, head: Head, size: tuple[int, int]) -> cmt.CMT:
         return cmt.network(name, head=head, classes=1000, size=size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cmt.DESIGNS)
 def test_costs_are_those_of_the_paper(name: str):
     side, params, macs, *counted = COSTS[name]
@@ -56,6 +57,7 @@ def test_costs_are_those_of_the_paper(name: str):
     assert found.params / 1e6 == pytest.approx(params * EXCESS.get(name, 1), rel=0.01, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cmt.DESIGNS)
 def test_feature_maps_of_the_dense_network(name: str):
     maps = on_meta(name, Head.DENSE, (512, 512))(torch.zeros(1, 3, 512, 512, device="meta"))
@@ -68,6 +70,7 @@ def test_keys_and_values_come_from_smaller_maps():
     assert [(stage.queries, stage.keys) for stage in stages] == [(8192, 128), (2048, 128), (512, 128), (128, 128)]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("level", Fuse)
@@ -80,6 +83,7 @@ def test_fusing_and_folding_change_no_output(head: Head, level: Fuse, attention:
     assert difference(result(image()), wanted) < TOLERANCE
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_smallest_folds_at_its_own_size(difference):
     network = cmt.network("cmt_ti", head=Head.CLASSIFIER, classes=10, size=(160, 160)).eval()

@@ -46,6 +46,7 @@ def on_meta(name: str, head: Head) -> litv2.LITv2:
         return litv2.network(name, head=head, classes=1000, size=(224, 224))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", litv2.DESIGNS)
 def test_costs_are_those_of_the_paper(name: str):
     params, macs, *counted = COSTS[name]
@@ -158,6 +159,7 @@ def test_each_offset_moves_its_tap(number: int, tap: tuple[int, int]):
 # --- folding ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("level", Fuse)

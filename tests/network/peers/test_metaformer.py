@@ -144,6 +144,7 @@ def test_the_end_of_the_path_is_fastvit_but_for_its_head(name: str, variant: str
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRINTED)
 def test_parameters_and_work_are_the_printed_ones_within_a_hundredth_and_rounding(name: str):
     for params, gmacs, size in PRINTED[name]:
@@ -215,6 +216,7 @@ def test_a_dense_head_is_refused_in_one_sentence():
 # --- fusing and folding -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", MARKED)
 def test_fusing_and_folding_change_no_output(name: str, difference):
@@ -225,6 +227,7 @@ def test_fusing_and_folding_change_no_output(name: str, difference):
     assert difference(metaformer.fold(fused)(image()), wanted) < TOLERANCE
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["batched", "per-head"])
 @pytest.mark.parametrize("doubling", ["split", "grouped"])

@@ -89,6 +89,7 @@ QUICK = {"MobileOne-S0@224", "DeiT-S@224", "PoolFormer-S12@224"}
 EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in PEERS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_a_peer_counts_what_is_published(name: str) -> None:
     peer = PEERS[name]

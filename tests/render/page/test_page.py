@@ -78,6 +78,7 @@ def page() -> str:
     )
 
 
+@pytest.mark.slow
 def test_names_from_files_are_text_wherever_they_stand(page: str) -> None:
     outline = Outline(page)
     assert [tag for tag, _ in outline.tags].count("script") == 3  # the data, the bundle, the page's own
@@ -231,6 +232,7 @@ def test_far_quantiles_stand_on_the_page() -> None:
     assert cell == [latency(long.quantile_ms(0.99) or 0, interval), long.quantile_ms(0.99)]
 
 
+@pytest.mark.slow
 def test_measured_accuracy_has_columns_and_a_frontier_of_its_own() -> None:
     rows = collect(
         [
@@ -318,6 +320,7 @@ def test_the_command_writes_one_page_and_says_what_it_left_out(home: Path) -> No
     assert "Verdicts of comparisons" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "starts"), [("svg", b"<svg"), ("png", b"\x89PNG")])
 def test_the_command_writes_single_figures(home: Path, kind: str, starts: bytes) -> None:
     call("report", "--format", kind, "-o", "out", "--reference", "fastvit_t8", cwd=home, expect=7)
@@ -330,6 +333,7 @@ def test_the_command_writes_single_figures(home: Path, kind: str, starts: bytes)
         assert "<b>" not in latency
 
 
+@pytest.mark.slow
 def test_comparisons_alone_make_a_report(home: Path) -> None:
     next((home / "results" / "cpu").glob("*.jsonl")).unlink()
     call("report", cwd=home, expect=7)
@@ -340,12 +344,14 @@ def test_comparisons_alone_make_a_report(home: Path) -> None:
     assert "Verdicts of comparisons" in text
 
 
+@pytest.mark.slow
 def test_failures_alone_make_a_page() -> None:
     rows = collect([RunFile(Path("x"), (run(), failure()), 0)])
     text = compose.html(rows, [], title="t", footer="")
     assert "fastvit_t8 256: failed at timing: the worker was killed" in text
 
 
+@pytest.mark.slow
 def test_what_cannot_be_done_is_one_sentence(home: Path) -> None:
     assert "it has no row" in refused("report", "--reference", "fastvit_x", "--config", str(config(home)))
     assert "cannot be written" in refused("report", "-o", "no/such/r.html", "--config", str(config(home)))
@@ -354,6 +360,7 @@ def test_what_cannot_be_done_is_one_sentence(home: Path) -> None:
     assert "has no row" in refused("table", "--reference", "fastvit_x", "--config", str(config(home)))
 
 
+@pytest.mark.slow
 def test_without_runs_of_one_s_own_the_studies_that_came_along_are_shown(tmp_path: Path) -> None:
     done = call("report", cwd=tmp_path, expect=0)
     assert "Nothing was measured in results/ yet" in done.stderr
@@ -367,6 +374,7 @@ def test_without_runs_of_one_s_own_the_studies_that_came_along_are_shown(tmp_pat
     assert "from 4 studies" in words
 
 
+@pytest.mark.slow
 def test_only_runs_of_others_are_still_nothing_of_one_s_own(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "results" / "cpu-reference", tmp_path / "results" / "cpu-reference")
     call("report", "--format", "svg", cwd=tmp_path, expect=0)
@@ -385,6 +393,7 @@ def test_every_heading_has_an_anchor_and_the_contents_name_every_section(page: s
     assert contents == [attributes["id"] for tag, attributes in outline.tags if tag == "h2"]
 
 
+@pytest.mark.slow
 def test_a_history_has_a_chart_per_device_with_the_changes() -> None:
     found = pages.histories()
     text = compose.html(collect(found), [], histories=compose.developed(found), title="t", footer="")
@@ -398,6 +407,7 @@ def test_a_history_has_a_chart_per_device_with_the_changes() -> None:
     assert once["figures"]["history"] == []
 
 
+@pytest.mark.slow
 def test_pictures_printed_on_a_sheet_have_letters_of_eight_points(tmp_path: Path) -> None:
     found = [RunFile(Path("x"), (run(request=request(models=pages.SPECS)),), 0), *pages.histories()]
     written, _ = compose.pictures(
