@@ -44,7 +44,16 @@ from fastvit_bench.render.row_text import (
 )
 from fastvit_bench.render.rows import REFERENCE_SIZE, Row, size_of, sizes_of
 from fastvit_bench.render.table import NONE, Column, Table, TableReport, chosen, equal_columns, without
-from fastvit_bench.render.text import NOT_COMPARED_NOTE, compared, figure_text, percent, printable, significant, some
+from fastvit_bench.render.text import (
+    NOT_COMPARED_NOTE,
+    by_kind,
+    compared,
+    figure_text,
+    percent,
+    printable,
+    significant,
+    some,
+)
 
 if TYPE_CHECKING:  # both take longer to import than `--help` may
     import pandas as pd
@@ -482,8 +491,8 @@ def report(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> TableReport:
         ],
         title=_title(rows),
         brief=[
-            *_brief(failures, f"{FAILED}, for {len(failures)} reasons", failed),
-            *_brief(warnings, f"* Doubtful, for {len(warnings)} reasons", warned),
+            *_brief(f"{FAILED} at ", failed),
+            *_brief("* ", warned),
             *_brief_conditions(ordered),
             *further,
             *extras.notes,
@@ -499,14 +508,22 @@ def _title(rows: Sequence[Row]) -> str:
 
 
 PUBLISHED_IN_SHORT = "Published: FastViT paper, tables 5 and 6, whatever weights were timed here."
-SEVERAL = 2  # reasons that the notes in short name
+SEVERAL = 2  # kinds of reason that have a note each in short
 
 
-def _brief(notes: list[str], lead: str, labels: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the notes, or where they are many one on all the cells that they are about."""
-    if len(notes) <= SEVERAL:
-        return notes
-    return [f"{lead}: {some(list(dict.fromkeys(name for names in labels.values() for name in names)))}"]
+def _brief(mark: str, reasons: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return notes that begin with a mark: one per kind of reason, where they are few, else one on all of them."""
+    kinds = by_kind(reasons)
+    if len(kinds) <= SEVERAL:
+        return [f"{mark}{reason}: {some(labels)}" for reason, labels in kinds.items()]
+    counted = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    shown = [f"{reason} ({_cells(len(labels))})" for reason, labels in counted[: SEVERAL + 1]]
+    more = [f"{len(kinds) - len(shown)} more kinds of reason"] if len(kinds) > len(shown) else []
+    return [f"{mark}{'; '.join([*shown, *more])}"]
+
+
+def _cells(count: int) -> str:
+    return "1 figure" if count == 1 else f"{count} figures"
 
 
 def _brief_conditions(rows: Sequence[Row]) -> list[str]:

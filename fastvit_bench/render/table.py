@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -173,10 +174,20 @@ def chosen(columns: Sequence[Column[Row]], names: Sequence[str], kinds: Mapping[
     for asked in names:
         fitting = [name for name in known if fnmatchcase(name, asked) or kinds.get(name) == asked]
         if not fitting:
-            offered = ", ".join(dict.fromkeys(kinds.get(name, name) for name in known))
-            raise UsageError(f"There is no column '{asked}' here; there are {offered}.")
+            offered = list(dict.fromkeys(kinds.get(name, name) for name in known))
+            raise UsageError(_no_column(asked, offered))
         matching |= {name: known[name] for name in fitting}
     return [_on_demand(column) for column in matching.values()]
+
+
+def _no_column(asked: str, offered: Sequence[str]) -> str:
+    """Return the sentence that names the columns most like the one that was asked for, and the way to all of them."""
+    alike = [name for name in offered if asked.lower() in name] or get_close_matches(asked, offered, n=6)
+    known = alike[:6] or offered[:6]
+    return (
+        f"There is no column '{asked}' here; {'did you mean' if alike else 'there are'} {', '.join(known)}"
+        f"{'?' if alike else ' and others.'} The first line of --format csv names all {len(offered)}."
+    )
 
 
 def _on_demand(column: Column[Row]) -> Column[Row]:

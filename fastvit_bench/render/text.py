@@ -1,6 +1,7 @@
 """Numbers and names as people read them, alike in every table, sentence and picture."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 from fastvit_bench.errors import printable as printable
@@ -109,3 +110,25 @@ def some(labels: Sequence[str]) -> str:
     """Return the first names of a list, and how many more there are."""
     more = f" and {len(labels) - 6} more" if len(labels) > 6 else ""
     return ", ".join(labels[:6]) + more
+
+
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+
+
+def by_kind(reasons: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return reasons and the cells they are about, those that differ in numbers alone as one: ``… by 6 to 31 %``."""
+    kinds: dict[str, list[str]] = {}
+    for reason in reasons:
+        kinds.setdefault(_NUMBER.sub("0", reason), []).append(reason)
+    merged: dict[str, list[str]] = {}
+    for texts in kinds.values():
+        ranges = iter([_range(numbers) for numbers in zip(*(_NUMBER.findall(text) for text in texts), strict=True)])
+        lead = _NUMBER.sub(lambda _, values=ranges: next(values), texts[0])
+        merged[lead] = list(dict.fromkeys(name for text in texts for name in reasons[text]))
+    return merged
+
+
+def _range(numbers: Sequence[str]) -> str:
+    """Return the least and the greatest of numbers, as they are written; one where they are equal."""
+    low, high = min(numbers, key=float), max(numbers, key=float)
+    return low if low == high else f"{low} to {high}"

@@ -21,7 +21,7 @@ from fastvit_bench.render.row_table import PUBLISHED_TOP1, macs_per_image
 from fastvit_bench.render.row_text import legend, model_name
 from fastvit_bench.render.rows import REFERENCE_SIZE, Row, size_of
 from fastvit_bench.render.table import NONE, Column, Table, equal_columns, without
-from fastvit_bench.render.text import NOT_COMPARED_NOTE, compared, figure_text, printable, significant
+from fastvit_bench.render.text import NOT_COMPARED_NOTE, by_kind, compared, figure_text, printable, significant
 from fastvit_bench.stats.pareto import SURE, Counted
 
 # kind of figure -> heading of its section
@@ -254,8 +254,14 @@ def _least(entry: _Entry, base: _Entry) -> float | None:
 
 def _doubts(entries: Sequence[_Entry]) -> list[str]:
     """Return what the marks of the named figures mean."""
-    warned = {name: [printable(warning) for warning in row.doubts(cell)] for name, row, cell in entries}
-    notes = [f"* {name}: {'; '.join(warnings)}." for name, warnings in warned.items() if warnings]
+    reasons: dict[str, list[str]] = {}
+    for name, row, cell in entries:
+        for warning in row.doubts(cell):
+            reasons.setdefault(printable(warning), []).append(name)
+    of_names: dict[str, list[str]] = {}  # models with the same doubts are named once
+    for reason, names_of in by_kind(reasons).items():
+        of_names.setdefault(", ".join(names_of), []).append(reason)
+    notes = [f"* {these}: {'; '.join(doubts)}." for these, doubts in of_names.items()]
     unseen = any(not compared(cell) for _, _, cell in entries)
     return [*notes, *([NOT_COMPARED_NOTE] if unseen else [])]
 
