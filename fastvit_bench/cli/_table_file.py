@@ -20,7 +20,7 @@ _MARKS = {"markdown": "\n<!-- {} -->\n", "latex": "% {}\n", "rich": "\n{}\n"}  #
 # the first two names of each table, by which those without a mark are known
 _FIRST_NAMES = (
     *("model,variant", "model,params", "model,size", "series,model", "device,backend", "row,network", "id,section"),
-    *("study,group", "study,what", "study,lines", "claim,id", "peaks,roof", "document,schema"),
+    *("study,group", "study,what", "study,lines", "claim,id", "peaks,roof", "document,schema", "cell,margin"),
 )
 _BEGINNINGS = re.compile(
     "|".join(

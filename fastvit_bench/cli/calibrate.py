@@ -12,7 +12,14 @@ from fastvit_bench.cli._comparison import (
     OrderSeedOption,
     locked,
 )
-from fastvit_bench.cli._options import ConfigOption, DeviceOption, MachineOption, ThreadsOption
+from fastvit_bench.cli._options import (
+    ConfigOption,
+    DeviceOption,
+    FormatOption,
+    MachineOption,
+    TableFormat,
+    ThreadsOption,
+)
 from fastvit_bench.cli._progress import ProgressLine, of_blocks
 from fastvit_bench.cli.gate import GateModelsOption, GateSizesOption
 from fastvit_bench.records import Fuse
@@ -27,6 +34,7 @@ def calibrate(
     max_regression: MaxRegressionOption = None,
     max_time: MaxTimeOption = None,
     seed: OrderSeedOption = 0,
+    format_: FormatOption = TableFormat.RICH,
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
@@ -37,7 +45,7 @@ def calibrate(
 
     \b
     fastvit-bench calibrate
-    fastvit-bench calibrate --model fastvit_t8 --res 256 --repeat 10
+    fastvit-bench calibrate --model fastvit_t8 --res 256 --repeat 10 -o noise.md
     """
     from fastvit_bench import options
     from fastvit_bench.comparing import calibrate as compare_calibrate
@@ -72,7 +80,5 @@ def calibrate(
             notify=of_blocks(progress, repeat * plan.max_time_s),
         )
         path = compare_calibrate.save(calibration, Path(settings.paths.results) / chosen.name)
-    out = _output.stdout()
-    out.print(compare_calibrate.rich(calibration, out.width))
-    _output.show(compare_calibrate.sentence(calibration))
-    _output.say(f"written: {path}")
+    _output.print_report(compare_calibrate.report(calibration), format_.value)
+    _output.say(f"stored: {path}")

@@ -2,17 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fastvit_bench.records import Machine
 from fastvit_bench.records.comparison import Calibration, CellCalibration, Plan
-from fastvit_bench.render import terminal
-from fastvit_bench.render.table import Column, Table, TableReport
+from fastvit_bench.render.table import NONE, Column, Table, TableReport
 from fastvit_bench.render.text import printable
 from fastvit_bench.store import documents
-
-if TYPE_CHECKING:
-    from rich.console import Group
 
 NAME = "calibration.json"  # in the folder of a device's results; the last one counts
 
@@ -82,11 +77,11 @@ _COLUMNS: list[Column[CellCalibration]] = [
 ]
 
 
-def rich(calibration: Calibration, width: int) -> "Group":
-    """Return a table with a row per cell, for a terminal of `width` columns."""
+def report(calibration: Calibration) -> TableReport:
+    """Return a table with a row per cell and one of all together, with the result in a sentence."""
     cells = [*calibration.cells, *([calibration.pooled] if calibration.pooled else [])]
-    table = Table(cells, _COLUMNS, f"{calibration.repetitions} gates of each cell against itself")
-    return terminal.report(TableReport([table]), width)
+    title = f"{calibration.repetitions} gates of each cell against itself"
+    return TableReport([Table(cells, _COLUMNS, title)], notes=[sentence(calibration)])
 
 
 def sentence(calibration: Calibration) -> str:
@@ -104,4 +99,4 @@ def _name(cell: CellCalibration) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.2g} %"
+    return NONE if share is None else f"{100 * share:.2g} %"

@@ -271,8 +271,11 @@ def test_another_python_environment_brings_its_own_packages(gate: Path, tmp_path
 
 @pytest.mark.slow
 def test_calibration_is_kept_and_a_margin_below_the_noise_is_told(baseline: Path, gate: Path) -> None:
-    done = call("calibrate", "--repeat", "2", "--max-regression", "60%")
-    assert "2 gates" in done.stdout
+    done = call("calibrate", "--repeat", "2", "--max-regression", "60%", "-o", "noise.csv")
+    assert done.stdout == ""
+    header, line = (gate / "noise.csv").read_text().splitlines()
+    assert header.startswith("cell,margin,blocks,scatter,")
+    assert line.startswith("m00 32 b1,0.6,")
     kept = gate / "results" / "cpu" / "calibration.json"
     noted = json.loads(kept.read_text())
     (cell,) = noted["cells"]

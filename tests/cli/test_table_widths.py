@@ -205,7 +205,10 @@ TABLES: dict[str, str | dict[str, tuple[Show, tuple[str, ...]]]] = {
         "cells": (lambda width, _: drawn(width, formats.rich(pages.verdicts()[1], width)), ("10.04", "[-0.4, +1.2]"))
     },
     "calibrate": {
-        "cells": (lambda width, _: drawn(width, calibrate.rich(calibrated(), width)), ("1.2 %", "6.1 %", "2 (21 %)"))
+        "cells": (
+            lambda width, _: drawn(width, terminal.report(calibrate.report(calibrated()), width)),
+            ("1.2 %", "6.1 %", "2 (21 %)"),
+        )
     },
     "study": {
         "list": (lambda width, _: shown(width, "study"), ("2",)),

@@ -52,7 +52,7 @@ from fastvit_bench.records import (
 )
 from fastvit_bench.records.comparison import BaselineKind, Outcome, Plan
 from fastvit_bench.records.unfinished import SCHEMA, BlockLine, ComparisonStart
-from fastvit_bench.render import accuracies, charts, frontiers, joined, listing, row_table, rows
+from fastvit_bench.render import accuracies, charts, frontiers, joined, listing, row_table, rows, terminal
 from fastvit_bench.render.charts import LIGHT
 from fastvit_bench.render.page import compose
 from fastvit_bench.roofline import points
@@ -187,7 +187,7 @@ def show_study(path: Path, draw: bool) -> None:
 
 def show_calibration(path: Path, draw: bool) -> None:
     calibration = documents.read(path, documents.CALIBRATION)
-    print_out(calibrate.rich(calibration, 100))
+    print_out(terminal.report(calibrate.report(calibration), 100))
     check_text(calibrate.sentence(calibration))
 
 

@@ -19,7 +19,7 @@ from fastvit_bench.paper import study_chart, study_table
 from fastvit_bench.records import DevicePeak
 from fastvit_bench.records.comparison import Calibration, Comparison
 from fastvit_bench.records.study import StudyResult
-from fastvit_bench.render import rows
+from fastvit_bench.render import rows, terminal
 from fastvit_bench.render.charts import LIGHT
 from fastvit_bench.roofline import chart as roofline_chart
 from fastvit_bench.roofline import points
@@ -66,8 +66,7 @@ def show_study(result: StudyResult) -> None:
 
 
 def show_calibration(calibration: Calibration) -> None:
-    draw(calibrate.rich(calibration, 100))
-    calibrate.sentence(calibration)
+    draw(terminal.report(calibrate.report(calibration), 100))
 
 
 def show_peaks(peaks: tuple[DevicePeak, ...]) -> None:
