@@ -518,7 +518,8 @@ def _brief(mark: str, reasons: Mapping[str, Sequence[str]]) -> list[str]:
         return [f"{mark}{reason}: {some(labels)}" for reason, labels in kinds.items()]
     counted = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
     shown = [f"{reason} ({_cells(len(labels))})" for reason, labels in counted[: SEVERAL + 1]]
-    more = [f"{len(kinds) - len(shown)} more kinds of reason"] if len(kinds) > len(shown) else []
+    further = len(kinds) - len(shown)
+    more = [f"{further} more kind{'s' if further > 1 else ''} of reason"] if further else []
     return [f"{mark}{'; '.join([*shown, *more])}"]
 
 

@@ -262,7 +262,7 @@ def _broken(piece: Line, width: int, indent: int) -> Iterator[Line]:
 
 # --- text -------------------------------------------------------------------------------------------------------------
 
-_WORD = re.compile(r"\S+ \[[^\]]{0,60}\]|\S+")  # a figure and its interval are one
+_WORD = re.compile(r"\S+ \[[^\]]{0,60}\]\S*|\S+")  # a figure, its interval and what stands behind it are one
 
 
 def _wrapped(text: str, width: int, lead: int = 0) -> list[str]:

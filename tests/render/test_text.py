@@ -1,10 +1,14 @@
 """Numbers and names as people read them."""
 
+import io
 import re
 
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from fastvit_bench.render import terminal
+from fastvit_bench.render.table import Column, Table, TableReport
 from fastvit_bench.render.text import by_kind
 
 
@@ -37,3 +41,12 @@ def test_no_cell_is_lost_and_words_stay(reasons: dict[str, list[str]]) -> None:
         return re.sub(r"[+-]?\d+(?:\.\d+)?( to [+-]?\d+(?:\.\d+)?)?", "0", text)
 
     assert {words(text) for text in merged} == {words(text) for text in reasons}
+
+
+def test_punctuation_stays_at_the_interval_that_it_follows() -> None:
+    texts = ["11.5 % [11.4, 12.5]: in the same direction.", "fits [1, 2], [3, 4]"]
+    table = Table(texts, [Column("words", "words", lambda text: text, wraps=True, role="key")])
+    console = Console(width=24, file=io.StringIO(), record=True)
+    console.print(terminal.report(TableReport([table]), 24))
+    words = " ".join(console.export_text().split())
+    assert all(text in words for text in texts)
