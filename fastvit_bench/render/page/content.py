@@ -83,6 +83,7 @@ class Content:
 
     title: str
     headline: str
+    doubts: list[str]  # what the marks of the headline's figures mean
     lead: SummaryCard | None  # the comparison whose verdict stands under the headline
     aside: str  # under the headline: how much was measured, on what, when
     footer: str  # when and by what the page was made
@@ -114,7 +115,7 @@ def content(
     """Return the page's words, of whatever there is."""
     marks, lines = legend(rows)
     leads = bool(groups) or not comparisons  # else the newest comparison is all there is to say first
-    first = headline(groups, accuracies) if groups or not studies else printable(studies[0].study.title)
+    first, doubts = headline(groups, accuracies) if groups or not studies else (printable(studies[0].study.title), [])
     if advice:
         first = (
             f"Nothing was measured here yet; {_counted(len(studies), 'study')} of another machine came with the tool."
@@ -130,6 +131,7 @@ def content(
     return Content(
         title=printable(title),
         headline=first if leads else phrases.sentence(comparisons[0]),
+        doubts=doubts if leads else [],
         lead=cards[0] if cards and leads else None,
         aside=_aside(rows, len(comparisons), studies),
         footer=footer,
@@ -147,13 +149,14 @@ def content(
 # --- sentences --------------------------------------------------------------------------------------------------------
 
 
-def headline(groups: Sequence[Group], accuracies: Mapping[str, Counted] | None = None) -> str:
+def headline(groups: Sequence[Group], accuracies: Mapping[str, Counted] | None = None) -> tuple[str, list[str]]:
     """Return a sentence on the largest group at the models' own size: who leads, and what accuracy costs.
 
-    Figures are those of the table: the folded files, with its digits, marks and intervals; doubts stand behind.
+    Figures are those of the table: the folded files, with its digits, marks and intervals. What the marks mean is the
+    second part.
     """
     if not groups:
-        return "No latency was measured in these runs."
+        return "No latency was measured in these runs.", []
     group, shape = _deployed(groups[0])
     entries = sorted(group.at(shape), key=lambda entry: entry[2].figure_ms)
     own = {row.own_size for row in group.rows} <= {None, shape.height if shape else None}
@@ -163,7 +166,7 @@ def headline(groups: Sequence[Group], accuracies: Mapping[str, Counted] | None =
     by_basis = [frontier(group, shape, basis, accuracies or {}) for basis in Basis] if shape else []
     best = next((result for result in by_basis if result), None)
     sentence, named = _standings(best, where) if best else _order(entries, where)
-    return " ".join([sentence, *_doubts(named)]).replace("  ", " ")
+    return sentence.replace("  ", " "), _doubts(named)
 
 
 _Entry = tuple[str, Row, Measurement]

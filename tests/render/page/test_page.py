@@ -119,7 +119,8 @@ def test_json_in_a_script_is_the_same_json_without_markup(value: Any) -> None:
 def told(*lines: Any, specs: tuple[Any, ...] = pages.SPECS, accuracies: dict[str, Counted] | None = None) -> str:
     """The headline of some measurements, with usual spaces."""
     rows = collect([RunFile(Path("x"), (run(request=request(models=specs)), *lines), 0)])
-    return headline(groups(rows), accuracies).replace("\N{NO-BREAK SPACE}", " ")
+    sentence, doubts = headline(groups(rows), accuracies)
+    return " ".join([sentence, *doubts]).replace("\N{NO-BREAK SPACE}", " ")
 
 
 UNPUBLISHED = tuple(spec(name=f"m{at}", published=None) for at in range(4))
@@ -138,13 +139,15 @@ def figure_cells(rows: list[Row]) -> list[list[str]]:
 
 
 def test_the_headline_says_who_leads_and_at_what_cost() -> None:
-    shown = headline(groups(pages.few())).replace("\N{NO-BREAK SPACE}", " ")
+    sentence, doubts = headline(groups(pages.few()))
+    assert not doubts
+    shown = sentence.replace("\N{NO-BREAK SPACE}", " ")
     assert shown.startswith(
         "Of 4 models at 256 px on cpu, 3 are on the accuracy-latency frontier, from fastvit_t8 (8.000 [7.991, 8.009] "
         "ms, 76.2 %) to fastvit_ma36 (100.0 [99.8, 100.2] ms, 83.9 %), by published top-1; "
     )
     assert shown.endswith(" is dominated by fastvit_sa12.")
-    assert headline([]) == "No latency was measured in these runs."
+    assert headline([]) == ("No latency was measured in these runs.", [])
 
 
 def test_the_headline_has_the_digits_and_marks_of_the_table() -> None:
@@ -153,7 +156,7 @@ def test_the_headline_has_the_digits_and_marks_of_the_table() -> None:
     rows = collect([RunFile(Path("x"), (run(request=request(models=UNPUBLISHED)), doubtful), 0)])
     [in_table] = figure_cells(rows)
     shown = told(doubtful, specs=UNPUBLISHED)
-    assert shown.startswith(f"m0 takes {in_table[0]} ms at 256 px on cpu. ")
+    assert shown.startswith(f"m0 takes {in_table[0]} ms at 256 px on cpu. * m0: ")
     assert "*" in in_table[0]
     for warning in doubtful.warnings:
         assert warning in shown
