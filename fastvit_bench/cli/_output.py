@@ -329,10 +329,12 @@ def print_table(
     if accuracy_paths is not None:
         table_rows = rows.join(table_rows, counted)
     extras = joined.join(table_rows, reference=reference, pareto=pareto, accuracies=frontiers.counted(counted))
-    if columns and table_rows:
-        print_report(row_table.choose(table_rows, columns, extras), format_.value)
-    elif compact and table_rows and format_ is not TableFormat.RICH:  # a terminal's is compact unless -v is given
-        print_report(row_table.compact(row_table.report(table_rows, extras)), format_.value)
+    on_paper = format_ is TableFormat.LATEX and not verbose()  # which is as narrow as a terminal
+    compact = compact and format_ is not TableFormat.RICH  # a terminal's is compact unless -v is given
+    if table_rows and (columns or compact or on_paper):
+        report = row_table.report(table_rows, extras)
+        shown = row_table.choose(table_rows, columns, extras) if columns else row_table.compact(report)
+        print_report(row_table.in_short(shown) if on_paper else shown, format_.value)
     elif format_ is TableFormat.RICH:
         console = stdout()
         console.print(row_table.rich(table_rows, console.width, extras, verbose=verbose()))

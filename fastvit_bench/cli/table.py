@@ -32,8 +32,8 @@ def table(
         bool,
         typer.Option(
             "--compact",
-            help="Leave out columns equal in every row, and print their values above the table; a terminal always does "
-            "so without -v.",
+            help="Leave out columns equal in every row, and print their values beside the table; a terminal and LaTeX "
+            "always do so without -v.",
         ),
     ] = False,
     columns: Annotated[

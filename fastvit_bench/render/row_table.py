@@ -68,6 +68,7 @@ __all__ = [
     "compact",
     "csv",
     "frame",
+    "in_short",
     "json",
     "latex",
     "live_row",
@@ -580,6 +581,11 @@ def compact(shown: TableReport, *, on_terminal: bool = False) -> TableReport:
         ],
         caption=caption,
     )
+
+
+def in_short(shown: TableReport) -> TableReport:
+    """Return the report with its notes in short."""
+    return replace(shown, notes=shown.brief)
 
 
 def _caption(equal: Mapping[str, str], *, alone: bool) -> str:

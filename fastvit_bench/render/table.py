@@ -182,7 +182,7 @@ def chosen(columns: Sequence[Column[Row]], names: Sequence[str], kinds: Mapping[
 
 def _no_column(asked: str, offered: Sequence[str]) -> str:
     """Return the sentence that names the columns most like the one that was asked for, and the way to all of them."""
-    alike = [name for name in offered if asked.lower() in name] or get_close_matches(asked, offered, n=6)
+    alike = [name for name in offered if asked.lower() in name] or get_close_matches(asked, offered, n=6, cutoff=0.7)
     known = alike[:6] or offered[:6]
     return (
         f"There is no column '{asked}' here; {'did you mean' if alike else 'there are'} {', '.join(known)}"

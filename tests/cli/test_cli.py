@@ -48,6 +48,10 @@ def test_a_sweep_leaves_a_run_that_every_format_can_show(measured: str) -> None:
     assert "random weights" in markdown
     latex = call("table", "-f", "latex").stdout
     assert "\\toprule" in latex
+    assert "& device &" not in latex  # what is equal in every row, and notes in full, take -v
+    verbose = call("table", "-f", "latex", "-v").stdout
+    assert "& device &" in verbose
+    assert len(verbose) > len(latex)
     (first, second) = csv.DictReader(io.StringIO(call("table", "-f", "csv").stdout))
     assert (first["model"], second["model"]) == ("m00", "m01")
     assert float(first["latency_32_low_ms"]) <= float(first["latency_32_ms"]) <= float(first["latency_32_high_ms"])
