@@ -50,6 +50,7 @@ def test_generated_pages_are_fresh(generate: ModuleType, monkeypatch: pytest.Mon
     assert generate.main() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
     [

@@ -35,6 +35,7 @@ def test_the_interface_is_static_and_named(model: onnx.ModelProto) -> None:
     assert {(opset.domain, opset.version) for opset in model.opset_import if not opset.domain} == {("", OPSET)}
 
 
+@pytest.mark.slow
 def test_the_folded_graph_has_nothing_left_to_fold(model: onnx.ModelProto) -> None:
     kinds = [node.op_type for node in model.graph.node]
     assert "BatchNormalization" not in kinds

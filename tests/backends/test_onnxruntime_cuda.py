@@ -185,6 +185,7 @@ def toolkit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Toolkit]:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "error"), [("fp16", 4e-3), ("fp32", 1e-5)])
 @pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("transfers", [True, False])

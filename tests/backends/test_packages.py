@@ -103,6 +103,7 @@ def test_the_options_of_a_device_decide_what_runs_it() -> None:
     assert {"numpy", "onnxruntime", "onnxruntime-gpu"} <= set(packages("onnxruntime"))
 
 
+@pytest.mark.slow
 def test_a_side_tells_the_versions_of_its_own_process(exported: Path) -> None:
     from conftest import export_job
 

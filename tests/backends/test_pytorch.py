@@ -357,6 +357,7 @@ def test_what_goes_wrong_on_the_gpu_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_a_gpu_computes_is_compared(
     gpu: cudagpu.Gpu, exported: ExportJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:

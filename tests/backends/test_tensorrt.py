@@ -125,6 +125,7 @@ def test_without_a_driver_the_onnx_file_is_proved_and_the_rest_is_named(
         BACKEND.detect_hardware(asked.device)
 
 
+@pytest.mark.slow
 def test_verify_finds_the_backend_by_the_file_s_ending(
     exported: tuple[ExportJob, Artifact], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -171,6 +171,7 @@ def test_what_it_was_found_to_compute_is_put_beside_it(asked: ExportJob) -> None
     assert engines.read_metadata(engine_of(asked)) == msgspec.structs.replace(known, parity=parity)
 
 
+@pytest.mark.slow
 @installed
 def test_where_nothing_can_run_it_there_is_an_engine_and_no_proof_of_it(asked: ExportJob) -> None:
     assert BACKEND.engines.lacking(asked.device) is None  # of building, which needs no GPU

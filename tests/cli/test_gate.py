@@ -340,6 +340,7 @@ def test_a_model_that_the_base_does_not_have_ends_by_the_policy(baseline: Path, 
     assert (gate / "output").read_text().count("verdict=no-baseline") == 2
 
 
+@pytest.mark.slow
 def test_the_verdict_is_one_document_for_programs(baseline: Path, gate: Path) -> None:
     done = planted("", *NEW_MODEL, "--json")
     assert done.returncode == 4
@@ -459,6 +460,7 @@ def test_a_base_of_before_the_gate_was_added_has_no_baseline(zoo: Path) -> None:
         call("gate", "--baseline-rev", "HEAD", "--config", place, "--no-baseline", "pass")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_", ["svg", "png"])
 def test_commands_that_draw_look_for_what_draws_first(format_: str, zoo: Path) -> None:
     for words in (["roofline"], ["history"]):

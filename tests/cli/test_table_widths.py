@@ -333,6 +333,7 @@ def test_json_is_all_that_is_printed(words: tuple[str, ...], home: Path) -> None
     assert json.loads(short) == json.loads(shown(200, *words, "-f", "json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", PRINTED.values(), ids=PRINTED)
 @pytest.mark.parametrize(
     "ending", ["md", *(pytest.param(name, marks=pytest.mark.slow) for name in ("csv", "json", "txt"))]

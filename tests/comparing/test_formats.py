@@ -689,6 +689,7 @@ def test_dollars_are_no_formula() -> None:
     assert chart.png(comparison).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["svg", "png"])
 def test_picture_is_the_same_each_time(kind: str) -> None:
     first = reports.FORMATS[kind].writer(mixed())

@@ -25,6 +25,7 @@ def job(folder: Path, name: str = "x.onnx") -> ExportJob:
     return msgspec.structs.replace(export_job(folder), path=str(folder / name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [FOREIGN[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FOREIGN[1:])])
 def test_a_file_of_someone_else_is_replaced_only_by_force(name: str, tmp_path: Path) -> None:
     place = tmp_path / name

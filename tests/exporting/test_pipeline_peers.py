@@ -79,6 +79,7 @@ def test_a_peer_that_lost_its_position_bias_fails_the_proof(tmp_path: Path, monk
         pipeline.export(asked(tmp_path, "cmt_ti", (64, 64)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cmt_ti", "litv2_s"])
 def test_a_size_that_does_not_divide_is_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="32"):

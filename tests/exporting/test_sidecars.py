@@ -96,6 +96,7 @@ def test_no_change_of_a_side_car_is_more_than_a_sentence(tmp_path_factory: Any, 
     assert said.isprintable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_a_damaged_side_car_means_a_new_export(damage: str, exported: Path, tmp_path: Path) -> None:
     source = Path(export_job(exported).path)
@@ -188,6 +189,7 @@ def test_what_a_file_says_of_itself_is_a_strangers_word(name: str, exported: Pat
     assert sentence in refused("verify", str(path)).replace("models/", f"{models}/") or "is not in" in reason
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize(
     "damage",

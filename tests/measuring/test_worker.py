@@ -44,6 +44,7 @@ def program(body: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_measurement_comes_back_whole(timing: TimingJob) -> None:
     with Worker() as process:
         reply = process.ask(timing, 60)
@@ -68,6 +69,7 @@ def test_one_worker_answers_many_jobs_and_what_toolkits_print_does_not_matter() 
         assert [process.ask(job, 60) for _ in range(3)] == [CellError(stage="timing", reason="as asked")] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "reason"),
     [

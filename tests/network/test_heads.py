@@ -192,6 +192,7 @@ def test_norms_that_are_not_taken_in_would_show(monkeypatch: pytest.MonkeyPatch)
     assert verification.difference(network, reparam.fold(network), square(64)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("timm")
 @pytest.mark.parametrize("head", [*ON_MAPS, Head.STAGES])
 @pytest.mark.parametrize("name", ["timm:resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in DEEPER)])
@@ -237,6 +238,7 @@ def made(head: Head, folder: Path, variant: str = "fastvit_t8", size: int = 64, 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("head", [Head.STAGES, *(pytest.param(head, marks=pytest.mark.slow) for head in ON_MAPS)])
 def test_a_file_computes_what_the_network_does(head: Head, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def deviations(network: nn.Module, images: Tensor) -> dict[str, float]:
     return kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [

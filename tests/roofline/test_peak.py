@@ -309,6 +309,7 @@ def test_a_real_network_below_a_peak(zoo: Path) -> None:
     assert len(json.loads(call("roofline", "-f", "json").stdout)["points"]) == 1
 
 
+@pytest.mark.slow
 def test_wrong_words_are_refused(zoo: Path) -> None:
     assert "There is no device 'x'" in refused("roofline", "--device", "x")
     assert "end its name in one of these" in refused("roofline", "-o", "r.pdf")

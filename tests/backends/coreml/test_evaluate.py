@@ -470,6 +470,7 @@ def seen(image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(((image / 255 - np.array(MEAN)) / np.array(STD)).transpose(0, 3, 1, 2).copy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["fastvit_t8", pytest.param("fastvit_sa12", marks=pytest.mark.slow)])
 def test_a_network_in_float32(ct: Any, variant: str, tmp_path: Path) -> None:
     original, path = network(variant), tmp_path / "net.mlpackage"

@@ -209,6 +209,7 @@ def test_what_xcode_shows(packages: Path) -> None:
     assert str(Path.home()) not in str(about)
 
 
+@pytest.mark.slow
 def test_a_package_is_known_again_by_what_it_says(packages: Path, tmp_path: Path) -> None:
     asked = job(packages)
     metadata = BACKEND.metadata(Path(asked.path))

@@ -69,6 +69,7 @@ def kinds(path: Path) -> dict[str, int]:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width"),
     [

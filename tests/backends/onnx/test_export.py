@@ -163,6 +163,7 @@ def test_only_what_changes_nothing_is_dropped(operator: str, value: float, shape
     assert model.graph.node[-1].input[0] == ("image" if left == 1 else "middle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "head",
     [
@@ -226,6 +227,7 @@ def beyond(model: onnx.ModelProto) -> None:
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

@@ -147,6 +147,7 @@ def test_every_layer_has_a_time_and_nothing_is_left_behind(
     assert blocks[-2:] == ["expansion", "classifier"]
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_loaded_has_no_profile(tmp_path: Path, written: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"no model")

@@ -165,6 +165,7 @@ def test_the_printed_parameters_have_no_expansion_in_front_of_the_classifier():
         assert counts[1] - counts[0] == 654_400
 
 
+@pytest.mark.slow
 def test_the_table_in_the_docs_holds_what_is_counted_and_what_is_printed():
     page = (Path(__file__).parents[3] / "docs" / "explanation" / "networks.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (?:`(\w+)`)? \| .* \| (\S+) \| (\S*) ?\| (\S+) at (\d+) \| (\S*) ?\|$", page, re.MULTILINE)
@@ -248,6 +249,7 @@ def test_images_in_batches_do_not_know_of_each_other(level: Fuse, difference):
     assert difference(network(two), torch.cat([network(one[None]) for one in two])) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MARKED)
 def test_folding_leaves_no_batchnorm_no_layer_scale_and_no_weights_of_norms(name: str):
     folded = metaformer.fold(spread(name))
@@ -356,6 +358,7 @@ def with_a_default_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metaformer, "_remainder", lambda norm: nn.GroupNorm(1, norm.num_channels, affine=False))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("plant", "name"),

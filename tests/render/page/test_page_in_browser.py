@@ -82,6 +82,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_it_opens_without_a_word_and_draws_every_chart(browser: Any, report: Path) -> None:
     opened = Opened(browser, report)
     assert opened.said == []
