@@ -264,7 +264,7 @@ def _doubts(entries: Sequence[_Entry]) -> list[str]:
     of_names: dict[str, list[str]] = {}  # models with the same doubts are named once
     for reason, names_of in by_kind(reasons).items():
         of_names.setdefault(", ".join(names_of), []).append(reason)
-    notes = [f"* {these}: {'; '.join(doubts)}." for these, doubts in of_names.items()]
+    notes = [f"* {models}: {'; '.join(doubts)}." for models, doubts in of_names.items()]
     unseen = any(not compared(cell) for _, _, cell in entries)
     return [*notes, *([NOT_COMPARED_NOTE] if unseen else [])]
 
