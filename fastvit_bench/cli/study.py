@@ -95,8 +95,8 @@ def study(
     """Reproduce a table of the paper on this machine.
 
     Its networks are timed in turns, and its claims are checked. The table shows the published figures too. Every
-    finished pair is written to results/DEVICE/study-NAME-ID.json at once. Exit code 7: some rows failed, and the others
-    were saved.
+    pass over the pairs is written to results/DEVICE/study-NAME-ID.json at once. Exit code 7: some rows failed, and the
+    others were saved.
 
     \b
     fastvit-bench study repmixer-vs-pooling --dry-run
@@ -235,39 +235,49 @@ def _show_plan(planned: "Planned", format_: SeriesFormat) -> None:
 
 
 def _measure(planned: "Planned", settings: "Config", path: Path, times: "RunTimes") -> "StudyResult":
-    """Measure the planned pairs under a line of progress, print a line as each ends, and return the result."""
+    """Measure the planned pairs under a line of progress, print a line after each pass, and return the result."""
     from fastvit_bench.paper import study as studying
     from fastvit_bench.paper import study_table
 
     result = planned.result
+    failed = {cell.name for cell in result.cells if cell.verdict.ratio is None}
     with ProgressLine(_output.stderr()) as progress:
-        notify = _of_pairs(progress, planned, times)
+        notify = _of_passes(progress, planned, times)
         try:
-            for so_far, cell in studying.run(
+            for result in studying.run(
                 planned, settings, path, announce=progress.step, notify=notify, warn=_output.warn
             ):
-                result = so_far
-                progress.say(study_table.live_row(cell))
+                for cell in result.cells:
+                    if cell.verdict.ratio is None and cell.name not in failed:
+                        progress.say(study_table.live_row(cell))
+                        failed.add(cell.name)
+                progress.say(studying.progress(result))
         except KeyboardInterrupt as error:
             command = f"study {result.study.name} --device {result.device.name} --resume"
             raise _output.interrupted(error, "every finished block", command, progress.console) from None
     return result
 
 
-def _of_pairs(progress: ProgressLine, planned: "Planned", times: "RunTimes") -> Callable[[str, int, int], None]:
-    """Return the function that a study notifies of each block; its expected end follows the time of earlier pairs."""
+def _of_passes(progress: ProgressLine, planned: "Planned", times: "RunTimes") -> Callable[[str, int, int], None]:
+    """Return the function that a study notifies of each block; its expected end follows the time of earlier blocks."""
     from fastvit_bench.paper import study as studying
 
-    estimates = {match.name: studying.match_seconds(planned, match, times) for match in planned.remaining}
-    begun_s: dict[str, float] = {}
+    blocks = planned.result.blocks
+    weights = {match.name: studying.match_seconds(planned, match, times) / blocks for match in planned.remaining}
+    begun: list[tuple[str, int]] = []  # pair and pass of each block of this call, the last one running
+    first_s: list[float] = []
 
     def notify(pair: str, block: int, look: int) -> None:
-        begun_s.setdefault(pair, progress.elapsed_s)
-        spent_s = begun_s[pair] - next(iter(begun_s.values()))
-        remaining_s = remaining_seconds(estimates, list(begun_s), spent_s, (block - 1) / look)
+        begun.append((pair, block))
+        first_s.append(progress.elapsed_s)
+        in_pass = {name for name, number in begun if number == block}
+        estimates = {(name, number): weights[name] for name, number in begun}
+        estimates |= {(name, number): weights[name] for name in weights for number in range(block + 1, look + 1)}
+        estimates |= {(name, block): weights[name] for name in weights if name not in in_pass}
+        left_s = remaining_seconds(estimates, list(dict.fromkeys(begun)), progress.elapsed_s - first_s[0])
         progress.timing(
-            f"timing {pair} ({len(begun_s)} of {len(estimates)}): block {block} of {look} · "
-            f"all done about {end_time(remaining_s)}"
+            f"timing {pair} ({len(in_pass)} of {len(weights)}, pass {block} of {look}) · "
+            f"all done about {end_time(left_s)}"
         )
 
     return notify

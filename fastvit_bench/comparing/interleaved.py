@@ -9,7 +9,7 @@ import math
 import random
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -131,15 +131,29 @@ class InterleavedRun:
         self.cells = {pair.name: _Progress() for pair in pairs}
         self._random = random.Random(f"{plan.seed}")  # of the order of cells
         self._disturbed_in_a_row = 0
+        self.verdicts: dict[str, Verdict] = {}  # once all is measured
         for pair in pairs:
             self.cells[pair.name].failed = _unable(pair, same)
 
     def run(self) -> dict[str, Verdict]:
         """Measure and judge; return verdicts by cell, and the one of all cells under `sequential.POOLED`."""
+        for _ in self.passes():
+            pass
+        return self.verdicts
+
+    def passes(self) -> Iterator[None]:
+        """Measure and judge; yield after each pass over the cells. After the last, `verdicts` are those of `run`."""
         try:
-            verdicts = self._judged()
+            self.verdicts = self._finished((yield from self._judged()))
         except _OutOfReachError as error:
-            verdicts = {name: self._open_verdict(str(error)) for name in self._blocks()}
+            self.verdicts = self._finished({name: self._open_verdict(str(error)) for name in self._blocks()})
+
+    def so_far(self) -> dict[str, Verdict]:
+        """Return the verdicts on the blocks that were measured so far, as `run` would end with them."""
+        return self._finished(sequential.judge(self._blocks(), self.plan, {}))
+
+    def _finished(self, verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
+        """Return the verdicts of a comparison that has ended, with cells left out and doubts on the others."""
         for name, cell in self.cells.items():
             if cell.failed is None and not cell.counted and verdicts[name].outcome is Outcome.INCOMPARABLE:
                 verdicts[name] = self._open_verdict("Time ran out before its first block; allow more time.")
@@ -168,7 +182,7 @@ class InterleavedRun:
                 verdict = sequential.inconclusive(verdict, f"{doubt}; measure the base again")
         return sequential.without_contradiction(verdict, counted)
 
-    def _judged(self) -> dict[str, Verdict]:
+    def _judged(self) -> Generator[None, None, dict[str, Verdict]]:
         begun = machines.monotonic_s()
 
         def spent_s() -> float:
@@ -184,9 +198,11 @@ class InterleavedRun:
                     # blocks that were measured are never left out, whatever the clock says of their repetition
                     if not self._recorded and since + slowest.get(name, 0.0) > self.plan.max_time_s:
                         return sequential.judge(self._blocks(), self.plan, settled)
-                    self.notify(name, len(self.cells[name].counted) + 1, look)
+                    if not self._recorded:
+                        self.notify(name, len(self.cells[name].counted) + 1, look)
                     self._block(name)
                     slowest[name] = max(slowest.get(name, 0.0), spent_s() - since)
+                yield
             settled = sequential.judge(self._blocks(), self.plan, settled)
             if not self._open(settled):
                 break

@@ -98,8 +98,8 @@ class Planned:
 
     @property
     def remaining(self) -> list[Match]:
-        """The matches without a figure yet, those that failed included."""
-        return [match for match in self.result.matches if not _done(self.result.cell(match))]
+        """The matches that lack blocks, those that failed included."""
+        return [match for match in self.result.matches if not _done(self.result.cell(match), self.result.blocks)]
 
     def state(self, contestant: Contestant) -> str:
         """Return the state of a contestant's file, in words."""
@@ -109,8 +109,11 @@ class Planned:
         return "to export" if step.cached is None else "exported already"
 
 
-def _done(cell: CellResult | None) -> bool:
-    return cell is not None and cell.verdict.outcome is not Outcome.INCOMPARABLE
+def _done(cell: CellResult | None, blocks: int) -> bool:
+    """Return whether a match has all of its blocks; one that failed has not."""
+    if cell is None or cell.verdict.outcome is Outcome.INCOMPARABLE:
+        return False
+    return sum(not block.replaced for block in cell.blocks) >= blocks
 
 
 def plan(
@@ -317,58 +320,72 @@ def run(
     announce: Callable[[str], None] = lambda what: None,
     notify: Notify = lambda cell, block, look: None,
     warn: Callable[[str], None] = lambda what: None,
-) -> Iterator[tuple[StudyResult, CellResult]]:
-    """Export the missing files, then measure match by match; yields the study so far, after it was written to `path`.
+) -> Iterator[StudyResult]:
+    """Export the missing files, then pass over all matches block by block; yields the study after each pass.
 
-    A row that cannot be exported or timed becomes a cell without a figure and stops no other row. Every block is kept
-    at once, so that a study that is killed goes on within the pair. `announce` gets each export as it begins.
+    A pass measures one block of every match, in an order drawn from the seed, so that the ratios of two matches are of
+    the same moments. The study was written to `path` when it is yielded. A row that cannot be exported or timed becomes
+    a cell without a figure and stops no other row. Every block is kept at once, so that a study that is killed goes on
+    within the pass. `announce` gets each export as it begins.
     """
-    result, timeout_s = planned.result, settings.sweep.timeout_s
+    result, timeout_s, remaining = planned.result, settings.sweep.timeout_s, planned.remaining
     study_table.write(result, path)
-    needed = dict.fromkeys(itertools.chain.from_iterable((match.reference, match.row) for match in planned.remaining))
+    if not remaining:
+        return
+    needed = dict.fromkeys(itertools.chain.from_iterable((match.reference, match.row) for match in remaining))
     entries: dict[Contestant, Candidate | Unavailable] = {}
     with Worker() as exporter:
         for contestant in needed:
             entries[contestant] = _entry(contestant, planned.steps[contestant], exporter, timeout_s, announce)
     inputs.build_engines(entries.values(), timeout_s, announce)
+    pairs = [ComparisonPair(match.name, entries[match.reference], entries[match.row]) for match in remaining]
     contest_plan = Plan(looks=(result.blocks,), max_time_s=UNLIMITED_S, seed=result.seed, turns=result.turns)
-    for match in planned.remaining:
-        pair = ComparisonPair(match.name, entries[match.reference], entries[match.row])
-        blocks = _journal(pair, contest_plan, result, path, warn)
-        contest = InterleavedRun(
-            [pair],
-            contest_plan,
-            result.machine,
-            timeout_s=timeout_s,
-            same=inputs.allow_any,
-            notify=notify,
-            recorded=blocks.recorded,
-            record=blocks.record,
-        )
-        (cell,) = map(_without_gate, interleaved.results(contest, contest.run()))
-        earlier = tuple(known for known in result.cells if known.name != cell.name)
-        result = msgspec.structs.replace(
-            result, cells=(*earlier, cell), finished=datetime.now(UTC).isoformat(timespec="seconds")
-        )
+    blocks = _journal(pairs, contest_plan, result, path, warn)
+    contest = InterleavedRun(
+        pairs,
+        contest_plan,
+        result.machine,
+        timeout_s=timeout_s,
+        same=inputs.allow_any,
+        notify=notify,
+        recorded=blocks.recorded,
+        record=blocks.record,
+    )
+    none_can_run = all(cell.failed is not None for cell in contest.cells.values())  # then there is no pass
+    for _ in itertools.chain(contest.passes(), [None] if none_can_run else []):
+        result = _with_cells(result, interleaved.results(contest, contest.so_far()))
         study_table.write(result, path)
-        blocks.remove()
-        yield result, cell
+        yield result
+    blocks.remove()
+
+
+def progress(result: StudyResult) -> str:
+    """Return what is measured so far in a line: ``2 of 6 passes over 16 pairs``."""
+    counts = [sum(not block.replaced for block in cell.blocks) for cell in result.cells if cell.blocks]
+    return f"{min(counts, default=0)} of {result.blocks} passes over {len(counts)} pairs"
+
+
+def _with_cells(result: StudyResult, cells: Sequence[CellResult]) -> StudyResult:
+    """Return the study with these cells in the order of its matches, each in place of an earlier one of its name."""
+    by_name = {cell.name: cell for cell in (*result.cells, *map(_without_gate, cells))}
+    ordered = tuple(by_name[match.name] for match in result.matches if match.name in by_name)
+    return msgspec.structs.replace(result, cells=ordered, finished=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def _journal(
-    pair: ComparisonPair, plan: Plan, result: StudyResult, path: Path, warn: Callable[[str], None]
+    pairs: Sequence[ComparisonPair], plan: Plan, result: StudyResult, path: Path, warn: Callable[[str], None]
 ) -> journal.Journal:
-    """Return the journal of a pair: that of an interrupted study if it is of the same pair, else a new one."""
+    """Return the journal of the matches: that of an interrupted study if it is of the same ones, else a new one."""
     known = path.with_suffix(unfinished.SUFFIX)
     if known.exists():
         try:
             earlier = unfinished.reopen(known)
-            if pair.name in earlier.start.sides:
+            if set(earlier.start.sides) == {pair.name for pair in pairs}:
                 return journal.resume(
-                    earlier, machine=result.machine, plan=plan, pairs=[pair], device=result.device, warn=warn
+                    earlier, machine=result.machine, plan=plan, pairs=pairs, device=result.device, warn=warn
                 )
         except (StoreError, NotComparableError) as error:
-            warn(f"measuring {pair.name} anew, because its earlier blocks do not count: {error}")
+            warn(f"measuring the remaining pairs anew, because their earlier blocks do not count: {error}")
     return journal.begin(
         path.parent,
         path.stem.removesuffix(f"-{result.id}"),
@@ -376,7 +393,7 @@ def _journal(
         options=None,
         machine=result.machine,
         plan=plan,
-        pairs=[pair],
+        pairs=pairs,
         warn=warn,
     )
 

@@ -144,37 +144,79 @@ def test_published_figures_of_the_shipped_studies_exist(settings: config.Config)
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def test_each_pair_is_on_the_disk_before_the_next_begins(settings: config.Config, tmp_path: Path) -> None:
+def test_each_pass_over_the_pairs_is_on_the_disk_before_the_next_begins(
+    settings: config.Config, tmp_path: Path
+) -> None:
     found = planned(settings)
     path = study.file_of(found.result, tmp_path)
-    seen = 0
-    for result, cell in study.run(found, settings, path):
-        seen += 1
+    timed: list[tuple[str, int]] = []
+    for number, result in enumerate(
+        study.run(found, settings, path, notify=lambda cell, block, look: timed.append((cell, block))), 1
+    ):
         assert study_table.read(path) == result
-        assert len(result.cells) == seen
-        assert cell.verdict.outcome is Outcome.PASS
-    assert seen == 4
+        assert [cell.name for cell in result.cells] == [match.name for match in result.matches]
+        assert {len(cell.blocks) for cell in result.cells} == {number}
+        assert all(cell.verdict.outcome is Outcome.PASS for cell in result.cells)
+    assert number == study.BLOCKS
+    passes = [timed[at : at + 4] for at in range(0, len(timed), 4)]
+    assert [{block for _, block in one} for one in passes] == [{at} for at in range(1, 7)]
+    assert len({tuple(cell for cell, _ in one) for one in passes}) > 1  # each in an order of its own
     ratios = {line.row.label: line.ratio.value for line in study_table.lines(study_table.read(path)) if line.ratio}
     assert ratios == pytest.approx({"RepMixer": 0.75, "Pooling, BatchNorm": 0.95}, rel=0.01)
     cell = study_table.read(path).cells[0]
-    assert len(cell.blocks) == study.BLOCKS
     assert cell.verdict.interval is not None
 
 
-def test_what_was_interrupted_goes_on_where_it_was(settings: config.Config, tmp_path: Path) -> None:
+def test_the_order_of_pairs_follows_from_the_seed(settings: config.Config, tmp_path: Path) -> None:
+    orders: list[list[str]] = []
+    for number, seed in enumerate((0, 0, 1)):
+        timed: list[str] = []
+        found = planned(settings, seed=seed)
+        for _ in study.run(
+            found, settings, tmp_path / f"{number}.json", notify=lambda cell, *_, timed=timed: timed.append(cell)
+        ):
+            pass
+        orders.append(timed)
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_what_was_interrupted_goes_on_with_whole_passes(settings: config.Config, tmp_path: Path) -> None:
     found = planned(settings)
     path = study.file_of(found.result, tmp_path)
-    steps = study.run(found, settings, path)
-    kept, _ = next(steps)
-    steps.close()
-    assert study_table.read(path) == kept
-    again = study.resumed(study_table.read(path), settings, builders.machine())
-    assert [match.name for match in again.remaining] == [match.name for match in found.result.matches[1:]]
-    *_, (whole, _) = study.run(again, settings, path)
-    assert len(whole.cells) == 4
-    assert whole.cells[0] == kept.cells[0]
+    stopped: list[str] = []
+
+    def stop(cell: str, block: int, look: int) -> None:
+        stopped.append(cell)
+        if len(stopped) == 7:  # within the second pass
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(study.run(found, settings, path, notify=stop))
+    kept = study_table.read(path)
+    assert {len(cell.blocks) for cell in kept.cells} == {1}
+    assert kept.cells[0].verdict.interval is None  # of one block
+    again = study.resumed(kept, settings, builders.machine())
+    assert again.remaining == list(found.result.matches)
+    timed: list[str] = []
+    *_, whole = study.run(again, settings, path, notify=lambda cell, *_: timed.append(cell))
+    assert len(timed) == 6 * 4 - 6  # blocks of the second pass count too
+    assert {len(cell.blocks) for cell in whole.cells} == {6}
+    assert whole.cells[0].blocks[0] == kept.cells[0].blocks[0]
+    assert not list(tmp_path.rglob("*.blocks"))
     with pytest.raises(NotComparableError, match=r"processor: .* then, another now"):
         study.resumed(whole, settings, builders.machine(processor="another"))
+
+
+def test_blocks_that_were_lost_are_measured_anew(settings: config.Config, tmp_path: Path) -> None:
+    found = planned(settings)
+    path = study.file_of(found.result, tmp_path)
+    first = next(iter(study.run(found, settings, path)))
+    (journal,) = tmp_path.rglob("*.blocks")
+    journal.write_text("{}")
+    warned: list[str] = []
+    *_, whole = study.run(study.resumed(first, settings, builders.machine()), settings, path, warn=warned.append)
+    assert "anew" in warned[0]
+    assert {len(cell.blocks) for cell in whole.cells} == {6}
 
 
 def test_a_row_that_fails_stops_no_other_and_is_tried_again(
@@ -190,7 +232,7 @@ def test_a_row_that_fails_stops_no_other_and_is_tried_again(
     monkeypatch.setattr(run, "ready", failing)
     found = planned(settings)
     path = study.file_of(found.result, tmp_path)
-    *_, (result, _) = study.run(found, settings, path)
+    *_, result = study.run(found, settings, path)
     outcomes = {cell.name: cell.verdict for cell in result.cells}
     failed = outcomes["RepMixer 384 / Pooling 384"]
     assert (failed.outcome, failed.reason) == (Outcome.INCOMPARABLE, "RepMixer: no room on the disk")
@@ -204,7 +246,8 @@ def test_a_size_that_a_network_cannot_take_fails_alone(settings: config.Config, 
     rows = (*builders.study().rows[:2], StudyRow("FastViT", "fastvit_s12"))
     found = planned(settings, builders.study(rows=rows, grid=(300,)), blocks=1)
     assert "300 is not a multiple of 32" in found.state(found.result.matches[1].row)
-    *_, (result, cell) = study.run(found, settings, tmp_path / "study.json")
+    *_, result = study.run(found, settings, tmp_path / "study.json")
+    cell = result.cells[1]
     assert "300 is not a multiple of 32" in cell.verdict.reason
     assert result.cells[0].verdict.ratio is not None
     assert result.cells[0].verdict.interval is None  # of one block
@@ -213,7 +256,7 @@ def test_a_size_that_a_network_cannot_take_fails_alone(settings: config.Config, 
 def test_the_seed_decides_the_order_of_turns(settings: config.Config, tmp_path: Path) -> None:
     orders = []
     for seed in (0, 0, 1):
-        *_, (result, _) = study.run(planned(settings, seed=seed), settings, tmp_path / f"{seed}.json")
+        *_, result = study.run(planned(settings, seed=seed), settings, tmp_path / f"{seed}.json")
         orders.append([block.order for cell in result.cells for block in cell.blocks])
     assert orders[0] == orders[1] != orders[2]
 
