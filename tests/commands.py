@@ -54,9 +54,9 @@ def call(
     return done
 
 
-def refused(*words: str, expect: int = 2) -> str:
+def refused(*words: str, expect: int = 2, cwd: Path | None = None) -> str:
     """The one sentence that a refused command says."""
-    done = call(*words, expect=expect)
+    done = call(*words, expect=expect, cwd=cwd)
     assert done.stdout == ""
     (sentence,) = done.stderr.strip().splitlines()
     assert sentence.startswith("error: ")

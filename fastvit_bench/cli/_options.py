@@ -99,6 +99,41 @@ ReferenceOption = Annotated[
         help="Model to divide by: also show every figure as a ratio to its figure. [default: none]",
     ),
 ]
+OnlyDevicesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        "-d",
+        autocompletion=_complete.devices,
+        help="Only figures of this device or glob, repeatable. [default: all]",
+    ),
+]
+OnlyModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        autocompletion=_complete.models,
+        help="Only figures of this model or glob ('fastvit_*'), repeatable. [default: all]",
+    ),
+]
+SinceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="Only figures measured since then: 2026-01-31, or 12h, 30d, 8w ago. [default: all]",
+    ),
+]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Only figures that fit, such as resolution=512, 'batch>=2' or fuse=folded; repeatable, all must fit. "
+        "[default: all]",
+    ),
+]
 FormatOption = Annotated[TableFormat, typer.Option("--format", "-f", help="Format of the table.")]
 ListFormatOption = Annotated[SeriesFormat, typer.Option("--format", "-f", help="Format of the list.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that this tool did not write.")]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from fastvit_bench.records import Accuracy
     from fastvit_bench.render.table import TableReport
+    from fastvit_bench.store.selection import Selection
 
 
 # Typer's own errors of options: the place of their base class changes between versions, and it has no public name
@@ -308,24 +309,32 @@ def print_table(
     accuracy_paths: list[Path] | None = None,
     reference: str | None = None,
     *,
+    selection: "Selection | None" = None,
     pareto: bool = False,
     compact: bool = False,
     columns: Sequence[str] = (),
 ) -> list[str]:
     """Print the table of the runs at `paths`, joined with accuracies of the runs at `accuracy_paths` where given.
 
-    It has the named `columns`, or without names those that its format has of itself. Runs that counted and timed
-    nothing are shown as `accuracy` showed them.
+    Only what fits the selection is shown; raises `UsageError` where nothing does. It has the named `columns`, or
+    without names those that its format has of itself. Runs that counted and timed nothing are shown as `accuracy`
+    showed them.
     Returns a sentence on each run that could not be read, after a warning of it on standard error.
     """
     from fastvit_bench.render import frontiers, joined, row_table, rows
+    from fastvit_bench.store.selection import EVERYTHING
 
-    table_rows, counted, unreadable = rows.read(paths, accuracy_paths or ())
+    selection = selection or EVERYTHING
+    table_rows, counted, unreadable = rows.read(paths, accuracy_paths or (), selection)
     for sentence in unreadable:
         warn(sentence)
     if counted and not (table_rows or reference or pareto):
-        print_accuracies(counted if accuracy_paths is None else rows.read(paths)[1], format_)
-        return unreadable
+        own = counted if accuracy_paths is None else rows.read(paths, selection=selection)[1]
+        if own or not selection:
+            print_accuracies(own, format_)
+            return unreadable
+    if selection and not table_rows:
+        raise selection.nothing(paths)
     if accuracy_paths is not None:
         table_rows = rows.join(table_rows, counted)
     extras = joined.join(table_rows, reference=reference, pareto=pareto, accuracies=frontiers.counted(counted))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from typer.core import TyperOption
@@ -9,6 +10,9 @@ from typer.core import TyperOption
 from fastvit_bench.cli import _output
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Machine
+
+if TYPE_CHECKING:
+    from fastvit_bench.store.selection import Selection
 
 # parameters that do not decide how a run is measured, and may be given besides --resume
 _ALLOWED_WITH_RESUME = {
@@ -41,6 +45,21 @@ def runs(run: Sequence[str], results: Path) -> list[Path]:
     return list(dict.fromkeys(path for ref in run for path in store_runs.find(results, ref))) or store_runs.all_runs(
         results
     )
+
+
+def selection(
+    since: str | None,
+    where: Sequence[str] | None,
+    devices: Sequence[str] | None = None,
+    models: Sequence[str] | None = None,
+) -> "Selection":
+    """Return the selection that options ask for; raises `UsageError` for what is none."""
+    from datetime import UTC, datetime
+
+    from fastvit_bench.store import selection as selections
+
+    begin = "" if since is None else selections.since(since, datetime.now(UTC))
+    return selections.select(devices=devices or (), models=models or (), where=where or (), begin=begin)
 
 
 def print_host_hint(machine: Machine, earlier: Machine) -> None:

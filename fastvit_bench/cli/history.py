@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastvit_bench.cli import _complete, _output, _resolve
-from fastvit_bench.cli._options import ConfigOption, ForceOption, PictureOption, SeriesFormat
+from fastvit_bench.cli._options import ConfigOption, ForceOption, PictureOption, SeriesFormat, SinceOption, WhereOption
 from fastvit_bench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def history(
     res: Annotated[
         str | None, typer.Option("--res", "--img-size", help="Sizes, such as 256, 224,256 or 224..1024. [default: all]")
     ] = None,
+    since: SinceOption = None,
+    where: WhereOption = None,
     min_change: Annotated[str, typer.Option("--min-change", help="Smallest change to report: 2% or 0.02.")] = "2%",
     format_: Annotated[SeriesFormat, typer.Option("--format", "-f", help="Format of the series.")] = SeriesFormat.RICH,
     output: PictureOption = None,
@@ -69,12 +71,15 @@ def history(
     least = config.share(min_change, zero=True)
     if output is not None:
         charts.check(output, force=force)
+    selection = _resolve.selection(since, where)
     results = Path(settings.paths.results)
     paths = _resolve.runs(run, results) if run else _runs_on(settings, results, device)
-    files, unreadable = runs.read_all(paths)
+    files, unreadable = runs.read_all(paths, selection.lines)
     for sentence in unreadable:
         _output.warn(sentence)
     series = history_series.collect(files)
+    if selection and not series:
+        raise selection.nothing(paths)
     if not series:
         raise UsageError(f"No figure was measured in {_output.plural(len(files), 'run')}: there is no history.")
     grid = sorted({shape.height for cell_series in series if (shape := cell_series.newest.shape)})

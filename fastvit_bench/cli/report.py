@@ -8,7 +8,16 @@ import typer
 
 import fastvit_bench
 from fastvit_bench.cli import _output, _resolve
-from fastvit_bench.cli._options import ConfigOption, ForceOption, ReferenceOption, RunsArgument
+from fastvit_bench.cli._options import (
+    ConfigOption,
+    ForceOption,
+    OnlyDevicesOption,
+    OnlyModelsOption,
+    ReferenceOption,
+    RunsArgument,
+    SinceOption,
+    WhereOption,
+)
 from fastvit_bench.errors import ExitCode
 
 # where nothing was measured yet: commands, and what each does
@@ -30,6 +39,10 @@ class PageFormat(StrEnum):
 # long: declares the options of the command
 def report(
     run: RunsArgument = None,
+    device: OnlyDevicesOption = None,
+    model: OnlyModelsOption = None,
+    since: SinceOption = None,
+    where: WhereOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -74,6 +87,7 @@ def report(
     from fastvit_bench.store import runs
 
     charts.require()
+    selection = _resolve.selection(since, where, device, model)
     page = output or Path("report.html")
     results = Path(options.load(config_file).paths.results)
     paths = _resolve.runs(run or [], results)
@@ -90,9 +104,11 @@ def report(
             f"Nothing was measured in {results}/ yet: shown are studies of another machine. "
             f"`{_ADVICE[0][0]}` makes a run."
         )
-    run_files, unread = runs.read_all(paths)
+    run_files, unread = runs.read_all(paths, selection.lines)
     unreadable += [*study_notes, *unread]
     rows = collect(run_files)
+    if selection and not (rows or any(file.accuracies for file in run_files)):
+        raise selection.nothing(paths)
     counted = frontiers.counted(accuracy for file in run_files for accuracy in file.accuracies)
     histories = compose.developed(run_files)
     if format_ is PageFormat.HTML:

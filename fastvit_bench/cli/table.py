@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from fastvit_bench.cli import _output, _resolve
-from fastvit_bench.cli._options import ConfigOption, FormatOption, ReferenceOption, RunsArgument, TableFormat
+from fastvit_bench.cli._options import (
+    ConfigOption,
+    FormatOption,
+    OnlyDevicesOption,
+    OnlyModelsOption,
+    ReferenceOption,
+    RunsArgument,
+    SinceOption,
+    TableFormat,
+    WhereOption,
+)
 from fastvit_bench.errors import ExitCode, UsageError
 
 
@@ -17,8 +27,13 @@ class Join(StrEnum):
     ACCURACY = "accuracy"
 
 
+# long: declares the options of the command
 def table(
     run: RunsArgument = None,
+    device: OnlyDevicesOption = None,
+    model: OnlyModelsOption = None,
+    since: SinceOption = None,
+    where: WhereOption = None,
     join: Annotated[
         list[Join] | None,
         typer.Option("--join", help="accuracy: add the measured accuracy of the same files. [default: none]"),
@@ -54,6 +69,7 @@ def table(
     \b
     fastvit-bench table last
     fastvit-bench table --reference fastvit_t8 --pareto -o table.md
+    fastvit-bench table --since 30d --device cpu --where resolution=256
     """
     from fastvit_bench import options
     from fastvit_bench.store import runs
@@ -63,10 +79,21 @@ def table(
     names = [name.strip() for name in columns.split(",") if name.strip()] if columns is not None else []
     if columns is not None and (compact or not names):
         raise UsageError("--columns names the columns to show, such as model,latency_ms; leave out --compact.")
+    selection = _resolve.selection(since, where, device, model)
     results = Path(options.load(config_file).paths.results)
     paths = _resolve.runs(run or [], results)
     if not paths:
         raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
     accuracy_paths = runs.all_runs(results) if join else None
-    if _output.print_table(paths, format_, accuracy_paths, reference, pareto=pareto, compact=compact, columns=names):
+    unreadable = _output.print_table(
+        paths,
+        format_,
+        accuracy_paths,
+        reference,
+        selection=selection,
+        pareto=pareto,
+        compact=compact,
+        columns=names,
+    )
+    if unreadable:
         raise typer.Exit(ExitCode.CELLS_FAILED)

@@ -39,6 +39,7 @@ from fastvit_bench.records import (
 )
 from fastvit_bench.store import runs
 from fastvit_bench.store.runs import Line, RunFile
+from fastvit_bench.store.selection import EVERYTHING, Selection
 
 REFERENCE_SIZE = "256"  # where multiply-accumulates are given if the row was measured there, as in the paper
 UNKNOWN_SIZE = "other input"  # of a model of another origin that takes no image
@@ -124,9 +125,13 @@ def collect(files: Iterable[RunFile]) -> list[Row]:
     return gather(file.lines for file in files)
 
 
-def read(paths: Sequence[Path], others: Iterable[Path] = ()) -> tuple[list[Row], list[Accuracy], list[str]]:
+def read(
+    paths: Sequence[Path], others: Iterable[Path] = (), selection: Selection = EVERYTHING
+) -> tuple[list[Row], list[Accuracy], list[str]]:
     """Return the rows of stored runs as `collect` builds them, and the accuracies of these runs and of `others`.
 
+    Of `paths` only those lines count that fit the selection. Accuracies that are to be joined, with `others`, count in
+    any case: they are matched by the file's hash.
     The last value is a sentence on each run that cannot be read, of which nothing counts. Files are read line by line,
     and of measurements only those are kept in memory that are shown: a store may be larger than the memory. Raises
     `StoreError` as `runs.read` does where none of `paths` can be read.
@@ -136,15 +141,22 @@ def read(paths: Sequence[Path], others: Iterable[Path] = ()) -> tuple[list[Row],
 
     def lines_of(path: Path) -> Iterator[Line]:
         try:
-            for line in runs.iterate_lines(path):
+            for line in chosen(path):
                 if isinstance(line, Accuracy):
                     counted.append(line)
                 yield line
         except StoreError as error:
             faults[path] = error
 
-    shown = set(paths)
-    beside = [path for path in others if path not in shown]
+    shown, joined = set(paths), list(others)
+    beside = [path for path in joined if path not in shown]
+
+    def chosen(path: Path) -> Iterable[Line]:
+        lines = runs.iterate_lines(path)
+        if not selection or path not in shown:
+            return lines
+        return selection.lines(lines, spared=(Accuracy,) if joined else ())
+
     with _undisturbed():
         while True:
             known = len(faults)

@@ -231,26 +231,30 @@ def _reason(error: OSError) -> str:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> RunFile:
+def read(path: Path, choose: Callable[[Iterable[Line]], Iterable[Line]] = iter) -> RunFile:
     """Return the run file at a path; an unfinished last line is left out, and its bytes are counted.
 
+    `choose` gets the lines as they are read, and returns those to keep in memory.
     Raises `StoreError`, with file, line number and what to do, for anything else that is damaged.
     """
     torn: list[int] = []
-    lines = tuple(iterate_lines(path, torn.append))
+    lines = tuple(choose(iterate_lines(path, torn.append)))
     return RunFile(path=path, lines=lines, torn_bytes=sum(torn))
 
 
-def read_all(paths: Iterable[Path]) -> tuple[list[RunFile], list[str]]:
+def read_all(
+    paths: Iterable[Path], choose: Callable[[Iterable[Line]], Iterable[Line]] = iter
+) -> tuple[list[RunFile], list[str]]:
     """Return the run files that can be read, and a sentence on each that cannot.
 
-    Raises `StoreError` as `read` does where there are files, and none of them can be read.
+    `choose` gets the lines of a file as they are read, and returns those to keep in memory. Raises `StoreError` as
+    `read` does where there are files, and none of them can be read.
     """
     readable: list[RunFile] = []
     faults: list[StoreError] = []
     for path in paths:
         try:
-            readable.append(read(path))
+            readable.append(read(path, choose))
         except StoreError as error:
             faults.append(error)
     return readable, left_out(faults, some=bool(readable))
