@@ -56,6 +56,8 @@ class ExportSpec(Record, frozen=True):
 
         weights = self.weights
         drawn: tuple[int | str | None, ...] | str | None = weights.sha256
+        if weights.entry is not None:
+            drawn = (weights.sha256, weights.entry)
         if weights.origin == "random":
             drawn = (weights.seed, self.head, self.classes, *([weights.draw] if weights.draw > 1 else ()))
         decisive = (
