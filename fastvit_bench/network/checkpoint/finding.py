@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fastvit_bench.network.checkpoint import recognition
 from fastvit_bench.network.checkpoint.contents import Entry, StoredTensor
-from fastvit_bench.network.checkpoint.recognition import NearestNetwork, NamingScheme
+from fastvit_bench.network.checkpoint.recognition import NamingScheme, NearestNetwork
 
 PARTS = 24  # of a name that are looked at
 PLACES = 32  # that are compared with all networks; those with the most entries

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -36,7 +36,6 @@ class Checkpoint:
     weights: Weights
     source: Weights | None  # of a file that `save` wrote: the weights that were fused into it
     place: str  # of the network in the file: in front of every entry; empty for the file itself
-    remark: str  # on where the network lies and what else the file holds; empty where there is nothing to say
     summary: str  # description for messages: ``fastvit_t8 (classifier with 1000 classes, unfused)``
 
 
@@ -54,6 +53,11 @@ class Survey:
         """Place of the network where the file holds several, as an identity of its weights; else None."""
         return self.chosen.place or "." if len(self.whole) > 1 else None
 
+    @property
+    def remark(self) -> str:
+        """Line on where the network lies and what the file holds besides; empty for a network alone."""
+        return _remark(self)
+
 
 def survey(path: Path, *, variant: str | None = None, entry: str | None = None) -> Survey:
     """Find the network that is meant in a weight file or in a folder with one; no values are read.
@@ -64,8 +68,8 @@ def survey(path: Path, *, variant: str | None = None, entry: str | None = None) 
     """
     path = contents.resolve(path)
     _check_readable(path)
-    held = contents.read(path, finding.is_candidate)
-    places = finding.locate(held.entries)
+    status = path.stat()
+    held, places = _located(path, (status.st_mtime_ns, status.st_size, status.st_ino))
     whole = tuple(located for located in places if located.whole)
     if entry is not None:
         return Survey(path, held, _asked(path, held, places, entry), whole)
@@ -73,6 +77,13 @@ def survey(path: Path, *, variant: str | None = None, entry: str | None = None) 
         _refuse_all(path, held, places)
     wanted = [located for located in whole if located.match.variant == variant] or list(whole)
     return Survey(path, held, finding.preferred(wanted), whole)
+
+
+@lru_cache(maxsize=1)
+def _located(path: Path, _: tuple[int, ...]) -> tuple[Contents, list[Located]]:
+    """Return what a file holds and where in it networks may lie; cached for a file that does not change."""
+    held = contents.read(path, finding.is_candidate)
+    return held, finding.locate(held.entries)
 
 
 def load(
@@ -117,7 +128,6 @@ def load(
         weights=Weights(origin="checkpoint", sha256=digest, file=path.name, entry=surveyed.entry),
         source=saving.source_of(path, surveyed.held.note),
         place=chosen.place,
-        remark=_remark(surveyed),
         summary=match.summary,
     )
 
@@ -183,7 +193,7 @@ def _shortcoming(located: Located) -> str:
         one = len(match.missing) == 1
         parts.append(
             f"{len(match.missing)} of {match.size} entries of {match.summary} {'is' if one else 'are'} missing, "
-            f"{'' if one else 'first '}{match.missing[0]} by its published name"
+            f"{'' if one else 'first '}{next(iter(match.missing))} by its published name"
         )
     if match.faults:
         count = f"{len(match.faults)} entries disagree" if len(match.faults) > 1 else "1 entry disagrees"
@@ -234,11 +244,12 @@ def _remark(surveyed: Survey) -> str:
     values = [name for name in aside if not isinstance(held.entries[name], StoredTensor)]
     for names, what in ((tensors, "tensor"), (values, "other value")):
         if names:
-            parts.append(f"{len(names)} {what}{'s' * (len(names) > 1)} ({_groups(names)})")
+            parts.append(f"{len(names)} {what}{'s' * (len(names) > 1)} ({_groups(names, chosen.place)})")
     same = [name for name, first in held.same.items() if first and _within(chosen.place, first)]
     if same:
         parts.append(f"the same again as {', '.join(map(quoted, same[:3]))}")
-    if not parts and not chosen.place:
+    match = chosen.match
+    if not parts and not chosen.place and match.form is Form.UNFUSED and not match.fused:
         return ""
     where = f"at {quoted(chosen.place)}" if chosen.place else "as it is"
     return f"{chosen.match.summary} {where}" + (f"; left aside: {', '.join(parts)}" if parts else "")
@@ -250,9 +261,16 @@ def _unused(located: Located) -> list[str]:
     return [name for key, name in located.names.items() if key not in expected]
 
 
-def _groups(names: Iterable[str]) -> str:
-    """Return the first parts of names, the most frequent three of them, with a sign for more."""
-    counts = Counter(name.partition(".")[0] for name in names)
+def _groups(names: list[str], place: str) -> str:
+    """Return the one name, or the first parts of names behind what they share with a place, the most frequent three."""
+    if len(names) == 1:
+        return quoted(names[0])[1:-1]
+    outer = place.split(".")[:-1]
+    counts: Counter[str] = Counter()
+    for name in names:
+        parts = name.split(".")
+        shared = next((index for index, part in enumerate(outer) if parts[index : index + 1] != [part]), len(outer))
+        counts[parts[min(shared, len(parts) - 1)]] += 1
     shown = ", ".join(quoted(part)[1:-1] for part, _ in counts.most_common(3))
     return shown + (", …" if len(counts) > 3 else "")
 

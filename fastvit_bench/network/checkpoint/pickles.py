@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,7 +215,7 @@ def _checked_names(path: Path, pickle: BinaryIO) -> set[str]:
             if pickle.tell() - begin > PICKLE:
                 refuse(path, f"has a pickle of more than {PICKLE} bytes", "save the network's state dict alone")
             if opcode.name == "GLOBAL":
-                names.add(str(argument).replace(" ", ".", 1))
+                names.add(_modern(*str(argument).split(" ", 1)))
             if opcode.name == "MARK":
                 depths.append(None)
             elif opcode.name == "MEMOIZE" or "PUT" in opcode.name:
@@ -247,14 +248,20 @@ def _popped(depths: list[int | None], opcode: pickletools.OpcodeInfo) -> int:
     return deepest
 
 
+def _modern(module: str, name: str) -> str:
+    """Return the full name that torch looks for: Python 2 had some modules under other names, which pickles keep."""
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    return f"{module}.{name}"
+
+
 # Names of the standard library that stand for plain values; a name of any other module there is refused.
 PLAIN = re.compile(
-    r"(builtins|__builtin__)\.(bool|bytearray|bytes|complex|dict|float|frozenset|int|list|object|range|set|slice|str|tuple)"
-    r"|argparse\.Namespace|types\.SimpleNamespace|copy_?reg\._reconstructor|uuid\.UUID|enum\.\w+"
+    r"builtins\.(bool|bytearray|bytes|complex|dict|float|frozenset|int|list|object|range|set|slice|str|tuple)"
+    r"|argparse\.Namespace|types\.SimpleNamespace|copyreg\._reconstructor|uuid\.UUID|enum\.\w+"
     r"|(collections|datetime|decimal|fractions|pathlib)(\.\w+)+"
 )
 NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)+", re.ASCII)
-TABLES = frozenset({"collections.defaultdict", "collections.Counter", "builtins.dict", "__builtin__.dict"})
+TABLES = frozenset({"collections.defaultdict", "collections.Counter", "builtins.dict"})
 
 
 def _table(*_: object) -> dict[object, object]:
