@@ -55,20 +55,20 @@ def _places(name: str) -> Iterator[str]:
 
 def _located(place: str, names: list[str], entries: Mapping[str, Entry]) -> Located:
     """Compare the entries below a place with all networks."""
-    rests = [name[len(place) + 1 :] if place else name for name in names]
-    short = [_unwrapped(rest) for rest in rests]
+    tails = [name[len(place) + 1 :] if place else name for name in names]
+    short = [_unwrapped(tail) for tail in tails]
     titles = recognition.published(short)
     own: dict[str, str] = {}
     doubled: list[tuple[str, str]] = []
     repeated: set[str] = set()
     plain: set[str] = set()  # entries without a part of a wrapper's come before those with one
-    for title, name, rest, bare in zip(titles, names, rests, short, strict=True):
-        if title in own and ((title in plain) == (rest == bare)):
+    for title, name, tail, bare in zip(titles, names, tails, short, strict=True):
+        if title in own and ((title in plain) == (tail == bare)):
             doubled.append((own[title], name))
             repeated.add(title)
         elif title not in own or title not in plain:
             own[title] = name
-        if rest == bare:
+        if tail == bare:
             plain.add(title)
     shapes = {title: _shape(entries[name]) for title, name in own.items()}
     match = recognition.nearest(shapes)
@@ -76,9 +76,9 @@ def _located(place: str, names: list[str], entries: Mapping[str, Entry]) -> Loca
     return Located(place, match, recognition.scheme_of(short), own, tuple(again))
 
 
-def _unwrapped(rest: str) -> str:
+def _unwrapped(tail: str) -> str:
     """Return a name without the parts, but for the last, that no network's names have."""
-    *parts, last = rest.split(".")
+    *parts, last = tail.split(".")
     return ".".join([*(part for part in parts if part in recognition.words() or part.isdigit()), last])
 
 

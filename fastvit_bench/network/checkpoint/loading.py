@@ -44,14 +44,14 @@ class Survey:
     """The network that is meant in a file, found without reading any values."""
 
     path: Path
-    held: Contents
+    stored: Contents
     chosen: Located
-    whole: tuple[Located, ...]  # all whole networks in the file
+    networks: tuple[Located, ...]  # all whole networks in the file
 
     @property
     def entry(self) -> str | None:
         """Place of the network where the file holds several, as an identity of its weights; else None."""
-        return self.chosen.place or "." if len(self.whole) > 1 else None
+        return self.chosen.place or "." if len(self.networks) > 1 else None
 
     @property
     def remark(self) -> str:
@@ -69,21 +69,21 @@ def survey(path: Path, *, variant: str | None = None, entry: str | None = None) 
     path = contents.resolve(path)
     _check_readable(path)
     status = path.stat()
-    held, places = _located(path, (status.st_mtime_ns, status.st_size, status.st_ino))
-    whole = tuple(located for located in places if located.whole)
+    stored, places = _located(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+    networks = tuple(located for located in places if located.whole)
     if entry is not None:
-        return Survey(path, held, _asked(path, held, places, entry), whole)
-    if not whole:
-        _refuse_all(path, held, places)
-    wanted = [located for located in whole if located.match.variant == variant] or list(whole)
-    return Survey(path, held, finding.preferred(wanted), whole)
+        return Survey(path, stored, _asked(path, stored, places, entry), networks)
+    if not networks:
+        _refuse_all(path, stored, places)
+    wanted = [located for located in networks if located.match.variant == variant] or list(networks)
+    return Survey(path, stored, finding.preferred(wanted), networks)
 
 
 @lru_cache(maxsize=1)
 def _located(path: Path, _: tuple[int, ...]) -> tuple[Contents, list[Located]]:
     """Return what a file holds and where in it networks may lie; cached for a file that does not change."""
-    held = contents.read(path, finding.is_candidate)
-    return held, finding.locate(held.entries)
+    stored = contents.read(path, finding.is_candidate)
+    return stored, finding.locate(stored.entries)
 
 
 def load(
@@ -117,7 +117,7 @@ def load(
             problem = f"holds {match.summary}, but {name} {wanted} was asked for"
             refuse(path, problem, f"correct {name}, or give another file")
     expected = recognition.names_in(match)
-    state = {key: _value(path, key, surveyed.held, chosen.names[key]) for key in expected if key in chosen.names}
+    state = {key: _value(path, key, surveyed.stored, chosen.names[key]) for key in expected if key in chosen.names}
     return Checkpoint(
         network=recognition.build(match, state),
         variant=match.variant,
@@ -126,7 +126,7 @@ def load(
         form=match.form,
         layout=chosen.scheme,
         weights=Weights(origin="checkpoint", sha256=digest, file=path.name, entry=surveyed.entry),
-        source=saving.source_of(path, surveyed.held.note),
+        source=saving.source_of(path, surveyed.stored.note),
         place=chosen.place,
         summary=match.summary,
     )
@@ -145,22 +145,22 @@ def identify(path: Path, *, variant: str | None = None, entry: str | None = None
 # --- choosing and refusing --------------------------------------------------------------------------------------------
 
 
-def _asked(path: Path, held: Contents, places: list[Located], entry: str) -> Located:
+def _asked(path: Path, stored: Contents, places: list[Located], entry: str) -> Located:
     """Return the whole network at an entry: at that place, or the only one below it or at the end of a name."""
     place = entry.strip(".")
-    place = next((held.same[name] + place[len(name) :] for name in held.same if _within(place, name)), place)
-    whole = [located for located in places if located.whole]
+    place = next((stored.same[name] + place[len(name) :] for name in stored.same if _within(place, name)), place)
+    networks = [located for located in places if located.whole]
     for fitting in (
-        [located for located in whole if located.place == place],
-        [located for located in whole if _within(located.place, place)],
-        [located for located in whole if f".{located.place}".endswith(f".{place}")],
+        [located for located in networks if located.place == place],
+        [located for located in networks if _within(located.place, place)],
+        [located for located in networks if f".{located.place}".endswith(f".{place}")],
     ):
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
             named = ", ".join(_titled(located) for located in fitting)
             refuse(path, f"holds several networks at {quoted(entry)}: {named}", "give one of them to --weights")
-    known = ", ".join(_titled(located) for located in whole) or "none"
+    known = ", ".join(_titled(located) for located in networks) or "none"
     nearest = [located for located in places if _within(located.place, place)]
     because = f" ({_shortcoming(min(nearest, key=_distance))})" if nearest else ""
     problem = f"holds no whole network at {quoted(entry)}{because}; whole ones are at: {known}"
@@ -186,8 +186,8 @@ def _shortcoming(located: Located) -> str:
     """Return how the entries at a place differ from the nearest network."""
     match = located.match
     if located.doubled:
-        one, other = located.doubled[0]
-        return f"{quoted(one)} and {quoted(other)} are the same entry of {match.summary}"
+        first, second = located.doubled[0]
+        return f"{quoted(first)} and {quoted(second)} are the same entry of {match.summary}"
     parts: list[str] = []
     if len(match.missing) > 0:
         one = len(match.missing) == 1
@@ -197,19 +197,19 @@ def _shortcoming(located: Located) -> str:
         )
     if match.faults:
         count = f"{len(match.faults)} entries disagree" if len(match.faults) > 1 else "1 entry disagrees"
-        parts.append(f"{count} with {match.summary}: {'first, ' * (len(match.faults) > 1)}{match.faults[0]}")
+        parts.append(f"{count} with {match.summary}: {'first, ' * (len(match.faults) > 1)}{next(iter(match.faults))}")
     return ", and ".join(parts)
 
 
-def _refuse_all(path: Path, held: Contents, places: list[Located]) -> None:
+def _refuse_all(path: Path, stored: Contents, places: list[Located]) -> None:
     """Raise `CheckpointError` for a file without a whole network, naming the nearest one and what it lacks."""
-    tensors = [name for name, entry in held.entries.items() if isinstance(entry, StoredTensor)]
+    tensors = [name for name, entry in stored.entries.items() if isinstance(entry, StoredTensor)]
     if places:
         near = min(places, key=_distance)
         if len(near.match.missing) * 2 <= near.match.size:
             where = f" at {quoted(near.place)}" if near.place else ""
             refuse(path, f"holds no whole network{where}: {_shortcoming(near)}", "save its whole state dict")
-    for name, entry in held.entries.items():
+    for name, entry in stored.entries.items():
         if isinstance(entry, Unusable) and entry.kind and not tensors:
             refuse(
                 path,
@@ -217,10 +217,10 @@ def _refuse_all(path: Path, held: Contents, places: list[Located]) -> None:
                 f"where that code is installed, load the file with weights_only=False, and save "
                 f"{name}.state_dict() by torch.save",
             )
-    if not held.entries:
+    if not stored.entries:
         refuse(path, "holds no weights", f"give {KINDS}")
     if not tensors:
-        first, entry = next(iter(held.entries.items()))
+        first, entry = next(iter(stored.entries.items()))
         kind = entry.reason if isinstance(entry, Unusable) else ""
         refuse(path, f"holds no weights: its first entry {quoted(first)} is held {kind}", f"give {KINDS}")
     refuse(path, f"holds no FastViT network (its first entry is {quoted(tensors[0])})", f"give {KINDS}")
@@ -231,21 +231,21 @@ def _refuse_all(path: Path, held: Contents, places: list[Located]) -> None:
 
 def _remark(surveyed: Survey) -> str:
     """Return a line on where the network lies and what the file holds besides; empty for a network alone."""
-    chosen, held = surveyed.chosen, surveyed.held
+    chosen, stored = surveyed.chosen, surveyed.stored
     parts = [
         f"another {located.match.variant} at {quoted(located.place or '.')} (--weights chooses)"
-        for located in surveyed.whole
+        for located in surveyed.networks
         if located is not chosen
     ]
-    used = {name for located in surveyed.whole for name in located.names.values()}
-    aside = [name for name in held.entries if name not in used]
+    used = {name for located in surveyed.networks for name in located.names.values()}
+    aside = [name for name in stored.entries if name not in used]
     aside += _unused(chosen)
-    tensors = [name for name in aside if isinstance(held.entries[name], StoredTensor)]
-    values = [name for name in aside if not isinstance(held.entries[name], StoredTensor)]
+    tensors = [name for name in aside if isinstance(stored.entries[name], StoredTensor)]
+    values = [name for name in aside if not isinstance(stored.entries[name], StoredTensor)]
     for names, what in ((tensors, "tensor"), (values, "other value")):
         if names:
             parts.append(f"{len(names)} {what}{'s' * (len(names) > 1)} ({_groups(names, chosen.place)})")
-    same = [name for name, first in held.same.items() if first and _within(chosen.place, first)]
+    same = [name for name, first in stored.same.items() if first and _within(chosen.place, first)]
     if same:
         parts.append(f"the same again as {', '.join(map(quoted, same[:3]))}")
     match = chosen.match
@@ -278,14 +278,14 @@ def _groups(names: list[str], place: str) -> str:
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def _value(path: Path, key: str, held: Contents, name: str) -> Tensor:
+def _value(path: Path, key: str, stored: Contents, name: str) -> Tensor:
     """Return an entry read from the file, as float32 (a counter as int64).
 
     Raises `CheckpointError` for one that is not floating point or not finite, and for a negative variance.
     """
-    stored = held.entries[name]
-    assert isinstance(stored, StoredTensor)
-    tensor = stored.read()
+    entry = stored.entries[name]
+    assert isinstance(entry, StoredTensor)
+    tensor = entry.read()
     if key.endswith(COUNTER) and not tensor.dtype.is_complex:
         return tensor.to(torch.int64, copy=True).reshape(())
     if tensor.dtype not in FLOATS:
@@ -324,20 +324,20 @@ def _checked_hash(surveyed: Survey, sha256: str | None) -> str:
     path = surveyed.path
     recorded = hashes.recorded_sha256(path)
     try:
-        if surveyed.held.parts or path.stat().st_size > HASHED:
+        if surveyed.stored.parts or path.stat().st_size > HASHED:
             digest = _digest_of_entries(surveyed)
             actual = digest if recorded is None else files.file_sha256(path)
         else:
             actual = digest = files.file_sha256(path)
     except (OSError, ValueError) as error:
         refuse(path, f"cannot be read ({reason(error)})", "check its permissions")
-    for wanted, given, source in (
+    for wanted, computed, source in (
         (sha256, digest, "the configuration"),
         (recorded, actual, hashes.record_path(path).name),
     ):
-        if wanted is not None and given != wanted.strip().lower():
+        if wanted is not None and computed != wanted.strip().lower():
             raise ChecksumError(
-                f"{path} has the SHA-256 {given}, but {source} says {wanted}; "
+                f"{path} has the SHA-256 {computed}, but {source} says {wanted}; "
                 "fetch the file again, or correct the hash if the new content is what you want."
             )
     return digest
@@ -348,7 +348,7 @@ def _digest_of_entries(surveyed: Survey) -> str:
     digest = hashlib.sha256()
     expected = recognition.names_in(surveyed.chosen.match)
     for key in sorted(expected & surveyed.chosen.names.keys()):
-        entry = surveyed.held.entries[surveyed.chosen.names[key]]
+        entry = surveyed.stored.entries[surveyed.chosen.names[key]]
         assert isinstance(entry, StoredTensor)
         tensor = entry.read().contiguous()
         digest.update(f"{key}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
