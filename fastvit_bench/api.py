@@ -56,6 +56,7 @@ def export(
     target: str = "onnx",
     *,
     checkpoint: Path | str | None = None,
+    weights: str | None = None,
     res: Sizes | None = None,
     batch: int = 1,
     precision: str | None = None,
@@ -93,7 +94,7 @@ def export(
 
     progress = progress or _ignore
     settings = options.load(_path(configuration))
-    spec = options.one_model(settings, model, _path(checkpoint), head)
+    spec = options.one_model(settings, model, _path(checkpoint), head, weights)
     backend = backends.of_target(target)
     target_options = {
         "input": input,
@@ -141,6 +142,7 @@ def measure(
     device: str = "cpu",
     *,
     checkpoint: Path | str | None = None,
+    weights: str | None = None,
     res: Sizes | None = None,
     batch: int | None = None,
     runs: int | None = None,
@@ -201,7 +203,7 @@ def measure(
                 settings,
                 chosen,
                 machine,
-                options.select_models(settings, _names(model), _path(checkpoint), head),
+                options.select_models(settings, _names(model), _path(checkpoint), head, weights),
                 res=_sizes(res),
                 protocol=protocol,
                 runs=runs,
@@ -236,6 +238,7 @@ def evaluate(
     *,
     labels: Path | str | None = None,
     checkpoint: Path | str | None = None,
+    weights: str | None = None,
     res: int | None = None,
     batch: int | None = None,
     precision: str | None = None,
@@ -277,7 +280,7 @@ def evaluate(
         else:
             if data is None:
                 raise UsageError("Name the folder with the images: data, or a run to resume.")
-            specs = options.select_models(settings, _names(model), _path(checkpoint))
+            specs = options.select_models(settings, _names(model), _path(checkpoint), None, weights)
             images, earlier = dataset.collect(Path(data), _path(labels), limit), {}
             evaluation = accuracy_run.described(images, Path(data), limit, workers or backends.available_cores())
             request = options.evaluation_request(
@@ -397,6 +400,7 @@ def load(
     model: str | None = None,
     *,
     checkpoint: Path | str | None = None,
+    weights: str | None = None,
     head: Head | None = None,
     seed: int = 0,
     configuration: Path | str | None = None,
@@ -404,7 +408,8 @@ def load(
     """Return a network with its weights, as they are trained: in float32 and evaluation mode, not fused.
 
     Takes normalised images (B, 3, H, W). `model` is one of benchmark.toml; without it, it is the checkpoint's. Without
-    a checkpoint, the weights are those of the configuration, else random ones from `seed`. A checkpoint that was saved
+    a checkpoint, the weights are those of the configuration, else random ones from `seed`. `weights` chooses among
+    several networks in a checkpoint, such as ``state_dict_ema``. A checkpoint that was saved
     fused stays fused.
 
     Raises:
@@ -416,17 +421,19 @@ def load(
     from fastvit_bench.network import factory, registry
 
     settings = options.load(_path(configuration))
-    spec = options.one_model(settings, model, _path(checkpoint), head)
+    spec = options.one_model(settings, model, _path(checkpoint), head, weights)
     registry.require(spec.variant)
     if spec.variant == registry.ONNX:
         raise UsageError(f"'{spec.name}' is an ONNX file and no network of PyTorch's; `export` and `measure` take it.")
     if spec.checkpoint is not None:
-        return checkpoints.load_network(spec.checkpoint, spec.variant, spec.head, spec.sha256).float().eval()
+        return (
+            checkpoints.load_network(spec.checkpoint, spec.variant, spec.head, spec.sha256, spec.weights).float().eval()
+        )
     shape = Shape(batch=1, height=spec.resolution, width=spec.resolution)
     return factory.random(spec.variant, spec.head, spec.classes, seed, shape).network.float().eval()
 
 
-def fuse(network: "nn.Module | Path | str", level: Fuse = Fuse.FOLDED) -> "nn.Module":
+def fuse(network: "nn.Module | Path | str", level: Fuse = Fuse.FOLDED, *, weights: str | None = None) -> "nn.Module":
     """Return a copy of a FastViT network with its branches fused, in the precision of its weights and evaluation mode.
 
     `network` is a result of `load`, or a weight file. With ``Fuse.FUSED`` the copy has the layers of the published
@@ -444,7 +451,7 @@ def fuse(network: "nn.Module | Path | str", level: Fuse = Fuse.FOLDED) -> "nn.Mo
     from fastvit_bench.network.fastvit import FastViT
 
     if isinstance(network, Path | str):
-        network = checkpoints.load(Path(network)).network
+        network = checkpoints.load(Path(network), entry=weights).network
     if not isinstance(network, FastViT):
         kind = type(network).__name__
         raise UsageError(f"Only FastViT networks as `load` returns them can be fused, and this is a {kind}.")

@@ -103,11 +103,18 @@ def resolve_method(
 # --- models and sizes -------------------------------------------------------------------------------------------------
 
 
-def one_model(settings: Config, model: str | None, checkpoint: Path | None, head: Head | None = None) -> ModelSpec:
+def one_model(
+    settings: Config,
+    model: str | None,
+    checkpoint: Path | None,
+    head: Head | None = None,
+    weights: str | None = None,
+) -> ModelSpec:
     """Return the one model that is meant.
 
-    Without a name it is the one that the checkpoint belongs to, else the first in [sweep]. Raises `UsageError` for a
-    name that means several, and for a head beside a checkpoint, which has its own.
+    Without a name it is the one that the checkpoint belongs to, else the first in [sweep]. `weights` chooses among
+    several networks in a checkpoint. Raises `UsageError` for a name that means several, for a head beside a checkpoint,
+    which has its own, and for `weights` without one.
     """
     _refuse_head(checkpoint, head)
     if model is not None:
@@ -117,23 +124,31 @@ def one_model(settings: Config, model: str | None, checkpoint: Path | None, head
     elif checkpoint is not None:
         from fastvit_bench.network import checkpoint as checkpoints
 
-        variant = checkpoints.load(checkpoint).variant
+        variant = checkpoints.survey(checkpoint, entry=weights).chosen.match.variant
         spec = settings.models.get(variant) or ModelSpec(name=variant, variant=variant)
     else:
         spec = settings.select([])[0]
     if checkpoint is not None:
-        return msgspec.structs.replace(spec, checkpoint=str(checkpoint), sha256=None)
+        return msgspec.structs.replace(spec, checkpoint=str(checkpoint), sha256=None, weights=weights)
+    if weights is not None:
+        if spec.checkpoint is None:
+            raise UsageError("--weights chooses a network in a weight file; name that file with --checkpoint.")
+        return msgspec.structs.replace(spec, weights=weights)
     return spec if head is None else msgspec.structs.replace(spec, head=head)
 
 
 def select_models(
-    settings: Config, models: Sequence[str], checkpoint: Path | None, head: Head | None = None
+    settings: Config,
+    models: Sequence[str],
+    checkpoint: Path | None,
+    head: Head | None = None,
+    weights: str | None = None,
 ) -> list[ModelSpec]:
-    """Return the models that are meant, by names and globs; with a checkpoint it is one."""
-    if checkpoint is not None:
+    """Return the models that are meant, by names and globs; with a checkpoint, or `weights` of one, it is one."""
+    if checkpoint is not None or weights is not None:
         if len(models) > 1:
             raise UsageError("--checkpoint is one network's weights; give one --model with it, or none.")
-        return [one_model(settings, models[0] if models else None, checkpoint, head)]
+        return [one_model(settings, models[0] if models else None, checkpoint, head, weights)]
     specs = settings.select(models)
     return specs if head is None else [msgspec.structs.replace(spec, head=head) for spec in specs]
 

@@ -18,6 +18,7 @@ import torch
 
 from fastvit_bench.exporting import checkpoints, metadata, pipeline
 from fastvit_bench.network import checkpoint
+from fastvit_bench.network.checkpoint import recognition
 from fastvit_bench.network.peers.timm import load
 from fastvit_bench.network.registry import VARIANTS
 from fastvit_bench.records import Device, ExportJob, Fuse, ModelSpec, Shape
@@ -76,10 +77,10 @@ def made_shallow() -> Generator[None]:
     small = dataclasses.replace(VARIANTS["fastvit_t8"], blocks=(1, 1, 1, 1), channels=(16, 32, 64, 128))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, "fastvit_t8", small)
-        for known in (checkpoint.expected, pipeline._reference):
+        for known in (checkpoint.expected, recognition._template, pipeline._reference):
             known.cache_clear()
         yield
-    for known in (checkpoint.expected, pipeline._reference):
+    for known in (checkpoint.expected, recognition._template, pipeline._reference):
         known.cache_clear()
 
 

@@ -55,7 +55,21 @@ ModelsOption = Annotated[
     ),
 ]
 CheckpointOption = Annotated[
-    Path | None, typer.Option("--checkpoint", "-c", help="Weight file. [default: random weights, see --seed]")
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        "-c",
+        help="Weight file, index of several files, or folder with one. [default: random weights, see --seed]",
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="ENTRY",
+        help="Which network of a checkpoint that holds several, such as state_dict_ema. "
+        "[default: the first that is no average of others]",
+    ),
 ]
 BatchOption = Annotated[
     int | None, typer.Option("--batch", "-b", "--batch-size", min=1, help="Images per run. [default: the device's]")

@@ -4,7 +4,7 @@ import codecs
 import errno
 import io
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
@@ -20,7 +20,7 @@ from fastvit_bench.errors import ExitCode, FastViTBenchError, StoreError, UsageE
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fastvit_bench.records import Accuracy
+    from fastvit_bench.records import Accuracy, ModelSpec
     from fastvit_bench.render.table import TableReport
     from fastvit_bench.store.selection import Selection
 
@@ -238,6 +238,15 @@ def interrupted(error: KeyboardInterrupt, kept: str, command: str, console: "Con
     """Print what an interruption kept and the command that goes on; return the exit with the signal's code."""
     _print(f"interrupted; {kept} is kept. Go on with: fastvit-bench {command}", console)
     return typer.Exit(exit_code(error))
+
+
+def say_contents(specs: Iterable["ModelSpec"]) -> None:
+    """Print on standard error where each model's network lies in its weight file, and what else the file holds."""
+    from fastvit_bench.exporting import checkpoints
+
+    for spec in specs:
+        if spec.checkpoint is not None and (line := checkpoints.contents(spec)):
+            say(f"{spec.checkpoint}: {line}")
 
 
 def warn(text: str) -> None:

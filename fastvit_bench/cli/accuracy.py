@@ -18,6 +18,7 @@ from fastvit_bench.cli._options import (
     ResumeOption,
     TableFormat,
     WeightSeedOption,
+    WeightsOption,
 )
 from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.errors import ExitCode, UsageError
@@ -53,6 +54,7 @@ def accuracy(
         ),
     ] = None,
     checkpoint: CheckpointOption = None,
+    weights: WeightsOption = None,
     res: Annotated[
         str | None, typer.Option("--res", "--img-size", help="One size, such as 256. [default: the model's]")
     ] = None,
@@ -123,7 +125,8 @@ def accuracy(
             failed = _count(request, steps, images, target, path, earlier)
     else:
         assert data is not None
-        specs = options.select_models(settings, model or [], checkpoint)
+        specs = options.select_models(settings, model or [], checkpoint, None, weights)
+        _output.say_contents(specs)
         images = dataset.collect(data, labels, limit)
         evaluation = accuracy_run.described(images, data, limit, workers or backends.available_cores())
         request = options.evaluation_request(settings, target.device, specs, evaluation, res=res, fuse=fuse, seed=seed)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fastvit_bench.cli import _complete, _output
-from fastvit_bench.cli._options import CheckpointOption, ConfigOption, ForceOption
+from fastvit_bench.cli._options import CheckpointOption, ConfigOption, ForceOption, WeightsOption
 from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.records import Artifact, ExportJob, Fuse, Head
 
@@ -32,6 +32,7 @@ def export(
         ),
     ] = None,
     checkpoint: CheckpointOption = None,
+    weights: WeightsOption = None,
     res: Annotated[
         str | None,
         typer.Option(
@@ -116,7 +117,8 @@ def export(
     from fastvit_bench.sweep import run
 
     settings = options.load(config_file)
-    spec = options.one_model(settings, model, checkpoint, head)
+    spec = options.one_model(settings, model, checkpoint, head, weights)
+    _output.say_contents([spec])
     backend = backends.of_target(target)
     target_options = {
         "input": input_,

@@ -20,6 +20,7 @@ from fastvit_bench.cli._options import (
     TableFormat,
     ThreadsOption,
     WeightSeedOption,
+    WeightsOption,
 )
 from fastvit_bench.cli._progress import ProgressLine, of_steps
 from fastvit_bench.errors import ExitCode
@@ -35,6 +36,7 @@ def latency(
     device: DeviceOption = "cpu",
     model: ModelsOption = None,
     checkpoint: CheckpointOption = None,
+    weights: WeightsOption = None,
     res: Annotated[
         str | None,
         typer.Option(
@@ -142,11 +144,13 @@ def latency(
             _resolve.print_host_hint(machine, store_runs.read(path).runs[0].machine)
             failed = _sweep(request, steps, machine, path, device, wait_s)
     else:
+        specs = options.select_models(settings, model or [], checkpoint, head, weights)
+        _output.say_contents(specs)
         request = options.sweep_request(
             settings,
             chosen,
             machine,
-            options.select_models(settings, model or [], checkpoint, head),
+            specs,
             res=res,
             protocol=protocol,
             runs=runs,

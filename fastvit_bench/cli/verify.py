@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fastvit_bench.cli import _output
-from fastvit_bench.cli._options import ConfigOption
+from fastvit_bench.cli._options import ConfigOption, WeightsOption
 
 
 def verify(
@@ -17,6 +17,7 @@ def verify(
             "--checkpoint", "-c", help="Weight file that it was exported from. [default: searched in models/]"
         ),
     ] = None,
+    weights: WeightsOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Prove an exported file again, as it is stored.
@@ -37,7 +38,7 @@ def verify(
     backends.require(backend.name)
     models = Path(options.load(config_file).paths.models)
     with files.temporary_files_apart():
-        proofs = pipeline.verify(path, checkpoint, models)
+        proofs = pipeline.verify(path, checkpoint, models, weights)
     verbose = _output.verbose()
     for name, proof in proofs.items():
         what = str(path) if not name else f"{path} ({name})"

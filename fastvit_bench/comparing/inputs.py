@@ -90,7 +90,14 @@ class ParsedSpec:
     settings: Mapping[str, str]
 
 
-KEYS = ("fuse", "precision", "checkpoint", "seed", "threads")  # of settings; options of the device are accepted too
+KEYS = (
+    "fuse",
+    "precision",
+    "checkpoint",
+    "weights",
+    "seed",
+    "threads",
+)  # of settings; options of the device are accepted too
 
 
 def parse_spec(text: str) -> ParsedSpec:
@@ -470,7 +477,9 @@ def exported_by(
             checkpoint = old[spec.name].checkpoint
             if checkpoint is not None:  # a file outside of git exists only in the current repository, at the same path
                 own = Path(checkpoint)
-                words += ["--checkpoint", str(own if own.is_file() else revision.origin(own))]
+                words += ["--checkpoint", str(own if own.exists() else revision.origin(own))]
+                if (entry := old[spec.name].weights) is not None:
+                    words += ["--weights", entry]
             notify(f"exporting {spec.name} by {name} ({revision.commit[:8]})")
             try:
                 git_revision.export(revision, words, settings.sweep.timeout_s)
@@ -585,7 +594,14 @@ def parse_input(text: str, label: str, settings: config.Config, device: Device) 
     for spec in specs:
         registry.require(spec.variant)
     if "checkpoint" in parsed.settings:
-        specs = [msgspec.structs.replace(spec, checkpoint=parsed.settings["checkpoint"], sha256=None) for spec in specs]
+        specs = [
+            msgspec.structs.replace(spec, checkpoint=parsed.settings["checkpoint"], sha256=None, weights=None)
+            for spec in specs
+        ]
+    if "weights" in parsed.settings:
+        if any(spec.checkpoint is None for spec in specs):
+            raise UsageError(f"'{text}': weights chooses a network in a weight file; name that file with checkpoint=.")
+        specs = [msgspec.structs.replace(spec, weights=parsed.settings["weights"]) for spec in specs]
     precisions = backends.get(device.backend).precisions
     precision = parsed.settings.get("precision", device.precision)
     if precision not in precisions:

@@ -9,12 +9,13 @@ from fastvit_bench.records import Fuse, Fusing, Shape
 EXACT = 1e-9  # largest relative difference, in float64, that the fusing algebra may make
 
 
-def fuse_file(checkpoint: Path, output: Path, *, force: bool = False) -> Fusing:
+def fuse_file(checkpoint: Path, output: Path, *, weights: str | None = None, force: bool = False) -> Fusing:
     """Fuse a weight file and save it in the published fused layout; return counts and differences.
 
-    The saved file is loaded again and compared too. Raises `ParityError` if the algebra is not exact; then nothing is
-    written. Raises `CheckpointError` and `UsageError` as `network.checkpoint` does, and `UsageError` for an output that
-    is the checkpoint itself or, without `force`, any file that this function did not write.
+    `weights` chooses among several networks in the file. The saved file is loaded again and compared too. Raises
+    `ParityError` if the algebra is not exact; then nothing is written. Raises `CheckpointError` and `UsageError` as
+    `network.checkpoint` does, and `UsageError` for an output that is the checkpoint itself or, without `force`, any
+    file that this function did not write.
     """
     from fastvit_bench.exporting import verification
     from fastvit_bench.network import checkpoint as checkpoints
@@ -22,7 +23,7 @@ def fuse_file(checkpoint: Path, output: Path, *, force: bool = False) -> Fusing:
 
     checkpoints.check_target(output)
     files.check_output(output, inputs=[checkpoint], force=force, own=checkpoints.is_saved)
-    loaded = checkpoints.load(checkpoint)
+    loaded = checkpoints.load(checkpoint, entry=weights)
     reference = loaded.network.double()
     shape = Shape(batch=1, height=256, width=256)
     networks = {level: reparam.at_level(reference, level) for level in Fuse}

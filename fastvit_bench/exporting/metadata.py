@@ -118,6 +118,8 @@ def metadata_entries(asked: ExportJob, price: "Cost") -> dict[str, str]:
         "weights": asked.weights.origin,
         "checkpoint_sha256": asked.weights.sha256 or "",
         "checkpoint_file": asked.weights.file or "",
+        "checkpoint_entry": asked.weights.entry or "",
+        "checkpoint_contents": asked.contents,
         "seed": "" if asked.weights.seed is None else str(asked.weights.seed),
         "draw": str(asked.weights.draw) if asked.weights.draw > 1 else "",
         "toolchain": _compact(asked.toolchain),
@@ -189,6 +191,7 @@ def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
                     "origin": facts["weights"],
                     "sha256": facts.get("checkpoint_sha256"),
                     "file": facts.get("checkpoint_file"),
+                    "entry": facts.get("checkpoint_entry"),
                     "seed": _number(facts["seed"], least=0) if "seed" in facts else None,
                     "draw": _number(facts.get("draw", "1")),
                 },
@@ -203,6 +206,7 @@ def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
             parity=None,
             options=msgspec.json.decode(facts.get("options", "{}"), type=dict[str, str]),
             functions=tuple(sizes),
+            contents=printable(facts.get("checkpoint_contents", "")),
         )
     except (KeyError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise UsageError(

@@ -22,6 +22,7 @@ from fastvit_bench.errors import (
     UnavailableError,
     UsageError,
 )
+from fastvit_bench.exporting.checkpoints import contents as checkpoint_contents
 from fastvit_bench.exporting.checkpoints import find_checkpoint, load_network
 from fastvit_bench.exporting.metadata import (
     asked_for,
@@ -87,6 +88,7 @@ def job(
         head=spec.head,
         classes=spec.classes,
         checkpoint=spec.checkpoint,
+        contents=checkpoint_contents(spec),
         weights=weights,
         backend=device.backend,
         precision=device.precision,
@@ -258,6 +260,7 @@ def _artifact(
         variant=asked.variant,
         head=asked.head,
         classes=asked.classes,
+        contents=asked.contents,
         backend=asked.backend,
         precision=asked.precision,
         shape=asked.shape,
@@ -448,13 +451,14 @@ def build_engine(asked: ExportJob) -> EngineBuilt:
     return EngineBuilt(path=engine, parity=proof)
 
 
-def verify(path: Path, checkpoint: Path | None, models: Path) -> dict[str, Parity]:
+def verify(path: Path, checkpoint: Path | None, models: Path, entry: str | None = None) -> dict[str, Parity]:
     """Prove an exported file again from its bytes on disk; return the proofs by session name.
 
     The job is read from the file's metadata. The reference is the network of `checkpoint`, which must be the one the
     file was exported from. Without it, the reference has the checkpoint of that hash in the `models` folder, or the
-    same random weights. A proof that fails is returned too. Raises `ChecksumError` for a file that is damaged or not
-    the one its side-car describes, and `CheckpointError` if the weights are missing.
+    same random weights. `entry`, where it is given, must be the one that was exported. A proof that fails is returned
+    too. Raises `ChecksumError` for a file that is damaged or not the one its side-car describes, and `CheckpointError`
+    if the weights are missing.
     """
     if not files.exists(path):
         raise UsageError(f"{path} does not exist; `fastvit-bench export` writes such files.")
@@ -464,7 +468,7 @@ def verify(path: Path, checkpoint: Path | None, models: Path) -> dict[str, Parit
         raise ChecksumError(str(error)) from error
     weights = asked.weights
     if weights.origin == "checkpoint":
-        checkpoint = find_checkpoint(weights, checkpoint, models)
+        checkpoint = find_checkpoint(weights, checkpoint, models, entry)
         asked = msgspec.structs.replace(asked, checkpoint=str(checkpoint))
     elif checkpoint is not None:
         raise UsageError(f"{path} was made from random weights (seed {weights.seed}); leave the checkpoint out.")
@@ -504,6 +508,6 @@ def _reference(
     from fastvit_bench.network import factory
 
     if checkpoint is not None:
-        return factory.of(load_network(checkpoint, variant, head, weights.sha256))
+        return factory.of(load_network(checkpoint, variant, head, weights.sha256, weights.entry))
     assert weights.seed is not None
     return factory.random(variant, head, classes, weights.seed, shape or Shape(batch=1, height=256, width=256))

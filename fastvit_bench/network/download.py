@@ -118,7 +118,7 @@ def _beside(path: Path, suffix: str) -> Path:
 def _check_existing(target: Path, name: str, form: Form) -> Path:
     """Return an existing file's path if it has the recorded hash, or is the right network and is now recorded."""
     recorded = checkpoint.recorded_sha256(target)
-    digest = checkpoint.file_sha256(target)
+    digest = files.file_sha256(target)
     if recorded is None:
         _check_network(target, name, form)
         checkpoint.record_sha256(target, digest)
@@ -132,7 +132,7 @@ def _check_existing(target: Path, name: str, form: Form) -> Path:
 
 def _accept(url: str, part: Path, target: Path, name: str, form: Form) -> Path:
     """Rename a received file to `target` and record its hash, if it is the right network and no record disagrees."""
-    digest = checkpoint.file_sha256(part)
+    digest = files.file_sha256(part)
     recorded = checkpoint.recorded_sha256(target)
     _version_file(part).unlink(missing_ok=True)
     if recorded is not None and digest != recorded:

@@ -7,6 +7,7 @@ References: RepVGG (arXiv 2101.03697, section 3.3) for branches and BatchNorm; F
 and 3) for RepMixer and the positional encoding; RepLKNet (arXiv 2203.06717, section 3) for the 7 x 7 + 3 x 3 pair.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -364,16 +365,15 @@ def fill(conv: nn.Module, kernel: Kernel) -> None:
 
 
 def _rule(module: nn.Module) -> Rule | None:
-    """Return the rule of the first class in a module's hierarchy that has one, if any."""
+    """Return the rule of the first class in a module's hierarchy that has one; None for a block that is fused."""
+    if getattr(module, "form", None) is Form.FUSED:
+        return None
     return next((RULES[cls] for cls in type(module).__mro__ if cls in RULES), None)
 
 
 def _copy(network: FastViT) -> FastViT:
     """Return a copy in float64 and evaluation mode that shares no tensors with the network."""
-    result = FastViT(network.variant, head=network.head_kind, classes=network.classes, form=network.form)
-    result = result.double().eval()
-    result.load_state_dict(network.state_dict(), strict=True)
-    return result
+    return copy.deepcopy(network).double().eval()
 
 
 class Unscaled(nn.Module):

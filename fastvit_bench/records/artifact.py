@@ -44,6 +44,7 @@ class ExportSpec(Record, frozen=True):
     path: str  # target path of a request; of an artifact the file's name in the folder of its side-car
     options: dict[str, str] = {}  # of the backend, those that affect the file
     functions: tuple[Shape, ...] = ()  # all shapes of a file that accepts several
+    contents: str = ""  # where the network lay in its checkpoint, and what else that held
 
     @property
     def key(self) -> str:
@@ -56,6 +57,8 @@ class ExportSpec(Record, frozen=True):
 
         weights = self.weights
         drawn: tuple[int | str | None, ...] | str | None = weights.sha256
+        if weights.entry is not None:
+            drawn = (weights.sha256, weights.entry)
         if weights.origin == "random":
             drawn = (weights.seed, self.head, self.classes, *([weights.draw] if weights.draw > 1 else ()))
         decisive = (

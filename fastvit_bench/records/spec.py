@@ -78,6 +78,7 @@ class ModelSpec(Record, frozen=True):
     classes: int = 1000  # outputs of a classifier
     checkpoint: str | None = None  # path, relative to the configuration file
     sha256: str | None = None  # expected hash of the checkpoint
+    weights: str | None = None  # the network to take from a checkpoint with several, by the name of its entry
     resolution: int = 256  # evaluation size in pixels
     crop: float = 0.9  # side of the evaluation crop over the image's shorter side
     published: str | None = None  # the model's name in results/published
@@ -110,17 +111,19 @@ class Weights(Record, frozen=True):
     """The origin of a network's weights: a checkpoint's hash or a seed."""
 
     origin: Literal["checkpoint", "random"]
-    sha256: str | None = None  # of the checkpoint file
+    sha256: str | None = None  # of the checkpoint file; of its entries where that is in parts, or beyond 4 GiB
     file: str | None = None  # its name, without folders
     seed: int | None = None  # of random weights
     draw: int = 1  # of random weights: the value of `DRAW` that they were drawn with
+    entry: str | None = None  # of a file with several whole networks: the name in front of this one's entries
 
     @property
     def label(self) -> str:
-        """Short form for tables: ``random(seed 0)`` or the file's name and first hash digits."""
+        """Short form for tables: ``random(seed 0)``, or the file's name, an entry of it, and first hash digits."""
         if self.origin == "random":
             return f"random(seed {self.seed})"
-        return f"{self.file}@{(self.sha256 or '')[:8]}"
+        entry = f"[{self.entry}]" if self.entry else ""
+        return f"{self.file}{entry}@{(self.sha256 or '')[:8]}"
 
 
 class Statistic(StrEnum):

@@ -148,7 +148,9 @@ def test_what_is_no_checkpoint_is_one_sentence_at_once(tmp_path: Path) -> None:
             lambda path: checkpoints.weights_of(ModelSpec(name="a", variant="fastvit_t8", checkpoint=str(path)), 0),
             lambda path: checkpoints.find_checkpoint(weights, path, tmp_path),
         ):
-            with pytest.raises(CheckpointError, match=r"cannot be read|does not exist") as caught:
+            with pytest.raises(
+                CheckpointError, match=r"cannot be read|does not exist|not a regular|is a folder"
+            ) as caught:
                 look(path)
             assert str(caught.value).isprintable()
             assert len(str(caught.value)) < 600

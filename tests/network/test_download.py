@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from mutations import check_refusal, mutated
 
 from fastvit_bench.errors import CheckpointError, ChecksumError, DownloadError, FastViTBenchError, UsageError
+from fastvit_bench.files import file_sha256
 from fastvit_bench.network import checkpoint, download, reparam
 from fastvit_bench.network.download import Training
 from fastvit_bench.network.fastvit import Form
@@ -199,7 +200,7 @@ def test_a_checkpoint_arrives_and_its_hash_is_recorded(server: Server, fetch: Fe
     assert path == tmp_path / FILE
     assert path.read_bytes() == server.content
     assert files(tmp_path) == [FILE.name, f"{FILE.name}.sha256"]
-    assert checkpoint.recorded_sha256(path) == checkpoint.file_sha256(path)
+    assert checkpoint.recorded_sha256(path) == file_sha256(path)
     assert checkpoint.load(path, variant="fastvit_t8").form is Form.FUSED
     assert [request for request, _ in server.requests] == [PATH]
     assert seen[0] == (0, len(server.content))
@@ -238,7 +239,7 @@ def test_a_file_put_there_by_hand_is_proved_and_recorded(server: Server, fetch: 
     assert path.exists()
     path.write_bytes(contents[Form.FUSED])
     assert fetch() == path
-    assert checkpoint.recorded_sha256(path) == checkpoint.file_sha256(path)
+    assert checkpoint.recorded_sha256(path) == file_sha256(path)
     assert not server.requests
 
 
