@@ -33,7 +33,7 @@ from fastvit_bench.records import (
 )
 from fastvit_bench.store import runs
 from fastvit_bench.sweep.executor import Executor, LocalExecutor, Notify, Task
-from fastvit_bench.sweep.plan import Step, cell_of, cells_of, file_of, plan
+from fastvit_bench.sweep.plan import Step, cell_of, cells_of, check_checkpoints, file_of, plan
 
 
 def begin(request: Request, steps: Sequence[Step], machine: Machine, results: Path) -> Path:
@@ -51,14 +51,30 @@ def resume(path: Path, models: Path, machine: Machine) -> tuple[Request, list[St
     """
     file, steps = reopen(path, models, machine)
     first = file.runs[0]
-    if first.request.evaluation is not None:
-        raise UsageError(
-            f"Run {first.id} counts right answers instead of timing; go on with: "
-            f"fastvit-bench accuracy --device {first.request.device.name} --resume {first.id}."
-        )
+    _refuse_accuracy(file)
     done = {cell_of(measurement) for measurement in file.measurements}
     go_on(file, machine)
     return first.request, [step for step in steps if step.cell not in done]
+
+
+def planned_on_fleet(
+    request: Request, machine: Machine, models: Path, results: Path, path: Path | None
+) -> "PlannedRun":
+    """Return a run whose cells are measured on other machines: a new one, or what remains of the one at `path`.
+
+    `machine` is one of them. Each measurement has its own machine, so a run may go on with others than it began with.
+    Raises `NotComparableError` where a checkpoint has changed, and `UsageError` for a run that counted images.
+    """
+    if path is None:
+        steps = plan(request, models)
+        check_checkpoints(request, steps)
+        return PlannedRun(request, steps, begin(request, steps, machine, results))
+    file = runs.reopen(path)
+    _refuse_accuracy(file)
+    steps = _planned_again(file, models)
+    go_on(file, machine)
+    done = {cell_of(measurement) for measurement in file.measurements}
+    return PlannedRun(request, [step for step in steps if step.cell not in done], path)
 
 
 def reopen(path: Path, models: Path, machine: Machine) -> tuple[runs.RunFile, list[Step]]:
@@ -71,12 +87,27 @@ def reopen(path: Path, models: Path, machine: Machine) -> tuple[runs.RunFile, li
             f"Run {first.id} cannot go on, because this is not the machine it began on ({'; '.join(changes)}). "
             f"Start a new run; this one stays readable."
         )
+    return file, _planned_again(file, models)
+
+
+def _planned_again(file: runs.RunFile, models: Path) -> list[Step]:
+    """Return all steps of a run; raises `NotComparableError` where a checkpoint has changed."""
+    first = file.runs[0]
     steps = plan(first.request, models)
     if cells_of(steps) != first.cells:
         raise NotComparableError(
             f"Run {first.id} cannot go on, because a checkpoint of it has changed since. Start a new run."
         )
-    return file, steps
+    return steps
+
+
+def _refuse_accuracy(file: runs.RunFile) -> None:
+    first = file.runs[0]
+    if first.request.evaluation is not None:
+        raise UsageError(
+            f"Run {first.id} counts right answers instead of timing; go on with: "
+            f"fastvit-bench accuracy --device {first.request.device.name} --resume {first.id}."
+        )
 
 
 def go_on(file: runs.RunFile, machine: Machine) -> None:
