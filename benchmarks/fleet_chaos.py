@@ -17,6 +17,7 @@ Exits with 1 when a goal is missed.
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -247,7 +248,7 @@ def overlaps(events: Sequence[dict[str, Any]], cell_s: float) -> int:
 
 
 def chaos(folder: Path, quick: bool) -> list[str]:
-    sizes, cell_s = (SIZES[:5], 0.3) if quick else (SIZES, 1.0)
+    sizes, cell_s = (SIZES[:5], 1.0) if quick else (SIZES, 1.0)
     chance, kills = random.Random(19), 0
     with Fleet(folder, cell_s) as fleet:
         fleet.prepare(DEVICES, sizes)
@@ -260,7 +261,7 @@ def chaos(folder: Path, quick: bool) -> list[str]:
         reader = threading.Thread(target=lambda: output.extend(client.communicate()))
         reader.start()
         while reader.is_alive():
-            reader.join(chance.uniform(2, 6))
+            reader.join(chance.uniform(2, 4) if quick else chance.uniform(2, 6))
             kills += reader.is_alive() and fleet.kill_worker(chance)
         wall_s = time.monotonic() - begun
         counts, failures = fleet.results()
@@ -270,16 +271,18 @@ def chaos(folder: Path, quick: bool) -> list[str]:
                 starts[event["cell"]].append(event["at"])
         ends = Counter(event["cell"] for event in fleet.events() if event["event"] == "end")
         again = sum(len(times) > 1 for times in starts.values())
+        lost_s = sum(min(b - a, cell_s) for times in starts.values() for a, b in itertools.pairwise(times))
         twice_s = [line for line in output[1].splitlines() if "spent twice" in line]
         print(
             f"chaos: {len(counts)} cells of {len(DEVICES) * len(sizes)} in {wall_s:.0f} s, {kills} workers killed, "
             f"{again} cells begun again, {failures} failed after two lost workers, "
-            f"{sum(ends.values()) - len(ends)} finished twice; {' '.join(twice_s) or 'nothing spent twice'}"
+            f"{sum(ends.values()) - len(ends)} finished twice; device-seconds spent twice: {lost_s:.1f} of "
+            f"{cell_s * len(counts):.0f} by the stand-ins' clock; {' '.join(twice_s) or 'the command names none'}"
         )
         faults = [f"chaos: exit code {client.returncode}: {output[1][-500:]}"] * (client.returncode not in (0, 7))
         faults += [f"chaos: {len(counts)} cells"] * (len(counts) != len(DEVICES) * len(sizes))
         faults += [f"chaos: {cell} is there {count} times" for cell, count in counts.items() if count != 1]
-        return faults + ["chaos: nothing was killed"] * (not kills and not quick)
+        return faults + ["chaos: nothing was killed"] * (not kills)
 
 
 def two(folder: Path, quick: bool) -> list[str]:

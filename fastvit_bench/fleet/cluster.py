@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import dask.config
+from dask.utils import parse_timedelta
 from distributed import Client
 from distributed.security import Security
 
@@ -16,7 +17,7 @@ from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.fleet.remote import APART, MACHINE, device_resource
 
 LOOPBACK = "127.0.0.1"
-CONNECT_S = 10.0
+CONNECT_S = 10.0  # unless Dask's configuration says less
 
 
 def listen_address(scheduler: str, plaintext: str | None, host: str | None = None) -> str | None:
@@ -57,10 +58,12 @@ def _is_loopback(host: str) -> bool:
 @contextlib.contextmanager
 def connect(scheduler: str) -> "Generator[Client]":
     """Yield a client of a scheduler. Raises `UnavailableError` for one that cannot be reached or refuses it."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is raised
-    logging.getLogger("tornado").setLevel(logging.CRITICAL)
+    for name in logging.root.manager.loggerDict:  # Dask gives several of its loggers a level of their own
+        if name.partition(".")[0] in {"distributed", "tornado"}:
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is raised
+    timeout_s = min(CONNECT_S, parse_timedelta(dask.config.get("distributed.comm.timeouts.connect")))
     try:
-        client = Client(scheduler, security=Security(), timeout=CONNECT_S, set_as_default=False)
+        client = Client(scheduler, security=Security(), timeout=timeout_s, set_as_default=False)
     except (OSError, TimeoutError, TypeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnavailableError(f"The scheduler {scheduler} cannot be reached: {reason.rstrip('.')}.") from error
@@ -88,7 +91,7 @@ def offers(client: Client) -> list[Offer]:
     info: dict[str, Any] = client.scheduler_info(n_workers=-1)
     tasks: Any = client.processing()
     prefix = device_resource("")
-    found = [
+    workers = [
         Offer(
             name=str(worker["name"]),
             address=address,
@@ -99,7 +102,7 @@ def offers(client: Client) -> list[Offer]:
         )
         for address, worker in info["workers"].items()
     ]
-    return sorted((offer for offer in found if offer.devices), key=lambda offer: offer.name)
+    return sorted((offer for offer in workers if offer.devices), key=lambda offer: offer.name)
 
 
 def resources(device: str) -> dict[str, float]:

@@ -20,6 +20,7 @@ from distributed.utils import get_ip
 from fastvit_bench.errors import UnavailableError
 from fastvit_bench.fleet import cluster, remote
 from fastvit_bench.fleet.transfer import FileServer
+from fastvit_bench.measuring import machine as machines
 from fastvit_bench.records import CellError, Device, Measurement
 from fastvit_bench.sweep import preflight
 from fastvit_bench.sweep.executor import Notify, Outcome, Task
@@ -27,6 +28,8 @@ from fastvit_bench.sweep.executor import Notify, Outcome, Task
 Future: TypeAlias = "DaskFuture[bytes]"
 
 AHEAD = 2  # cells submitted per worker: one that runs, and one that waits beside it, so that no worker idles
+ABSENT_S = 15  # that a device may be missing when a sweep begins: a lost worker is back by then
+SEAT_S = 60.0  # that a worker may take to look for a device
 POLL_S = 1.0  # between two looks at the workers while nothing finishes
 
 
@@ -72,11 +75,7 @@ class DaskExecutor:
 
         Raises `UnavailableError` where no worker offers it, or none of them can run it.
         """
-        offers = cluster.offers(self._client)
-        fitting = [offer for offer in offers if device.name in offer.devices]
-        if not fitting:
-            others = ", ".join(sorted({name for offer in offers for name in offer.devices})) or "none"
-            raise UnavailableError(f"No worker offers device '{device.name}'. Offered: {others}.")
+        fitting = self._fitting(device.name)
         content = msgspec.json.encode(device)
         futures = [
             self._client.submit(
@@ -84,16 +83,28 @@ class DaskExecutor:
             )
             for offer in fitting
         ]
-        replies = [
-            msgspec.json.decode(reply, type=remote.Refusal if b'"refusal"' in reply[:30] else remote.Seat)
-            for reply in cast("Any", self._client).gather(futures)
-        ]
+        replies = [reply for future in futures if (reply := _seat(future)) is not None]
         seats = [reply for reply in replies if isinstance(reply, remote.Seat)]
+        if not seats:
+            reasons = "; ".join(reply.reason.rstrip(".") for reply in replies if isinstance(reply, remote.Refusal))
+            raise UnavailableError(f"No worker can run device '{device.name}': {reasons or 'none of them answers'}.")
         host = preflight.this_machine().host
         self._beside = self._beside or any(seat.machine.host == host for seat in seats)
         if not seats:
             raise UnavailableError("; ".join(reply.reason for reply in replies if isinstance(reply, remote.Refusal)))
         return seats
+
+    def _fitting(self, device: str) -> list[cluster.Offer]:
+        """Return the workers that offer a device; one that is being started again is waited for."""
+        offers: list[cluster.Offer] = []
+        for attempt in range(ABSENT_S + 1):
+            if attempt:
+                machines.pause(1)
+            offers = cluster.offers(self._client)
+            if fitting := [offer for offer in offers if device in offer.devices]:
+                return fitting
+        others = ", ".join(sorted({name for offer in offers for name in offer.devices})) or "none"
+        raise UnavailableError(f"No worker offers device '{device}'. Offered: {others}.")
 
     def outcomes(self, tasks: Iterable[Task], count: int, notify: Notify) -> Generator[Outcome]:
         """Yield each task with its measurement or failure as it finishes.
@@ -236,6 +247,16 @@ def _exported(tasks: Iterable[Task], events: "queue.Queue[Any]") -> None:
             events.put(task)
     except BaseException as error:
         events.put(error)
+
+
+def _seat(future: Future) -> remote.Seat | remote.Refusal | None:
+    """Return what a worker says of a device; None where the worker is lost meanwhile."""
+    try:
+        reply = future.result(timeout=SEAT_S)
+    except (TimeoutError, KilledWorker, CancelledError):
+        future.cancel()
+        return None
+    return msgspec.json.decode(reply, type=remote.Seat | remote.Refusal)
 
 
 def _put(events: "queue.Queue[Any]", task: Task, key: str, future: Future) -> None:

@@ -41,7 +41,7 @@ class CellOrder(Record, frozen=True):
     client: str  # address that serves the files
 
 
-class Seat(Record, frozen=True):
+class Seat(Record, frozen=True, tag="seat", tag_field="kind"):
     """A device as a worker has it: its options filled in, its machine, and the version of this package there."""
 
     device: Device
