@@ -29,7 +29,8 @@ Future: TypeAlias = "DaskFuture[bytes]"
 
 AHEAD = 2  # cells submitted per worker: one that runs, and one that waits beside it, so that no worker idles
 ABSENT_S = 15  # that a device may be missing when a sweep begins: a lost worker is back by then
-SEAT_S = 60.0  # that a worker may take to look for a device
+SEAT_S = 60  # that a worker may take to look for a device
+SEAT_TRIES = 5
 POLL_S = 1.0  # between two looks at the workers while nothing finishes
 
 
@@ -75,15 +76,11 @@ class DaskExecutor:
 
         Raises `UnavailableError` where no worker offers it, or none of them can run it.
         """
-        fitting = self._fitting(device.name)
-        content = msgspec.json.encode(device)
-        futures = [
-            self._client.submit(
-                remote.take_seat, content, pure=False, workers=[offer.address], key=f"seat-{secrets.token_hex(8)}"
-            )
-            for offer in fitting
-        ]
-        replies = [reply for future in futures if (reply := _seat(future)) is not None]
+        replies: list[remote.Seat | remote.Refusal] = []
+        for _ in range(SEAT_TRIES):
+            replies = self._asked(device)
+            if replies:  # else all workers were lost meanwhile, and come back under other addresses
+                break
         seats = [reply for reply in replies if isinstance(reply, remote.Seat)]
         if not seats:
             reasons = "; ".join(reply.reason.rstrip(".") for reply in replies if isinstance(reply, remote.Refusal))
@@ -93,6 +90,31 @@ class DaskExecutor:
         if not seats:
             raise UnavailableError("; ".join(reply.reason for reply in replies if isinstance(reply, remote.Refusal)))
         return seats
+
+    def _asked(self, device: Device) -> list[remote.Seat | remote.Refusal]:
+        """Return what each worker that offers a device says of it, but for those that are lost meanwhile."""
+        content = msgspec.json.encode(device)
+        futures = {
+            offer.address: self._client.submit(
+                remote.take_seat, content, pure=False, workers=[offer.address], key=f"seat-{secrets.token_hex(8)}"
+            )
+            for offer in self._fitting(device.name)
+        }
+        replies = [self._seat(address, future) for address, future in futures.items()]
+        return [reply for reply in replies if reply is not None]
+
+    def _seat(self, address: str, future: Future) -> remote.Seat | remote.Refusal | None:
+        """Return what a worker says of a device; None where the worker is lost, or silent."""
+        for _ in range(SEAT_S):
+            try:
+                return msgspec.json.decode(future.result(timeout=1), type=remote.Seat | remote.Refusal)
+            except TimeoutError:
+                if address not in {offer.address for offer in cluster.offers(self._client)}:
+                    break
+            except (KilledWorker, CancelledError):
+                break
+        future.cancel()
+        return None
 
     def _fitting(self, device: str) -> list[cluster.Offer]:
         """Return the workers that offer a device; one that is being started again is waited for."""
@@ -247,16 +269,6 @@ def _exported(tasks: Iterable[Task], events: "queue.Queue[Any]") -> None:
             events.put(task)
     except BaseException as error:
         events.put(error)
-
-
-def _seat(future: Future) -> remote.Seat | remote.Refusal | None:
-    """Return what a worker says of a device; None where the worker is lost meanwhile."""
-    try:
-        reply = future.result(timeout=SEAT_S)
-    except (TimeoutError, KilledWorker, CancelledError):
-        future.cancel()
-        return None
-    return msgspec.json.decode(reply, type=remote.Seat | remote.Refusal)
 
 
 def _put(events: "queue.Queue[Any]", task: Task, key: str, future: Future) -> None:
