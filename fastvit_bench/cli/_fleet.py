@@ -61,7 +61,7 @@ def sweep(
             planned.append(sweep_plan)
             times = estimate.run_times(request.device, results)
             _output.say(f"{estimate.outline(request, sweep_plan.steps, times)} · {len(seats)} workers")
-        failed = _measured(planned, executor)
+        failed = _measured(planned, executor, scheduler)
         if executor.repeated:
             _output.say(
                 f"{_output.plural(executor.repeated, 'size')} begun again after a worker was lost: at most "
@@ -70,7 +70,7 @@ def sweep(
     return [entry.path for entry in planned], failed
 
 
-def _measured(planned: "Sequence[PlannedRun]", executor: "object") -> int:
+def _measured(planned: "Sequence[PlannedRun]", executor: "object", scheduler: str) -> int:
     from fastvit_bench.cli._progress import ProgressLine
     from fastvit_bench.render import row_text
     from fastvit_bench.sweep import run
@@ -83,8 +83,11 @@ def _measured(planned: "Sequence[PlannedRun]", executor: "object") -> int:
                 failed += isinstance(result, Failure)
                 progress.say(f"{number} of {total}: {row_text.live_row(result)}")
         except KeyboardInterrupt as error:
-            stems = " and ".join(entry.path.stem for entry in planned)
-            command = f"latency --scheduler ADDRESS --resume {stems}"
+            commands = (
+                f"latency --device {entry.request.device.name} --resume {entry.path.stem} --scheduler {scheduler}"
+                for entry in planned
+            )
+            command = "; fastvit-bench ".join(commands)
             raise _output.interrupted(error, "every finished size", command, console) from None
     return failed
 
