@@ -35,6 +35,8 @@ HEAVY = {
     "pynvml",
     "altair",
     "vl_convert",
+    "dask",
+    "distributed",
 }
 PRINTERS = {"print", "typer.echo", "sys.stdout.write", "rich.print"}
 

@@ -330,6 +330,7 @@ def test_the_readme_describes_every_script():
         "against_timm",
         "coreml_export",
         "cuda_window",
+        "fleet_chaos",
         "fusing",
         "gate",
         "gate_simulation",
@@ -353,7 +354,12 @@ def test_help_says_what_is_claimed(script: str, tmp_path: Path):
     done = call(script, "--help", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (load(script).__doc__ or "").splitlines()[0] in done.stdout
-    assert "--markdown" in done.stdout or script in ("kills", "on_gpu", "on_gpu_wheels")  # no report of this kind
+    assert "--markdown" in done.stdout or script in (
+        "fleet_chaos",
+        "kills",
+        "on_gpu",
+        "on_gpu_wheels",
+    )  # no report of this kind
 
 
 @pytest.mark.parametrize("words", [("--blocks", "0"), ("--res", "100"), ("--models", "fastvit_t9")])

@@ -20,6 +20,7 @@ from fastvit_bench.cli import (
     devices,
     download,
     export,
+    fleet,
     fuse,
     gate,
     history,
@@ -31,6 +32,7 @@ from fastvit_bench.cli import (
     study,
     table,
     verify,
+    worker,
 )
 from fastvit_bench.cli._command import QuietOption, VerboseOption, choose_verbosity, complete
 from fastvit_bench.cli._help import Command
@@ -51,6 +53,8 @@ GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
         "accuracy": accuracy.accuracy,
         "study": study.study,
         "import": import_.import_,
+        "worker": worker.worker,
+        "fleet": fleet.fleet,
     },
     "Judge": {
         "compare": compare.compare,

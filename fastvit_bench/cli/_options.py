@@ -77,6 +77,22 @@ BatchOption = Annotated[
 PrecisionOption = Annotated[
     str | None, typer.Option("--precision", help="Arithmetic of the file: fp32 or fp16. [default: the device's]")
 ]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        help="Measure on the workers of this Dask scheduler: tls://HOST:PORT or tcp://HOST:PORT. [default: here]",
+    ),
+]
+PlaintextOption = Annotated[
+    str | None,
+    typer.Option(
+        "--plaintext",
+        metavar="ADDRESS",
+        help="Listen on this address without TLS, though anybody on the network can then read and run everything. "
+        "[default: never; 127.0.0.1 needs no permission]",
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: all cores]")]
 FuseLevelOption = Annotated[
     Fuse, typer.Option("--fuse", help="How much is computed ahead of time; 'folded' is what to ship.")

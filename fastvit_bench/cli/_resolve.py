@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # parameters that do not decide how a run is measured, and may be given besides --resume
 _ALLOWED_WITH_RESUME = {
     *("resume", "device", "machine_name", "config_file", "format_", "output", "dry_run"),
-    *("wait", "any_speed", "allow_device_mismatch", "quiet", "verbose", "json", "force"),
+    *("wait", "any_speed", "allow_device_mismatch", "scheduler", "plaintext", "quiet", "verbose", "json", "force"),
 }
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli import _fleet, _output, _resolve
 from fastvit_bench.cli._options import (
     BatchOption,
     CheckpointOption,
@@ -15,16 +15,18 @@ from fastvit_bench.cli._options import (
     FuseLevelOption,
     MachineOption,
     ModelsOption,
+    PlaintextOption,
     PrecisionOption,
     ResumeOption,
+    SchedulerOption,
     TableFormat,
     ThreadsOption,
     WeightSeedOption,
     WeightsOption,
 )
 from fastvit_bench.cli._progress import ProgressLine, of_steps
-from fastvit_bench.errors import ExitCode
-from fastvit_bench.records import Failure, Fuse, Head, Protocol, Request
+from fastvit_bench.errors import ExitCode, UsageError
+from fastvit_bench.records import Device, Failure, Fuse, Head, Machine, Protocol, Request
 
 if TYPE_CHECKING:
     from fastvit_bench.sweep.plan import Step
@@ -101,6 +103,8 @@ def latency(
     ] = False,
     fuse: FuseLevelOption = Fuse.FOLDED,
     seed: WeightSeedOption = 0,
+    scheduler: SchedulerOption = None,
+    plaintext: PlaintextOption = None,
     resume: ResumeOption = None,
     machine_name: MachineOption = None,
     format_: FormatOption = TableFormat.RICH,
@@ -122,7 +126,9 @@ def latency(
 
     settings = options.load(config_file)
     models, results = Path(settings.paths.models), Path(settings.paths.results)
-    chosen = settings.device(device)
+    if plaintext is not None and scheduler is None:
+        raise UsageError("--plaintext belongs to --scheduler.")
+    chosen = [settings.device(name) for name in _fleet.names(device)]
     if resume is not None:
         _resolve.refuse_besides_resume(context)
     device_options = {
@@ -132,23 +138,15 @@ def latency(
         "cuda_binding": cuda_binding,
         "threads": threads,
     }
-    chosen = options.resolve_device(chosen, protocol, precision, batch, device_options)
+    chosen = [options.resolve_device(entry, protocol, precision, batch, device_options) for entry in chosen]
     wait_s = None if any_speed else config.seconds(wait, zero=True)
-    name = settings.machine_name(machine_name)
-    chosen, machine = preflight.preflight(chosen, "rename" if allow_device_mismatch else "refuse", name)
-    options.require_folders(settings, chosen.name)
-    if resume is not None:
-        path = options.run_to_resume(chosen.name, store_runs.find(results, resume))
-        with store_runs.lock(results, chosen.name):
-            request, steps = run.resume(path, models, machine)
-            _resolve.print_host_hint(machine, store_runs.read(path).runs[0].machine)
-            failed = _sweep(request, steps, machine, path, device, wait_s)
-    else:
+
+    def request_of(device: Device, machine: Machine) -> Request:
         specs = options.select_models(settings, model or [], checkpoint, head, weights)
         _output.say_contents(specs)
-        request = options.sweep_request(
+        return options.sweep_request(
             settings,
-            chosen,
+            device,
             machine,
             specs,
             res=res,
@@ -159,13 +157,41 @@ def latency(
             seed=seed,
             profile=profile,
         )
-        steps = plan.plan(request, models)
-        plan.check_checkpoints(request, steps)
-        with store_runs.lock(results, chosen.name):
-            path = run.begin(request, steps, machine, results)
-            failed = _sweep(request, steps, machine, path, device, wait_s)
-    _output.print_table([path], format_)
-    _output.say(f"results: {path}")
+
+    if scheduler is not None:
+        if allow_device_mismatch or machine_name is not None:
+            raise UsageError("--allow-device-mismatch and --machine are for this machine; a fleet has its workers'.")
+        for entry in chosen:
+            options.require_folders(settings, entry.name)
+        path = None
+        if resume is not None:
+            if len(chosen) > 1:
+                raise UsageError("--resume continues one run; name its device alone.")
+            path = options.run_to_resume(chosen[0].name, store_runs.find(results, resume))
+        paths, failed = _fleet.sweep(scheduler, plaintext, chosen, request_of, path, models, results, wait_s)
+    else:
+        if len(chosen) > 1:
+            raise UsageError("Several devices at once take a fleet, --scheduler; here, call this once for each device.")
+        name = settings.machine_name(machine_name)
+        target, machine = preflight.preflight(chosen[0], "rename" if allow_device_mismatch else "refuse", name)
+        options.require_folders(settings, target.name)
+        if resume is not None:
+            path = options.run_to_resume(target.name, store_runs.find(results, resume))
+            with store_runs.lock(results, target.name), store_runs.lock(results, target.name, path.stem):
+                request, steps = run.resume(path, models, machine)
+                _resolve.print_host_hint(machine, store_runs.read(path).runs[0].machine)
+                failed = _sweep(request, steps, machine, path, device, wait_s)
+        else:
+            request = request_of(target, machine)
+            steps = plan.plan(request, models)
+            plan.check_checkpoints(request, steps)
+            with store_runs.lock(results, target.name):
+                path = run.begin(request, steps, machine, results)
+                failed = _sweep(request, steps, machine, path, device, wait_s)
+        paths = [path]
+    _output.print_table(paths, format_)
+    for path in paths:
+        _output.say(f"results: {path}")
     if failed:
         raise typer.Exit(ExitCode.CELLS_FAILED)
 

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -139,6 +140,31 @@ _DEVICES: list[Column[Profile]] = [
 def devices(rows: Sequence[Profile]) -> TableReport:
     """Return a table with one row per device: its profile, and what is missing for running it here."""
     return TableReport([Table(rows, _DEVICES)])
+
+
+@dataclass(frozen=True)
+class FleetRow:
+    """A worker of a fleet."""
+
+    worker: str
+    address: str
+    devices: tuple[str, ...]
+    at_once: int  # devices that may be busy at once
+    running: tuple[str, ...]  # keys of tasks
+    waiting: tuple[str, ...]
+
+
+def fleet(rows: Sequence[FleetRow]) -> TableReport:
+    """Return a table with one row per worker of a fleet."""
+    columns: list[Column[FleetRow]] = [
+        Column("worker", "worker", lambda row: row.worker, role="key"),
+        Column("devices", "devices", lambda row: row.devices, lambda row: ", ".join(row.devices), wraps=True),
+        Column("at_once", "at once", lambda row: row.at_once, lambda row: str(row.at_once), align="right"),
+        Column("running", "runs", lambda row: row.running, lambda row: ", ".join(row.running) or NONE, wraps=True),
+        Column("waiting", "waits", lambda row: row.waiting, lambda row: ", ".join(row.waiting) or NONE, wraps=True),
+        Column("address", "address", lambda row: row.address),
+    ]
+    return TableReport([Table(rows, columns)], ("At once: devices of the worker that may be busy together.",))
 
 
 def devices_text(rows: Sequence[Profile], machine: str, width: int) -> str:

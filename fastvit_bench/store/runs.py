@@ -176,9 +176,10 @@ def reopen(path: Path) -> RunFile:
 
 
 @contextmanager
-def lock(root: Path, device: str) -> Generator[None]:
+def lock(root: Path, device: str, run: str = "") -> Generator[None]:
     """Lock a device, so that no other process measures on it: two sweeps at once would slow each other down.
 
+    With `run`, lock that run alone, whose figures come from other machines.
     Drafts that killed processes left in the device's folder are removed then.
 
     The operating system releases the lock when the process ends, in whatever way. Raises `UnavailableError` at once
@@ -189,10 +190,11 @@ def lock(root: Path, device: str) -> Generator[None]:
     folder = _folder(root, device)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        device_lock = filelock.FileLock(folder / ".lock", blocking=False)
+        device_lock = filelock.FileLock(folder / (f".{run}.lock" if run else ".lock"), blocking=False)
         device_lock.acquire()
     except filelock.Timeout:
-        raise UnavailableError(f"Another sweep is measuring on '{device}' ({folder}); wait until it is done.") from None
+        busy = f"continuing run {run}" if run else f"measuring on '{device}'"
+        raise UnavailableError(f"Another sweep is {busy} ({folder}); wait until it is done.") from None
     except OSError as error:
         raise StoreError(f"The folder {folder} cannot be locked: {_reason(error)}.") from error
     files.sweep(folder)

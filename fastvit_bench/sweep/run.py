@@ -1,7 +1,9 @@
 """Run a sweep: export, prove and time each cell, and write every result to the run file at once."""
 
 import functools
+import itertools
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,15 +13,11 @@ import fastvit_bench
 from fastvit_bench import backends
 from fastvit_bench.errors import NotComparableError, ParityError, UnavailableError, UsageError
 from fastvit_bench.exporting import pipeline
-from fastvit_bench.measuring import machine as machines
 from fastvit_bench.measuring.git import current_commit
-from fastvit_bench.measuring.jobs import ReferenceJob, ReferenceTimed
-from fastvit_bench.measuring.processes import timed
 from fastvit_bench.measuring.worker import Worker
 from fastvit_bench.network import registry
 from fastvit_bench.records import (
     SCHEMA,
-    SLOW,
     Artifact,
     Cell,
     CellError,
@@ -32,11 +30,10 @@ from fastvit_bench.records import (
     Method,
     Request,
     Run,
-    TimingJob,
 )
-from fastvit_bench.stats.intervals import median
-from fastvit_bench.store import runs, speeds
-from fastvit_bench.sweep.plan import Step, cell_of, cells_of, file_of, plan
+from fastvit_bench.store import runs
+from fastvit_bench.sweep.executor import Executor, LocalExecutor, Notify, Task
+from fastvit_bench.sweep.plan import Step, cell_of, cells_of, check_checkpoints, file_of, plan
 
 
 def begin(request: Request, steps: Sequence[Step], machine: Machine, results: Path) -> Path:
@@ -54,14 +51,30 @@ def resume(path: Path, models: Path, machine: Machine) -> tuple[Request, list[St
     """
     file, steps = reopen(path, models, machine)
     first = file.runs[0]
-    if first.request.evaluation is not None:
-        raise UsageError(
-            f"Run {first.id} counts right answers instead of timing; go on with: "
-            f"fastvit-bench accuracy --device {first.request.device.name} --resume {first.id}."
-        )
+    _refuse_accuracy(file)
     done = {cell_of(measurement) for measurement in file.measurements}
     go_on(file, machine)
     return first.request, [step for step in steps if step.cell not in done]
+
+
+def planned_on_fleet(
+    request: Request, machine: Machine, models: Path, results: Path, path: Path | None
+) -> "PlannedRun":
+    """Return a run whose cells are measured on other machines: a new one, or what remains of the one at `path`.
+
+    `machine` is one of them. Each measurement has its own machine, so a run may go on with others than it began with.
+    Raises `NotComparableError` where a checkpoint has changed, and `UsageError` for a run that counted images.
+    """
+    if path is None:
+        steps = plan(request, models)
+        check_checkpoints(request, steps)
+        return PlannedRun(request, steps, begin(request, steps, machine, results))
+    file = runs.reopen(path)
+    _refuse_accuracy(file)
+    steps = _planned_again(file, models)
+    go_on(file, machine)
+    done = {cell_of(measurement) for measurement in file.measurements}
+    return PlannedRun(request, [step for step in steps if step.cell not in done], path)
 
 
 def reopen(path: Path, models: Path, machine: Machine) -> tuple[runs.RunFile, list[Step]]:
@@ -74,12 +87,27 @@ def reopen(path: Path, models: Path, machine: Machine) -> tuple[runs.RunFile, li
             f"Run {first.id} cannot go on, because this is not the machine it began on ({'; '.join(changes)}). "
             f"Start a new run; this one stays readable."
         )
+    return file, _planned_again(file, models)
+
+
+def _planned_again(file: runs.RunFile, models: Path) -> list[Step]:
+    """Return all steps of a run; raises `NotComparableError` where a checkpoint has changed."""
+    first = file.runs[0]
     steps = plan(first.request, models)
     if cells_of(steps) != first.cells:
         raise NotComparableError(
             f"Run {first.id} cannot go on, because a checkpoint of it has changed since. Start a new run."
         )
-    return file, steps
+    return steps
+
+
+def _refuse_accuracy(file: runs.RunFile) -> None:
+    first = file.runs[0]
+    if first.request.evaluation is not None:
+        raise UsageError(
+            f"Run {first.id} counts right answers instead of timing; go on with: "
+            f"fastvit-bench accuracy --device {first.request.device.name} --resume {first.id}."
+        )
 
 
 def go_on(file: runs.RunFile, machine: Machine) -> None:
@@ -93,100 +121,45 @@ def run(
     steps: Sequence[Step],
     machine: Machine,
     path: Path,
-    notify: Callable[[Step, str], None] = lambda step, stage: None,
+    notify: Notify = lambda step, stage: None,
     command: Sequence[str] | None = None,
     wait_s: float | None = None,
 ) -> Generator[Measurement | Failure]:
-    """Export and measure each step, write its line to the run file, then yield it.
+    """Export and measure each step on this machine, write its line to the run file, then yield it.
 
     `notify` gets the step and its stage as each stage begins. `command` starts the workers in place of the package's
     own. Runs that a process timed while the machine was slow are timed again once it is quick. The sweep may wait
     `wait_s` seconds for that in all, shared evenly among the remaining steps; None accepts figures of any speed.
     """
     start = Worker if command is None else functools.partial(Worker, command)
-    patience = _Patience(path.parent.parent, wait_s, request.timeout_s, start)
-    with start() as exporter:
-        for number, step in enumerate(steps):
-            patience.share(len(steps) - number)
-            artifact = ready(step, exporter, request.timeout_s, notify)
-            if isinstance(artifact, CellError):
-                yield _record(path, failure(step, artifact))
-                continue
-            notify(step, "timing")
-            job = TimingJob(
-                artifact=artifact,
-                path=file_of(step, artifact),
-                device=step.job.device,
-                method=request.method,
-                machine=machine,
-                profile=request.profile,
-            )
-            announce = functools.partial(notify, step)
-            reply, _ = timed(job, request.timeout_s, start, functools.partial(patience.waited, announce))
-            yield _record(path, patience.with_usual(reply) if isinstance(reply, Measurement) else failure(step, reply))
+    yield from run_all([PlannedRun(request, steps, path)], LocalExecutor(machine, wait_s, start), notify, start)
 
 
-POLL_S = 3.0  # between two checks of whether the machine is quick again
+@dataclass(frozen=True)
+class PlannedRun:
+    """The steps of a request that remain, and the run file that takes their results."""
+
+    request: Request
+    steps: Sequence[Step]
+    path: Path
 
 
-class _Patience:
-    """Speed checks of a sweep: they record the machine's speed and wait for the usual one.
+def run_all(
+    sweeps: Sequence[PlannedRun], executor: Executor, notify: Notify, start: Callable[[], Worker] = Worker
+) -> Generator[Measurement | Failure]:
+    """Export the steps of sweeps in turns, have an executor measure them, write each line, then yield it.
 
-    `seconds` is the time that may be waited in all; None accepts any speed.
+    Files are exported here, in a process that `start` makes.
     """
-
-    def __init__(
-        self, results: Path, seconds: float | None, timeout_s: float, start: Callable[[], Worker] = Worker
-    ) -> None:
-        self._results, self._remaining_s, self._timeout_s, self._start = results, seconds or 0.0, timeout_s, start
-        self._share_s = self._remaining_s
-
-    def share(self, cells: int) -> None:
-        """Begin a cell; grant it an equal share of the remaining wait; `cells` are still to be timed, this one too."""
-        self._share_s = self._remaining_s / cells
-
-    def waited(self, announce: Callable[[str], None], process: Measurement) -> bool:
-        """Record the speed of one process's runs; return whether they were slow and the machine is quick again."""
-        checks = process.speed_checks
-        if not checks:
-            return False
-        times = [round(check.median_ns) for check in checks]
-        best_ns = speeds.add(self._results, process.machine, times).best_ns
-        if best_ns is None or self._share_s <= 0 or not any(check.is_slow(best_ns) for check in checks):
-            return False
-        announce("waiting for the machine's usual speed for")
-        quick = self._until_quick(best_ns)
-        announce("timing")
-        return quick
-
-    def with_usual(self, figure: Measurement) -> Measurement:
-        """Return a measurement with the machine's best speed and its usual scatter between processes.
-
-        The scatter of this figure is recorded for later ones, unless one of its processes ran slowly.
-        """
-        checks = figure.speed_checks
-        if not checks:
-            return figure
-        known = speeds.load(self._results, figure.machine)
-        best_ns = known.best_ns
-        if len(checks) > 1 and best_ns and not any(check.is_slow(best_ns) for check in checks):
-            speeds.add_scatter(self._results, figure.machine, figure.process_medians_ns)
-        return msgspec.structs.replace(figure, best_reference_ns=best_ns, usual_scatter=known.scatter)
-
-    def _until_quick(self, best_ns: int) -> bool:
-        """Wait until the reference workload runs at its usual speed; return whether it did before the time was up."""
-        while self._share_s > 0:
-            since = machines.monotonic_s()
-            machines.pause(min(POLL_S, self._share_s))
-            with self._start() as worker:
-                reply = worker.ask(ReferenceJob(), self._timeout_s)
-            waited_s = machines.monotonic_s() - since
-            self._remaining_s, self._share_s = self._remaining_s - waited_s, self._share_s - waited_s
-            if not isinstance(reply, ReferenceTimed):
-                return False
-            if best_ns / median(reply.samples_ns) >= SLOW:
-                return True
-        return False
+    turns = itertools.zip_longest(*([(sweep, step) for step in sweep.steps] for sweep in sweeps))
+    pairs = [pair for turn in turns for pair in turn if pair is not None]
+    with start() as exporter:
+        tasks = (
+            Task(sweep.request, step, sweep.path, ready(step, exporter, sweep.request.timeout_s, notify, engine=False))
+            for sweep, step in pairs
+        )
+        for task, outcome in executor.outcomes(tasks, len(pairs), notify):
+            yield _record(task.path, outcome if isinstance(outcome, Measurement) else failure(task.step, outcome))
 
 
 def ready(

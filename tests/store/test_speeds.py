@@ -18,7 +18,7 @@ from fastvit_bench.measuring.processes import AGAIN
 from fastvit_bench.records import Measurement, Method, SpeedCheck
 from fastvit_bench.stats import intervals
 from fastvit_bench.store import speeds
-from fastvit_bench.sweep import plan, run
+from fastvit_bench.sweep import cell, plan, run
 
 MACHINE = builders.machine()
 
@@ -144,10 +144,10 @@ class Machines:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, processes: Iterator[object], polls: Iterator[int]) -> None:
         self.clock_s, self.processes, self.polls = 0.0, processes, polls
-        monkeypatch.setattr(run.machines, "pause", self.rest)
-        monkeypatch.setattr(run.machines, "monotonic_s", lambda: self.clock_s)
+        monkeypatch.setattr(cell.machines, "pause", self.rest)
+        monkeypatch.setattr(cell.machines, "monotonic_s", lambda: self.clock_s)
         monkeypatch.setattr(run, "Worker", lambda **_: self)
-        monkeypatch.setattr(run, "ready", lambda *_: builders.artifact())
+        monkeypatch.setattr(run, "ready", lambda *_, **__: builders.artifact())
 
     def rest(self, seconds: float) -> None:
         self.clock_s += seconds
@@ -198,7 +198,7 @@ def test_the_process_that_ran_slowly_is_repeated_once_the_machine_is_quick(
     assert result.remeasured == 1
     assert result.figure_ms == 8.0
     assert result.warnings == []
-    assert waited_s == pytest.approx(3 * run.POLL_S)
+    assert waited_s == pytest.approx(3 * cell.POLL_S)
 
 
 def test_waiting_has_a_limit_and_the_slow_figure_stays_marked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_machine_that_stays_quick_between_slow_processes_is_not_waited_for_wit
     result, waited_s = swept(monkeypatch, tmp_path, [SLOWED] * 16, itertools.repeat(2_400_000), 600)
     assert result.remeasured == 4 * AGAIN
     assert "the machine ran at 0.71 of its best" in result.warnings
-    assert waited_s == pytest.approx(4 * AGAIN * run.POLL_S)
+    assert waited_s == pytest.approx(4 * AGAIN * cell.POLL_S)
 
 
 def test_a_failure_on_repeating_costs_nothing_that_was_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

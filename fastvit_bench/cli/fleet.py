@@ -1,0 +1,40 @@
+"""Command `fleet`: show the workers of a fleet."""
+
+from typing import Annotated
+
+import typer
+
+from fastvit_bench.cli import _output
+from fastvit_bench.cli._options import ListFormatOption, SeriesFormat
+
+
+def fleet(
+    scheduler: Annotated[str, typer.Option("--scheduler", help="Dask scheduler: tls://HOST:PORT or tcp://HOST:PORT.")],
+    format_: ListFormatOption = SeriesFormat.RICH,
+) -> None:
+    """Show the workers of a fleet: their devices, what runs and waits.
+
+    \b
+    fastvit-bench fleet --scheduler tls://HOST:8786
+    fastvit-bench fleet --scheduler tcp://127.0.0.1:8786 --json
+    """
+    from fastvit_bench import fleet as package
+
+    package.require()
+    from fastvit_bench.fleet import cluster
+    from fastvit_bench.render import listing
+
+    with cluster.connect(scheduler) as client:
+        offers = cluster.offers(client)
+    rows = [
+        listing.FleetRow(
+            worker=offer.name,
+            address=offer.address,
+            devices=offer.devices,
+            at_once=len(offer.devices) if offer.apart else 1,
+            running=offer.tasks[: offer.running],
+            waiting=offer.tasks[offer.running :],
+        )
+        for offer in offers
+    ]
+    _output.print_report(listing.fleet(rows), format_.value)
