@@ -142,8 +142,7 @@ def latency(
     wait_s = None if any_speed else config.seconds(wait, zero=True)
 
     def request_of(device: Device, machine: Machine) -> Request:
-        specs = options.select_models(settings, model or [], checkpoint, head, weights)
-        _output.say_contents(specs)
+        _output.say_contents(specs := options.select_models(settings, model or [], checkpoint, head, weights))
         return options.sweep_request(
             settings,
             device,
