@@ -61,7 +61,7 @@ BatchOption = Annotated[
     int | None, typer.Option("--batch", "-b", "--batch-size", min=1, help="Images per run. [default: the device's]")
 ]
 PrecisionOption = Annotated[
-    str | None, typer.Option("--precision", help="Arithmetic of the file: fp32 or fp16. [default: the device's]")
+    str | None, typer.Option("--precision", help="Arithmetic of the file: fp32, fp16 or bf16. [default: the device's]")
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: all cores]")]
 FuseLevelOption = Annotated[
