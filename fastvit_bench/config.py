@@ -344,7 +344,7 @@ class _Reader:
         self.models(models)
         for name, device in devices.items():
             self.one_of(device.backend, backends, f"device.{name}", "backend")
-            self.one_of(device.precision, ("fp32", "fp16"), f"device.{name}", "precision")
+            self.one_of(device.precision, ("fp32", "fp16", "bf16"), f"device.{name}", "precision")
             self.counts(f"device.{name}", batch=device.batch)
         method = config.method
         if method.warmup < 0:

@@ -340,6 +340,7 @@ def test_the_readme_describes_every_script():
         "on_gpu",
         "on_gpu_wheels",
         "overhead",
+        "precision",
         "rtx_builds",
         "turns",
         "window",
@@ -495,6 +496,7 @@ def test_a_killed_export_is_begun_again(tmp_path: Path, monkeypatch: pytest.Monk
     [
         ("against_timm", TINY, 2),
         ("fusing", TINY, 2),
+        ("precision", TINY, 2),
         ("window", TINY, 3),
         ("overhead", ("--res", "32", "--runs", "2", "--blocks", "2"), 4),
         ("accuracy_overlap", ("--res", "32", "--images", "8", "--blocks", "2"), 5),

@@ -154,6 +154,7 @@ def without(*lacking: str, words: str) -> "subprocess.CompletedProcess[str]":
         ("sklearn", "export --target coreml --compress palette6", r"pip install .*\[compress\]"),
         ("altair", "study peers -o a.svg", "pip install .*altair"),
         ("vl_convert", "report", "pip install .*vl-convert-python"),
+        ("openvino", "export --target openvino", r"pip install .*\[openvino\]"),
         ("tensorrt_rtx tensorrt_rtx_bindings", "export --target tensorrt-rtx", "pip install"),
     ],
 )

@@ -114,6 +114,7 @@ class VerificationRun(NamedTuple):
     shape: Shape
     session: AbstractContextManager[Session]
     subject: Literal["file", "hardware"] = "file"  # what is judged: the file, or a processor that rounds in its own way
+    precision: str | None = None  # of the arithmetic, which decides the limit; None: the job's
 
 
 class Hardware(NamedTuple):

@@ -21,7 +21,7 @@ from fastvit_bench.backends._onnx import session as onnx_session
 from fastvit_bench.backends._onnx.backend import OnnxFileBackend, threads
 from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import FastViTBenchError, UnavailableError, UsageError
-from fastvit_bench.records import Device, ExportJob, GraphVariant, LayerTime
+from fastvit_bench.records import Device, ExportJob, LayerTime
 
 if TYPE_CHECKING:
     from fastvit_bench.backends import Batch
@@ -85,13 +85,6 @@ class OnnxRuntime(OnnxFileBackend):
             nvidia_gpu.only_known(device, {"provider", *nvidia_gpu.NAMES})
             return {"provider": provider, **nvidia_gpu.options(device)}
         return {"threads": threads(device, {"provider", "threads"})}
-
-    def layout(self, options: Mapping[str, str]) -> GraphVariant:
-        """Return the split form: ONNX Runtime's depthwise kernels are quicker than its grouped ones.
-
-        Measured by benchmarks/against_timm.py.
-        """
-        return GraphVariant()
 
     def verification_sessions(self, path: Path, asked: ExportJob) -> Iterable[VerificationRun]:
         """Yield the file on this processor: as it will be timed on it or, for a GPU, as its types say."""

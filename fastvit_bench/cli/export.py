@@ -19,7 +19,7 @@ def export(
             "--target",
             "-t",
             autocompletion=_complete.targets,
-            help="Format to write: onnx, coreml, tensorrt, tensorrt-rtx or pytorch.",
+            help="Format to write: onnx, openvino, coreml, tensorrt, tensorrt-rtx or pytorch.",
         ),
     ],
     model: Annotated[
@@ -44,7 +44,9 @@ def export(
     batch: Annotated[int, typer.Option("--batch", "-b", "--batch-size", min=1, help="Images per run.")] = 1,
     precision: Annotated[
         str | None,
-        typer.Option("--precision", help="Arithmetic of the file: fp32 or fp16. [default: fp16; of onnx fp32]"),
+        typer.Option(
+            "--precision", help="Arithmetic of the file: fp32, fp16 or bf16. [default: fp16; of onnx and openvino fp32]"
+        ),
     ] = None,
     fuse: Annotated[
         Fuse, typer.Option("--fuse", help="How much is computed ahead of time; 'folded' is what to ship.")

@@ -393,7 +393,7 @@ def _prove(wanted: ReferenceCache, path: Path, asked: ExportJob) -> dict[str, Pa
     for look in backends.get(asked.backend).verification_sessions(path, asked):
         with look.session as session:
             known = wanted.outputs(look.shape, session.images)
-            proofs[look.name] = _compare(known, session, asked, look.how, look.subject)
+            proofs[look.name] = _compare(known, session, asked, look.how, look.subject, look.precision)
     return proofs
 
 
@@ -403,13 +403,14 @@ def _compare(
     exported: ExportJob | Artifact,
     how: str,
     subject: Literal["file", "hardware"],
+    precision: str | None = None,
 ) -> Parity:
-    """Compare a session's outputs with reference outputs, by the limits of the file it runs."""
+    """Compare a session's outputs with reference outputs, by the limits of `precision`, if any, or the file's own."""
     from fastvit_bench.exporting import verification
 
     compress, random = exported.options.get("compress", "none"), exported.weights.origin == "random"
     return verification.prove(
-        known, session, exported.precision, how=how, compress=compress, random=random, subject=subject
+        known, session, precision or exported.precision, how=how, compress=compress, random=random, subject=subject
     )
 
 

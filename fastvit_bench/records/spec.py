@@ -89,7 +89,7 @@ class Device(Record, frozen=True):
 
     name: str
     backend: str  # toolkit that runs the exported file
-    precision: str = "fp32"  # fp32 or fp16: arithmetic of the exported file
+    precision: str = "fp32"  # fp32, fp16 or bf16: arithmetic of the exported file
     batch: int = 1  # images per run
     match: str | None = None  # text that the detected hardware's name must contain
     options: dict[str, str | int | float | bool] = {}  # of the backend

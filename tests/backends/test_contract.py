@@ -229,7 +229,9 @@ def test_an_engine_that_cannot_be_built_here_is_one_sentence(backend: Backend, d
 
 
 def test_a_backend_that_is_not_there_is_one_sentence() -> None:
-    with pytest.raises(UnavailableError, match="no backend 'nothing'; it has coreml, onnxruntime, pytorch, tensorrt"):
+    with pytest.raises(
+        UnavailableError, match="no backend 'nothing'; it has coreml, onnxruntime, openvino, pytorch, tensorrt"
+    ):
         backends.get("nothing")
 
 

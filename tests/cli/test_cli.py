@@ -249,7 +249,7 @@ def test_exporting_again_gives_the_same_file(zoo: Path) -> None:
 
 @pytest.mark.slow
 def test_what_cannot_be_exported_is_refused(zoo: Path, tmp_path: Path) -> None:
-    assert "Known: coreml, onnx, pytorch, tensorrt, tensorrt-rtx" in refused("export", "-t", "onx")
+    assert "Known: coreml, onnx, openvino, pytorch, tensorrt, tensorrt-rtx" in refused("export", "-t", "onx")
     assert (
         "exports fp32 or fp16, not" in call("export", "-t", "onnx", "-m", "m00", "--precision", "int8", expect=2).stderr
     )

@@ -19,7 +19,7 @@ def target_path(output: str, suffix: str = ".onnx", *, several: bool = False) ->
     return options.output_path(output, suffix, SPEC, SIZES, [], several=several)
 
 
-@pytest.mark.parametrize("target", ["onnx", "coreml", "tensorrt", "tensorrt-rtx", "pytorch"])
+@pytest.mark.parametrize("target", ["onnx", "openvino", "coreml", "tensorrt", "tensorrt-rtx", "pytorch"])
 @pytest.mark.parametrize("name", ["t8.xyz", "t8.mlmodel", "sub/t8.v2"])
 def test_another_ending_is_refused_and_no_folder_is_made(zoo: Path, target: str, name: str) -> None:
     sentence = refused("export", "-t", target, "-m", "m00", "--res", "32", "-o", name)

@@ -388,6 +388,26 @@ def test_half_precision_has_its_own_limits(reference: FastViT) -> None:
     assert verification.limit("fp32", Head.CLASSIFIER, random=True) == verification.limit("fp32", Head.CLASSIFIER)
 
 
+@pytest.mark.parametrize(("bits", "passes"), [(8, True), (4, False)])  # of bfloat16, and of 8-bit floating point
+def test_bfloat16_is_told_from_coarser_arithmetic(bits: int, passes: bool, reference: FastViT) -> None:
+    def rounded(values: torch.Tensor) -> torch.Tensor:
+        mantissas, exponents = torch.frexp(values)
+        return torch.ldexp(torch.round(mantissas * 2.0**bits) / 2.0**bits, exponents)
+
+    network = reparam.fold(reference).float()
+    with torch.no_grad():
+        for values in network.parameters():
+            values.copy_(rounded(values))
+    for module in network.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda module, inputs, output: rounded(output))
+    proof = proven(reference, Eager(network, lambda outputs: outputs), "bf16", subject="hardware")
+    assert proof.passed is passes, proof
+    assert proof.tolerance == verification.limit("bf16", Head.CLASSIFIER, random=True).tolerance
+    for head in set(Head) - {Head.CLASSIFIER}:  # a rounding 8 times as large
+        assert verification.limit("bf16", head).tolerance == 8 * verification.limit("fp16", head).tolerance
+
+
 def test_another_top_1_passes_only_as_a_tie(reference: FastViT, monkeypatch: pytest.MonkeyPatch) -> None:
     """Swap the two best classes: with equal scores that is rounding, with different ones it is a wrong file."""
     monkeypatch.setitem(verification.LIMITS, ("fp16", Head.CLASSIFIER), verification.Limit("rms", 10.0))

@@ -31,7 +31,17 @@ from fastvit_bench.backends._onnx.backend import OnnxFileBackend
 from fastvit_bench.backends._onnx.model import block_of
 from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, UnavailableError, UsageError
-from fastvit_bench.records import Device, Engine, ExportJob, GpuIdentity, LayerTime, Parity, Shape, TimingCache
+from fastvit_bench.records import (
+    Device,
+    Engine,
+    ExportJob,
+    GpuIdentity,
+    GraphVariant,
+    LayerTime,
+    Parity,
+    Shape,
+    TimingCache,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -520,6 +530,10 @@ class EngineBackend(OnnxFileBackend):
                 )
             options[name] = value
         return options
+
+    def layout(self, options: Mapping[str, str]) -> GraphVariant:
+        """Return the form with one convolution per layer, as in the published export."""
+        return GraphVariant(doubling="grouped")
 
     def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
         """Write a strongly typed ONNX file of one shape or of the range ``dynamic``; `build` makes its engine."""
