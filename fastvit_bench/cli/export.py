@@ -54,7 +54,9 @@ def export(
     ] = None,
     input_: Annotated[
         str | None,
-        typer.Option("--input", help="coreml, coreai: image (8-bit RGB) or tensor (normalised). [default: image; of coreai tensor]"),
+        typer.Option(
+            "--input", help="coreml, coreai: image (8-bit RGB) or tensor (normalised). [default: image; coreai tensor]"
+        ),
     ] = None,
     attention: Annotated[
         str | None,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from fastvit_bench import files, install
 from fastvit_bench.backends import Hardware, Session, VerificationRun
-from fastvit_bench.errors import UnavailableError, UsageError
+from fastvit_bench.backends.coreai.device import COMPUTE_UNITS
+from fastvit_bench.errors import UsageError
 from fastvit_bench.network import registry
 from fastvit_bench.records import Device, ExportJob, Fuse, GraphVariant, LayerTime, Shape, Traffic
 
@@ -18,12 +19,9 @@ if TYPE_CHECKING:
 
     from fastvit_bench.backends import Batch
 
-CHOICES = {"input": ("tensor", "image")}  # option -> allowed values, the default first
+# option -> allowed values, the default first
+CHOICES = {"input": ("tensor", "image"), "compute_units": COMPUTE_UNITS}
 
-APPLE_ONLY = (
-    "Core AI computes on this machine by Apple's reference interpreter, which proves a file and says nothing about its "
-    "speed; time the file on a Mac with macOS 27, or in an app on an iPhone with iOS 27"
-)
 _MODULES = {"coreai_torch": "coreai-torch", "coreai": "coreai-core"}  # module -> its distribution
 
 
@@ -49,8 +47,10 @@ class CoreAI:
         return f"the package {lacking} is not installed; run: {install.extra('coreai')}" if lacking else None
 
     def device_unavailable_reason(self, device: Device) -> str | None:
-        """Return why assets cannot be timed here: only Apple's own hardware says how fast they are."""
-        return APPLE_ONLY
+        """Return why assets cannot be timed here and the remedy; None on a Mac whose system has Core AI."""
+        from fastvit_bench.backends.coreai import device as devices
+
+        return devices.unavailable_reason()
 
     def detect_hardware(self, device: Device) -> Hardware | None:
         """Return None: a Mac is this machine's processor."""
@@ -108,11 +108,18 @@ class CoreAI:
             draft.replace(path)
 
     def verification_sessions(self, path: Path, asked: ExportJob) -> Iterable[VerificationRun]:
-        """Yield the stored asset run by Apple's reference interpreter."""
+        """Yield the stored asset run by Apple's reference interpreter, and on a Mac also by its system.
+
+        Before a latency the outputs are compared once more, on the compute units that are timed.
+        """
+        from fastvit_bench.backends.coreai import device as devices
         from fastvit_bench.backends.coreai import interpreter
 
         how = "Apple's Core AI runtime on this machine, its reference interpreter"
         yield VerificationRun("", how, asked.shape, interpreter.interpreted(path))
+        if devices.unavailable_reason() is None:
+            how = f"Core AI, compute units {asked.device.options['compute_units']}"
+            yield VerificationRun("Core AI", how, asked.shape, self.open(path, asked.device), "hardware")
 
     def operations(self, path: Path) -> dict[str, int]:
         """Count the operations of the stored program by kind, as Apple's reader sees them."""
@@ -140,8 +147,10 @@ class CoreAI:
         return "The times of layers are not read from Core AI; leave --profile out."
 
     def open(self, path: Path, device: Device) -> AbstractContextManager[Session]:
-        """Raise `UnavailableError`: this machine has nothing that could be timed."""
-        raise UnavailableError(f"{APPLE_ONLY}.")
+        """Load the asset on this Mac. Raises `UnavailableError` elsewhere: the interpreter is never timed."""
+        from fastvit_bench.backends.coreai import device as devices
+
+        return devices.opened(path, device)
 
 
 def _texts(asked: ExportJob) -> dict[str, str]:
@@ -150,7 +159,7 @@ def _texts(asked: ExportJob) -> dict[str, str]:
     weights = "random weights, for timing only" if random else f"weights of {asked.weights.label}"
     return {
         "author": "FastViT: Apple; exported by fastvit-bench",
-        "description": f"FastViT ({asked.variant}, arXiv 2303.14189) at {asked.shape.size}, {asked.precision}; {weights}.",
+        "description": f"{asked.variant} ({asked.head}) at {asked.shape.size}, {asked.precision}; {weights}.",
         "license": "MIT (random weights)" if random else "The license of the weights it was made from.",
     }
 

@@ -1,6 +1,7 @@
 """Reader of an asset's metadata, and the check that its program is the one that was exported. It loads no toolkit.
 
-An asset is a folder: ``main.mlirb`` is the program with its weights, ``main.hash`` its SHA-256, ``metadata.json`` texts.
+An asset is a folder: ``main.mlirb`` is the program with its weights, ``main.hash`` its SHA-256, and ``metadata.json``
+has texts.
 """
 
 import hashlib

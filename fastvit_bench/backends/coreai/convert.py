@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fastvit_bench.backends import INPUT, output_names
 from fastvit_bench.backends._text import first_line
@@ -15,7 +15,6 @@ from fastvit_bench.errors import FastViTBenchError, ParityError, UnavailableErro
 from fastvit_bench.records import MEAN, ExportJob
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -72,11 +71,13 @@ def _takes_pixels(network: "nn.Module", kind: Any) -> "nn.Module":
         def __init__(self) -> None:
             super().__init__()
             self.network = network
-            self.register_buffer("mean", torch.tensor(MEAN, dtype=kind).reshape(1, 3, 1, 1))
+            self.mean: Tensor
+            self.register_buffer("mean", torch.tensor(MEAN, dtype=kind))
 
         def forward(self, pixels: "Tensor") -> "Tensor":
             """Return the network's outputs for uint8 pixels (N, H, W, 3)."""
-            return self.network(pixels.permute(0, 3, 1, 2).to(kind) * (1 / 255) - self.mean)
+            centred = pixels.to(kind) * (1 / 255) - self.mean
+            return self.network(centred.permute(0, 3, 1, 2).contiguous())
 
     return Pixels().eval()
 
@@ -118,14 +119,14 @@ _ALIGNMENT = 8  # hexadecimal digits in front of the bytes of a blob
 def constants(program: Any) -> "Iterator[tuple[Any, NDArray[Any]]]":
     """Yield the attribute and the value of every constant of a program.
 
-    coreai-core has no reader of large constants, so they are read from the program's text. `Context` errors aside, a
-    constant that cannot be read raises `UnavailableError`: none may be skipped.
+    coreai-core has no reader of large constants, so they are read from the program's text. Raises `UnavailableError`
+    for a constant that cannot be read: none may be skipped.
     """
     import numpy as np
 
     module = program._module._mlir_module
     _, _, end = module.operation.get_asm(large_elements_limit=None).rpartition("dialect_resources:")
-    blobs = {name: digits for name, digits in _BLOB.findall(end)}
+    blobs: dict[str, str] = dict(_BLOB.findall(end))
     for operation in operations(module.operation):
         if operation.name != "coreai.constant":
             continue
@@ -165,7 +166,9 @@ def _fix_names(program: Any) -> None:
             if DenseResourceElementsAttr.isinstance(attribute):
                 name = f"weight_{hashlib.sha256(value.tobytes()).hexdigest()[:32]}"
                 kind = operation.results[0].type
-                operation.attributes["value"] = DenseResourceElementsAttr.get_from_buffer(value, name, kind)
+                operation.attributes["value"] = DenseResourceElementsAttr.get_from_buffer(
+                    cast("Any", value), name, kind
+                )
 
 
 def check_weights(path: Path, network: "nn.Module", *, half: bool) -> None:

@@ -112,9 +112,9 @@ class Interpreter:
 def started(path: Path) -> "Generator[Interpreter]":
     """Start a process that loads an asset, and end it afterwards.
 
-    Raises `UnavailableError` for an asset that cannot be loaded, before any process is started where it can be seen.
+    Raises `UnavailableError` for an asset that cannot be loaded.
     """
-    _require_readable(path)
+    require_readable(path)
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             (sys.executable, "-m", __name__, str(path)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
@@ -130,7 +130,7 @@ def started(path: Path) -> "Generator[Interpreter]":
                     pipe.close()
 
 
-def _require_readable(path: Path) -> None:
+def require_readable(path: Path) -> None:
     """Raise `UnavailableError` unless an asset's program is a regular file, for the runtime opens anything."""
     try:
         files.open_regular(path / asset.PROGRAM, files.PROGRAM).close()
@@ -203,7 +203,7 @@ async def _serve(path: Path, replies: IO[bytes]) -> None:
     from coreai.authoring import AIModelAsset
     from coreai.runtime import NDArray as Tensor
 
-    loaded = AIModelAsset.load(path)
+    loaded: Any = AIModelAsset.load(path)
     counted = _counted(loaded)
     inputs = dict(loaded.summary(include_statistics=False).function_inputs(MAIN))
     shape, kind = parsed_type(inputs[INPUT])
