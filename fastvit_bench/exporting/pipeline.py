@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -49,7 +49,7 @@ from fastvit_bench.records import (
 )
 
 if TYPE_CHECKING:
-    from fastvit_bench.backends import Session
+    from fastvit_bench.backends import Session, Subject
     from fastvit_bench.exporting.verification import ReferenceOutputs
     from fastvit_bench.network.cost import Cost
     from fastvit_bench.network.factory import Reference
@@ -399,7 +399,7 @@ def _compare(
     session: "Session",
     exported: ExportJob | Artifact,
     how: str,
-    subject: Literal["file", "hardware"],
+    subject: "Subject",
 ) -> Parity:
     """Compare a session's outputs with reference outputs, by the limits of the file it runs."""
     from fastvit_bench.exporting import verification

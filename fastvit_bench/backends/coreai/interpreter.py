@@ -1,6 +1,6 @@
 """Apple's reference interpreter in a process of its own: it is native code, asynchronous, and prints to the console.
 
-``python -m fastvit_bench.backends.coreai.interpreter ASSET`` is that process. It first writes one line, a `Described`
+``python -m fastvit_bench.backends.coreai.interpreter ASSET`` is that process. It first writes one line, a `AssetContent`
 or a `Failed`. Then it reads batches, as the bytes of arrays of the described type and shape. For each it writes a `Ran`
 or a `Failed`, and then the bytes of the arrays that a `Ran` describes.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Described(msgspec.Struct, tag=True):
+class AssetContent(msgspec.Struct, tag=True):
     """The content of an asset that was loaded."""
 
     operations: dict[str, int]
@@ -57,7 +57,7 @@ class Failed(msgspec.Struct, tag=True):
     reason: str
 
 
-Reply = Described | Ran | Failed
+Reply = AssetContent | Ran | Failed
 MAIN = "main"  # the function of an asset
 
 
@@ -70,7 +70,7 @@ class Interpreter:
     def __init__(self, path: Path, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
         self.path, self._process, self._log = path, process, log
         described = self._reply()
-        assert isinstance(described, Described)
+        assert isinstance(described, AssetContent)
         self.described = described
 
     def run(self, images: "NDArray[Any]") -> "dict[str, NDArray[np.floating]]":
@@ -91,7 +91,7 @@ class Interpreter:
             outputs[array.name] = np.frombuffer(data, kind).reshape(array.shape)
         return outputs
 
-    def _reply(self) -> Described | Ran:
+    def _reply(self) -> AssetContent | Ran:
         """Return the next reply. Raises `UnavailableError` for a failure, and for a process that has ended."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -207,7 +207,7 @@ async def _serve(path: Path, replies: IO[bytes]) -> None:
     counted = _counted(loaded)
     inputs = dict(loaded.summary(include_statistics=False).function_inputs(MAIN))
     shape, kind = parsed_type(inputs[INPUT])
-    _send(replies, Described(counted, shape, kind))
+    _send(replies, AssetContent(counted, shape, kind))
     size = math.prod(shape) * np.dtype(kind).itemsize
     with open(0, "rb", closefd=False) as stdin:
         if not stdin.peek(1):  # nobody wants it to run
