@@ -1,13 +1,14 @@
 """Conversion of a network to a Core AI program through Apple's coreai-torch, with weights under fixed names."""
 
 import contextlib
+import importlib
 import io
 import logging
 import re
 import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from fastvit_bench.backends import INPUT, output_names
 from fastvit_bench.backends._text import first_line
@@ -43,9 +44,10 @@ def write(network: "nn.Module", asked: ExportJob, path: Path) -> None:
 
 def _program(network: "nn.Module", example: "Tensor") -> Any:
     """Return the program that coreai-torch makes of a network, without notes on where its operations come from."""
-    import coreai_torch
     import torch
-    from coreai_torch.debugging.debug_info import strip_debug_info
+
+    coreai_torch: Any = importlib.import_module("coreai_torch")  # without types where the extra is not installed
+    debug_info: Any = importlib.import_module("coreai_torch.debugging.debug_info")
 
     with torch.no_grad():
         exported = torch.export.export(network, (example,)).run_decompositions(coreai_torch.get_decomp_table())
@@ -53,7 +55,7 @@ def _program(network: "nn.Module", example: "Tensor") -> Any:
     converter = coreai_torch.TorchConverter(mode=coreai_torch.TorchConverter.Mode.RELEASE)
     converter.add_exported_program(exported, input_names=[INPUT], output_names=names)
     program = converter.to_coreai()
-    strip_debug_info(program)  # it holds the paths of source files, and would make two equal exports differ
+    debug_info.strip_debug_info(program)  # it holds the paths of source files, and would make two equal exports differ
     return program
 
 
@@ -158,17 +160,14 @@ def _fix_names(program: Any) -> None:
     """Name large constants after their content; the compiler draws names that differ from process to process."""
     import hashlib
 
-    from coreai._compiler.ir import DenseResourceElementsAttr
-
+    large: Any = importlib.import_module("coreai._compiler.ir").DenseResourceElementsAttr
     with program._module._mlir_module.context:
         for operation, value in list(constants(program)):
             attribute = operation.attributes["value"]
-            if DenseResourceElementsAttr.isinstance(attribute):
+            if large.isinstance(attribute):
                 name = f"weight_{hashlib.sha256(value.tobytes()).hexdigest()[:32]}"
                 kind = operation.results[0].type
-                operation.attributes["value"] = DenseResourceElementsAttr.get_from_buffer(
-                    cast("Any", value), name, kind
-                )
+                operation.attributes["value"] = large.get_from_buffer(value, name, kind)
 
 
 def check_weights(path: Path, network: "nn.Module", *, half: bool) -> None:
@@ -178,9 +177,9 @@ def check_weights(path: Path, network: "nn.Module", *, half: bool) -> None:
     are left out of the comparison, because biases are stored as (1, C, 1, 1).
     """
     import numpy as np
-    from coreai.authoring import AIModelAsset
 
-    stored = {(value.dtype.str, value.tobytes()) for _, value in constants(AIModelAsset.load(path).program)}
+    authoring: Any = importlib.import_module("coreai.authoring")
+    stored = {(value.dtype.str, value.tobytes()) for _, value in constants(authoring.AIModelAsset.load(path).program)}
     for name, parameter in network.named_parameters():
         wanted: NDArray[np.floating[Any]] = parameter.detach().float().numpy()
         wanted = wanted.astype(np.float16 if half else np.float32)

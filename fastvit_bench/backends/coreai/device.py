@@ -4,6 +4,7 @@ Written against the signatures of coreai-core 1.0.0b3. Nothing here has run on a
 """
 
 import asyncio
+import importlib
 import platform
 import sys
 from collections.abc import Generator
@@ -56,16 +57,18 @@ def opened(path: Path, device: Device) -> "Generator[SpecialisedSession]":
 
 async def _loaded(path: Path, units: str, loop: asyncio.AbstractEventLoop) -> "SpecialisedSession":
     """Return a session on an asset that was specialised for a processor."""
-    from coreai.runtime import AIModel
-
-    model = await AIModel.load(path, specialization_options=_specialization(units))
+    model = await _runtime().AIModel.load(path, specialization_options=_specialization(units))
     return SpecialisedSession(path, model.load_function(interpreter.MAIN), loop)
+
+
+def _runtime() -> Any:
+    """Return Apple's runtime, which has no types where the extra is not installed."""
+    return importlib.import_module("coreai.runtime")
 
 
 def _specialization(units: str) -> Any:
     """Return Core AI's options for a choice of `COMPUTE_UNITS`."""
-    from coreai import runtime
-
+    runtime = _runtime()
     options = runtime.SpecializationOptions
     if units == "default":
         return options.default()
@@ -91,10 +94,9 @@ class SpecialisedSession(Session):
     def set_input(self, images: "NDArray[np.float32] | NDArray[np.uint8]") -> None:
         """Bring a batch to Core AI. Raises `UsageError` for a batch of another shape."""
         import numpy as np
-        from coreai.runtime import NDArray as Tensor
 
         interpreter.require_shape(images, self._shape, self._path)
-        self._inputs = {INPUT: Tensor(np.ascontiguousarray(images, self._dtype))}
+        self._inputs = {INPUT: _runtime().NDArray(np.ascontiguousarray(images, self._dtype))}
 
     def run(self) -> None:
         """Run the program once, to its end."""

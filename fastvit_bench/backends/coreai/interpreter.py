@@ -1,11 +1,12 @@
 """Apple's reference interpreter in a process of its own: it is native code, asynchronous, and prints to the console.
 
-``python -m fastvit_bench.backends.coreai.interpreter ASSET`` is that process. It first writes one line, a `AssetContent`
-or a `Failed`. Then it reads batches, as the bytes of arrays of the described type and shape. For each it writes a `Ran`
-or a `Failed`, and then the bytes of the arrays that a `Ran` describes.
+``python -m fastvit_bench.backends.coreai.interpreter ASSET`` is that process. It first writes one line, an
+`AssetContent` or a `Failed`. Then it reads batches, as the bytes of arrays of that type and shape. For each it writes a
+`Ran` or a `Failed`, and then the bytes of the arrays that a `Ran` describes.
 """
 
 import contextlib
+import importlib
 import math
 import os
 import subprocess
@@ -200,10 +201,9 @@ def main() -> None:
 async def _serve(path: Path, replies: IO[bytes]) -> None:
     """Describe an asset, then answer batches until there are no more."""
     import numpy as np
-    from coreai.authoring import AIModelAsset
-    from coreai.runtime import NDArray as Tensor
 
-    loaded: Any = AIModelAsset.load(path)
+    authoring, runtime = (importlib.import_module(f"coreai.{name}") for name in ("authoring", "runtime"))
+    loaded: Any = authoring.AIModelAsset.load(path)
     counted = _counted(loaded)
     inputs = dict(loaded.summary(include_statistics=False).function_inputs(MAIN))
     shape, kind = parsed_type(inputs[INPUT])
@@ -215,7 +215,7 @@ async def _serve(path: Path, replies: IO[bytes]) -> None:
         async with loaded.executable() as model:
             function = model.load_function(MAIN)
             while len(data := stdin.read(size)) == size:
-                outputs = await function({INPUT: Tensor(np.frombuffer(data, kind).reshape(shape).copy())})
+                outputs = await function({INPUT: runtime.NDArray(np.frombuffer(data, kind).reshape(shape).copy())})
                 values = {name: np.array(outputs[name].numpy(), order="C") for name in function.desc.output_names}
                 _send(replies, Ran([Array(name, list(value.shape), value.dtype.str) for name, value in values.items()]))
                 for value in values.values():
