@@ -22,6 +22,8 @@ HEAVY = {
     "onnxruntime",
     "onnxscript",
     "coremltools",
+    "coreai",
+    "coreai_torch",
     "safetensors",
     "timm",
     "PIL",

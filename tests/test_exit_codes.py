@@ -152,6 +152,7 @@ def without(*lacking: str, words: str) -> "subprocess.CompletedProcess[str]":
         ("timm", "gate --baseline base --model timm:resnet18", r"pip install .*\[zoo\]"),
         ("timm", "study peers --blocks 1", r"pip install .*\[zoo\]"),
         ("sklearn", "export --target coreml --compress palette6", r"pip install .*\[compress\]"),
+        ("coreai_torch", "export --target coreai", r"pip install .*\[coreai\]"),
         ("altair", "study peers -o a.svg", "pip install .*altair"),
         ("vl_convert", "report", "pip install .*vl-convert-python"),
         ("openvino", "export --target openvino", r"pip install .*\[openvino\]"),

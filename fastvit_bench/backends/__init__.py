@@ -23,6 +23,7 @@ from fastvit_bench.backends.base import (
     Hardware,
     Images,
     Session,
+    Subject,
     VerificationRun,
     output_names,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Hardware",
     "Images",
     "Session",
+    "Subject",
     "VerificationRun",
     "available_cores",
     "bound_openmp",

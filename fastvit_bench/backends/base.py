@@ -106,6 +106,11 @@ class Session(ABC):
         return None
 
 
+# What a check judges: a file by its own types; a file on an interpreter that rounds a convolution and its bias apart;
+# or a processor that rounds in its own way.
+Subject = Literal["file", "interpreter", "hardware"]
+
+
 class VerificationRun(NamedTuple):
     """One check of an exported file: the runtime that computes its outputs, and the input shape."""
 
@@ -113,7 +118,7 @@ class VerificationRun(NamedTuple):
     how: str  # what computes the outputs
     shape: Shape
     session: AbstractContextManager[Session]
-    subject: Literal["file", "hardware"] = "file"  # what is judged: the file, or a processor that rounds in its own way
+    subject: Subject = "file"
     precision: str | None = None  # of the arithmetic, which decides the limit; None: the job's
 
 

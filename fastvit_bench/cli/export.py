@@ -19,7 +19,7 @@ def export(
             "--target",
             "-t",
             autocompletion=_complete.targets,
-            help="Format to write: onnx, openvino, coreml, tensorrt, tensorrt-rtx or pytorch.",
+            help="Format to write: onnx, openvino, coreml, coreai, tensorrt, tensorrt-rtx or pytorch.",
         ),
     ],
     model: Annotated[
@@ -57,7 +57,9 @@ def export(
     ] = None,
     input_: Annotated[
         str | None,
-        typer.Option("--input", help="coreml: image (8-bit RGB) or tensor (normalised, any batch). [default: image]"),
+        typer.Option(
+            "--input", help="coreml, coreai: image (8-bit RGB) or tensor (normalised). [default: image; coreai tensor]"
+        ),
     ] = None,
     attention: Annotated[
         str | None,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -50,7 +50,7 @@ from fastvit_bench.records import (
 )
 
 if TYPE_CHECKING:
-    from fastvit_bench.backends import Session
+    from fastvit_bench.backends import Session, Subject
     from fastvit_bench.exporting.verification import ReferenceOutputs
     from fastvit_bench.network.cost import Cost
     from fastvit_bench.network.factory import Reference
@@ -402,7 +402,7 @@ def _compare(
     session: "Session",
     exported: ExportJob | Artifact,
     how: str,
-    subject: Literal["file", "hardware"],
+    subject: "Subject",
     precision: str | None = None,
 ) -> Parity:
     """Compare a session's outputs with reference outputs, by the limits of `precision`, if any, or the file's own."""

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from fastvit_bench import files
-from fastvit_bench.backends import INPUT, Images, Session, output_names
+from fastvit_bench.backends import INPUT, Images, Session, Subject, output_names
 from fastvit_bench.backends._text import first_line, printable
 from fastvit_bench.errors import UsageError
 from fastvit_bench.exporting.metadata import require_plausible
@@ -59,6 +59,11 @@ LIMITS = {
 
 # Random weights amplify rounding more than weights that were trained: MA36 with seed 0 gives 2.8e-2.
 RANDOM_FP16 = Limit("max", 5e-2)
+
+# For a file whose convolutions and biases are rounded apart, as on Core AI's reference interpreter. With the golden
+# weights of the tests, at 64 or 256 pixels: T8 2.0e-2, SA36 3.5e-2, others between. Every weight of such a file is
+# compared bit for bit besides, so this limit must only tell a wrong graph from rounding.
+INTERPRETED_FP16 = Limit("max", 5e-2)
 
 # For files with compressed weights, whose outputs change. These limits only separate a lossy file from a broken one,
 # whose error is above 1; the record holds the loss itself.
@@ -131,7 +136,7 @@ def limit(
     *,
     compress: str = "none",
     random: bool = False,
-    subject: Literal["file", "hardware"] = "file",
+    subject: Subject = "file",
 ) -> Limit:
     """Return the limit that a file is judged by; `random` stands for random weights."""
     if precision == "bf16":
@@ -140,6 +145,8 @@ def limit(
         return HARDWARE
     if compress != "none":
         return COMPRESSED[compress]
+    if (precision, head, subject) == ("fp16", Head.CLASSIFIER, "interpreter"):
+        return INTERPRETED_FP16
     if (precision, head, random) == ("fp16", Head.CLASSIFIER, True):
         return RANDOM_FP16
     return LIMITS[precision, head]
@@ -327,7 +334,7 @@ def prove(
     how: str = "",
     compress: str = "none",
     random: bool = False,
-    subject: Literal["file", "hardware"] = "file",
+    subject: Subject = "file",
 ) -> Parity:
     """Compare a session's outputs with the reference network's on the fixed images, which must have the same form.
 
@@ -342,7 +349,7 @@ def prove(
     reason = errors.reason
     if not reason and not decisive <= tolerance:
         reason = f"{what} is {decisive:.1e} of the outputs' standard deviation, allowed is {tolerance:.0e}"
-    if not reason and not errors.tied and compress == "none" and subject == "file":
+    if not reason and not errors.tied and compress == "none" and subject != "hardware":
         reason = f"top-1 agrees on {errors.agreed} of {errors.total} images only, and the others are no ties"
     comparable = math.isfinite(errors.largest)  # otherwise the last three of the record are unknown
     return Parity(

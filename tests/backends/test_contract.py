@@ -35,10 +35,9 @@ class Forked(nn.Module):
         return x + 1, x * 2
 
 
-# it shares its files with TensorRT, and has tests of its own
-OFTEN = [
-    pytest.param(name, marks=pytest.mark.slow if name == "tensorrt-rtx" else ()) for name in backends.implemented()
-]
+# the one shares its files with TensorRT, the other starts a process a session; both have tests of their own
+SELDOM = {"tensorrt-rtx", "coreai"}
+OFTEN = [pytest.param(name, marks=pytest.mark.slow if name in SELDOM else ()) for name in backends.implemented()]
 
 
 @pytest.fixture(scope="module", params=OFTEN)
@@ -230,7 +229,8 @@ def test_an_engine_that_cannot_be_built_here_is_one_sentence(backend: Backend, d
 
 def test_a_backend_that_is_not_there_is_one_sentence() -> None:
     with pytest.raises(
-        UnavailableError, match="no backend 'nothing'; it has coreml, onnxruntime, openvino, pytorch, tensorrt"
+        UnavailableError,
+        match="no backend 'nothing'; it has coreai, coreml, onnxruntime, openvino, pytorch, tensorrt",
     ):
         backends.get("nothing")
 
