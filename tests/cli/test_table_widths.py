@@ -169,6 +169,11 @@ LEFT = [
     Removable(RemovableKind.ENVIRONMENT, "", ("models/.environments/0123456789ab",), 1_000_000_000, 1e9 - 5000),
 ]
 
+FLEET = [
+    listing.FleetRow("workstation", "tls://10.0.0.7:43211", ("rtx2080ti", "cpu"), 2, ("fastvit_t8-256-b8",), ()),
+    listing.FleetRow(LONG, "tls://10.0.0.8:43211", ("jetson",), 1, (), ("fastvit_t8-256-b1",)),
+]
+
 Show = Callable[[int, pytest.CaptureFixture[str]], str]
 
 # command -> its tables by what they are of, and figures that must stand in them; a sentence for one without a table
@@ -177,6 +182,13 @@ TABLES: dict[str, str | dict[str, tuple[Show, tuple[str, ...]]]] = {
     "export": "prints sentences and paths",
     "verify": "prints sentences",
     "report": "writes files",
+    "worker": "prints Dask's log",
+    "fleet": {
+        "workers": (
+            lambda width, _: drawn(width, terminal.report(listing.fleet(FLEET), width)),
+            ("rtx2080ti, cpu", "2"),
+        )
+    },
     "fuse": {"levels": (lambda width, _: drawn(width, listing.fusing(FUSED, width)), ("4,025,064", "1.2e-07"))},
     "latency": {
         "run": (
