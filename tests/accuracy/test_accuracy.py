@@ -368,7 +368,7 @@ def test_what_is_missing_is_exported_first_and_a_checkpoint_tells_its_classes(pl
     assert found.evaluation.limit == found.evaluation.images == 20
     assert found.images == 20 - len(found.unreadable)
     Path("set/c9").rename("c9")
-    told = refused("accuracy", "--data", "set", *words)
+    told = refused("accuracy", "-q", "--data", "set", *words)  # -q: no note on what else the checkpoint holds
     assert "set holds 9 class folders, and thousand has 10 classes" in told
 
 
