@@ -14,7 +14,7 @@ from fastvit_bench.network.checkpoint import randomised
 from fastvit_bench.network.fastvit import FastViT, Form
 from fastvit_bench.network.folded import FoldedFastViT
 from fastvit_bench.network.random_weights import SIZE, randomise
-from fastvit_bench.network.registry import VARIANTS
+from fastvit_bench.network.registry import NETWORKS
 from fastvit_bench.records import Fuse, GraphVariant, Head, Shape
 
 
@@ -69,9 +69,9 @@ def skeleton(
         if entry.family != "fastvit":
             return _at_level(name, _build(name, head, classes, size), level, layout)
         if level is Fuse.FOLDED:
-            return FoldedFastViT(VARIANTS[name], head=head, classes=classes, layout=layout)
+            return FoldedFastViT(NETWORKS[name], head=head, classes=classes, layout=layout)
         form = Form.FUSED if level is Fuse.FUSED else Form.UNFUSED
-        return FastViT(VARIANTS[name], head=head, classes=classes, form=form)
+        return FastViT(NETWORKS[name], head=head, classes=classes, form=form)
 
 
 def _build(name: str, head: Head, classes: int, size: tuple[int, int]) -> Any:

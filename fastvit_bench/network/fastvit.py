@@ -4,6 +4,8 @@ Reading order: the over-parameterised convolution, the token mixers, the feed-fo
 patch embedding and positional encoding between stages, and the network. The seven variants are in `registry`.
 Module names are those of the published checkpoints, so that their state dicts load without renaming.
 
+The image encoders of MobileCLIP and FastVLM are the same network with the differences that `registry.Variant` names.
+
 Shapes in comments: B batch, C channels, H x W the feature map, N = H*W tokens, h heads of d = 32 channels.
 """
 
@@ -13,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastvit_bench.errors import UsageError
 from fastvit_bench.network import heads
-from fastvit_bench.network.registry import VARIANTS, Mixer, Variant
+from fastvit_bench.network.registry import VARIANTS, Downsampling, Mixer, Variant
 from fastvit_bench.records import Head
 
 __all__ = ["DENSE_TAPS", "HEAD_DIM", "VARIANTS", "FastViT", "Form", "Mixer", "Variant", "taps"]
@@ -48,14 +51,16 @@ class RepConv(nn.Module):
     BatchNorm (*skip*, when input and output have the same shape).
     """
 
-    def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, *, form: Form) -> None:
+    def __init__(
+        self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, *, form: Form, scale: bool = True
+    ) -> None:
         super().__init__()
         self.form = form
         if form is Form.FUSED:
             self.reparam_conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups)
             return
         self.rbr_conv = nn.ModuleList([ConvBN(cin, cout, kernel, stride, groups)])
-        self.rbr_scale = ConvBN(cin, cout, 1, stride, groups) if kernel > 1 else None
+        self.rbr_scale = ConvBN(cin, cout, 1, stride, groups) if scale and kernel > 1 else None
         self.rbr_skip = nn.BatchNorm2d(cin) if cin == cout and stride == 1 else None
 
     def branches(self) -> list[nn.Module]:
@@ -91,8 +96,26 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (B, C, H, W) for a map of the same shape."""
-        s = F.adaptive_avg_pool2d(x, 1)  # (B, C, 1, 1)
-        return x * torch.sigmoid(self.expand(F.relu(self.reduce(s))))
+        return excited(x, self.reduce, self.expand)
+
+
+class DownsamplingExcite(nn.Module):
+    """Channel attention with a reduction of 4, in front of the GELU of a downsampling."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, channels // 4, 1)
+        self.fc2 = nn.Conv2d(channels // 4, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
+        return excited(x, self.fc1, self.fc2)
+
+
+def excited(x: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
+    """Return a map (B, C, H, W) times a factor per channel, which two 1 x 1 convolutions take from its means."""
+    s = F.adaptive_avg_pool2d(x, 1)  # (B, C, 1, 1)
+    return x * torch.sigmoid(expand(F.relu(reduce(s))))
 
 
 class MobileOneSEBlock(RepConv):
@@ -110,8 +133,8 @@ class MobileOneSEBlock(RepConv):
 class LargeKernelConv(nn.Module):
     """A 7 x 7 convolution trained beside a 3 x 3 one (section 3.2.2; RepLKNet, arXiv 2203.06717).
 
-    The published class also applies GELU to the sum, but discards the result. The published weights were trained
-    that way, so there is no activation between this convolution and the next.
+    The published class of FastViT also applies GELU to the sum, but discards the result. The published weights were
+    trained that way, so there is no activation between this convolution and the next. MobileCLIP's networks use it.
     """
 
     def __init__(self, cin: int, cout: int, stride: int, groups: int, *, form: Form) -> None:
@@ -128,6 +151,19 @@ class LargeKernelConv(nn.Module):
         if self.form is Form.FUSED:
             return self.lkb_reparam(x)
         return self.lkb_origin(x) + self.small_conv(x)
+
+
+class ActivatedLargeKernelConv(LargeKernelConv):
+    """A large-kernel convolution, squeeze-and-excite where the stage has it, and GELU."""
+
+    def __init__(self, cin: int, cout: int, stride: int, groups: int, *, form: Form, excite: bool) -> None:
+        super().__init__(cin, cout, stride, groups, form=form)
+        self.se = DownsamplingExcite(cout) if excite else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, cout, H/stride, W/stride) for a map (B, cin, H, W)."""
+        x = super().forward(x)
+        return F.gelu(x if self.se is None else self.se(x))
 
 
 # --- token mixers and feed-forward network ----------------------------------------------------------------------------
@@ -163,6 +199,14 @@ class RepMixer(nn.Module):
         if self.form is Form.FUSED:
             return self.reparam_conv(x)
         return x + self.layer_scale * (self.mixer(x) - self.norm(x))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels at each position (arXiv 1607.06450)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) for a map of the same shape."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Attention(nn.Module):
@@ -218,11 +262,11 @@ class RepMixerBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Attention and ConvFFN: the block of stage 4 of the SA and MA variants."""
+    """Attention and ConvFFN: the block of stage 4 of the SA and MA variants, and of the last stages of encoders."""
 
-    def __init__(self, channels: int, ratio: int) -> None:
+    def __init__(self, channels: int, ratio: int, norm: type[nn.BatchNorm2d | ChannelNorm] = nn.BatchNorm2d) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = norm(channels)
         self.token_mixer = Attention(channels)
         self.convffn = ConvFFN(channels, ratio)
         self.layer_scale_1 = _layer_scale(channels)
@@ -237,12 +281,14 @@ class AttentionBlock(nn.Module):
 class PatchEmbed(nn.Module):
     """Patch embedding that halves H x W between stages: 7 x 7 convolution per input channel, then 1 x 1 across them."""
 
-    def __init__(self, cin: int, cout: int, *, form: Form) -> None:
+    def __init__(self, cin: int, cout: int, *, form: Form, between: Downsampling, stage: int) -> None:
         super().__init__()
-        self.proj = nn.Sequential(
-            LargeKernelConv(cin, cout, stride=2, groups=cin, form=form),
-            MobileOneBlock(cout, cout, 1, form=form),
+        spatial = (
+            ActivatedLargeKernelConv(cin, cout, 2, cin, form=form, excite=stage in between.excited)
+            if between.gelu
+            else LargeKernelConv(cin, cout, stride=2, groups=cin, form=form)
         )
+        self.proj = nn.Sequential(spatial, MobileOneBlock(cout, cout, 1, form=form))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (B, cout, H/2, W/2) for a map (B, cin, H, W)."""
@@ -280,21 +326,26 @@ DENSE_TAPS = (0, 2, 4, 6)
 def taps(variant: Variant, head: Head) -> tuple[int, ...]:
     """Return the indices of the entries of `FastViT.network` whose outputs a head reads; none for a classifier."""
     match head:
-        case Head.CLASSIFIER:
+        case Head.CLASSIFIER | Head.EMBEDDING | Head.TOKENS:
             return ()
         case Head.DENSE:
             return DENSE_TAPS
         case Head.STAGES | Head.SEGMENTER | Head.DETECTOR:
-            return (0, 2, 4, 7 if variant.last is Mixer.ATTENTION else 6)
+            if variant.last is Mixer.REPMIXER:
+                return (0, 2, 4, 6)
+            return (0, 2, 4, 7, 10)[: len(variant.blocks)]
 
 
 class FastViT(nn.Module):
-    """FastViT for classification or as a dense backbone.
+    """FastViT for classification, as a dense backbone, or as an image encoder.
 
-    ``forward`` takes normalised RGB images (B, 3, H, W), H and W multiples of 32. With ``Head.CLASSIFIER`` it returns
-    logits (B, classes). With ``Head.DENSE`` and ``Head.STAGES`` it returns four normalised feature maps
-    (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32. With the other heads it returns the outputs of the module of `heads` that
-    reads the maps of ``Head.STAGES``.
+    ``forward`` takes normalised RGB images (B, 3, H, W), H and W multiples of ``variant.stride``. It returns
+
+    - with ``Head.CLASSIFIER`` logits (B, classes),
+    - with ``Head.EMBEDDING`` the embedding (B, classes), or without a projection (0 classes) the features (B, 2C),
+    - with ``Head.TOKENS`` the features at each position, row by row (B, H/stride * W/stride, 2C),
+    - with ``Head.DENSE`` and ``Head.STAGES`` normalised feature maps (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32, …,
+    - with the other heads the outputs of the module of `heads` that reads the maps of ``Head.STAGES``.
     """
 
     def __init__(
@@ -306,22 +357,25 @@ class FastViT(nn.Module):
         form: Form = Form.UNFUSED,
     ) -> None:
         super().__init__()
+        check_head(variant, head)
         self.variant, self.head_kind, self.classes, self.form = variant, head, classes, form
         stem, final = variant.channels[0], variant.channels[-1]
 
         self.patch_embed = nn.Sequential(
-            MobileOneBlock(3, stem, 3, stride=2, form=form),
-            MobileOneBlock(stem, stem, 3, stride=2, groups=stem, form=form),
+            MobileOneBlock(3, stem, 3, stride=2, form=form, scale=variant.stem_scale),
+            MobileOneBlock(stem, stem, 3, stride=2, groups=stem, form=form, scale=variant.stem_scale),
             MobileOneBlock(stem, stem, 1, form=form),
         )
 
+        norm = nn.BatchNorm2d if variant.norm == "batchnorm" else ChannelNorm
         network: list[nn.Module] = []
-        for stage, (blocks, channels) in enumerate(zip(variant.blocks, variant.channels, strict=True)):
-            if stage > 0:
-                network.append(PatchEmbed(variant.channels[stage - 1], channels, form=form))
-            if stage == 3 and variant.last is Mixer.ATTENTION:
+        for stage, (blocks, channels) in enumerate(zip(variant.blocks, variant.channels, strict=True), 1):
+            if stage > 1:
+                before = variant.channels[stage - 2]
+                network.append(PatchEmbed(before, channels, form=form, between=variant.downsampling, stage=stage))
+            if stage > 3 and variant.last is Mixer.ATTENTION:
                 network.append(PositionalEncoding(channels, form=form))
-                network.append(nn.Sequential(*(AttentionBlock(channels, variant.ratio) for _ in range(blocks))))
+                network.append(nn.Sequential(*(AttentionBlock(channels, variant.ratio, norm) for _ in range(blocks))))
             else:
                 network.append(
                     nn.Sequential(*(RepMixerBlock(channels, variant.ratio, form=form) for _ in range(blocks)))
@@ -333,12 +387,13 @@ class FastViT(nn.Module):
             self.add_module(f"norm{tap}", nn.BatchNorm2d(channels))
         if head in heads.KINDS:
             self.dense_head = heads.KINDS[head](variant.channels)
-        if head is Head.CLASSIFIER:
+        if not self.taps:
             self.conv_exp = MobileOneSEBlock(final, 2 * final, 3, groups=final, form=form)
+        if head in PROJECTED and classes:
             self.head = nn.Linear(2 * final, classes)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the logits (B, classes), the maps or the dense head's outputs for images (B, 3, H, W)."""
+        """Return the outputs of the head for images (B, 3, H, W)."""
         x = self.patch_embed(x)
         maps: list[Tensor] = []
         for index, part in enumerate(self.network):
@@ -349,8 +404,25 @@ class FastViT(nn.Module):
             return self.dense_head(maps)
         if self.taps:
             return tuple(maps)
-        x = self.conv_exp(x)  # (B, 2C, H/32, W/32)
-        return self.head(x.mean((2, 3)))
+        x = self.conv_exp(x)  # (B, 2C, H/stride, W/stride)
+        if self.head_kind is Head.TOKENS:
+            return x.flatten(2).transpose(1, 2)
+        x = x.mean((2, 3))
+        return self.head(x) if self.classes else x
+
+
+PROJECTED = (Head.CLASSIFIER, Head.EMBEDDING)  # heads that end in a linear layer, whose outputs `classes` counts
+
+
+def can_have(variant: Variant, head: Head) -> bool:
+    """Return whether a network may have a head: dense ones were published for four stages only."""
+    return len(variant.blocks) == 4 or head not in (Head.DENSE, *heads.KINDS)
+
+
+def check_head(variant: Variant, head: Head) -> None:
+    """Raise `UsageError` for a head that a network cannot have."""
+    if not can_have(variant, head):
+        raise UsageError(f"A network of five stages has no head '{head}'; take embedding, tokens or stages.")
 
 
 def _layer_scale(channels: int) -> nn.Parameter:

@@ -22,7 +22,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvit_bench.network import heads
-from fastvit_bench.network.fastvit import HEAD_DIM, Mixer, SqueezeExcite, Variant, taps
+from fastvit_bench.network.fastvit import (
+    HEAD_DIM,
+    PROJECTED,
+    DownsamplingExcite,
+    Mixer,
+    SqueezeExcite,
+    Variant,
+    check_head,
+    taps,
+)
 from fastvit_bench.records import GraphVariant, Head
 
 
@@ -69,19 +78,35 @@ class FoldedRepMixerBlock(nn.Module):
         return self.ffn(self.mixer(x))
 
 
-class FoldedAttention(nn.Module):
-    """Attention with BatchNorm and 1/sqrt(d) in `qkv` and the layer scale in `proj`."""
+class Standardise(nn.Module):
+    """What remains of a LayerNorm over channels once its weight and bias are folded into the next convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map (B, C, H, W) whose channels have mean 0 and deviation 1 at each position."""
+        return F.layer_norm(x.permute(0, 2, 3, 1), (self.channels,)).permute(0, 3, 1, 2)
+
+
+class FoldedAttention(nn.Module):
+    """Attention with BatchNorm and 1/sqrt(d) in `qkv` and the layer scale in `proj`.
+
+    Of a LayerNorm, `qkv` holds weight and bias, and `norm` does what depends on the input.
+    """
+
+    def __init__(self, channels: int, norm: nn.Module | None = None) -> None:
+        super().__init__()
         self.heads = channels // HEAD_DIM
+        self.norm = norm or nn.Identity()
         self.qkv = pointwise(channels, 3 * channels)
         self.proj = pointwise(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (B, C, H, W) for a map of the same shape."""
         b, _, height, width = x.shape
-        qkv = self.qkv(x).reshape(b, 3 * self.heads, HEAD_DIM, height * width)  # (B, 3h, d, N)
+        qkv = self.qkv(self.norm(x)).reshape(b, 3 * self.heads, HEAD_DIM, height * width)  # (B, 3h, d, N)
         q, k, v = qkv.split(self.heads, 1)  # 3 x (B, h, d, N)
         attention = (q.transpose(2, 3) @ k).softmax(-1)  # (B, h, N, N): row = query, column = key
         mixed = v @ attention.transpose(2, 3)  # (B, h, d, N)
@@ -97,7 +122,7 @@ class PerHeadAttention(FoldedAttention):
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (B, C, H, W) for a map of the same shape."""
         b, channels, height, width = x.shape
-        qkv = self.qkv(x).reshape(b, 3 * channels, height * width)  # (B, 3C, N)
+        qkv = self.qkv(self.norm(x)).reshape(b, 3 * channels, height * width)  # (B, 3C, N)
         parts = qkv.split(HEAD_DIM, 1)  # 3h x (B, d, N)
         mixed: list[Tensor] = []
         for head in range(self.heads):
@@ -110,10 +135,10 @@ class PerHeadAttention(FoldedAttention):
 class FoldedAttentionBlock(nn.Module):
     """Attention and feed-forward network, each with its skip connection."""
 
-    def __init__(self, channels: int, ratio: int, layout: GraphVariant) -> None:
+    def __init__(self, channels: int, ratio: int, layout: GraphVariant, norm: str = "batchnorm") -> None:
         super().__init__()
         attention = PerHeadAttention if layout.attention == "per-head" else FoldedAttention
-        self.attention = attention(channels)
+        self.attention = attention(channels, Standardise(channels) if norm == "layernorm" else None)
         self.ffn = FoldedFFN(channels, ratio)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -157,6 +182,19 @@ class FoldedPatchEmbed(nn.Module):
         return F.gelu(self.across(self.spatial(x)))
 
 
+class FoldedActivatedPatchEmbed(FoldedPatchEmbed):
+    """Patch embedding with GELU, and squeeze-and-excite in front of it where the stage has it, between its parts."""
+
+    def __init__(self, cin: int, cout: int, layout: GraphVariant, *, excite: bool) -> None:
+        super().__init__(cin, cout, layout)
+        self.se = DownsamplingExcite(cout) if excite else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, 2C, H/2, W/2) for a map (B, C, H, W)."""
+        x = self.spatial(x)
+        return F.gelu(self.across(F.gelu(x if self.se is None else self.se(x))))
+
+
 class FoldedExpansion(nn.Module):
     """The expansion before the classifier, with its squeeze-and-excite."""
 
@@ -175,18 +213,23 @@ class FoldedFastViT(nn.Module):
 
     def __init__(self, variant: Variant, *, head: Head, classes: int, layout: GraphVariant | None = None) -> None:
         super().__init__()
+        check_head(variant, head)
         self.variant, self.head_kind, self.classes = variant, head, classes
         layout = layout or GraphVariant()
         stem, final = variant.channels[0], variant.channels[-1]
         self.stem = factorised_stem(stem)
         network: list[nn.Module] = []  # indices as in FastViT.network
-        for stage, (blocks, channels) in enumerate(zip(variant.blocks, variant.channels, strict=True)):
-            if stage > 0:
-                network.append(FoldedPatchEmbed(variant.channels[stage - 1], channels, layout))
+        between = variant.downsampling
+        for stage, (blocks, channels) in enumerate(zip(variant.blocks, variant.channels, strict=True), 1):
+            if stage > 1:
+                embed: Callable[..., nn.Module] = FoldedPatchEmbed
+                if between.gelu:
+                    embed = partial(FoldedActivatedPatchEmbed, excite=stage in between.excited)
+                network.append(embed(variant.channels[stage - 2], channels, layout))
             block: Callable[[int, int], nn.Module] = FoldedRepMixerBlock
-            if stage == 3 and variant.last is Mixer.ATTENTION:
+            if stage > 3 and variant.last is Mixer.ATTENTION:
                 network.append(depthwise(channels, 7))  # positional encoding
-                block = partial(FoldedAttentionBlock, layout=layout)
+                block = partial(FoldedAttentionBlock, layout=layout, norm=variant.norm)
             network.append(nn.Sequential(*(block(channels, variant.ratio) for _ in range(blocks))))
         self.network = nn.ModuleList(network)
         self.taps = taps(variant, head)
@@ -203,10 +246,11 @@ class FoldedFastViT(nn.Module):
             )
         else:
             self.expansion = FoldedExpansion(final, layout)
+        if head in PROJECTED and classes:
             self.classifier = nn.Linear(2 * final, classes)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the logits (B, classes), the maps or the dense head's outputs for images (B, 3, H, W)."""
+        """Return the outputs of the head for images (B, 3, H, W)."""
         x = self.stem(x)
         maps: list[Tensor] = []
         for index, part in enumerate(self.network):
@@ -217,4 +261,8 @@ class FoldedFastViT(nn.Module):
             return self.dense_head(maps)
         if self.taps:
             return tuple(norm(features) for norm, features in zip(self.norms.values(), maps, strict=True))
-        return self.classifier(self.expansion(x).mean((2, 3)))
+        x = self.expansion(x)  # (B, 2C, H/stride, W/stride)
+        if self.head_kind is Head.TOKENS:
+            return x.flatten(2).transpose(1, 2)
+        x = x.mean((2, 3))
+        return self.classifier(x) if self.classes else x

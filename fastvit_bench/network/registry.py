@@ -1,32 +1,56 @@
 """Table of every network by name, importable without torch: FastViT's variants and the paper's peers."""
 
 import difflib
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
 from fastvit_bench import install
 from fastvit_bench.errors import UnavailableError, UsageError
+from fastvit_bench.records import Head
 
 STRIDE = 32  # total, of a FastViT: stem 4, then 2 in front of stages 2, 3 and 4
 
 
 class Mixer(StrEnum):
-    """Token mixer of the last stage; the first three stages always have RepMixer."""
+    """Token mixer of the fourth and later stages; the first three always have RepMixer."""
 
     REPMIXER = "repmixer"
     ATTENTION = "attention"
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A row of the paper's table 2: blocks and channels per stage, expansion of the ConvFFN, last token mixer."""
+class Downsampling:
+    """What MobileCLIP's networks have between the two convolutions that halve a map; FastViT has nothing there."""
 
-    blocks: tuple[int, int, int, int]
-    channels: tuple[int, int, int, int]
+    gelu: bool = False
+    excited: tuple[int, ...] = ()  # numbers of the stages, from 1, with squeeze-and-excite in front of the GELU
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the paper's table 2: blocks and channels per stage, expansion of the ConvFFN, last token mixer.
+
+    Fields with defaults are what the networks of MobileCLIP (arXiv 2311.17049, 2508.20691) and FastVLM (2412.13303)
+    have in another way.
+    """
+
+    blocks: tuple[int, ...]
+    channels: tuple[int, ...]
     ratio: int
     last: Mixer
     gmacs: float  # 10^9 multiply-accumulates of the fused network for one 256 x 256 image, as network.cost counts them
+    downsampling: Downsampling = Downsampling()
+    norm: Literal["batchnorm", "layernorm"] = "batchnorm"  # in front of attention; LayerNorm is over channels
+    stem_scale: bool = True  # whether the stem is trained with 1 x 1 branches beside its 3 x 3 convolutions
+    width: int = 0  # of its embedding; 0 of a network that is published as a classifier, or without a projection
+
+    @property
+    def stride(self) -> int:
+        """The total stride: the stem's 4, then 2 in front of every stage but the first."""
+        return 4 * 2 ** (len(self.blocks) - 1)
 
 
 VARIANTS: dict[str, Variant] = {
@@ -38,6 +62,26 @@ VARIANTS: dict[str, Variant] = {
     "fastvit_sa36": Variant((6, 6, 18, 6), (64, 128, 256, 512), 4, Mixer.ATTENTION, 5.587),
     "fastvit_ma36": Variant((6, 6, 18, 6), (76, 152, 304, 608), 4, Mixer.ATTENTION, 7.815),
 }
+
+
+_GELU, _EXCITED = Downsampling(gelu=True), Downsampling(gelu=True, excited=(3, 4))
+
+# Image encoders of MobileCLIP and MobileCLIP2 (MCi0 to MCi4, of S0 to S4), and of FastVLM (FastViTHD).
+ENCODERS: dict[str, Variant] = {
+    "fastvit_mci0": Variant((2, 6, 10, 2), (64, 128, 256, 512), 3, Mixer.ATTENTION, 2.385, _EXCITED, width=512),
+    "fastvit_mci1": Variant((4, 12, 20, 4), (64, 128, 256, 512), 3, Mixer.ATTENTION, 4.658, _EXCITED, width=512),
+    "fastvit_mci2": Variant((4, 12, 24, 4), (80, 160, 320, 640), 3, Mixer.ATTENTION, 7.834, _EXCITED, width=512),
+    "fastvit_mci3": Variant(
+        (2, 12, 24, 4, 2), (96, 192, 384, 768, 1536), 4, Mixer.ATTENTION, 14.812, _GELU, "layernorm", False, 768
+    ),
+    "fastvit_mci4": Variant(
+        (2, 12, 24, 4, 4), (128, 256, 512, 1024, 2048), 4, Mixer.ATTENTION, 27.758, _GELU, "layernorm", False, 768
+    ),
+    "fastvithd": Variant(
+        (2, 12, 24, 4, 2), (96, 192, 384, 768, 1536), 4, Mixer.ATTENTION, 14.809, _GELU, "layernorm", False
+    ),
+}
+NETWORKS: Mapping[str, Variant] = ChainMap(VARIANTS, ENCODERS)  # every network of `network.fastvit`, by name
 
 
 LARGEST_SIDE = 16_384  # pixels of an image
@@ -76,11 +120,20 @@ class RegistryEntry:
     resolution: int = 256  # pixels of its published evaluation
     stride: int = 1  # of which image sizes must be multiples
     sized: bool = False  # parameters depend on the image size, as tables of positions do
+    head: Head = Head.CLASSIFIER  # that it is published with
+    outputs: int = 1000  # classes of its classifier, or width of its embedding
     gmacs: float = 4.0  # 10^9 multiply-accumulates at `resolution`; for a timm network outside `PEERS`, a guess
 
 
 _ENTRIES: dict[str, RegistryEntry] = {
     **{name: RegistryEntry("fastvit", 256, STRIDE, gmacs=variant.gmacs) for name, variant in VARIANTS.items()},
+    **{
+        name: RegistryEntry(
+            "fastvit", 256, variant.stride, head=Head.EMBEDDING, outputs=variant.width, gmacs=variant.gmacs
+        )
+        for name, variant in ENCODERS.items()
+    },
+    "fastvithd": RegistryEntry("fastvit", 1024, 64, head=Head.TOKENS, outputs=0, gmacs=243.4),
     # the paper's studies: figure 3 and tables 1 and 4
     "poolformer_s12": RegistryEntry("metaformer", 224, gmacs=1.812),
     "metaformer_s12_pooling_bn": RegistryEntry("metaformer", 224, gmacs=1.812),

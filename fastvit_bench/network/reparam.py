@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from fastvit_bench.network import folded, heads
 from fastvit_bench.network.fastvit import (
     HEAD_DIM,
+    PROJECTED,
+    ActivatedLargeKernelConv,
     Attention,
     AttentionBlock,
+    ChannelNorm,
     ConvBN,
     ConvFFN,
     FastViT,
@@ -58,7 +61,7 @@ class Kernel:
         factor, shift = affine(bn)
         return Kernel(self.weight * factor.reshape(-1, 1, 1, 1), self.bias * factor + shift)
 
-    def after(self, norm: nn.BatchNorm2d | nn.GroupNorm) -> "Kernel":
+    def after(self, norm: "Norm") -> "Kernel":
         """Return the affine part of a norm followed by the convolution.
 
         It is exact without padding only, since padding puts its zeros behind the norm.
@@ -68,12 +71,16 @@ class Kernel:
         return Kernel(self.weight * factor.reshape(1, -1, 1, 1), self.bias + matrix @ shift)
 
 
-def affine(norm: nn.BatchNorm2d | nn.GroupNorm) -> tuple[Tensor, Tensor]:
+Norm = nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm
+
+
+def affine(norm: Norm) -> tuple[Tensor, Tensor]:
     """Return factor and shift (C) of a norm in evaluation: y = factor * x + shift.
 
-    A BatchNorm consists of them alone. A GroupNorm applies them after its division by the deviation of each image.
+    A BatchNorm consists of them alone. A GroupNorm applies them after its division by the deviation of each image, and
+    a LayerNorm after that by the deviation of each position.
     """
-    if isinstance(norm, nn.GroupNorm):
+    if isinstance(norm, nn.GroupNorm | nn.LayerNorm):
         return norm.weight.double(), norm.bias.double()
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None
@@ -219,7 +226,7 @@ def fold(network: FastViT, layout: GraphVariant | None = None) -> folded.FoldedF
     The function is unchanged and in float64. On top of `fuse`, it folds:
 
     * the ConvFFN's BatchNorm into its 7 x 7 convolution,
-    * the BatchNorm in front of attention into q, k and v, and 1/sqrt(d) into q,
+    * the norm in front of attention into q, k and v (of a LayerNorm, its weight and bias), and 1/sqrt(d) into q,
     * layer scales into the projection before them.
 
     `layout` selects among the equal forms (`GraphVariant`). With centred images, the first convolution also holds the
@@ -249,18 +256,24 @@ def fold(network: FastViT, layout: GraphVariant | None = None) -> folded.FoldedF
             else:
                 fill(norm, identity(bn.num_features, bn.num_features, 1).normed(bn))
     else:
-        _fold_classifier(result, source)
+        _fold_expansion(result, source)
     return result
 
 
-def _fold_classifier(target: folded.FoldedFastViT, source: FastViT) -> None:
-    """Fill the expansion and the classifier, in the channel order that the expansion's form gives."""
+def _fold_expansion(target: folded.FoldedFastViT, source: FastViT) -> None:
+    """Fill the expansion and what follows it, in the channel order that the expansion's form gives."""
     order = fill_doubling(target.expansion.spatial, of(source.conv_exp.reparam_conv))
-    reduce, expand = of(source.conv_exp.se.reduce), of(source.conv_exp.se.expand)
-    fill(target.expansion.se.reduce, Kernel(reduce.weight[:, order], reduce.bias))
-    fill(target.expansion.se.expand, Kernel(expand.weight[order], expand.bias[order]))
-    target.classifier.weight.copy_(source.head.weight[:, order])
-    target.classifier.bias.copy_(source.head.bias)
+    old, new = source.conv_exp.se, target.expansion.se
+    _fold_excite(new.reduce, new.expand, old.reduce, old.expand, order)
+    if source.head_kind in PROJECTED and source.classes:
+        target.classifier.weight.copy_(source.head.weight[:, order])
+        target.classifier.bias.copy_(source.head.bias)
+
+
+def _fold_excite(reduce: nn.Module, expand: nn.Module, first: nn.Conv2d, second: nn.Conv2d, order: Tensor) -> None:
+    """Fill the two convolutions of a squeeze-and-excite, for channels in another order."""
+    fill(reduce, Kernel(of(first).weight[:, order], of(first).bias))
+    fill(expand, Kernel(of(second).weight[order], of(second).bias[order]))
 
 
 @torch.no_grad()
@@ -303,6 +316,10 @@ def _fold_part(target: nn.Module, part: nn.Module) -> None:
             assert isinstance(spatial, LargeKernelConv)
             assert isinstance(across, RepConv)
             order = fill_doubling(target.spatial, of(spatial.lkb_reparam))
+            if isinstance(spatial, ActivatedLargeKernelConv) and spatial.se is not None:
+                assert isinstance(target, folded.FoldedActivatedPatchEmbed)
+                assert target.se is not None
+                _fold_excite(target.se.fc1, target.se.fc2, spatial.se.fc1, spatial.se.fc2, order)
             kernel = of(across.reparam_conv)
             fill(target.across, Kernel(kernel.weight[:, order], kernel.bias))
         case PositionalEncoding():
@@ -329,7 +346,7 @@ def _fold_block(target: nn.Module, block: nn.Module) -> None:
 
 
 def fold_attention(
-    target: folded.FoldedAttention, norm: nn.BatchNorm2d, attention: Attention, layer_scale: Tensor
+    target: folded.FoldedAttention, norm: nn.BatchNorm2d | ChannelNorm, attention: Attention, layer_scale: Tensor
 ) -> None:
     """Fill attention with the norm in front of it, its own 1/sqrt(d) and the layer scale behind it."""
     qkv = of(attention.qkv).after(norm)

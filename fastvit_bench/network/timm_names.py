@@ -1,21 +1,15 @@
-"""Translation of timm's names of FastViT's parameters into the published ones."""
+"""Translation of timm's names of FastViT's parameters, and of Apple's name of a projection, into our own ones."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 # Patterns that turn timm's names into the published ones; every row is applied, in this order.
 TIMM_NAMES = (
     (r"^stem\.", "patch_embed."),
-    (r"^stages\.3\.pos_emb\.pos_enc\.", "network.6.pe."),
-    (r"^stages\.3\.pos_emb\.", "network.6."),
+    (r"\.pos_emb\.pos_enc\.", ".pos_emb.pe."),
     (r"\.downsample\.proj\.0\.reparam_conv\.", ".downsample.proj.0.lkb_reparam."),
-    (r"^stages\.1\.downsample\.", "network.1."),
-    (r"^stages\.2\.downsample\.", "network.3."),
-    (r"^stages\.3\.downsample\.", "network.5."),
-    (r"^stages\.0\.blocks\.", "network.0."),
-    (r"^stages\.1\.blocks\.", "network.2."),
-    (r"^stages\.2\.blocks\.", "network.4."),
-    (r"^stages\.3\.blocks\.", "network.6."),
+    (r"^final_conv\.se\.fc1\.", "conv_exp.se.reduce."),
+    (r"^final_conv\.se\.fc2\.", "conv_exp.se.expand."),
     (r"^final_conv\.", "conv_exp."),
     (r"^head\.fc\.", "head."),
     (r"\.conv_kxk\.", ".rbr_conv."),
@@ -23,26 +17,38 @@ TIMM_NAMES = (
     (r"\.identity\.", ".rbr_skip."),
     (r"\.large_conv\.", ".lkb_origin."),
     (r"\.mlp\.", ".convffn."),
-    (r"\.se\.fc1\.", ".se.reduce."),
-    (r"\.se\.fc2\.", ".se.expand."),
     (r"\.gamma$", ""),
 )
-# The published network counts the positional encoding as an entry of its own, timm as a part of the last stage.
-TIMM_POSITIONAL = "stages.3.pos_emb."
-TIMM_AFTER_POSITIONAL = (r"^stages\.3\.blocks\.", "network.7.")
+STAGES = re.compile(r"^stages\.(\d+)\.(downsample|pos_emb|blocks)\.")
 
 
 def published(keys: Iterable[str]) -> list[str]:
     """Return the published name of each of a network's entries, for names as timm has them."""
     keys = list(keys)
-    table = TIMM_NAMES
-    if any(key.startswith(TIMM_POSITIONAL) for key in keys):
-        table = (TIMM_AFTER_POSITIONAL, *table)
-    return [_rename(key, table) for key in keys]
+    entries = dict(_entries([match.groups() for key in keys if (match := STAGES.match(key))]))
+
+    def entry(match: re.Match[str]) -> str:
+        return entries.get((int(match[1]), match[2]), match[0])
+
+    return [STAGES.sub(entry, _rename(key)) for key in keys]
 
 
-def _rename(key: str, table: Iterable[tuple[str, str]]) -> str:
-    """Apply every pattern of a table to a key, in order."""
-    for pattern, replacement in table:
+def _entries(parts: Iterable[tuple[str, ...]]) -> Iterator[tuple[tuple[int, str], str]]:
+    """Yield the published entry of each part of a stage: a downsampling, a positional encoding, or the blocks.
+
+    The published network counts each of them; timm has all three in the stage.
+    """
+    present = {(int(number), part) for number, part in parts if len(number) < 3}
+    index = 0
+    for number in range(1 + max((number for number, _ in present), default=-1)):
+        for part in ("downsample", "pos_emb", "blocks"):
+            if (number, part) in present or part == "blocks" or (part == "downsample" and number):
+                yield (number, part), f"network.{index}."
+                index += 1
+
+
+def _rename(key: str) -> str:
+    """Apply every pattern to a key, in order."""
+    for pattern, replacement in TIMM_NAMES:
         key = re.sub(pattern, replacement, key)
     return key

@@ -9,6 +9,9 @@ import msgspec
 class Head(StrEnum):
     """The last part of a network: classifier, dense feature maps, segmenter or detector (docs/explanation/dense.md).
 
+    ``embedding`` is the mean of the features, projected, as CLIP compares it with a text. ``tokens`` are the features
+    at each position, as a language model takes them.
+
     ``dense`` and ``stages`` are the backbone alone. They differ where a positional encoding precedes the fourth stage:
     the published dense network returns the encoding, and ``stages`` the stage.
     """
@@ -18,6 +21,8 @@ class Head(StrEnum):
     STAGES = "stages"
     SEGMENTER = "semantic-fpn"
     DETECTOR = "fpn-rpn"
+    EMBEDDING = "embedding"
+    TOKENS = "tokens"
 
 
 class Fuse(StrEnum):

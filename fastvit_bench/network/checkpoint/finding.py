@@ -37,14 +37,17 @@ def is_candidate(name: str) -> bool:
     return not recognition.roots().isdisjoint(name.split(".")[:PARTS])
 
 
-def locate(entries: Mapping[str, Entry]) -> list[Located]:
-    """Return the places at which networks may lie, compared with all of them: in the order of the file."""
+def locate(entries: Mapping[str, Entry], variant: str | None = None) -> list[Located]:
+    """Return the places at which networks may lie, compared with all of them: in the order of the file.
+
+    Of networks that fit alike, `variant` is preferred.
+    """
     below: dict[str, list[str]] = {}
     for name in entries:
         for place in _places(name):
             below.setdefault(place, []).append(name)
     largest = sorted(below, key=lambda place: -len(below[place]))[:PLACES]
-    return [_located(place, below[place], entries) for place in below if place in set(largest)]
+    return [_located(place, below[place], entries, variant) for place in below if place in set(largest)]
 
 
 def _places(name: str) -> Iterator[str]:
@@ -53,11 +56,14 @@ def _places(name: str) -> Iterator[str]:
     return (".".join(parts[:index]) for index, part in enumerate(parts) if part in recognition.roots())
 
 
-def _located(place: str, names: list[str], entries: Mapping[str, Entry]) -> Located:
+def _located(place: str, names: list[str], entries: Mapping[str, Entry], variant: str | None) -> Located:
     """Compare the entries below a place with all networks."""
     tails = [name[len(place) + 1 :] if place else name for name in names]
     short = [_unwrapped(tail) for tail in tails]
-    titles = recognition.published(short)
+    titles = [
+        recognition.PROJECTION if title == recognition.APPLES_PROJECTION else title
+        for title in recognition.published(short)
+    ]
     own: dict[str, str] = {}
     doubled: list[tuple[str, str]] = []
     repeated: set[str] = set()
@@ -70,8 +76,8 @@ def _located(place: str, names: list[str], entries: Mapping[str, Entry]) -> Loca
             own[title] = name
         if tail == bare:
             plain.add(title)
-    shapes = {title: _shape(entries[name]) for title, name in own.items()}
-    match = recognition.nearest(shapes)
+    shapes = {title: _shape(entries[name], transposed=is_transposed(title, name)) for title, name in own.items()}
+    match = recognition.nearest(shapes, variant)
     again = doubled if any(recognition.is_part(title) for title in repeated) else []
     return Located(place, match, recognition.scheme_of(short), own, tuple(again))
 
@@ -82,9 +88,16 @@ def _unwrapped(tail: str) -> str:
     return ".".join([*(part for part in parts if part in recognition.words() or part.isdigit()), last])
 
 
-def _shape(entry: Entry) -> tuple[int, ...] | str:
+def is_transposed(title: str, name: str) -> bool:
+    """Return whether an entry holds the transpose of what its published name stands for, as Apple's projection does."""
+    return title == recognition.PROJECTION and name.endswith(recognition.APPLES_PROJECTION)
+
+
+def _shape(entry: Entry, *, transposed: bool) -> tuple[int, ...] | str:
     """Return an entry's shape, or why it cannot be used."""
-    return entry.shape if isinstance(entry, StoredTensor) else entry.reason
+    if not isinstance(entry, StoredTensor):
+        return entry.reason
+    return entry.shape[::-1] if transposed else entry.shape
 
 
 def preferred(places: list[Located]) -> Located:

@@ -83,7 +83,7 @@ def survey(path: Path, *, variant: str | None = None, entry: str | None = None) 
 def _located(path: Path, _: tuple[int, ...]) -> tuple[Contents, list[Located]]:
     """Return what a file holds and where in it networks may lie; cached for a file that does not change."""
     stored = contents.read(path, finding.is_candidate)
-    return stored, finding.locate(stored.entries)
+    return stored, finding.locate(stored.entries, variant)
 
 
 def load(
@@ -286,6 +286,8 @@ def _value(path: Path, key: str, stored: Contents, name: str) -> Tensor:
     entry = stored.entries[name]
     assert isinstance(entry, StoredTensor)
     tensor = entry.read()
+    if finding.is_transposed(key, name):
+        tensor = tensor.T
     if key.endswith(COUNTER) and not tensor.dtype.is_complex:
         return tensor.to(torch.int64, copy=True).reshape(())
     if tensor.dtype not in FLOATS:

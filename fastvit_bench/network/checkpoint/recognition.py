@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from fastvit_bench.errors import UsageError
-from fastvit_bench.network import timm_names
+from fastvit_bench.network import registry, timm_names
 from fastvit_bench.network.checkpoint.messages import quoted
-from fastvit_bench.network.fastvit import FastViT, Form
-from fastvit_bench.network.registry import VARIANTS
+from fastvit_bench.network.fastvit import FastViT, Form, can_have
+from fastvit_bench.network.registry import NETWORKS
 from fastvit_bench.records import Head
 
 COUNTER = ".num_batches_tracked"  # the only integers in a state dict; inference does not read them
 CLASSES = 1_000_000
+PROJECTION, PROJECTION_BIAS = "head.weight", "head.bias"  # Apple's MobileCLIP has no bias, and timm one of zeros
+APPLES_PROJECTION = "head.proj"  # name of the transposed projection in Apple's own files
 SMALL = (32, 64, 128, 256, 512)  # channels of networks of which only the names count
 
 # Keys that identify a head, in this order. The four stages of a variant without attention are the published dense
@@ -48,7 +50,7 @@ class NamingScheme(StrEnum):
 class NearestNetwork:
     """The network that a table of shapes is nearest to, and every way in which the two differ."""
 
-    variant: str  # key of `VARIANTS`
+    variant: str  # key of `NETWORKS`
     head: Head
     classes: int
     fused: frozenset[str]  # blocks that are fused, by their published names
@@ -77,23 +79,25 @@ class NearestNetwork:
 
 def summary(variant: str, head: Head, classes: int, form: str) -> str:
     """Describe a network for messages: ``fastvit_t8 (classifier with 1000 classes, unfused)``."""
-    kind = f"classifier with {classes} classes" if head is Head.CLASSIFIER else head.value
-    return f"{variant} ({kind}, {form})"
+    kinds = {Head.CLASSIFIER: f"classifier with {classes} classes", Head.EMBEDDING: f"embedding of {classes} numbers"}
+    if head is Head.EMBEDDING and not classes:
+        kinds[head] = "features without a projection"
+    return f"{variant} ({kinds.get(head, head.value)}, {form})"
 
 
 def check_variant(name: str) -> None:
     """Raise `UsageError` unless a variant of that name exists."""
-    if name not in VARIANTS:
-        near = get_close_matches(name, VARIANTS, n=1)
+    if name not in NETWORKS:
+        near = get_close_matches(name, NETWORKS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"There is no network {name!r}; {hint}known are {', '.join(VARIANTS)}.")
+        raise UsageError(f"There is no network {name!r}; {hint}known are {', '.join(NETWORKS)}.")
 
 
 @cache
 def expected(variant: str, head: Head, classes: int, form: Form) -> Mapping[str, tuple[int, ...]]:
     """Return the shape of every parameter and statistic of a network by its published key, without allocating any."""
     with torch.device("meta"):
-        network = FastViT(VARIANTS[variant], head=head, classes=classes, form=form)
+        network = FastViT(NETWORKS[variant], head=head, classes=classes, form=form)
     return MappingProxyType({key: tuple(tensor.shape) for key, tensor in network.state_dict().items()})
 
 
@@ -104,8 +108,9 @@ def expected(variant: str, head: Head, classes: int, form: Form) -> Mapping[str,
 def words() -> frozenset[str]:
     """Return every part of a name, but numbers, that any known network has under either scheme."""
     published = {part for key in _known_names() for part in key.split(".")}
-    timm = {part for pattern, _ in timm_names.TIMM_NAMES for part in re.findall(r"[a-z]\w*", pattern)}
-    return frozenset(part for part in published | timm | {"blocks"} if not part.isdigit())
+    patterns = (timm_names.STAGES.pattern, *(pattern for pattern, _ in timm_names.TIMM_NAMES))
+    timm = {part for pattern in patterns for part in re.findall(r"[a-z]\w*", pattern)}
+    return frozenset(part for part in published | timm if not part.isdigit())
 
 
 @cache
@@ -121,10 +126,16 @@ def _known_names() -> frozenset[str]:
         dataclasses.replace(
             variant, blocks=(1,) * len(variant.blocks), channels=SMALL[: len(variant.channels)], ratio=1, gmacs=0
         )
-        for variant in VARIANTS.values()
+        for variant in NETWORKS.values()
     }
     with torch.device("meta"):
-        networks = [FastViT(variant, head=head, form=form) for variant in shallow for head in Head for form in Form]
+        networks = [
+            FastViT(variant, head=head, form=form)
+            for variant in shallow
+            for head in Head
+            for form in Form
+            if can_have(variant, head)
+        ]
     return frozenset(_pattern(key) for network in networks for key in network.state_dict())
 
 
@@ -191,11 +202,11 @@ def _parents(key: str) -> Iterator[str]:
     return (".".join(parts[:length]) for length in range(len(parts) - 1, 0, -1))
 
 
-def nearest(shapes: Mapping[str, tuple[int, ...] | str]) -> NearestNetwork:
+def nearest(shapes: Mapping[str, tuple[int, ...] | str], preferred: str | None = None) -> NearestNetwork:
     """Return the network that a table of shapes by published names is nearest to.
 
     In the place of a shape, a text says why an entry cannot be used. Entries that are no part of any network are left
-    aside. Of equally near networks the larger is returned.
+    aside. Of equally near networks the `preferred` one is returned, then the larger, then one in its published form.
     """
     head = next((head for pattern, head in HEAD_KEYS if any(map(pattern.match, shapes))), Head.CLASSIFIER)
     weight = shapes.get("head.weight", ())
@@ -204,8 +215,37 @@ def nearest(shapes: Mapping[str, tuple[int, ...] | str]) -> NearestNetwork:
     if not 0 < classes <= CLASSES:
         extra = (f"its classifier has {classes} classes",)
         classes = 1000
-    matches = [_compare(shapes, variant, head, classes, extra) for variant in VARIANTS]
-    return min(matches, key=lambda match: (len(match.missing) + len(match.faults), -match.size))
+    matches = [
+        _compare(shapes, variant, *own, extra)
+        for variant, network in NETWORKS.items()
+        for own in [_own_head(variant, head, classes, shapes)]
+        if can_have(network, own[0])
+    ]
+    return min(
+        matches,
+        key=lambda match: (
+            len(match.missing) + len(match.faults),
+            match.variant != preferred,
+            -match.size,
+            match.head is not registry.find(match.variant).head,
+        ),
+    )
+
+
+def _own_head(variant: str, head: Head, classes: int, shapes: Mapping[str, tuple[int, ...] | str]) -> tuple[Head, int]:
+    """Return the head that a table of shapes means for a variant, and its number of outputs.
+
+    A linear layer is the projection of an encoder where it has the published width. Without one, the network ends in
+    its features: at each position for FastVLM's encoder, else their mean.
+    """
+    entry = registry.find(variant)
+    if head is not Head.CLASSIFIER:
+        return head, classes
+    if entry.head is Head.TOKENS:
+        return Head.TOKENS, 0
+    if not {PROJECTION, PROJECTION_BIAS} & shapes.keys() and any(key.startswith("conv_exp.") for key in shapes):
+        return Head.EMBEDDING, 0
+    return (Head.EMBEDDING, classes) if entry.head is Head.EMBEDDING and classes == entry.outputs else (head, classes)
 
 
 def _compare(
@@ -220,7 +260,8 @@ def _compare(
         wanted |= block.fused if name in fused else block.unfused
         if name in fused and any(key in shapes for key in block.unfused):
             faults.append(f"{name} is in it twice, fused and in training form")
-    missing = [key for key in wanted if key not in shapes and not key.endswith(COUNTER)]
+    optional = {PROJECTION_BIAS} if head is Head.EMBEDDING and NETWORKS[variant].norm == "batchnorm" else set[str]()
+    missing = [key for key in wanted if key not in shapes and not key.endswith(COUNTER) and key not in optional]
     for key, shape in wanted.items():
         actual = shapes.get(key, shape)
         if isinstance(actual, str):
@@ -231,7 +272,10 @@ def _compare(
     faults += [
         f"{quoted(key)} is not a part of it"
         for key, shape in shapes.items()
-        if key not in wanted and key not in either and _matters(key, shape)
+        if key not in wanted
+        and key not in either
+        and _matters(key, shape)
+        and not (head is Head.TOKENS and key in (PROJECTION, PROJECTION_BIAS))
     ]
     return NearestNetwork(
         variant, head, classes, fused, len(template.blocks), len(wanted), tuple(missing), tuple(faults)
@@ -256,11 +300,15 @@ def names_in(match: NearestNetwork) -> frozenset[str]:
 def build(match: NearestNetwork, state: Mapping[str, Tensor]) -> FastViT:
     """Build a network whose blocks are in the forms that were recognised, in evaluation mode, and fill it."""
     with torch.device("meta"):
-        network = FastViT(VARIANTS[match.variant], head=match.head, classes=match.classes, form=match.form)
+        network = FastViT(NETWORKS[match.variant], head=match.head, classes=match.classes, form=match.form)
         if match.form is Form.UNFUSED and match.fused:
-            fused = FastViT(VARIANTS[match.variant], head=match.head, classes=match.classes, form=Form.FUSED)
+            fused = FastViT(NETWORKS[match.variant], head=match.head, classes=match.classes, form=Form.FUSED)
             for name in match.fused:
                 network.set_submodule(name, fused.get_submodule(name))
-    counters = {key: torch.zeros((), dtype=torch.int64) for key in network.state_dict() if key.endswith(COUNTER)}
-    network.load_state_dict(counters | dict(state), strict=True, assign=True)
+    absent: dict[str, Tensor] = {
+        key: torch.zeros((), dtype=torch.int64) for key in network.state_dict() if key.endswith(COUNTER)
+    }
+    if match.head is Head.EMBEDDING and match.classes:
+        absent[PROJECTION_BIAS] = torch.zeros(match.classes)
+    network.load_state_dict(absent | dict(state), strict=True, assign=True)
     return network.eval()

@@ -6,7 +6,7 @@ from fastvit_bench.errors import UsageError
 from fastvit_bench.network.checkpoint.recognition import check_variant
 from fastvit_bench.network.fastvit import FastViT
 from fastvit_bench.network.random_weights import randomise
-from fastvit_bench.network.registry import VARIANTS
+from fastvit_bench.network.registry import NETWORKS
 from fastvit_bench.records import DRAW, Head, Weights
 
 
@@ -20,7 +20,7 @@ def randomised(variant: str, head: Head, classes: int, seed: int) -> tuple[FastV
     if classes < 1:
         raise UsageError(f"A classifier has at least one class, not {classes}; correct `classes`.")
     with torch.device("meta"):
-        network = FastViT(VARIANTS[variant], head=head, classes=classes)
+        network = FastViT(NETWORKS[variant], head=head, classes=classes)
     network = network.to_empty(device="cpu").eval()
     randomise(network, seed)
     return network, Weights(origin="random", seed=seed, draw=DRAW)
