@@ -17,6 +17,7 @@ Shapes in comments: B batch, C channels, H x W the feature map, N = H*W tokens, 
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -245,9 +246,12 @@ class FoldedFastViT(nn.Module):
                 {str(tap): norm(channels) for tap, channels in zip(self.taps, variant.channels, strict=True)}
             )
         else:
+            projected = head in PROJECTED and classes > 0
+            if not projected:  # nothing behind the features could absorb another order of channels
+                layout = msgspec.structs.replace(layout, doubling="grouped")
             self.expansion = FoldedExpansion(final, layout)
-        if head in PROJECTED and classes:
-            self.classifier = nn.Linear(2 * final, classes)
+            if projected:
+                self.classifier = nn.Linear(2 * final, classes)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the outputs of the head for images (B, 3, H, W)."""

@@ -69,7 +69,7 @@ def survey(path: Path, *, variant: str | None = None, entry: str | None = None) 
     path = contents.resolve(path)
     _check_readable(path)
     status = path.stat()
-    stored, places = _located(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+    stored, places = _located(path, variant, (status.st_mtime_ns, status.st_size, status.st_ino))
     networks = tuple(located for located in places if located.whole)
     if entry is not None:
         return Survey(path, stored, _asked(path, stored, places, entry), networks)
@@ -80,7 +80,7 @@ def survey(path: Path, *, variant: str | None = None, entry: str | None = None) 
 
 
 @lru_cache(maxsize=1)
-def _located(path: Path, _: tuple[int, ...]) -> tuple[Contents, list[Located]]:
+def _located(path: Path, variant: str | None, _: tuple[int, ...]) -> tuple[Contents, list[Located]]:
     """Return what a file holds and where in it networks may lie; cached for a file that does not change."""
     stored = contents.read(path, finding.is_candidate)
     return stored, finding.locate(stored.entries, variant)

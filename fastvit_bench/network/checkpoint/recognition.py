@@ -227,9 +227,14 @@ def nearest(shapes: Mapping[str, tuple[int, ...] | str], preferred: str | None =
             len(match.missing) + len(match.faults),
             match.variant != preferred,
             -match.size,
-            match.head is not registry.find(match.variant).head,
+            (match.head, match.classes) != _published_head(match.variant),
         ),
     )
+
+
+def _published_head(variant: str) -> tuple[Head, int]:
+    entry = registry.find(variant)
+    return entry.head, entry.outputs
 
 
 def _own_head(variant: str, head: Head, classes: int, shapes: Mapping[str, tuple[int, ...] | str]) -> tuple[Head, int]:
