@@ -148,7 +148,8 @@ class Config(Record, frozen=True):
             )
         if not _is_name("model", name):
             raise UsageError(f"There is no network '{name[:80]}': a name has letters, digits, '-', '_', '.' and '+'.")
-        return ModelSpec(name=name, variant=name, resolution=registry.find(name).resolution)
+        entry = registry.find(name)
+        return ModelSpec(name=name, variant=name, resolution=entry.resolution, head=entry.head, classes=entry.outputs)
 
 
 def load(path: Path | None, *, backends: Collection[str]) -> Config:

@@ -14,6 +14,7 @@ from fastvit_bench.records import (
     ExportJob,
     GpuState,
     GraphVariant,
+    Head,
     LayerTime,
     Parity,
     Placement,
@@ -36,15 +37,18 @@ INPUT = "image"  # the name of every exported network's input
 HALF_WEIGHTS = "fastvit_bench.fp16_weights"  # key of a file's metadata: a `HalfWeights`, where its backend reports one
 
 
-def output_names(count: int) -> list[str]:
+def output_names(count: int, head: str = "") -> list[str]:
     """Return the names of an exported network's `count` outputs.
 
-    A classifier or segmenter has ``logits``, a backbone ``feature0`` to ``feature3``. A region proposal network has
-    ``objectness_p2`` to ``objectness_p6`` and ``deltas_p2`` to ``deltas_p6``, for strides 4 to 64.
+    An encoder has ``embedding`` or ``tokens``, after its `head`. A classifier or segmenter has ``logits``, a backbone
+    ``feature0`` to ``feature3``. A region proposal network has ``objectness_p2`` to ``objectness_p6`` and ``deltas_p2``
+    to ``deltas_p6``, for strides 4 to 64.
     """
     if count == 2 * len(_LEVELS):
         return [f"{kind}_{level}" for kind in ("objectness", "deltas") for level in _LEVELS]
-    return ["logits"] if count == 1 else [f"feature{i}" for i in range(count)]
+    if count == 1:
+        return [head if head in (Head.EMBEDDING, Head.TOKENS) else "logits"]
+    return [f"feature{i}" for i in range(count)]
 
 
 _LEVELS = ("p2", "p3", "p4", "p5", "p6")  # of a feature pyramid, after the powers of two that are their strides

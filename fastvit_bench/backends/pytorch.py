@@ -168,10 +168,7 @@ class PyTorch:
 
     def metadata(self, path: Path) -> dict[str, str]:
         """Return what `export` wrote, or nothing for a foreign file, without running anything of the file."""
-        try:
-            return msgspec.json.decode(_read(path, f"extra/{_NOTES}"), type=dict[str, str])
-        except (KeyError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
-            return {}
+        return _notes(path)
 
     def profile(self, path: Path, device: Device, images: "Batch", runs: int) -> tuple[LayerTime, ...]:
         """Raise `UsageError`, because PyTorch does not report the times of layers."""
@@ -190,7 +187,7 @@ class PyTorch:
             running = stack.enter_context(gpu.running(device, calls))
             stack.enter_context(_exact(torch))
             # no variable may refer to the program: its weights move to the GPU, and must be freed with the session
-            session = TorchSession(torch, calls, running, _load(path), device.options)
+            session = TorchSession(torch, calls, running, _load(path), device.options, _head(path))
             stack.callback(session.close)
             yield session
 
@@ -258,6 +255,19 @@ def _read(path: Path, name: str) -> bytes:
         raise UnavailableError(f"PyTorch cannot load {path.name}: {first_line(error)}.") from error
 
 
+def _notes(path: Path) -> dict[str, str]:
+    """Return what `export` wrote into a file, or nothing for a foreign one."""
+    try:
+        return msgspec.json.decode(_read(path, f"extra/{_NOTES}"), type=dict[str, str])
+    except (KeyError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
+        return {}
+
+
+def _head(path: Path) -> str:
+    """Return the head of the network in a file, after which its only output is named; empty for a foreign file."""
+    return _notes(path).get("fastvit_bench.head", "")
+
+
 def _load(path: Path) -> "ExportedProgram":
     """Load the program in a file.
 
@@ -289,12 +299,12 @@ class _Face:
         return math.prod(self.shape) * self.type.itemsize
 
 
-def _faces(program: "ExportedProgram") -> tuple[_Face, dict[str, _Face]]:
-    """Return the input, and the outputs by name."""
+def _faces(program: "ExportedProgram", head: str) -> tuple[_Face, dict[str, _Face]]:
+    """Return the input, and the outputs by name, of a program that ends in a head."""
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op != "output"}
     (image,) = program.graph_signature.user_inputs
     outputs = [values[name] for name in program.graph_signature.user_outputs]
-    named = zip(output_names(len(outputs)), outputs, strict=True)
+    named = zip(output_names(len(outputs), head), outputs, strict=True)
     return _face(values[image]), {name: _face(value) for name, value in named}
 
 
@@ -316,8 +326,8 @@ class _ProcessorSession(Session):
 
     window = Window.COMPUTE
 
-    def __init__(self, program: "ExportedProgram") -> None:
-        self._face, outputs = _faces(program)
+    def __init__(self, program: "ExportedProgram", head: str) -> None:
+        self._face, outputs = _faces(program, head)
         self._names = list(outputs)
         self._compute = _in_single(program)
         self._image: Any = None
@@ -352,7 +362,7 @@ def _on_processor(path: Path) -> Generator[_ProcessorSession]:
 
     Raises `UnavailableError` for a file that cannot be loaded.
     """
-    yield _ProcessorSession(_load(path))
+    yield _ProcessorSession(_load(path), _head(path))
 
 
 def _in_single(program: "ExportedProgram") -> "Callable[[Tensor], tuple[Tensor, ...]]":
@@ -418,13 +428,19 @@ class TorchSession(gpu.GpuSession):
     """
 
     def __init__(
-        self, torch: Any, calls: TorchCuda, running: gpu.Running, program: "ExportedProgram", options: Mapping[str, Any]
+        self,
+        torch: Any,
+        calls: TorchCuda,
+        running: gpu.Running,
+        program: "ExportedProgram",
+        options: Mapping[str, Any],
+        head: str,
     ) -> None:
         context = running.context
         timer = EventTimer(context, self._enqueue, running.mode, upload=self._send, download=self._bring)
         super().__init__(timer, running.monitor)
         self._torch, self._calls, self._stream = torch, calls, timer.stream
-        self._face, outputs = _faces(program)
+        self._face, outputs = _faces(program, head)
         self._channels_last = bool(options["channels_last"])
         self._network: Any = _placed(torch, calls, program, self._channels_last, _MODES[options["compile"]])
         self._memory, self._pinned = context.memory(self._face.size), context.pinned(self._face.size)

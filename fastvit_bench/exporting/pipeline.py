@@ -162,6 +162,10 @@ def check_job(asked: ExportJob) -> None:
             f"The {backend.name} backend exports {' or '.join(backend.precisions)}, not {asked.precision}; "
             f"change the precision of device '{asked.device.name}'."
         )
+    if asked.options.get("input") == "image" and (takes := registry.find(asked.variant).images) != registry.IMAGENET:
+        raise UsageError(
+            f"{asked.variant} takes {takes}, and an input of 8-bit pixels is {registry.IMAGENET}; give --input tensor."
+        )
     if not files.is_part(path.name):
         raise UsageError(f"'{path.name}' cannot be the name of an exported file; name another one with -o.")
     inputs = _inputs(asked)

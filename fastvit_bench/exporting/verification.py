@@ -55,6 +55,9 @@ LIMITS = {
     ("fp16", Head.DENSE): Limit("rms", 2e-2),
     **{("fp32", head): Limit("max", 4e-4) for head in (Head.STAGES, Head.SEGMENTER, Head.DETECTOR)},
     **{("fp16", head): Limit("rms", 2e-2) for head in (Head.STAGES, Head.SEGMENTER, Head.DETECTOR)},
+    # of encoders: as logits, and at each position as maps
+    **{("fp32", Head.EMBEDDING): Limit("max", 1e-4), ("fp16", Head.EMBEDDING): Limit("max", 3e-2)},
+    **{("fp32", Head.TOKENS): Limit("max", 4e-4), ("fp16", Head.TOKENS): Limit("rms", 2e-2)},
 }
 
 # Random weights amplify rounding more than weights that were trained: MA36 with seed 0 gives 2.8e-2.
@@ -140,14 +143,14 @@ def limit(
 ) -> Limit:
     """Return the limit that a file is judged by; `random` stands for random weights."""
     if precision == "bf16":
-        return BF16 if head is Head.CLASSIFIER else BF16_MAPS
+        return BF16 if head in (Head.CLASSIFIER, Head.EMBEDDING) else BF16_MAPS
     if subject == "hardware" and precision != "fp32" and compress == "none":
         return HARDWARE
     if compress != "none":
         return COMPRESSED[compress]
     if (precision, head, subject) == ("fp16", Head.CLASSIFIER, "interpreter"):
         return INTERPRETED_FP16
-    if (precision, head, random) == ("fp16", Head.CLASSIFIER, True):
+    if (precision, random) == ("fp16", True) and head in (Head.CLASSIFIER, Head.EMBEDDING):
         return RANDOM_FP16
     return LIMITS[precision, head]
 
@@ -171,7 +174,7 @@ def reference_outputs(reference: "Reference", shape: Shape, form: Images = Image
         with torch.no_grad():
             outputs = reference.network(torch.from_numpy(normalised(batch[: different(shape)])))
         values = outputs if isinstance(outputs, tuple) else (outputs,)
-        named = zip(output_names(len(values)), values, strict=True)
+        named = zip(output_names(len(values), reference.head), values, strict=True)
         batches.append({name: _repeated(value.numpy(), shape.batch) for name, value in named})
     source = "8-bit RGB pixels" if form is Images.PIXELS else "N(0, 1)"
     name = f"{reference.form} PyTorch network in float64, {INPUT} from {source}"
@@ -270,9 +273,12 @@ def _about(entries: "Mapping[str, Callable[[], NDArray[Any]]]") -> tuple[Images,
     return Images(form), Head(head), printable(reference), shape
 
 
+_DIMENSIONS = {Head.CLASSIFIER: 2, Head.EMBEDDING: 2, Head.TOKENS: 3}  # of an output; maps have four
+
+
 def _output(values: "NDArray[Any]", head: Head, shape: Shape) -> "NDArray[np.float32]":
     """Return the values of an output. Raises `ValueError` unless they can be a network's for a shape."""
-    if values.dtype != np.float32 or values.ndim != (2 if head is Head.CLASSIFIER else 4):
+    if values.dtype != np.float32 or values.ndim != _DIMENSIONS.get(head, 4):
         raise ValueError(f"an output is {values.dtype} {list(values.shape)}")
     if values.shape[0] != shape.batch or not values.size or not np.isfinite(values).all():
         raise ValueError("an output is of another batch, empty or not finite")

@@ -112,6 +112,13 @@ TIMM = "timm:"  # prefix of a name in timm's registry
 ONNX = "onnx"  # the variant of a model that is an ONNX file
 
 
+# What networks take of pixels, in words. MobileCLIP S0 to S2 and FastVLM divide by 255 alone; S3 and S4 subtract and
+# divide by CLIP's mean and deviation. With another one nothing fails, and every embedding is wrong.
+IMAGENET = "pixels normalised by ImageNet's mean and deviation"
+UNNORMALISED = "pixels divided by 255"
+CLIPS = "pixels normalised by CLIP's mean and deviation"
+
+
 @dataclass(frozen=True)
 class RegistryEntry:
     """A network's family, published image size and cost, known before it is built."""
@@ -122,6 +129,7 @@ class RegistryEntry:
     sized: bool = False  # parameters depend on the image size, as tables of positions do
     head: Head = Head.CLASSIFIER  # that it is published with
     outputs: int = 1000  # classes of its classifier, or width of its embedding
+    images: str = IMAGENET  # what it takes: how pixels are normalised
     gmacs: float = 4.0  # 10^9 multiply-accumulates at `resolution`; for a timm network outside `PEERS`, a guess
 
 
@@ -129,11 +137,17 @@ _ENTRIES: dict[str, RegistryEntry] = {
     **{name: RegistryEntry("fastvit", 256, STRIDE, gmacs=variant.gmacs) for name, variant in VARIANTS.items()},
     **{
         name: RegistryEntry(
-            "fastvit", 256, variant.stride, head=Head.EMBEDDING, outputs=variant.width, gmacs=variant.gmacs
+            "fastvit",
+            256,
+            variant.stride,
+            head=Head.EMBEDDING,
+            outputs=variant.width,
+            images=CLIPS if variant.norm == "layernorm" else UNNORMALISED,
+            gmacs=variant.gmacs,
         )
         for name, variant in ENCODERS.items()
     },
-    "fastvithd": RegistryEntry("fastvit", 1024, 64, head=Head.TOKENS, outputs=0, gmacs=243.4),
+    "fastvithd": RegistryEntry("fastvit", 1024, 64, head=Head.TOKENS, outputs=0, images=UNNORMALISED, gmacs=243.4),
     # the paper's studies: figure 3 and tables 1 and 4
     "poolformer_s12": RegistryEntry("metaformer", 224, gmacs=1.812),
     "metaformer_s12_pooling_bn": RegistryEntry("metaformer", 224, gmacs=1.812),

@@ -110,7 +110,7 @@ def write(
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=output_names(len(outputs)),
+            output_names=output_names(len(outputs), asked.head),
             optimize=True,
             verbose=False,
         )

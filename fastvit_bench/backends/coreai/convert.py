@@ -37,12 +37,12 @@ def write(network: "nn.Module", asked: ExportJob, path: Path) -> None:
         shape = asked.shape
         example = torch.zeros((shape.batch, shape.height, shape.width, 3), dtype=torch.uint8)
     with _translated(f"{asked.model} {asked.shape.size}"):
-        program = _program(network, example)
+        program = _program(network, example, asked.head)
         _fix_names(program)
         program.save_asset(path)
 
 
-def _program(network: "nn.Module", example: "Tensor") -> Any:
+def _program(network: "nn.Module", example: "Tensor", head: str) -> Any:
     """Return the program that coreai-torch makes of a network, without notes on where its operations come from."""
     import torch
 
@@ -51,7 +51,7 @@ def _program(network: "nn.Module", example: "Tensor") -> Any:
 
     with torch.no_grad():
         exported = torch.export.export(network, (example,)).run_decompositions(coreai_torch.get_decomp_table())
-    names = output_names(len(exported.graph_signature.user_outputs))
+    names = output_names(len(exported.graph_signature.user_outputs), head)
     converter = coreai_torch.TorchConverter(mode=coreai_torch.TorchConverter.Mode.RELEASE)
     converter.add_exported_program(exported, input_names=[INPUT], output_names=names)
     program = converter.to_coreai()

@@ -255,7 +255,7 @@ def _convert(network: "nn.Module", asked: ExportJob, shape: Shape, path: Path) -
         import numpy as np
 
         input_type = ct.TensorType(name=INPUT, shape=shape.nchw, dtype=np.float16 if half else np.float32)
-    names = output_names(len(exported.graph_signature.user_outputs))
+    names = output_names(len(exported.graph_signature.user_outputs), asked.head)
     outputs = None if asked.labels else [ct.TensorType(name=name) for name in names]  # a classifier's have fixed names
     classes = ct.ClassifierConfig(list(asked.labels), predicted_feature_name=LABEL) if asked.labels else None
     model = ct.convert(
@@ -430,6 +430,8 @@ _ENDS = {
     Head.STAGES: _MAPS,
     Head.SEGMENTER: ("semantic segmentation by Semantic FPN", "Scores of ADE20K's 150 classes at every fourth pixel."),
     Head.DETECTOR: ("region proposals on a feature pyramid", "Of each anchor, channels first: a score, or its deltas."),
+    Head.EMBEDDING: ("image encoder", "Embedding, which is not normalised."),
+    Head.TOKENS: ("image encoder", "Features at each position, row by row."),
 }
 
 

@@ -17,7 +17,7 @@ def randomised(variant: str, head: Head, classes: int, seed: int) -> tuple[FastV
     random state does not change. Raises `UsageError` for a variant that does not exist and for fewer than one class.
     """
     check_variant(variant)
-    if classes < 1:
+    if classes < 1 and head is Head.CLASSIFIER:
         raise UsageError(f"A classifier has at least one class, not {classes}; correct `classes`.")
     with torch.device("meta"):
         network = FastViT(NETWORKS[variant], head=head, classes=classes)
