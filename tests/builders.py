@@ -62,6 +62,10 @@ from fastvit_bench.records.comparison import (
 from fastvit_bench.records.study import SCHEMA as STUDY_SCHEMA
 from fastvit_bench.records.study import Contestant, Match, Study, StudyResult, StudyRow
 
+FASTVITS_HEADS = tuple(
+    head for head in Head if head not in (Head.EMBEDDING, Head.TOKENS)
+)  # those of the paper's networks
+
 RANDOM = Weights(origin="random", seed=0)
 CHECKPOINT = Weights(origin="checkpoint", sha256="1a2b3c4d" * 8, file="fastvit_t8.pth.tar")
 START = datetime(2026, 1, 31, 14, 22, 33, tzinfo=UTC)

@@ -404,7 +404,7 @@ def test_bfloat16_is_told_from_coarser_arithmetic(bits: int, passes: bool, refer
     proof = proven(reference, Eager(network, lambda outputs: outputs), "bf16", subject="hardware")
     assert proof.passed is passes, proof
     assert proof.tolerance == verification.limit("bf16", Head.CLASSIFIER, random=True).tolerance
-    for head in set(Head) - {Head.CLASSIFIER}:  # a rounding 8 times as large
+    for head in set(Head) - {Head.CLASSIFIER, Head.EMBEDDING}:  # a rounding 8 times as large
         assert verification.limit("bf16", head).tolerance == 8 * verification.limit("fp16", head).tolerance
 
 

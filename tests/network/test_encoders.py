@@ -261,7 +261,7 @@ def test_a_file_has_no_norm_but_one_operation_of_each_layernorm(
 def test_pixels_that_an_encoder_does_not_take_are_refused(tmp_path: Path) -> None:
     settings = config.load(None, backends=backends.implemented())
     (spec,) = settings.select(["fastvit_mci0"])
-    device = settings.device("iphone12pro")
+    device = Device(name="phone", backend="coreml", precision="fp16")  # whose input is an image
     shape = Shape(batch=1, height=256, width=256)
     job = pipeline.job(spec, checkpoints.weights_of(spec, 0), shape, Fuse.FOLDED, device, folder=tmp_path)
     with pytest.raises(UsageError, match=r"takes pixels divided by 255, .* give --input tensor"):

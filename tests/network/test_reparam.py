@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
+import builders
 import msgspec
 import pytest
 import torch
@@ -78,7 +79,10 @@ def layouts() -> list[GraphVariant]:
 @pytest.mark.parametrize("layout", layouts(), ids=str)
 @pytest.mark.parametrize(
     "head",
-    [pytest.param(head, marks=() if head in (Head.CLASSIFIER, Head.DENSE) else pytest.mark.slow) for head in Head],
+    [
+        pytest.param(head, marks=() if head in (Head.CLASSIFIER, Head.DENSE) else pytest.mark.slow)
+        for head in builders.FASTVITS_HEADS
+    ],
 )
 def test_no_layout_changes_an_output(layout: GraphVariant, head: Head, level: Fuse, difference):
     network = small(head)
@@ -99,7 +103,7 @@ def test_layouts_are_the_forms_they_say():
     assert reparam.count_norms(reparam.fold(dense, layouts()[-1])) == 0
 
 
-@pytest.mark.parametrize("head", Head)
+@pytest.mark.parametrize("head", builders.FASTVITS_HEADS)
 @pytest.mark.parametrize("variant", QUICK)
 def test_folding_leaves_no_norm_but_those_at_dense_outputs(variant: str, head: Head):
     network = FastViT(VARIANTS[variant], head=head, classes=10).eval()
