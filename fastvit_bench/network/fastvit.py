@@ -202,11 +202,12 @@ class RepMixer(nn.Module):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels at each position (arXiv 1607.06450)."""
+    """LayerNorm over the channels of each position of a map (B, C, H, W)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the output (B, C, H, W) for a map of the same shape."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Return the normalised map (B, C, H, W)."""
+        x = input.permute(0, 2, 3, 1)
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
 
 
 class Attention(nn.Module):

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network import reparam
-from fastvit_bench.network.fastvit import Form
+from fastvit_bench.network.fastvit import ChannelNorm, Form
 from fastvit_bench.network.peers import parts
-from fastvit_bench.network.peers.parts import Bias, ChannelNorm, Mix, Scale
+from fastvit_bench.network.peers.parts import Bias, Mix, Scale
 from fastvit_bench.records import Fuse, GraphVariant, Head
 
 HEADS = (1, 2, 4, 8)  # by stage

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvit_bench.errors import UsageError
-from fastvit_bench.network.fastvit import HEAD_DIM, Form
+from fastvit_bench.network.fastvit import HEAD_DIM, ChannelNorm, Form
 from fastvit_bench.network.peers import parts
-from fastvit_bench.network.peers.parts import ChannelNorm, Mix, Scale
+from fastvit_bench.network.peers.parts import Mix, Scale
 from fastvit_bench.records import Fuse, GraphVariant, Head
 
 LOW = 0.9  # share of the heads that attend to low frequencies, rounded down to whole heads

@@ -6,21 +6,11 @@ Shapes in comments: B batch, C channels, H x W the feature map, N queries, M key
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvit_bench.network import reparam
 from fastvit_bench.network.reparam import Kernel
 from fastvit_bench.records import GraphVariant
-
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each position of a map (B, C, H, W)."""
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        """Return the normalised map (B, C, H, W)."""
-        x = input.permute(0, 2, 3, 1)
-        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
 
 
 class Scale(nn.Module):

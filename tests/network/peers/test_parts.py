@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastvit_bench.network.fastvit import ChannelNorm
 from fastvit_bench.network.peers import parts
 from fastvit_bench.network.random_weights import draw
 from fastvit_bench.records import GraphVariant
@@ -25,7 +26,7 @@ def test_attention_is_torchs_own(mix: str, biased: bool):
 
 
 def test_the_norm_of_channels_is_torchs_own_at_each_position():
-    norm = parts.ChannelNorm(5, eps=1e-6).double()
+    norm = ChannelNorm(5, eps=1e-6).double()
     draw(norm, 0)
     x = drawn(2, 5, 3, 4)
     wanted = torch.stack([F.layer_norm(y, (5,), norm.weight, norm.bias, 1e-6) for y in x.flatten(2).unbind(2)], 2)
