@@ -350,8 +350,11 @@ def print_table(
     on_paper = format_ is TableFormat.LATEX and not verbose()  # which is as narrow as a terminal
     compact = compact and format_ is not TableFormat.RICH  # a terminal's is compact unless -v is given
     if table_rows and (columns or compact or on_paper):
-        report = row_table.report(table_rows, extras)
-        shown = row_table.choose(table_rows, columns, extras) if columns else row_table.compact(report)
+        shown = (
+            row_table.choose(table_rows, columns, extras)
+            if columns
+            else row_table.compact(row_table.report(table_rows, extras))
+        )
         print_report(row_table.in_short(shown) if on_paper else shown, format_.value)
     elif format_ is TableFormat.RICH:
         console = stdout()
