@@ -133,9 +133,9 @@ class Fleet:
         with contextlib.chdir(self.folder):
             settings = options.load(None)
             for device in devices:
-                chosen, machine = preflight.preflight(options.resolve_device(settings.device(device)))
+                chosen, _ = preflight.preflight(options.resolve_device(settings.device(device)))
                 asked = options.sweep_request(
-                    settings, chosen, machine, options.select_models(settings, [], None, None),
+                    settings, chosen, options.select_models(settings, [], None, None),
                     res=",".join(map(str, sizes)), protocol=Protocol.MEDIAN100, runs=None, warmup=None,
                     fuse=Fuse.FOLDED, seed=0, profile=False,
                 )  # fmt: skip

@@ -202,7 +202,6 @@ def measure(
             request = options.sweep_request(
                 settings,
                 chosen,
-                machine,
                 options.select_models(settings, _names(model), _path(checkpoint), head, weights),
                 res=_sizes(res),
                 protocol=protocol,

@@ -22,7 +22,6 @@ from fastvit_bench.records import (
     ExportJob,
     Fuse,
     Head,
-    Machine,
     Method,
     ModelSpec,
     Protocol,
@@ -192,7 +191,6 @@ def gate_selection(
 def sweep_request(
     settings: Config,
     device: Device,
-    machine: Machine,
     specs: Sequence[ModelSpec],
     *,
     res: str | None,
@@ -204,8 +202,6 @@ def sweep_request(
     profile: bool,
 ) -> Request:
     """Return the request to time models on a device; raises `UsageError` for layers that it cannot time."""
-    from fastvit_bench.sweep import run
-
     backend = backends.get(device.backend)
     if profile and (reason := backend.unprofiled(device)):
         raise UsageError(reason)
@@ -215,7 +211,7 @@ def sweep_request(
         models=tuple(specs),
         shapes=sweep_shapes(settings, res, specs, device.batch),
         fused=fuse,
-        method=msgspec.structs.replace(method, processes=run.processes(method, machine)),
+        method=msgspec.structs.replace(method, processes=min(method.processes, method.runs)),
         seed=seed,
         timeout_s=settings.sweep.timeout_s,
         profile=profile,

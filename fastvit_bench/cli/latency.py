@@ -146,7 +146,6 @@ def latency(
         return options.sweep_request(
             settings,
             device,
-            machine,
             specs,
             res=res,
             protocol=protocol,

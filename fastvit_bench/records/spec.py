@@ -153,7 +153,7 @@ class Method(Record, frozen=True):
     processes: int = 1  # fresh ones over which warm-up and timed runs are spread; each is a round of the samples
 
 
-PROCESSES = 4  # default for processors, so that one figure includes the differences between processes
+PROCESSES = 4  # default, so that one figure includes the differences between processes
 
 
 class Protocol(StrEnum):

@@ -27,7 +27,6 @@ from fastvit_bench.records import (
     Failure,
     Machine,
     Measurement,
-    Method,
     Request,
     Run,
 )
@@ -209,11 +208,6 @@ def build_engine(job: ExportJob, worker: Worker, timeout_s: float, context: str)
         kind = ParityError if reply.stage == "parity" else UnavailableError
         raise kind(f"{context}: {reply.reason.rstrip('.')}.")
     return reply
-
-
-def processes(method: Method, machine: Machine) -> int:
-    """Return the number of processes that runs are spread over: one on an accelerator, else at most one per run."""
-    return min(method.processes, method.runs) if machine.accelerator is None else 1
 
 
 def header(identity: str, started: datetime, request: Request, cells: tuple[Cell, ...], machine: Machine) -> Run:
