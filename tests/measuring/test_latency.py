@@ -181,10 +181,17 @@ class Paced(Recorder):
 
 
 def warmed(method: Method, ms: Callable[[int], float]) -> int:
-    """How many runs came before the timed ones."""
+    """Return how many runs came before the first sample of the GPU's state, which ends the warm-up."""
     session = Paced(ms)
-    (samples,) = latency.measure(session, msgspec.structs.replace(method, runs=1)).samples_ns
-    return session.runs - len(samples)
+    latency.measure(session, msgspec.structs.replace(method, runs=1))
+    return session.looks[0]
+
+
+def test_the_run_after_a_sample_of_the_gpu_is_not_timed() -> None:
+    session = Paced(lambda number: 9.0 if number in session.looks else 1.0)  # its number is that of the runs before
+    (samples,) = latency.measure(session, Method(warmup=3, runs=20)).samples_ns
+    assert samples == (1_000_000,) * 20
+    assert len(session.looks) == 1 + latency.LOOKS
 
 
 def test_a_quick_network_is_warmed_up_for_200_ms() -> None:
