@@ -32,7 +32,7 @@ from fastvit_bench.errors import FastViTBenchError, UnavailableError
 from fastvit_bench.exporting import checkpoints, pipeline
 from fastvit_bench.measuring.worker import Worker
 from fastvit_bench.network import registry
-from fastvit_bench.records import Artifact, Device, ExportJob, Fuse, Head, Measurement, ModelSpec, Shape
+from fastvit_bench.records import PROCESSES, Artifact, Device, ExportJob, Fuse, Head, Measurement, ModelSpec, Shape
 from fastvit_bench.records.comparison import CellResult, Outcome
 from fastvit_bench.store import runs as store_runs
 
@@ -57,18 +57,18 @@ class Scale:
     max_time: str  # of a comparison, which ends inconclusive before its step's limit
     load_runs: int  # of the sweep beside which another runs
     copied: int  # bytes that the bindings copy
-    hidden_mib: int  # memory that the step about memory leaves to others
+    spare_mib: int  # memory that the step about memory leaves to a process beyond what its start takes
 
 
 FULL = Scale(
     models=("fastvit_t8", "fastvit_sa12", "fastvit_ma36"),
     grid=(224, 256, 384, 512, 768, 1024), size=256, large=1024, batch=8, batches=(1, 8, 32), dense=(512, 2), runs=None,
-    blocks=24, block_runs=20, max_time="150s", load_runs=15_000, copied=64 << 20, hidden_mib=640,
+    blocks=24, block_runs=100, max_time="240s", load_runs=15_000, copied=64 << 20, spare_mib=128,
 )  # fmt: skip
 SMALL = Scale(
     models=("fastvit_t8", "fastvit_t8", "fastvit_t8"),
     grid=(32, 64, 96), size=32, large=64, batch=1, batches=(1, 2), dense=(32, 1), runs=6,
-    blocks=2, block_runs=2, max_time="30m", load_runs=200, copied=64 << 10, hidden_mib=640,
+    blocks=2, block_runs=2, max_time="30m", load_runs=200, copied=64 << 10, spare_mib=640,
 )  # fmt: skip
 
 
@@ -240,6 +240,7 @@ def configuration(packaged: str, gpu: cuda.Gpu, batch: int, models: Path, result
         for kind, (backend, name, options) in kinds.items()
     )
     text = re.sub(r"(?ms)^\[paths\].*?(?=^\[|\Z)", "", packaged)
+    text = re.sub(r"(?m)^processes = \d+", "processes = 1", text)  # what they differ by is a step of its own
     return f"{text}\n{devices}[paths]\nmodels = {json.dumps(str(models))}\nresults = {json.dumps(str(results))}\n"
 
 
@@ -389,19 +390,19 @@ def _export(bench: Bench, jobs: Sequence[ExportJob]) -> None:
 
 def window(bench: Bench) -> None:
     """Run `cuda_window.py` where a run lasts long beside what the host does."""
-    _window(bench, bench.scale.large)
+    _window(bench, bench.scale.large, max(2, bench.scale.block_runs // 5))
 
 
 def graph(bench: Bench) -> None:
     """Run `cuda_window.py` where the host's part of a run is largest."""
-    _window(bench, bench.scale.size)
+    _window(bench, bench.scale.size, bench.scale.block_runs)
 
 
-def _window(bench: Bench, size: int) -> None:
+def _window(bench: Bench, size: int, runs: int) -> None:
     scale = bench.scale
     report = bench.script(
         "cuda_window", "--models", scale.models[0], "--res", str(size), "--batch", str(scale.batch),
-        "--blocks", str(scale.blocks), "--runs", str(scale.block_runs), "--files", str(bench.models),
+        "--blocks", str(scale.blocks), "--runs", str(runs), "--files", str(bench.models),
     )  # fmt: skip
     for ratio in report["ratios"]:
         interval = ratio["interval"] or {"low": None, "high": None}
@@ -416,6 +417,22 @@ def _window(bench: Bench, size: int) -> None:
 def smallest(bench: Bench) -> None:
     """Time the smallest network over the whole grid."""
     bench.latency("-m", bench.scale.models[0], "--res", _list(bench.scale.grid))
+
+
+def processes(bench: Bench) -> None:
+    """Time one network twice, each time spread over processes: what they differ by is in the interval."""
+    text = bench.config.read_text(encoding="utf-8")
+    bench.config.write_text(text.replace("processes = 1", f"processes = {PROCESSES}"), encoding="utf-8")
+    for _ in range(2):
+        bench.latency("-m", bench.scale.models[0], "--res", str(bench.scale.size))
+    first, second = bench.measurements()
+    interval, ms = first.interval_ms, second.figure_ms
+    for number, measurement in enumerate((first, second), 1):
+        medians = ", ".join(f"{ns / 1e6:.4g}" for ns in measurement.process_medians_ns)
+        bench.note(f"run {number}: {medians} ms in the processes")
+    covered = interval is not None and interval.low <= ms <= interval.high
+    limits = f"[{interval.low:.4g}, {interval.high:.4g}]" if interval else "no interval"
+    bench.goal("the interval covers the figure of another run", covered, f"{ms:.4g} ms, {limits}")
 
 
 def middle(bench: Bench) -> None:
@@ -482,28 +499,63 @@ def memory(bench: Bench) -> None:
         bench.latency("-m", bench.scale.models[0], "--res", str(bench.scale.large), expect=7, says="memory ran out")
 
 
+# what a process with PyTorch has taken of the card once it can convolve and multiply, in MiB by NVML
+START = """
+import sys, pynvml, torch
+pynvml.nvmlInit()
+card = pynvml.nvmlDeviceGetHandleByUUID(sys.argv[1])
+before = pynvml.nvmlDeviceGetMemoryInfo(card).free
+image, weights = (torch.zeros(8, 8, n, n, device="cuda", dtype=torch.half) for n in (8, 3))
+torch.nn.functional.conv2d(image, weights)
+image @ image
+torch.cuda.synchronize()
+print(before - pynvml.nvmlDeviceGetMemoryInfo(card).free >> 20)
+"""
+
+
+def _start_mib(bench: Bench) -> int:
+    """Return what a process takes of the card before it has a network, in MiB; 0 and a note where nothing tells."""
+    words = [sys.executable, "-c", START, bench.gpu.uuid]
+    try:
+        mib = max(0, int(subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout))
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        bench.note(f"what a process takes of the card to begin is not known: {error.__class__.__name__}")
+        return 0
+    bench.note(f"a process takes {mib} MiB of the card to begin")
+    return mib
+
+
 @contextmanager
 def _memory_taken(bench: Bench) -> Iterator[int]:
-    """Plain allocations until none is left, less what a process takes to begin; yields their MiB."""
+    """Allocate until none is left, less what a process takes to begin and a little; yields the MiB that are held."""
+    left_mib = bench.scale.spare_mib + _start_mib(bench)
     calls = binding.load(binding.DEFAULT)
     with binding.Context(calls, bench.gpu.index):
         allocations: list[binding.Memory] = []
         try:
-            for mib in (1024, 256, 64):
-                while sum(memory.size >> 20 for memory in allocations) < bench.gpu.memory_mib:
-                    try:
-                        allocations.append(calls.allocate(mib << 20))
-                    except UnavailableError:
-                        break
-            freed = 0
-            while allocations and freed < bench.scale.hidden_mib:
-                last = allocations.pop()
-                freed += last.size >> 20
-                calls.free(last)
-            yield sum(memory.size >> 20 for memory in allocations)
+            for mib in (1024, 256, 64, 16):
+                _allocate(calls, allocations, mib, bench.gpu.memory_mib)
+            held_mib = _held_mib(allocations) - left_mib
+            while allocations and _held_mib(allocations) > held_mib:
+                calls.free(allocations.pop())
+            _allocate(calls, allocations, 16, held_mib)  # the last one freed may have been a large one
+            yield _held_mib(allocations)
         finally:
             while allocations:
                 calls.free(allocations.pop())
+
+
+def _allocate(calls: Any, allocations: list[binding.Memory], mib: int, most_mib: int) -> None:
+    """Add allocations of so many MiB until `most_mib` are held or the card has no more."""
+    while _held_mib(allocations) + mib <= most_mib:
+        try:
+            allocations.append(calls.allocate(mib << 20))
+        except UnavailableError:
+            return
+
+
+def _held_mib(allocations: Sequence[binding.Memory]) -> int:
+    return sum(memory.size >> 20 for memory in allocations)
 
 
 def same(bench: Bench) -> None:
@@ -560,7 +612,7 @@ def slowdown(bench: Bench) -> None:
             factory.at_level = lambda *words: slower(level(*words), max(1, shape.batch // 2))
     finally:
         factory.at_level = level
-    base, head = map(str, folders)
+    base, head = (os.path.relpath(folder, ROOT) for folder in folders)  # the command runs there
     cells = ["-m", bench.scale.models[0], "--res", str(bench.scale.size)]  # [gate] names more than were made
     cell = bench.comparison("gate", "--baseline", base, "--head", head, *cells, expect=1)
     bench.goal(
@@ -661,17 +713,18 @@ STEPS = (
     Step("driver", "the driver, PyTorch and NVML speak of the same card", 8, 60, driver),
     Step("bindings", "memory, copies, events and graphs through each CUDA binding", 15, 60, bindings),
     Step("files", "files for the later steps are exported and proved", 60, 200, files),
-    Step("graph", "a graph does not cost, looking on is free; small runs", 35, 90, graph),
+    Step("graph", "a graph does not cost, looking on is free; small runs", 43, 90, graph),
     Step("window", "CUDA events tell what PyTorch's timer tells; long runs", 45, 100, window),
-    Step("smallest", "T8 over the grid, with a graph; each session computes what the network does", 50, 120, smallest),
-    Step("another-card", "a device meant for another card is refused", 4, 30, another_card),
-    Step("memory", "memory that runs out is a row", 15, 60, memory),
-    Step("paper", "T8, SA12 and MA36 by the paper's protocol", 25, 80, paper),
-    Step("dense", "the dense backbone of SA12", 8, 40, dense),
-    Step("batches", "T8 at several batches", 22, 60, batches),
+    Step("smallest", "T8 over the grid, with a graph; each session computes what the network does", 80, 150, smallest),
+    Step("another-card", "a device meant for another card is refused", 2, 30, another_card),
+    Step("memory", "memory that runs out is a row", 25, 60, memory),
+    Step("processes", "the interval of a figure covers that of another run", 95, 160, processes),
+    Step("slowdown", "gate catches planted extra work", 190, 280, slowdown),
+    Step("paper", "T8, SA12 and MA36 by the paper's protocol", 47, 80, paper),
+    Step("dense", "the dense backbone of SA12", 14, 40, dense),
+    Step("batches", "T8 at several batches", 41, 80, batches),
     Step("same", "compare calls a file as fast as itself", 75, 170, same),
-    Step("slowdown", "gate catches planted extra work", 80, 180, slowdown),
-    Step("largest", "MA36 at two sizes, with a graph", 20, 80, largest),
+    Step("largest", "MA36 at two sizes, with a graph", 35, 80, largest),
     Step("at-once", "two sweeps at once are refused or told", 30, 90, at_once),
     Step("eager", "T8, SA12 and MA36 at two sizes, without a graph", 45, 120, eager),
     Step("middle", "SA12 over the grid, with a graph", 50, 120, middle),

@@ -4,9 +4,9 @@ One network on one GPU, timed in turn: by this tool with a CUDA graph and withou
 and by `torch.utils.benchmark.Timer` around the same captured graph. Where TensorRT is installed, its engine is timed
 through both CUDA bindings as well.
 
-Goals: events / PyTorch's timer within 2 % of 1; graph / no graph not above 1 beyond noise; looking / not looking within
-0.5 %; the two bindings within 2 %. Exits with 1 when a goal is missed, and with 6 where there is no GPU. Not yet run:
-no GPU was at hand.
+Goals: events / PyTorch's timer within 2 % of 1, or below by what the host's launch and wait take, which that timer
+includes; graph / no graph not above 1 beyond noise; looking / not looking within 0.5 %; the two bindings within 2 %.
+Exits with 1 when a goal is missed, and with 6 where there is no GPU.
 """
 
 import contextlib
@@ -31,18 +31,21 @@ from fastvit_bench.records import Device, Fuse, Method, ModelSpec, Shape
 EVENTS, EAGER, BLIND, TIMER = "events, graph", "events, no graph", "events, graph, not looked at", "PyTorch's timer"
 PYTHON, PYCUDA = "TensorRT by cuda-python", "TensorRT by pycuda"
 
-# side, base, how far their ratio's interval may lie from 1 below and above
+HOST_MS = 0.06  # a launch of a graph and the wait for it; 0.03 to 0.04 ms were seen on an H200
+
+# side, base, how far their ratio's interval may lie from 1 below and above, and the host's ms that only the base has
 GOALS = (
-    (EVENTS, TIMER, 0.02, 0.02),
-    (EVENTS, EAGER, 1.0, 0.0),
-    (EVENTS, BLIND, 1.0, 0.005),
-    (PYTHON, PYCUDA, 0.02, 0.02),
+    (EVENTS, TIMER, 0.02, 0.02, HOST_MS),
+    (EVENTS, EAGER, 1.0, 0.0, 0.0),
+    (EVENTS, BLIND, 1.0, 0.005, 0.0),
+    (PYTHON, PYCUDA, 0.02, 0.02, 0.0),
 )
 
 
-def judge(ratio: Ratio, below: float, above: float) -> Goal:
-    """Whether the interval lies where it may; one that may not be above 1 must not lie above it as a whole."""
+def judge(ratio: Ratio, below: float, above: float, host_ms: float = 0.0) -> Goal:
+    """Return whether the interval lies where it may; one that may not be above 1 must not lie above it as a whole."""
     interval = ratio.interval
+    below = max(below, host_ms / ratio.base_ms)
     if interval is None:
         met = False
     elif above:
@@ -150,12 +153,12 @@ def main() -> int:
             say(f"the two bindings are not compared: {error}")
     ratios: list[Ratio] = []
     goals: list[Goal] = []
-    for side, base, below, above in GOALS:
+    for side, base, below, above, host_ms in GOALS:
         for blocks in found:
             if {side, base} <= blocks.values_ms.keys():
                 ratios.append(compare(blocks, side, base))
                 say_ratio(ratios[-1])
-                goals.append(judge(ratios[-1], below, above))
+                goals.append(judge(ratios[-1], below, above, host_ms))
     settings = {"runs per block": asked.runs, "seed": asked.seed}
     return finish(report("cuda_window", watch, settings, ratios, found, goals), asked)
 

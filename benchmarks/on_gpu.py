@@ -6,7 +6,7 @@ report.json and report.md in the output folder tell what ran, what failed and ho
 The run files of `fastvit-bench` lie beside them.
 
 On a machine without a network, `on_gpu_wheels.py unpack` comes first. What cannot run is skipped with the reason.
-Exit code 0 where everything that ran held, 1 where something did not, 6 without a GPU. Not yet run on a GPU.
+Exit code 0 where everything that ran held, 1 where something did not, 6 without a GPU.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,8 +28,6 @@ from pathlib import Path
 from typing import Any
 
 from on_gpu_wheels import ROOT, SITES, WORK
-
-from fastvit_bench.measuring.git import current_commit
 
 BUDGET_S = 540.0
 GRACE_S = 3.0  # between asking a step to end and ending it
@@ -248,6 +247,7 @@ def facts() -> dict[str, str]:
     from fastvit_bench import backends
     from fastvit_bench.backends._nvidia import cuda
     from fastvit_bench.measuring import machine as machines
+    from fastvit_bench.measuring.git import current_commit
 
     driver = cuda.probe()
     machine = machines.collect()
@@ -274,8 +274,16 @@ def write(report: Report, out: Path) -> None:
     """Both pages, each replaced as a whole."""
     for name, text in (("report.json", json.dumps(asdict(report), indent=1)), ("report.md", page(report))):
         draft = out / f".{name}"
-        draft.write_text(text + "\n", encoding="utf-8")
+        draft.write_text(without_folders(text) + "\n", encoding="utf-8")
         draft.replace(out / name)
+
+
+def without_folders(text: str) -> str:
+    """Return a text with the paths of this tree and this Python cut short: where they lay says nothing elsewhere."""
+    cuts = {f"{ROOT}{os.sep}": "", sys.executable: "python", f"{sysconfig.get_path('purelib')}{os.sep}": ""}
+    for path, short in cuts.items():
+        text = text.replace(path, short)
+    return text
 
 
 def page(report: Report) -> str:

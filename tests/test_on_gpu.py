@@ -275,12 +275,13 @@ def call(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @cudadriver.compiled
-def test_without_a_gpu_it_says_what_it_would_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_gpu_it_says_what_it_would_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: ModuleType):
     monkeypatch.setenv("LD_LIBRARY_PATH", str(cudadriver.library(tmp_path / "driver", init=100).parent))
     done = call("--out", str(tmp_path / "out"), folder=tmp_path)
     assert done.returncode == 6, done.stderr
     (sentence,) = done.stderr.strip().splitlines()
-    assert sentence.startswith("on_gpu.py would run 23 steps on an NVIDIA GPU in at most 540 s and write a report, and")
+    count = len(steps.STEPS)
+    assert sentence.startswith(f"on_gpu.py would run {count} steps on an NVIDIA GPU in at most 540 s and write")
     assert "No NVIDIA GPU" in sentence
     assert not (tmp_path / "out").exists()
 
@@ -292,6 +293,20 @@ def test_without_a_package_it_says_how_to_bring_it(tmp_path: Path, monkeypatch: 
     done = call(folder=tmp_path)
     assert (done.returncode, done.stdout) == (6, "")
     assert done.stderr == "error: msgspec is not here; run: python benchmarks/on_gpu_wheels.py unpack.\n"
+
+
+def test_where_nothing_is_installed_it_says_so_too():
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-S", str(FOLDER / "on_gpu.py")]  # without what is installed, this package included
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "is not here; run: python benchmarks/on_gpu_wheels.py unpack." in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_page_does_not_say_where_its_machine_kept_things(on_gpu: ModuleType):
+    text = f"written: {on_gpu.ROOT / 'build' / 'runs'}; run: {sys.executable} -m pip"
+    assert on_gpu.without_folders(text) == f"written: {Path('build', 'runs')}; run: python -m pip"
 
 
 def test_a_list_of_steps(tmp_path: Path, steps: ModuleType):
