@@ -2,7 +2,7 @@
 
 import fnmatch
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,6 +62,21 @@ def study(
         list[Path] | None,
         typer.Option("--onnx", help="Additional ONNX file, such as your own; repeatable. [default: none]"),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            autocompletion=_complete.models,
+            help="Compare your network (an ONNX file, timm:NAME or a model of benchmark.toml) with the reference of "
+            "every group, and with nothing else unless --row says so; --res is its size. [default: none]",
+        ),
+    ] = None,
+    top1: Annotated[
+        float | None,
+        typer.Option(
+            "--top1", min=0, max=100, help="Top-1 of the network of --against, in percent. [default: not known]"
+        ),
+    ] = None,
     row: Annotated[
         list[str] | None,
         typer.Option(
@@ -100,6 +115,7 @@ def study(
 
     \b
     fastvit-bench study repmixer-vs-pooling --dry-run
+    fastvit-bench study classification --against timm:resnet50 --top1 80.4
     fastvit-bench study architecture --stored results/cpu-reference
     """
     from fastvit_bench import config, options
@@ -120,14 +136,18 @@ def study(
         return
     if resume:
         _resolve.refuse_besides_resume(context)
-    chosen = _chosen(settings, name, row, [*(model or []), *map(str, onnx or [])])
+    chosen = _chosen(settings, name, row, [*(model or []), *map(str, onnx or [])], alone=against is not None)
+    sizes = config.sizes(res, settings.sweep.grid, 1) if res else []
+    if against is not None:
+        chosen = _challenged(settings, chosen, against, sizes, top1)
+    elif top1 is not None:
+        raise UsageError("--top1 is of the network of --against; name that too.")
     asked = options.resolve_device(settings.device(device), batch=batch, options={"threads": threads})
     target, machine = _target(asked, settings.machine_name(machine_name), dry_run)
     if resume:
         path = _newest(results, target, name)
         planned = studying.resumed(study_table.read(path), settings, machine)
     else:
-        sizes = config.sizes(res, settings.sweep.grid, 1) if res else []
         planned = studying.plan(chosen, settings, target, machine, sizes=sizes, blocks=blocks, seed=seed)
         path = studying.file_of(planned.result, results)
     times = studying.run_times(results, target)
@@ -159,16 +179,39 @@ def _list(settings: "Config", format_: SeriesFormat) -> None:
     _output.print_report(TableReport([Table(list(settings.studies.values()), columns)]), format_.value)
 
 
-def _chosen(settings: "Config", name: str, patterns: list[str] | None, additions: list[str]) -> "Study":
-    """Return a study with only the rows of the patterns, if any, and with additional models or ONNX files."""
+def _chosen(settings: "Config", name: str, patterns: list[str] | None, additions: list[str], *, alone: bool) -> "Study":
+    """Return a study with only the rows of the patterns, if any, and with additional models or ONNX files.
+
+    `alone`: without patterns, only the reference of each group.
+    """
     from fastvit_bench.paper import study as studying
 
     chosen = settings.study(name)
     if patterns:
         chosen = _only(chosen, patterns)
+    elif alone:
+        first = {group: next(row for row in chosen.rows if row.group == group) for group in _groups(chosen)}
+        chosen = msgspec.structs.replace(chosen, rows=tuple(first.values()))
     for addition in additions:
         settings.select([addition])  # raises for what is no model
     return studying.joined(chosen, additions)
+
+
+def _challenged(
+    settings: "Config", chosen: "Study", model: str, sizes: Sequence[tuple[int, int]], top1: float | None
+) -> "Study":
+    """Return a study with a network of the user's own in every group."""
+    from fastvit_bench.paper import study as studying
+
+    settings.select([model])  # raises for what is no model
+    if len(sizes) > 1 or any(height != width for height, width in sizes):
+        raise UsageError("--against compares one network at one square size; name one with --res, such as 224.")
+    return studying.challenged(chosen, model, res=sizes[0][0] if sizes else None, top1=top1)
+
+
+def _groups(chosen: "Study") -> list[str]:
+    """Return the names of a study's groups, in their order."""
+    return list(dict.fromkeys(row.group for row in chosen.rows))
 
 
 def _target(asked: "Device", machine_label: str, dry_run: bool) -> "tuple[Device, Machine]":

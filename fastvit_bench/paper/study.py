@@ -19,6 +19,7 @@ from fastvit_bench.measuring.worker import Worker
 from fastvit_bench.network import registry
 from fastvit_bench.network.registry import check_size
 from fastvit_bench.paper import study_table
+from fastvit_bench.paper.standing import BLOCKS
 from fastvit_bench.records import Artifact, Device, Machine, Method, ModelSpec, Request, Shape, Weights
 from fastvit_bench.records.comparison import CellResult, Outcome, Plan
 from fastvit_bench.records.study import SCHEMA, Contestant, Match, Study, StudyNetwork, StudyResult, StudyRow
@@ -30,7 +31,6 @@ from fastvit_bench.sweep.estimate import RunTimes
 from fastvit_bench.sweep.plan import Step
 
 UNLIMITED_S = 1e9  # the time for a pair; a file cannot hold infinity
-BLOCKS = 6  # the fewest whose smallest and largest ratio enclose the median with 95 %
 
 # --- matches and plan -------------------------------------------------------------------------------------------------
 
@@ -54,6 +54,30 @@ def joined(study: Study, models: Sequence[str]) -> Study:
             raise UsageError(f"Study '{study.name}' has a row '{row.label}' already; leave it out.")
     at = max(number for number, row in enumerate(study.rows) if row.group == reference.group)
     return msgspec.structs.replace(study, rows=(*study.rows[: at + 1], *more, *study.rows[at + 1 :]))
+
+
+def challenged(study: Study, model: str, *, res: int | None = None, top1: float | None = None) -> Study:
+    """Return the study with a network of one's own in every group, at one size, beside the rows that it has.
+
+    The size is that of the first reference unless `res` says another, so that `top1` is of one network. Raises
+    `UsageError` for a study without a measurable row, and for a network whose label it has already.
+    """
+    label = Path(model).name
+    if label in {row.label for row in study.rows}:
+        raise UsageError(f"Study '{study.name}' has a row '{label}' already; its table compares it.")
+    references = [
+        next(row for row in study.rows if row.group == group and row.model)
+        for group in dict.fromkeys(row.group for row in study.rows if row.model)
+    ]
+    if not references:
+        raise UsageError(f"Study '{study.name}' has nothing that can be measured, so there is nothing to compare with.")
+    rows: list[StudyRow] = []
+    for reference in references:
+        own = StudyRow(
+            label=label, model=model, res=res or references[0].res, group=reference.group, challenger=True, top1=top1
+        )
+        rows += [*(row for row in study.rows if row.group == reference.group), own]
+    return msgspec.structs.replace(study, rows=tuple(rows))
 
 
 def matches(study: Study, device: Device, sizes: Sequence[tuple[int, int]] = ()) -> tuple[Match, ...]:
@@ -264,9 +288,9 @@ LOADING_S = 1.5  # per side and block: the process, the file and warming up
 
 def seconds(planned: Planned, times: RunTimes) -> float:
     """Return the estimated seconds that the remaining matches take, with the exports that they lack."""
-    steps = [step for step in planned.steps.values() if isinstance(step, Step)]
+    files = {step.job.path: step for step in planned.steps.values() if isinstance(step, Step)}
     return sum(match_seconds(planned, match, times) for match in planned.remaining) + sum(
-        estimate.export_seconds(step, times) for step in steps
+        estimate.export_seconds(step, times) for step in files.values()
     )
 
 
@@ -298,13 +322,13 @@ def run_times(results: Path, device: Device) -> RunTimes:
 
 def outline(planned: Planned, times: RunTimes) -> str:
     """Return the plan in a line: ``repmixer-vs-pooling on cpu: 16 pairs of 6 blocks · 20 files … · about 12 min``."""
-    steps = [step for step in planned.steps.values() if isinstance(step, Step)]
-    lacking = sum(step.cached is None for step in steps)
+    files = {step.job.path: step for step in planned.steps.values() if isinstance(step, Step)}
+    lacking = sum(step.cached is None for step in files.values())
     remaining, total = len(planned.remaining), len(planned.result.matches)
     done = f" · {total - remaining} measured already" if remaining < total else ""
     return (
         f"{planned.result.study.name} on {planned.result.device.name}: {total} pair{'s' * (total != 1)} of "
-        f"{planned.result.blocks} blocks{done} · {lacking} of {len(planned.steps)} files to export · "
+        f"{planned.result.blocks} blocks{done} · {lacking} of {len(files)} files to export · "
         f"about {estimate.duration(seconds(planned, times))}"
     )
 

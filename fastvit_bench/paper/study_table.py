@@ -10,7 +10,7 @@ import msgspec
 
 from fastvit_bench import backends
 from fastvit_bench.errors import StoreError
-from fastvit_bench.paper import claims, published
+from fastvit_bench.paper import claims, published, standing
 from fastvit_bench.paper.published import FigurePlace, Printed
 from fastvit_bench.records import Artifact, Interval
 from fastvit_bench.records.comparison import CellResult
@@ -453,6 +453,14 @@ def notes(result: StudyResult) -> list[str]:
     return list(dict.fromkeys(map(printable, sentences)))
 
 
+def verdicts(result: StudyResult) -> list[str]:
+    """Return where each network that challenges the study's own stands among them."""
+    challenges = [match for match in result.matches if match.row.row.challenger]
+    printed = [_published(result, match.reference.row, match.reference.shape.width) for match in challenges]
+    top1 = [float(value) if (value := row["top1"].value if "top1" in row else None) else None for row in printed]
+    return standing.sentences(result, list(zip(challenges, top1, strict=True)))
+
+
 def live_row(cell: CellResult) -> str:
     """Return a line for a pair that has ended.
 
@@ -472,7 +480,7 @@ def rich(result: StudyResult, claim_sentences: Sequence[str], width: int) -> "Gr
 
     return Group(
         terminal.report(TableReport([table(result)]), width),
-        *map(Text, claim_sentences),
+        *map(Text, [*verdicts(result), *claim_sentences]),
         *(Text(note, style="dim") for note in notes(result)),
     )
 
@@ -480,7 +488,9 @@ def rich(result: StudyResult, claim_sentences: Sequence[str], width: int) -> "Gr
 def markdown(result: StudyResult, claim_sentences: Sequence[str]) -> str:
     """Return a study's table, the sentences on its claims and the notes as Markdown."""
     shown = table(result)
-    text = markdown_tables.report(TableReport([replace(shown, title="")], [*claim_sentences, *notes(result)]))
+    text = markdown_tables.report(
+        TableReport([replace(shown, title="")], [*verdicts(result), *claim_sentences, *notes(result)])
+    )
     return f"## {shown.title}\n\n{text}"
 
 
@@ -495,6 +505,7 @@ def json(result: StudyResult, claim_sentences: Sequence[str]) -> str:
         {
             "study": result.study.name,
             "lines": table(result).records(),
+            "verdicts": verdicts(result),
             "claims": list(claim_sentences),
             "notes": notes(result),
         }

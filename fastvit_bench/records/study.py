@@ -27,6 +27,8 @@ class StudyRow(Record, frozen=True):
     table: str = ""  # the table that publishes it, if not one of the study's
     iphone: str = ""  # column of its published iPhone latency; empty: the usual one
     note: str = ""  # for readers; for a row that cannot be measured, the reason
+    challenger: bool = False  # somebody's own network, compared with the reference of every group
+    top1: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None  # its accuracy in percent, as its owner says
 
 
 class Study(Record, frozen=True):

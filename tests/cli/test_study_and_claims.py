@@ -69,6 +69,18 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+def test_a_network_of_ones_own_against_a_study(home: Path) -> None:
+    classifier(home / "mine.onnx", 16)
+    words = ("study", "widths", "--against", "mine.onnx", "--res", "64", "--top1", "70.5", "--blocks", "1")
+    document = json.loads(call(*words, "--format", "json", cwd=home).stdout)
+    assert [(line["network"], line["reference"]) for line in document["lines"]] == [("V5", True), ("mine.onnx", False)]
+    (verdict,) = document["verdicts"]
+    assert verdict.startswith("mine.onnx 64: not decided against V5 64: not told apart in latency")  # of one block
+    again = json.loads(call("study", "widths", "--stored", "results/cpu", "--format", "json", cwd=home).stdout)
+    assert again["verdicts"] == [verdict]
+
+
+@pytest.mark.slow
 def test_from_declaration_to_table_claims_and_report(home: Path) -> None:
     assert "How width costs" in call("study", cwd=home).stdout
     planned = call("study", "widths", "--dry-run", cwd=home)
@@ -137,6 +149,11 @@ def test_wrong_words_are_one_sentence(home: Path) -> None:
     assert "is no picture" in refused("study", "widths", "-o", "x.pdf", *config)
     assert "holds no study 'widths'" in refused("study", "widths", "--stored", str(home), *config)
     assert "There is no file none.onnx" in refused("study", "widths", "--onnx", "none.onnx", *config)
+    assert "name that too" in refused("study", "widths", "--top1", "70", *config)
+    assert "There is no file none.onnx" in refused("study", "widths", "--against", "none.onnx", *config)
+    assert "one square size" in refused(
+        "study", "widths", "--against", str(home / "wide.onnx"), "--res", "64,96", *config
+    )
     assert "leave out --blocks" in refused("study", "widths", "--resume", "--blocks", "2", *config)
     assert "There is no study 'widths' of cpu" in refused("study", "widths", "--resume", *config)
     broken = home / "broken.toml"

@@ -106,6 +106,31 @@ def test_own_models_join_the_first_group() -> None:
         study.joined(Study("s", "S", rows), ["b"])
 
 
+def test_a_network_of_ones_own_challenges_the_reference_of_every_group() -> None:
+    rows = (
+        StudyRow("a", "fastvit_t8", res=64, group="x"),
+        StudyRow("b", "fastvit_t8", res=96, group="x"),
+        StudyRow("c", "fastvit_t8", res=96, group="y"),
+        StudyRow("nobody has it", group="z"),
+    )
+    declared = study.challenged(Study("s", "S", rows), "mine/net.onnx", top1=70.5)
+    own = [row for row in declared.rows if row.challenger]
+    assert [(row.label, row.group, row.res, row.top1) for row in own] == [
+        ("net.onnx", "x", 64, 70.5),
+        ("net.onnx", "y", 64, 70.5),  # at one size, for its top-1 is of one
+    ]
+    pairs = study.matches(declared, builders.device())
+    assert [pair.name for pair in pairs] == ["x: b 96 / a 64", "x: net.onnx 64 / a 64", "y: net.onnx 64 / c 96"]
+    assert [row.res for row in study.challenged(Study("s", "S", rows), "n.onnx", res=32).rows if row.challenger] == [
+        32,
+        32,
+    ]
+    with pytest.raises(UsageError, match="has a row 'b' already"):
+        study.challenged(Study("s", "S", rows), "b")
+    with pytest.raises(UsageError, match="nothing that can be measured"):
+        study.challenged(Study("s", "S", rows[3:]), "n.onnx")
+
+
 def test_the_shipped_studies_can_be_laid_out(settings: config.Config) -> None:
     assert set(settings.studies) >= {
         "repmixer-vs-pooling",
