@@ -12,6 +12,7 @@ from fastvit_bench.records import (
     Device,
     Engine,
     ExportJob,
+    ExportSpec,
     GpuState,
     GraphVariant,
     Head,
@@ -208,8 +209,8 @@ class Backend(Protocol):
         """
         ...
 
-    def layout(self, options: Mapping[str, str]) -> GraphVariant:
-        """Return the form of the folded network that suits the toolkit, for the options that shape the file."""
+    def layout(self, exported: ExportSpec) -> GraphVariant:
+        """Return the form of the folded network that suits the toolkit, for the settings of the file."""
         ...
 
     def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:

@@ -74,6 +74,11 @@ class Shape(Record, frozen=True, order=True):
         return (self.batch, 3, self.height, self.width)
 
 
+Triple = tuple[float, float, float]  # one value for each of red, green and blue
+Resize = Literal["shorter-side", "squash", "pad"]  # see `records.preparation.Preparation`
+Interpolation = Literal["bicubic", "bilinear", "lanczos", "hamming", "box", "nearest"]
+
+
 class ModelSpec(Record, frozen=True):
     """A model as declared in ``[model.NAME]`` of benchmark.toml."""
 
@@ -85,7 +90,12 @@ class ModelSpec(Record, frozen=True):
     sha256: str | None = None  # expected hash of the checkpoint
     weights: str | None = None  # the network to take from a checkpoint with several, by the name of its entry
     resolution: int = 256  # evaluation size in pixels
-    crop: float = 0.9  # side of the evaluation crop over the image's shorter side
+    # of its preparation what the file declares; the rest comes from beside the weights, or is the network's own
+    crop: float | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+    resize: Resize | None = None
+    interpolation: Interpolation | None = None
     published: str | None = None  # the model's name in results/published
 
 
@@ -103,7 +113,7 @@ class Device(Record, frozen=True):
 class GraphVariant(Record, frozen=True):
     """The choice among equivalent graphs of a network for a toolkit; the outputs do not depend on it."""
 
-    images: Literal["normalised", "centred"] = "normalised"  # pixel / 255 - mean, divided by std or not
+    std: Triple | None = None  # that the network divides images by, which are pixel / 255 - mean; None: it is done
     doubling: Literal["split", "grouped"] = "split"  # convolutions with two outputs per input channel: as two or one
     attention: Literal["batched", "per-head"] = "batched"  # all heads in one matrix product, or one product each
     norms: Literal["batchnorm", "depthwise"] = "batchnorm"  # the norms before the dense network's outputs

@@ -16,7 +16,7 @@ from fastvit_bench.backends._onnx import export as onnx_export
 from fastvit_bench.backends._onnx import model, session
 from fastvit_bench.backends._onnx import traffic as onnx_traffic
 from fastvit_bench.errors import UsageError
-from fastvit_bench.records import Device, ExportJob, GraphVariant, LayerTime, Shape, Traffic
+from fastvit_bench.records import Device, ExportJob, ExportSpec, GraphVariant, LayerTime, Shape, Traffic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +64,7 @@ class OnnxFileBackend(ABC):
         """Return ``threads``, the threads of one operator, by default all."""
         return {"threads": threads(device, {"threads"})}
 
-    def layout(self, options: Mapping[str, str]) -> GraphVariant:
+    def layout(self, exported: ExportSpec) -> GraphVariant:
         """Return the split form: processors compute depthwise convolutions quicker than grouped ones.
 
         Measured by benchmarks/against_timm.py for ONNX Runtime.

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from fastvit_bench.backends import INPUT, output_names
 from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import FastViTBenchError, ParityError, UnavailableError
-from fastvit_bench.records import MEAN, ExportJob
+from fastvit_bench.network import registry
+from fastvit_bench.records import ExportJob
+from fastvit_bench.records.spec import Triple
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +35,7 @@ def write(network: "nn.Module", asked: ExportJob, path: Path) -> None:
     kind = torch.float16 if asked.precision == "fp16" else torch.float32
     example = torch.zeros(asked.shape.nchw, dtype=kind)
     if asked.options["input"] == "image":
-        network = _takes_pixels(network, kind)
+        network = _takes_pixels(network, kind, registry.preparation_of(asked).mean)
         shape = asked.shape
         example = torch.zeros((shape.batch, shape.height, shape.width, 3), dtype=torch.uint8)
     with _translated(f"{asked.model} {asked.shape.size}"):
@@ -59,8 +61,8 @@ def _program(network: "nn.Module", example: "Tensor", head: str) -> Any:
     return program
 
 
-def _takes_pixels(network: "nn.Module", kind: Any) -> "nn.Module":
-    """Return the network for uint8 pixels (N, H, W, 3), RGB: it subtracts the mean, the network divides by 1/std.
+def _takes_pixels(network: "nn.Module", kind: Any, mean: Triple) -> "nn.Module":
+    """Return the network for uint8 pixels (N, H, W, 3), RGB: it subtracts the mean, the network divides by std.
 
     A folded network of this layout has 1/std in its first convolution. The mean cannot go there: zero padding stands
     in between.
@@ -74,7 +76,7 @@ def _takes_pixels(network: "nn.Module", kind: Any) -> "nn.Module":
             super().__init__()
             self.network = network
             self.mean: Tensor
-            self.register_buffer("mean", torch.tensor(MEAN, dtype=kind))
+            self.register_buffer("mean", torch.tensor(mean, dtype=kind))
 
         def forward(self, pixels: "Tensor") -> "Tensor":
             """Return the network's outputs for uint8 pixels (N, H, W, 3)."""
