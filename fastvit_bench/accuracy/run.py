@@ -271,6 +271,7 @@ def _summed(
         unreadable=unreadable,
         machine=machine,
         contents=tallies[-1].contents,
+        own=own if (own := registry.find(artifact.variant).preparation) != artifact.preparation else None,
     )
 
 

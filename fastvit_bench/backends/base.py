@@ -62,6 +62,11 @@ class Images(StrEnum):
     PIXELS = "pixels"  # uint8 (N, H, W, 3), RGB; the file normalises them
 
 
+def shaping_options(backend: "Backend", options: Mapping[str, str | int | float | bool]) -> dict[str, str]:
+    """Return those of a device's options that shape the file, as text, without empty ones."""
+    return {name: str(options[name]) for name in backend.export_options if options.get(name, "") != ""}
+
+
 class Session(ABC):
     """A loaded artifact, ready to run. `set_input` and `get_output` are never timed; `run` and `wait` always are."""
 

@@ -270,7 +270,7 @@ def asked_for(path: Path, backend: backends.Backend) -> ExportJob:
         device=msgspec.structs.replace(bare, options=options),
         toolchain=known.toolchain,
         path=str(path),
-        options={name: str(options[name]) for name in backend.export_options if options[name] != ""},
+        options=backends.shaping_options(backend, options),
         functions=known.functions,
         preparation=known.preparation,
         labels=tuple(labels.split("\n")) if labels else (),

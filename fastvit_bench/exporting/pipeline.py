@@ -76,7 +76,7 @@ def job(
     """
     backend = backends.get(device.backend)
     options = backend.options(device)
-    shaping = {name: str(options[name]) for name in backend.export_options if options[name] != ""}
+    shaping = backends.shaping_options(backend, options)
     if labels:
         shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
     registry.require(spec.variant)
@@ -375,6 +375,8 @@ def _from_file(asked: ExportJob, backend: backends.Backend) -> _Source:
             f"{file.name} is an ONNX file, which ONNX Runtime runs as it is; device '{asked.device.name}' takes "
             f"{backend.target} files in {asked.precision}."
         )
+    if asked.options.get("input") == "image":
+        raise UsageError(f"{file.name} is run as it is, and takes tensors; leave its input at tensor.")
     model = external.normalize_external_onnx(file, asked.shape)
 
     def outputs(shape: Shape, form: Images) -> "ReferenceOutputs":

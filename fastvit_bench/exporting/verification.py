@@ -7,7 +7,7 @@ outputs, because "0.001" means nothing without the size of a logit.
 
 import math
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ import numpy as np
 
 from fastvit_bench import files
 from fastvit_bench.backends import INPUT, Images, Session, Subject, output_names
-from fastvit_bench.backends._text import first_line, printable
+from fastvit_bench.backends._text import first_line, normalisation, printable
 from fastvit_bench.errors import UsageError
 from fastvit_bench.exporting.metadata import require_plausible
 from fastvit_bench.records import Head, Parity, Preparation, Shape
@@ -182,16 +182,9 @@ def reference_outputs(
         values = outputs if isinstance(outputs, tuple) else (outputs,)
         named = zip(output_names(len(values), reference.head), values, strict=True)
         batches.append({name: _repeated(value.numpy(), shape.batch) for name, value in named})
-    source = "8-bit RGB pixels" if form is Images.PIXELS else "N(0, 1)"
-    if form is Images.PIXELS:
-        source += f" with mean {_spaced(how.mean)} and std {_spaced(how.std)}"
+    source = f"8-bit RGB pixels ({normalisation(how)})" if form is Images.PIXELS else "N(0, 1)"
     name = f"{reference.form} PyTorch network in float64, {INPUT} from {source}"
     return ReferenceOutputs(form, shape, reference.head, name, tuple(batches))
-
-
-def _spaced(values: Iterable[float]) -> str:
-    """Return numbers with spaces between them."""
-    return " ".join(f"{value:g}" for value in values)
 
 
 def outputs_of(session: Session, shape: Shape, how: str) -> ReferenceOutputs:

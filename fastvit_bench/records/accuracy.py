@@ -4,6 +4,8 @@ import hashlib
 import math
 from typing import Literal
 
+import msgspec
+
 from fastvit_bench.records.artifact import Artifact, ExportJob, Job
 from fastvit_bench.records.machine import Machine
 from fastvit_bench.records.preparation import Preparation
@@ -101,6 +103,7 @@ class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
     unreadable: tuple[Unreadable, ...]
     machine: Machine
     contents: str = ""  # digest of the contents of the images; empty in runs of earlier versions
+    own: Preparation | None = None  # the network's own preparation, where the images were prepared in another way
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for counts that so many images cannot have, and for an accuracy of none."""
@@ -114,6 +117,14 @@ class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
         if not self.contents:
             return self.evaluation.digest
         return hashlib.sha256(f"{self.evaluation.digest} {self.contents}".encode()).hexdigest()
+
+    @property
+    def departures(self) -> "dict[str, object]":
+        """The network's own value of each field of its preparation that is another one here."""
+        if self.own is None:
+            return {}
+        own = msgspec.structs.asdict(self.own)
+        return {name: value for name, value in own.items() if getattr(self.preprocessing, name) != value}
 
     @property
     def shape(self) -> Shape:

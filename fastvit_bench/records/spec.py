@@ -73,6 +73,11 @@ class Shape(Record, frozen=True, order=True):
         """Tensor shape (N, C, H, W)."""
         return (self.batch, 3, self.height, self.width)
 
+    @property
+    def nhwc(self) -> tuple[int, int, int, int]:
+        """Shape (N, H, W, C) of 8-bit pixels."""
+        return (self.batch, self.height, self.width, 3)
+
 
 Triple = tuple[float, float, float]  # one value for each of red, green and blue
 Resize = Literal["shorter-side", "squash", "pad"]  # see `records.preparation.Preparation`

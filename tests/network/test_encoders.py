@@ -258,7 +258,14 @@ def test_a_file_has_no_norm_but_one_operation_of_each_layernorm(
 
 
 @pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize(("name", "subtracts"), [("fastvit_mci0", 0), ("fastvit_mci3", 1), ("fastvithd", 0)])
+@pytest.mark.parametrize(
+    ("name", "subtracts"),
+    [
+        ("fastvit_mci0", 0),
+        pytest.param("fastvit_mci3", 1, marks=pytest.mark.slow),
+        pytest.param("fastvithd", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_core_ml_package_takes_pixels_as_the_encoder_was_trained(name: str, subtracts: int, tmp_path: Path) -> None:
     from fastvit_bench.backends.coreml import program
 

@@ -13,6 +13,7 @@ from fastvit_bench.backends import HALF_WEIGHTS, INPUT, output_names
 from fastvit_bench.backends._onnx.model import require_strongly_typed
 from fastvit_bench.backends._onnx.session import quiet
 from fastvit_bench.errors import UsageError
+from fastvit_bench.network import registry
 from fastvit_bench.network.registry import STRIDE, check_size
 from fastvit_bench.records import ExportJob, HalfWeights, Shape
 
@@ -86,6 +87,8 @@ def write(
     import onnx
     import torch
 
+    from fastvit_bench.network.pixels import PixelInput
+
     half = asked.precision == "fp16"
     interface = interface or asked.precision
     _check(asked, interface, dynamic)
@@ -101,11 +104,15 @@ def write(
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         example, free = _example(asked.shape, dynamic)
         network = copy.deepcopy(network).to(inner).eval()  # from float64 in one step, so that it rounds once
-        if outer is not inner:
+        given = torch.zeros(example.nchw, dtype=outer)
+        if asked.options.get("input") == "image":
+            network = PixelInput(network, registry.preparation_of(asked).mean, inner).eval()
+            given = torch.zeros(example.nhwc, dtype=torch.uint8)
+        elif outer is not inner:
             network = _between_casts(network)
         program = torch.onnx.export(
             network,
-            (torch.zeros(example.nchw, dtype=outer),),
+            (given,),
             dynamic_shapes=free,
             dynamo=True,
             opset_version=OPSET,
@@ -229,7 +236,9 @@ def _between_casts(network: "nn.Module") -> "nn.Module":
 _SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note of the modules a node comes from, outermost first
 
 
-_INSIDE = "between_casts"  # name of the network in its wrapper of Casts; removed from the names in the file
+_INSIDE = (
+    "wrapped_network"  # name of the network in a wrapper, of Casts or `PixelInput`; removed from names in the file
+)
 
 
 def _name_nodes(model: "onnx.ModelProto", modules: Collection[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastvit_bench import files, install
 from fastvit_bench.backends import INPUT, Hardware, Session, VerificationRun, output_names
+from fastvit_bench.backends._text import normalisation
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, ParityError, UnavailableError, UsageError
 from fastvit_bench.network import registry
 from fastvit_bench.records import Device, ExportJob, ExportSpec, Fuse, GraphVariant, Head, LayerTime, Shape, Traffic
@@ -445,8 +446,9 @@ def _texts(asked: ExportJob, shapes: Sequence[Shape]) -> dict[str, str]:
     weights = (
         "random weights, for timing only" if asked.weights.origin == "random" else f"weights of {asked.weights.label}"
     )
-    pixels = f"RGB image, {size} pixels (height x width); the model normalises it."
-    tensor = f"RGB, normalised by ImageNet's mean and standard deviation, {asked.shape.batch} x 3 x {size}."
+    values = normalisation(registry.preparation_of(asked))
+    pixels = f"RGB image, {size} pixels (height x width); the model normalises it ({values})."
+    tensor = f"RGB, normalised ({values}), {asked.shape.batch} x 3 x {size}."
     return {
         "description": f"FastViT ({asked.variant}, arXiv 2303.14189), {what} at {size}, {asked.precision}; {weights}.",
         "author": "FastViT: Apple; exported by fastvit-bench",
