@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from fastvit_bench import files
+from fastvit_bench.backends._text import printable
 from fastvit_bench.errors import ConfigError
 from fastvit_bench.network import registry
 from fastvit_bench.records import ModelSpec, Preparation
@@ -68,7 +69,7 @@ def _beside(checkpoint: Path, variant: str) -> tuple[_Declared, str]:
         if not declared.values:
             continue
         if not _is_about(declared.network, variant):
-            aside = aside or f"{path} is about {declared.network}, not {variant}, and was not used"
+            aside = aside or f"{path} is about {printable(declared.network)}, not {variant}, and was not used"
             continue
         return declared._replace(source=str(path)), aside
     return _Declared({}), aside
@@ -94,8 +95,8 @@ def _read(path: Path, read: Callable[[Mapping[str, Any]], _Declared]) -> _Declar
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise ConfigError(
-            f"{path} does not say how images are prepared: {str(error).rstrip('.')}; correct it, or declare mean, std, "
-            f"resize, interpolation and crop of the model in benchmark.toml and move the file away."
+            f"{path} does not say how images are prepared: {printable(error).rstrip('.')}; correct it, or declare "
+            f"mean, std, resize, interpolation and crop of the model in benchmark.toml and move the file away."
         ) from None
 
 

@@ -19,6 +19,7 @@ from fastvit_bench.records import ExportJob, HalfWeights, Shape
 
 if TYPE_CHECKING:
     import onnx
+    import torch
     from torch import Tensor, nn
 
 
@@ -87,8 +88,6 @@ def write(
     import onnx
     import torch
 
-    from fastvit_bench.network.pixels import PixelInput
-
     half = asked.precision == "fp16"
     interface = interface or asked.precision
     _check(asked, interface, dynamic)
@@ -104,15 +103,10 @@ def write(
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         example, free = _example(asked.shape, dynamic)
         network = copy.deepcopy(network).to(inner).eval()  # from float64 in one step, so that it rounds once
-        given = torch.zeros(example.nchw, dtype=outer)
-        if asked.options.get("input") == "image":
-            network = PixelInput(network, registry.preparation_of(asked).mean, inner).eval()
-            given = torch.zeros(example.nhwc, dtype=torch.uint8)
-        elif outer is not inner:
-            network = _between_casts(network)
+        network, image = _wrapped(network, asked, example, inner, outer)
         program = torch.onnx.export(
             network,
-            (given,),
+            (image,),
             dynamic_shapes=free,
             dynamo=True,
             opset_version=OPSET,
@@ -213,6 +207,24 @@ def _drop_neutral(model: "onnx.ModelProto") -> None:
         graph.initializer.remove(tensor)
     for value in [value for value in graph.value_info if value.name in instead]:
         graph.value_info.remove(value)
+
+
+def _wrapped(
+    network: "nn.Module", asked: ExportJob, shape: Shape, inner: "torch.dtype", outer: "torch.dtype"
+) -> "tuple[nn.Module, Tensor]":
+    """Return a network of the type `inner` behind what its input needs, and such an input.
+
+    These are 8-bit pixels, or a tensor of the type `outer`.
+    """
+    import torch
+
+    from fastvit_bench.network.pixels import PixelInput
+
+    if asked.options.get("input") == "image":
+        behind = PixelInput(network, registry.preparation_of(asked).mean, inner).eval()
+        return behind, torch.zeros(shape.nhwc, dtype=torch.uint8)
+    image = torch.zeros(shape.nchw, dtype=outer)
+    return (network if outer is inner else _between_casts(network)), image
 
 
 def _between_casts(network: "nn.Module") -> "nn.Module":
