@@ -134,8 +134,7 @@ def test_an_onnx_file_takes_bytes_and_computes_what_the_network_does(exported: E
 @pytest.mark.slow
 @pytest.mark.parametrize("fuse", Fuse)
 def test_nothing_is_computed_for_images_that_are_not_normalised(fuse: Fuse, tmp_path: Path) -> None:
-    values = {"mean": UNNORMALISED.mean, "std": UNNORMALISED.std}
-    asked = job(tmp_path, fuse=fuse, **values)
+    asked = job(tmp_path, fuse=fuse, mean=UNNORMALISED.mean, std=UNNORMALISED.std)
     pipeline.export(asked)
     kinds = [node.op_type for node in onnx.load(asked.path).graph.node[:4]]
     assert kinds == ["Cast", "Mul", "Transpose", "Conv"]
