@@ -10,7 +10,7 @@ from fastvit_bench import files
 from fastvit_bench.backends._text import printable
 from fastvit_bench.errors import ConfigError
 from fastvit_bench.network import registry
-from fastvit_bench.records import ModelSpec, Preparation
+from fastvit_bench.records import ExportSpec, ModelSpec, Preparation
 from fastvit_bench.records.preparation import PREPARATION_FIELDS, preparation_fault
 
 OWN = "the network's own"  # source of a value that nothing else declares
@@ -45,6 +45,20 @@ def resolve(spec: ModelSpec) -> ResolvedPreparation:
     declared = {name: value for name in PREPARATION_FIELDS if (value := getattr(spec, name)) is not None}
     sources |= dict.fromkeys(declared, f"[model.{spec.name}]")
     return ResolvedPreparation(Preparation(**(values | declared)), sources, aside)
+
+
+def differences(exported: ExportSpec, spec: ModelSpec) -> dict[str, tuple[Any, Any, str]]:
+    """Return by field what a file was exported with, what `resolve` returns for the model, and the source of that.
+
+    Equal values are left out. Raises as `resolve` does.
+    """
+    resolved, actual = resolve(spec), registry.preparation_of(exported)
+    pairs = {name: (getattr(actual, name), getattr(resolved.preparation, name)) for name in PREPARATION_FIELDS}
+    return {
+        name: (value, expected, resolved.sources[name])
+        for name, (value, expected) in pairs.items()
+        if value != expected
+    }
 
 
 # --- files beside the weights -----------------------------------------------------------------------------------------

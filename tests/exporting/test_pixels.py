@@ -13,10 +13,10 @@ from commands import call, refused
 from conftest import made_shallow
 from onnx import numpy_helper
 
-from fastvit_bench import backends
+from fastvit_bench import backends, options
 from fastvit_bench.backends import Images
 from fastvit_bench.errors import ParityError, UsageError
-from fastvit_bench.exporting import checkpoints, pipeline
+from fastvit_bench.exporting import checkpoints, pipeline, preparation
 from fastvit_bench.network import checkpoint
 from fastvit_bench.records import Device, ExportJob, Fuse, Head, ModelSpec, Preparation, Shape
 from fastvit_bench.records.preparation import IMAGENET, UNNORMALISED
@@ -206,13 +206,32 @@ def test_export_names_the_source_of_each_value(tmp_path: Path, monkeypatch: pyte
     assert own not in plain
 
 
+def test_verify_says_what_the_model_would_be_prepared_by_instead(exported: ExportJob, tmp_path: Path) -> None:
+    (tmp_path / "benchmark.toml").write_text(SETTINGS.replace("crop = 1", "crop = 0.5"))
+    beside = tmp_path / "config.json"
+    beside.write_text('{"architecture": "fastvit_t8", "mean": 0.4, "std": [0.25, 0.3, 0.35], "crop_pct": 0.7}')
+    spec = options.load(tmp_path / "benchmark.toml").models["mine"]
+    spec = msgspec.structs.replace(spec, checkpoint=str(tmp_path / "weights.pth"))
+    assert preparation.differences(exported, spec) == {
+        "mean": (OTHER["mean"], (0, 0, 0), "[model.mine]"),
+        "resize": ("squash", "shorter-side", "the network's own"),
+    }
+    spec = msgspec.structs.replace(spec, mean=None, resize="squash")
+    assert preparation.differences(exported, spec) == {"mean": (OTHER["mean"], (0.4, 0.4, 0.4), str(beside))}
+
+
 @pytest.mark.slow
 def test_a_file_that_takes_images_is_exported_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "benchmark.toml").write_text(SETTINGS)
     done = call("export", "-t", "onnx", "--input", "image", "--res", "32", "-v", "-o", "t8.onnx")
     assert "8-bit RGB pixels (pixels / 255, mean 0 0 0, std 0.229 0.224 0.225)" in done.stderr
-    assert call("verify", "t8.onnx").stdout.startswith("t8.onnx: proved ")
+    verified = call("verify", "t8.onnx")
+    assert verified.stdout.startswith("t8.onnx: proved ")
+    assert verified.stderr == ""
+    (tmp_path / "benchmark.toml").write_text(SETTINGS.replace("mean = [0, 0, 0]", ""))
+    said = "t8.onnx is for images with mean 0 0 0, and mine is for mean 0.485 0.456 0.406 (the network's own)\n"
+    assert call("verify", "t8.onnx").stderr == said
 
 
 @pytest.mark.parametrize(
