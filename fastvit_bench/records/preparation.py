@@ -18,7 +18,7 @@ class Preparation(Record, frozen=True, kw_only=True):
     std: Triple = STD  # what the difference is divided by
     # The shorter side is resized to floor(size / crop), both sides are, or the longer one after the image was padded
     # to a square with the mean. Then a square of `size` is cut from the middle.
-    resize: Resize = "shorter-side"
+    resize: Resize = "shorter-side"  # the shorter side, both sides, or a square that is padded with the mean
     interpolation: Interpolation = "bicubic"  # Pillow's, which all antialias when they downscale, but nearest
     crop: float  # side of the square over the side that was resized to
 

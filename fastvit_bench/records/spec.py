@@ -95,12 +95,12 @@ class ModelSpec(Record, frozen=True):
     sha256: str | None = None  # expected hash of the checkpoint
     weights: str | None = None  # the network to take from a checkpoint with several, by the name of its entry
     resolution: int = 256  # evaluation size in pixels
-    # of its preparation what the file declares; the rest comes from beside the weights, or is the network's own
-    crop: float | None = None
-    mean: Triple | None = None
-    std: Triple | None = None
-    resize: Resize | None = None
-    interpolation: Interpolation | None = None
+    # of the preparation of its images; what is left out comes from beside the weights, or is the network's own
+    crop: float | None = None  # side of the square that is cut from the middle, over the side that was resized to
+    mean: Triple | None = None  # of red, green and blue, which is subtracted from pixel / 255
+    std: Triple | None = None  # of red, green and blue, which the difference is divided by
+    resize: Resize | None = None  # the shorter side, both sides, or a square that is padded with the mean
+    interpolation: Interpolation | None = None  # filter of Pillow's
     published: str | None = None  # the model's name in results/published
 
 
