@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from _interleave import Blocks, Ratio, Side, compare, interleave
 from _report import Goal, bracket, finish, parser, pixels, report, say, say_ratio, ticker, whole
@@ -27,6 +28,7 @@ from fastvit_bench.backends import Session, available_cores
 from fastvit_bench.backends._onnx.session import on_processor
 from fastvit_bench.exporting import checkpoints, pipeline
 from fastvit_bench.measuring.machine import Watch
+from fastvit_bench.network import registry
 from fastvit_bench.records import Artifact, Device, Fuse, LabelledImage, ModelSpec, Preprocessing, Shape
 
 if TYPE_CHECKING:
@@ -153,7 +155,7 @@ def main() -> int:
         all_cores = stack.enter_context(on_processor(Path(job.path), cores))
         one_core = stack.enter_context(on_processor(Path(job.path), 1))
         side_by_side = [one_core, *(one_core.clone() for _ in range(cores - 1))]
-        how = Preprocessing(resolution=asked.res, crop=spec.crop)
+        how = Preprocessing(resolution=asked.res, **msgspec.structs.asdict(registry.preparation_of(job)))
         each = max(1, asked.images // asked.blocks)
         shares = [
             accuracy_count.ImageSelection(place, pictures[at : at + each], how, asked.workers)

@@ -17,7 +17,7 @@ import textwrap
 from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 import typer
@@ -159,6 +159,8 @@ def _type_name(kind: Any) -> str:
         return f"list of {_type_name(get_args(kind)[0])}".replace("number", "numbers").replace("text", "texts")
     if origin is dict:
         return "table"
+    if origin is Literal:
+        return " or ".join(json.dumps(value) for value in get_args(kind))
     if origin in (Union, UnionType):
         return " or ".join(name for member in get_args(kind) if (name := _type_name(member)))
     if isinstance(kind, type) and issubclass(kind, Enum):

@@ -16,6 +16,7 @@ from fastvit_bench.errors import ConfigError, UsageError
 from fastvit_bench.network import registry
 from fastvit_bench.network.registry import LARGEST_SIDE, STRIDE, check_size
 from fastvit_bench.records import PROCESSES, Device, Method, ModelSpec, Record, Shape
+from fastvit_bench.records.preparation import PREPARATION_FIELDS, preparation_fault
 from fastvit_bench.records.study import Study
 
 FILE_NAME = "benchmark.toml"
@@ -372,8 +373,9 @@ class _Reader:
             if not registry.known(spec.variant):
                 self.one_of(spec.variant, registry.names(), f"model.{name}", "variant")
             self.counts(f"model.{name}", classes=spec.classes, resolution=spec.resolution)
-            if not 0 < spec.crop <= 1:
-                raise self.error(f"crop = {spec.crop} is not a share between 0 and 1", f"model.{name}", "crop")
+            for key in PREPARATION_FIELDS:
+                if fault := preparation_fault(key, getattr(spec, key)):
+                    raise self.error(fault, f"model.{name}", key)
 
     def selections(self, config: Config) -> None:
         """Check the models and sizes that ``[sweep]`` and ``[gate]`` select."""

@@ -322,7 +322,7 @@ def _name_parts(device: Device, backend: Backend, fuse: Fuse, labels: Sequence[s
     usual = backend.options(msgspec.structs.replace(device, options={}))
     parts: list[str] = [] if fuse is Fuse.FOLDED else [fuse]
     parts += [] if device.precision == backend.precisions[0] else [device.precision]
-    parts += [str(device.options[name]) for name in device.options if device.options[name] != usual[name]]
+    parts += [str(device.options[name]) for name in device.options if device.options[name] != usual.get(name)]
     return [*parts, "named"] if labels else parts
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from fastvit_bench.accuracy import contents
 from fastvit_bench.accuracy.dataset import printable
 from fastvit_bench.backends import Images
-from fastvit_bench.records import MEAN, STD, LabelledImage, Preprocessing, Unreadable
+from fastvit_bench.records import LabelledImage, Preparation, Preprocessing, Unreadable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,30 +42,37 @@ def decoder() -> str:
 def cut(image: "Image", how: Preprocessing) -> "NDArray[np.uint8]":
     """Resize an RGB image and return its middle, (H, W, 3) with H = W = `how.resolution`.
 
-    Sizes are rounded as torchvision's Resize (down) and CenterCrop (to the nearest, halves to even) round them.
+    Sizes are rounded as torchvision's Resize (down) and CenterCrop (to the nearest, halves to even) round them. An
+    image is padded as LLaVA pads it (`expand2square`): evenly, with the mean rounded down to 8 bits.
     """
-    from PIL.Image import Resampling
+    import PIL.Image
 
     short, side = how.shorter_side, how.resolution
+    if how.resize == "pad" and image.width != image.height:
+        most = max(image.size)
+        if most * most > MOST_PIXELS:
+            raise ValueError(f"padded to {most} x {most} pixels it is too large")
+        padded = PIL.Image.new("RGB", (most, most), tuple(int(255 * mean) for mean in how.mean))
+        padded.paste(image, ((most - image.width) // 2, (most - image.height) // 2))
+        image = padded
     width, height = image.size
     size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    if how.resize == "squash":
+        size = (short, short)
     if size[0] * size[1] > MOST_PIXELS:
         raise ValueError(f"resized to {size[0]} x {size[1]} it is too large")
     if size != image.size:
-        image = image.resize(size, Resampling.BICUBIC)
+        image = image.resize(size, PIL.Image.Resampling[how.interpolation.upper()])
     x, y = round((size[0] - side) / 2), round((size[1] - side) / 2)
     return np.asarray(image.crop((x, y, x + side, y + side)))
 
 
-_MEAN, _STD = (np.array(values, np.float32).reshape(3, 1, 1) for values in (MEAN, STD))
-
-
-def normalised(pixels: "NDArray[np.uint8]") -> "NDArray[np.float32]":
+def normalised(pixels: "NDArray[np.uint8]", how: Preparation) -> "NDArray[np.float32]":
     """Return (pixel / 255 - mean) / std of pixels (H, W, 3), as (3, H, W) in float32, rounded as torchvision rounds."""
     values = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
     values /= np.float32(255)
-    values -= _MEAN
-    values /= _STD
+    values -= np.array(how.mean, np.float32).reshape(3, 1, 1)
+    values /= np.array(how.std, np.float32).reshape(3, 1, 1)
     return values
 
 
@@ -82,7 +89,7 @@ def prepare(content: bytes, how: Preprocessing, form: Images) -> "Prepared":
         if opened.width * opened.height > MOST_PIXELS:  # before memory is taken for them
             raise ValueError(f"{opened.width} x {opened.height} pixels are too many")
         pixels = cut(opened.convert("RGB"), how)
-    return pixels if form is Images.PIXELS else normalised(pixels)
+    return pixels if form is Images.PIXELS else normalised(pixels, how)
 
 
 class DecodedImage(NamedTuple):

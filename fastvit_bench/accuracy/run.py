@@ -216,8 +216,8 @@ def run(
                 continue
             notify(step, "counting")
             tallies = list((earlier or {}).get(step.cell, []))
-            spec = next(spec for spec in request.models if spec.name == step.cell.model)
-            how = Preprocessing(resolution=step.cell.shape.height, crop=spec.crop)
+            values = msgspec.structs.asdict(registry.preparation_of(artifact))
+            how = Preprocessing(resolution=step.cell.shape.height, **values)
             job = EvaluationJob(
                 artifact=artifact,
                 export=msgspec.structs.replace(step.job, path=plan.file_of(step, artifact)),
@@ -271,6 +271,7 @@ def _summed(
         unreadable=unreadable,
         machine=machine,
         contents=tallies[-1].contents,
+        own=own if (own := registry.find(artifact.variant).preparation) != artifact.preparation else None,
     )
 
 

@@ -26,6 +26,7 @@ from fastvit_bench.backends.base import (
     Subject,
     VerificationRun,
     output_names,
+    shaping_options,
 )
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.records import Device, Machine
@@ -58,6 +59,7 @@ __all__ = [
     "output_names",
     "processors",
     "require",
+    "shaping_options",
     "targets",
     "toolchain",
     "unavailable_reason",

@@ -1,5 +1,9 @@
 """Text from files and toolkits, made fit for one line of a message."""
 
+from collections.abc import Iterable
+
+from fastvit_bench.records import Preparation
+
 _LONGEST = 300  # characters of such a text
 
 
@@ -14,3 +18,13 @@ def first_line(error: BaseException | str) -> str:
     """Return the first line of an error's text, without its full stop; its class where it has no text."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return printable(lines[0]).rstrip(".")
+
+
+def spaced(values: Iterable[float]) -> str:
+    """Return numbers with spaces between them."""
+    return " ".join(f"{value:g}" for value in values)
+
+
+def normalisation(how: Preparation) -> str:
+    """Return how pixels become the values of a network's input, such as ``pixels / 255, mean 0 0 0, std 1 1 1``."""
+    return f"pixels / 255, mean {spaced(how.mean)}, std {spaced(how.std)}"

@@ -12,6 +12,7 @@ from fastvit_bench.records import (
     Device,
     Engine,
     ExportJob,
+    ExportSpec,
     GpuState,
     GraphVariant,
     Head,
@@ -59,6 +60,11 @@ class Images(StrEnum):
 
     TENSOR = "tensor"  # float32 (N, 3, H, W), normalised RGB: (pixel / 255 - mean) / std
     PIXELS = "pixels"  # uint8 (N, H, W, 3), RGB; the file normalises them
+
+
+def shaping_options(backend: "Backend", options: Mapping[str, str | int | float | bool]) -> dict[str, str]:
+    """Return those of a device's options that shape the file, as text, without empty ones."""
+    return {name: str(options[name]) for name in backend.export_options if options.get(name, "") != ""}
 
 
 class Session(ABC):
@@ -208,8 +214,8 @@ class Backend(Protocol):
         """
         ...
 
-    def layout(self, options: Mapping[str, str]) -> GraphVariant:
-        """Return the form of the folded network that suits the toolkit, for the options that shape the file."""
+    def layout(self, exported: ExportSpec) -> GraphVariant:
+        """Return the form of the folded network that suits the toolkit, for the settings of the file."""
         ...
 
     def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:

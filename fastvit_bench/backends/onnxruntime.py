@@ -18,7 +18,7 @@ from fastvit_bench.backends._nvidia.cuda import binding
 from fastvit_bench.backends._nvidia.cuda.timing import EventSession
 from fastvit_bench.backends._onnx import model as onnx_model
 from fastvit_bench.backends._onnx import session as onnx_session
-from fastvit_bench.backends._onnx.backend import OnnxFileBackend, threads
+from fastvit_bench.backends._onnx.backend import OnnxFileBackend, image_input, threads
 from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import FastViTBenchError, UnavailableError, UsageError
 from fastvit_bench.records import Device, ExportJob, LayerTime
@@ -82,9 +82,9 @@ class OnnxRuntime(OnnxFileBackend):
         if provider not in PROVIDERS:
             raise UsageError(f"Device '{device.name}': provider = {provider!r} must be {' or '.join(PROVIDERS)}.")
         if _on_gpu(device):
-            nvidia_gpu.only_known(device, {"provider", *nvidia_gpu.NAMES})
-            return {"provider": provider, **nvidia_gpu.options(device)}
-        return {"threads": threads(device, {"provider", "threads"})}
+            nvidia_gpu.only_known(device, {"provider", "input", *nvidia_gpu.NAMES})
+            return {"provider": provider, **nvidia_gpu.options(device), **image_input(device)}
+        return {"threads": threads(device, {"provider", "threads", "input"}), **image_input(device)}
 
     def verification_sessions(self, path: Path, asked: ExportJob) -> Iterable[VerificationRun]:
         """Yield the file on this processor: as it will be timed on it or, for a GPU, as its types say."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fastvit_bench import files, install
-from fastvit_bench.backends import INPUT, Session, VerificationRun
+from fastvit_bench.backends import INPUT, Images, Session, VerificationRun
 from fastvit_bench.backends._onnx import model as onnx_model
 from fastvit_bench.backends._onnx.backend import OnnxFileBackend, uninstalled
 from fastvit_bench.backends._text import printable
@@ -45,15 +45,15 @@ class OpenVINOSession(Session):
         self._compiled = compiled
         self.model = compiled()
         self.request = self.model.create_infer_request()
+        self._kind = self.request.get_input_tensor().data.dtype
+        self.images = Images.PIXELS if self._kind == "uint8" else Images.TENSOR
 
     def set_input(self, images: "Batch") -> None:
         """Copy a batch into the request. Raises `UsageError` for a batch of a different shape."""
-        import numpy as np
-
         expected = list(self.model.input().shape)
         if list(images.shape) != expected:
             raise UsageError(f"The model takes {INPUT} {expected}, not {list(images.shape)}.")
-        self.request.get_input_tensor().data[:] = images.astype(np.float32)
+        self.request.get_input_tensor().data[:] = images.astype(self._kind)
 
     def run(self) -> None:
         """Run one inference; the call returns when it is done."""

@@ -29,7 +29,7 @@ from fastvit_bench.backends._nvidia.cuda.torch_binding import TorchCuda
 from fastvit_bench.backends._onnx import export as onnx_export
 from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.records import Device, ExportJob, GraphVariant, LayerTime, Shape, Traffic, Window
+from fastvit_bench.records import Device, ExportJob, ExportSpec, GraphVariant, LayerTime, Shape, Traffic, Window
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +115,7 @@ class PyTorch:
         filled: dict[str, str | int | float | bool] = {**gpu.options(device), "channels_last": last, "compile": mode}
         return {name: value for name, value in filled.items() if name in own}
 
-    def layout(self, options: Mapping[str, str]) -> GraphVariant:
+    def layout(self, exported: ExportSpec) -> GraphVariant:
         """Return the form of one convolution per layer, as in the published export and in TensorRT's files."""
         return GraphVariant(doubling="grouped")
 

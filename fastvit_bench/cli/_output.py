@@ -247,6 +247,26 @@ def say_contents(specs: Iterable["ModelSpec"]) -> None:
     for spec in specs:
         if spec.checkpoint is not None and (line := checkpoints.contents(spec)):
             say(f"{spec.checkpoint}: {line}")
+        _say_preparation(spec)
+
+
+def _say_preparation(spec: "ModelSpec") -> None:
+    """Print the values of a model's preparation by their source: those that are not its network's own, or with -v all.
+
+    A file beside the weights that is about another network is named too.
+    """
+    from fastvit_bench.exporting import preparation
+    from fastvit_bench.render.text import preparation_value
+
+    resolved = preparation.resolve(spec)
+    if resolved.aside:
+        say(f"{resolved.aside}.")
+    by_source: dict[str, list[str]] = {}
+    for name, source in (resolved.sources if verbose() else resolved.departures).items():
+        value = preparation_value(name, getattr(resolved.preparation, name))
+        by_source.setdefault(source, []).append(value)
+    for source, values in by_source.items():
+        say(f"{spec.name}: images are prepared with {', '.join(values)} ({source})")
 
 
 def warn(text: str) -> None:

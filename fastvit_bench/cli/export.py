@@ -58,7 +58,9 @@ def export(
     input_: Annotated[
         str | None,
         typer.Option(
-            "--input", help="coreml, coreai: image (8-bit RGB) or tensor (normalised). [default: image; coreai tensor]"
+            "--input",
+            help="coreml, coreai, onnx, openvino: image (8-bit RGB) or tensor (normalised). "
+            "[default: tensor; coreml image]",
         ),
     ] = None,
     attention: Annotated[

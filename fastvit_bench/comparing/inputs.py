@@ -192,7 +192,10 @@ def _entry(path: Path, device: Device, label: str, command: Command) -> Candidat
         device,
         precision=artifact.precision,
         batch=artifact.shape.batch,
-        options={**device.options, **{name: _like(device.options.get(name), value) for name, value in shaped.items()}},
+        options={
+            **{name: value for name, value in device.options.items() if name not in backend.export_options},
+            **{name: _like(device.options.get(name), value) for name, value in shaped.items()},
+        },
     )
     return Candidate(label, artifact, path, msgspec.structs.replace(device, options=backend.options(device)), command)
 

@@ -23,6 +23,7 @@ from fastvit_bench.records import (
     ExportJob,
     Fuse,
     Head,
+    Preparation,
     Shape,
     Weights,
 )
@@ -90,7 +91,7 @@ def at_size(artifact: Artifact, shape: Shape) -> Artifact:
     from fastvit_bench.network import cost, factory
 
     try:
-        layout = backends.get(artifact.backend).layout(artifact.options)
+        layout = backends.get(artifact.backend).layout(artifact)
         size = (shape.height, shape.width)
         network = factory.skeleton(artifact.variant, artifact.head, artifact.classes, artifact.fused, size, layout)
     except (KeyError, UsageError) as error:
@@ -124,6 +125,7 @@ def metadata_entries(asked: ExportJob, price: "Cost") -> dict[str, str]:
         "draw": str(asked.weights.draw) if asked.weights.draw > 1 else "",
         "toolchain": _compact(asked.toolchain),
         "options": _compact(asked.options) if asked.options else "",
+        "preparation": _compact(asked.preparation) if asked.preparation else "",
         "functions": " ".join(shape.size for shape in asked.functions),
         "labels": "\n".join(asked.labels),
         "params": str(price.params),
@@ -207,6 +209,7 @@ def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
             options=msgspec.json.decode(facts.get("options", "{}"), type=dict[str, str]),
             functions=tuple(sizes),
             contents=printable(facts.get("checkpoint_contents", "")),
+            preparation=msgspec.json.decode(facts.get("preparation", "null"), type=Preparation | None),
         )
     except (KeyError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise UsageError(
@@ -267,8 +270,9 @@ def asked_for(path: Path, backend: backends.Backend) -> ExportJob:
         device=msgspec.structs.replace(bare, options=options),
         toolchain=known.toolchain,
         path=str(path),
-        options={name: str(options[name]) for name in backend.export_options if options[name] != ""},
+        options=backends.shaping_options(backend, options),
         functions=known.functions,
+        preparation=known.preparation,
         labels=tuple(labels.split("\n")) if labels else (),
     )
 

@@ -33,6 +33,7 @@ from fastvit_bench.exporting.metadata import (
     read_artifact,
     reference_outputs_path,
 )
+from fastvit_bench.exporting.preparation import resolve
 from fastvit_bench.network import registry
 from fastvit_bench.records import (
     DRAW,
@@ -75,7 +76,7 @@ def job(
     """
     backend = backends.get(device.backend)
     options = backend.options(device)
-    shaping = {name: str(options[name]) for name in backend.export_options if options[name] != ""}
+    shaping = backends.shaping_options(backend, options)
     if labels:
         shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
     registry.require(spec.variant)
@@ -89,6 +90,7 @@ def job(
         classes=spec.classes,
         checkpoint=spec.checkpoint,
         contents=checkpoint_contents(spec),
+        preparation=resolve(spec).preparation,
         weights=weights,
         backend=device.backend,
         precision=device.precision,
@@ -161,10 +163,6 @@ def check_job(asked: ExportJob) -> None:
         raise UsageError(
             f"The {backend.name} backend exports {' or '.join(backend.precisions)}, not {asked.precision}; "
             f"change the precision of device '{asked.device.name}'."
-        )
-    if asked.options.get("input") == "image" and (takes := registry.find(asked.variant).images) != registry.IMAGENET:
-        raise UsageError(
-            f"{asked.variant} takes {takes}, and an input of 8-bit pixels is {registry.IMAGENET}; give --input tensor."
         )
     if not files.is_part(path.name):
         raise UsageError(f"'{path.name}' cannot be the name of an exported file; name another one with -o.")
@@ -265,6 +263,7 @@ def _artifact(
         head=asked.head,
         classes=asked.classes,
         contents=asked.contents,
+        preparation=asked.preparation,
         backend=asked.backend,
         precision=asked.precision,
         shape=asked.shape,
@@ -352,11 +351,12 @@ def _from_network(asked: ExportJob, backend: backends.Backend) -> _Source:
             f"{asked.checkpoint} holds the fused form, whose branches are gone; export it with --fuse fused or folded."
         )
     asked = msgspec.structs.replace(asked, head=reference.head, classes=reference.classes)
-    network = factory.at_level(asked.variant, reference, asked.fused, backend.layout(asked.options))
+    how = registry.preparation_of(asked)
+    network = factory.at_level(asked.variant, reference, asked.fused, backend.layout(asked))
     return _Source(
         asked,
         cost.count(network, asked.shape),
-        ReferenceCache(lambda shape, form: verification.reference_outputs(reference, shape, form)),
+        ReferenceCache(lambda shape, form: verification.reference_outputs(reference, shape, form, how)),
         lambda path, metadata: backend.export(network, asked, path, metadata),
     )
 
@@ -375,6 +375,8 @@ def _from_file(asked: ExportJob, backend: backends.Backend) -> _Source:
             f"{file.name} is an ONNX file, which ONNX Runtime runs as it is; device '{asked.device.name}' takes "
             f"{backend.target} files in {asked.precision}."
         )
+    if asked.options.get("input") == "image":
+        raise UsageError(f"{file.name} is run as it is, and takes tensors; leave its input at tensor.")
     model = external.normalize_external_onnx(file, asked.shape)
 
     def outputs(shape: Shape, form: Images) -> "ReferenceOutputs":

@@ -18,10 +18,11 @@ import numpy as np
 
 from fastvit_bench import files
 from fastvit_bench.backends import INPUT, Images, Session, Subject, output_names
-from fastvit_bench.backends._text import first_line, printable
+from fastvit_bench.backends._text import first_line, normalisation, printable
 from fastvit_bench.errors import UsageError
 from fastvit_bench.exporting.metadata import require_plausible
-from fastvit_bench.records import MEAN, STD, Head, Parity, Shape
+from fastvit_bench.records import Head, Parity, Preparation, Shape
+from fastvit_bench.records.preparation import IMAGENET
 
 if TYPE_CHECKING:
     import zipfile
@@ -109,14 +110,14 @@ def _repeated(values: "NDArray[T]", batch: int) -> "NDArray[T]":
     return values if len(values) == batch else values[np.arange(batch) % len(values)]
 
 
-def normalised(batch: "NDArray[np.float32] | NDArray[np.uint8]") -> "NDArray[np.float64]":
+def normalised(batch: "NDArray[np.float32] | NDArray[np.uint8]", how: Preparation) -> "NDArray[np.float64]":
     """Return a batch as the network's input (N, 3, H, W) in float64.
 
     8-bit pixels (N, H, W, 3) become (pixel / 255 - mean) / std.
     """
     if batch.dtype != np.uint8:
         return batch.astype(np.float64)
-    values = (batch.astype(np.float64) / 255 - np.array(MEAN)) / np.array(STD)
+    values = (batch.astype(np.float64) / 255 - np.array(how.mean)) / np.array(how.std)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
@@ -165,18 +166,23 @@ class ReferenceOutputs(NamedTuple):
     outputs: "tuple[dict[str, NDArray[np.floating]], ...]"  # of each batch, by name
 
 
-def reference_outputs(reference: "Reference", shape: Shape, form: Images = Images.TENSOR) -> ReferenceOutputs:
-    """Compute the outputs of the reference network (float64, evaluation mode) for the fixed images."""
+def reference_outputs(
+    reference: "Reference", shape: Shape, form: Images = Images.TENSOR, how: Preparation = IMAGENET
+) -> ReferenceOutputs:
+    """Compute the outputs of the reference network (float64, evaluation mode) for the fixed images.
+
+    Images in 8 bits are normalised as `how` says.
+    """
     import torch
 
     batches: list[dict[str, NDArray[np.floating]]] = []
     for batch in images(shape, form):
         with torch.no_grad():
-            outputs = reference.network(torch.from_numpy(normalised(batch[: different(shape)])))
+            outputs = reference.network(torch.from_numpy(normalised(batch[: different(shape)], how)))
         values = outputs if isinstance(outputs, tuple) else (outputs,)
         named = zip(output_names(len(values), reference.head), values, strict=True)
         batches.append({name: _repeated(value.numpy(), shape.batch) for name, value in named})
-    source = "8-bit RGB pixels" if form is Images.PIXELS else "N(0, 1)"
+    source = f"8-bit RGB pixels ({normalisation(how)})" if form is Images.PIXELS else "N(0, 1)"
     name = f"{reference.form} PyTorch network in float64, {INPUT} from {source}"
     return ReferenceOutputs(form, shape, reference.head, name, tuple(batches))
 

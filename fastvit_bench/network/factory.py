@@ -57,7 +57,7 @@ def at_level(name: str, reference: Reference, level: Fuse, layout: GraphVariant 
     if isinstance(reference.network, FastViT):
         return reparam.at_level(reference.network, level, layout)
     network = _at_level(name, reference.network, level, layout)
-    return reparam.Unscaled(network).eval() if layout.images == "centred" else network
+    return reparam.scaled(network, layout)
 
 
 def skeleton(

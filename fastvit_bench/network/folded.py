@@ -210,7 +210,7 @@ class FoldedExpansion(nn.Module):
 
 
 class FoldedFastViT(nn.Module):
-    """FastViT for inference, with the outputs of `fastvit.FastViT`; `layout.images` decides which images it takes."""
+    """FastViT for inference, with the outputs of `fastvit.FastViT`; `layout.std` decides which images it takes."""
 
     def __init__(self, variant: Variant, *, head: Head, classes: int, layout: GraphVariant | None = None) -> None:
         super().__init__()

@@ -9,7 +9,8 @@ from typing import Literal
 
 from fastvit_bench import install
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.records import Head
+from fastvit_bench.records import ExportSpec, Head, Preparation
+from fastvit_bench.records.preparation import CLIP, FASTVLM, IMAGENET, IMAGENET_95, UNNORMALISED
 
 STRIDE = 32  # total, of a FastViT: stem 4, then 2 in front of stages 2, 3 and 4
 
@@ -112,13 +113,6 @@ TIMM = "timm:"  # prefix of a name in timm's registry
 ONNX = "onnx"  # the variant of a model that is an ONNX file
 
 
-# What networks take of pixels, in words. MobileCLIP S0 to S2 and FastVLM divide by 255 alone; S3 and S4 subtract and
-# divide by CLIP's mean and deviation. With another one nothing fails, and every embedding is wrong.
-IMAGENET = "pixels normalised by ImageNet's mean and deviation"
-UNNORMALISED = "pixels divided by 255"
-CLIPS = "pixels normalised by CLIP's mean and deviation"
-
-
 @dataclass(frozen=True)
 class RegistryEntry:
     """A network's family, published image size and cost, known before it is built."""
@@ -129,12 +123,18 @@ class RegistryEntry:
     sized: bool = False  # parameters depend on the image size, as tables of positions do
     head: Head = Head.CLASSIFIER  # that it is published with
     outputs: int = 1000  # classes of its classifier, or width of its embedding
-    images: str = IMAGENET  # what it takes: how pixels are normalised
+    preparation: Preparation = IMAGENET  # of images, as it is published
     gmacs: float = 4.0  # 10^9 multiply-accumulates at `resolution`; for a timm network outside `PEERS`, a guess
 
 
+_FASTVITS = {"fastvit_ma36": IMAGENET_95}  # preparations of those that are not as the others
+
+
 _ENTRIES: dict[str, RegistryEntry] = {
-    **{name: RegistryEntry("fastvit", 256, STRIDE, gmacs=variant.gmacs) for name, variant in VARIANTS.items()},
+    **{
+        name: RegistryEntry("fastvit", 256, STRIDE, preparation=_FASTVITS.get(name, IMAGENET), gmacs=variant.gmacs)
+        for name, variant in VARIANTS.items()
+    },
     **{
         name: RegistryEntry(
             "fastvit",
@@ -142,12 +142,12 @@ _ENTRIES: dict[str, RegistryEntry] = {
             variant.stride,
             head=Head.EMBEDDING,
             outputs=variant.width,
-            images=CLIPS if variant.norm == "layernorm" else UNNORMALISED,
+            preparation=CLIP if variant.norm == "layernorm" else UNNORMALISED,
             gmacs=variant.gmacs,
         )
         for name, variant in ENCODERS.items()
     },
-    "fastvithd": RegistryEntry("fastvit", 1024, 64, head=Head.TOKENS, outputs=0, images=UNNORMALISED, gmacs=243.4),
+    "fastvithd": RegistryEntry("fastvit", 1024, 64, head=Head.TOKENS, outputs=0, preparation=FASTVLM, gmacs=243.4),
     # the paper's studies: figure 3 and tables 1 and 4
     "poolformer_s12": RegistryEntry("metaformer", 224, gmacs=1.812),
     "metaformer_s12_pooling_bn": RegistryEntry("metaformer", 224, gmacs=1.812),
@@ -197,6 +197,11 @@ def find(name: str) -> RegistryEntry:
             f"There is no network '{name}'; {hint}Known are {', '.join(_ENTRIES)}, {TIMM}NAME for those of timm."
         )
     return _ENTRIES[name]
+
+
+def preparation_of(exported: ExportSpec) -> Preparation:
+    """Return the preparation that a file is exported for; that of its network where an earlier version wrote it."""
+    return exported.preparation or find(exported.variant).preparation
 
 
 def known(name: str) -> bool:

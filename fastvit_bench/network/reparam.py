@@ -35,7 +35,8 @@ from fastvit_bench.network.fastvit import (
     RepMixer,
     RepMixerBlock,
 )
-from fastvit_bench.records import STD, Fuse, GraphVariant, Head
+from fastvit_bench.records import Fuse, GraphVariant, Head
+from fastvit_bench.records.spec import Triple
 
 # --- algebra ----------------------------------------------------------------------------------------------------------
 
@@ -229,8 +230,9 @@ def fold(network: FastViT, layout: GraphVariant | None = None) -> folded.FoldedF
     * the norm in front of attention into q, k and v (of a LayerNorm, its weight and bias), and 1/sqrt(d) into q,
     * layer scales into the projection before them.
 
-    `layout` selects among the equal forms (`GraphVariant`). With centred images, the first convolution also holds the
-    division by the standard deviation. It cannot hold the mean, since zero padding comes between it and the input.
+    `layout` selects among the equal forms (`GraphVariant`). Of images that are not divided by their standard
+    deviation, the first convolution also holds the division. It cannot hold the mean, since zero padding comes between
+    it and the input.
     """
     layout = layout or GraphVariant()
     source = fuse(network)
@@ -241,8 +243,8 @@ def fold(network: FastViT, layout: GraphVariant | None = None) -> folded.FoldedF
     for target, block in zip(stem, source.patch_embed, strict=True):
         assert isinstance(block, RepConv)
         fill(target, of(block.reparam_conv))
-    if layout.images == "centred":
-        stem[0].weight /= torch.tensor(STD, dtype=torch.float64).reshape(1, 3, 1, 1)
+    if layout.std is not None:
+        stem[0].weight /= torch.tensor(layout.std, dtype=torch.float64).reshape(1, 3, 1, 1)
     for target, part in zip(result.network, source.network, strict=source.head_kind is not Head.DENSE):
         _fold_part(target, part)
     norms = [source.get_submodule(f"norm{tap}") for tap in source.taps]
@@ -394,25 +396,32 @@ def _copy(network: FastViT) -> FastViT:
 
 
 class Unscaled(nn.Module):
-    """A network for centred images that is not folded, and so divides them by the standard deviation at run time."""
+    """A network for centred images that is not folded, and so divides them by `std` at run time."""
 
     factor: Tensor
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, std: Triple) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("factor", (1 / torch.tensor(STD, dtype=torch.float64)).reshape(1, 3, 1, 1))
+        self.register_buffer("factor", (1 / torch.tensor(std, dtype=torch.float64)).reshape(1, 3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's outputs for centred images (B, 3, H, W)."""
         return self.network(x * self.factor)
 
 
+def scaled(network: nn.Module, layout: GraphVariant) -> nn.Module:
+    """Return a network that divides its images as `layout` says; the same one where there is nothing to divide by."""
+    if layout.std is None or layout.std == (1, 1, 1):
+        return network
+    return Unscaled(network, layout.std).eval()
+
+
 def at_level(network: FastViT, level: Fuse, layout: GraphVariant | None = None) -> nn.Module:
     """Return a copy of the network at a fuse level, in float64 and evaluation mode, sharing no tensors.
 
     A fused checkpoint has no unfused form, so ``Fuse.NONE`` returns it fused. Only the folded network follows every
-    field of a layout; the other levels follow ``layout.images`` alone.
+    field of a layout; the other levels follow ``layout.std`` alone.
     """
     layout = layout or GraphVariant()
     match level:
@@ -422,7 +431,7 @@ def at_level(network: FastViT, level: Fuse, layout: GraphVariant | None = None) 
             result = fuse(network)
         case Fuse.FOLDED:
             return fold(network, layout)
-    return Unscaled(result).eval() if layout.images == "centred" else result
+    return scaled(result, layout)
 
 
 # --- report -----------------------------------------------------------------------------------------------------------

@@ -6,8 +6,6 @@ interval, warnings) is a property and never stored.
 """
 
 from fastvit_bench.records.accuracy import (
-    MEAN,
-    STD,
     Accuracy,
     AccuracyChunk,
     Evaluation,
@@ -66,6 +64,7 @@ from fastvit_bench.records.peak import (
     MicrobenchmarkWritten,
     spread_ratio,
 )
+from fastvit_bench.records.preparation import MEAN, STD, Preparation
 from fastvit_bench.records.run import SCHEMA, Request, Run
 from fastvit_bench.records.spec import (
     DRAW,
@@ -146,6 +145,7 @@ __all__ = [
     "Parity",
     "Placement",
     "PlannedOperation",
+    "Preparation",
     "Preprocessing",
     "Protocol",
     "Record",

@@ -4,13 +4,13 @@ import hashlib
 import math
 from typing import Literal
 
+import msgspec
+
 from fastvit_bench.records.artifact import Artifact, ExportJob, Job
 from fastvit_bench.records.machine import Machine
+from fastvit_bench.records.preparation import Preparation
 from fastvit_bench.records.spec import Device, Record, Shape
 from fastvit_bench.stats import intervals
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0..1; the published weights expect them
-
 
 # --- accuracy ---------------------------------------------------------------------------------------------------------
 
@@ -23,17 +23,15 @@ class LabelledImage(Record, frozen=True):
     label: int  # index of its class in the network's outputs
 
 
-class Preprocessing(Record, frozen=True):
-    """The steps from an image file to an input: timm's evaluation transform, as used for the published accuracies."""
+class Preprocessing(Preparation, frozen=True, kw_only=True):
+    """The steps from an image file to an input of one size; with the defaults, timm's evaluation transform."""
 
     resolution: int  # pixels: side of the square that is cropped from the centre
-    crop: float  # the crop's side over the resized image's shorter side
-    interpolation: Literal["bicubic"] = "bicubic"  # Pillow's, which antialiases when it downscales
     colours: Literal["RGB"] = "RGB"  # as converted by Pillow; the EXIF orientation is ignored
 
     @property
     def shorter_side(self) -> int:
-        """Pixels of the resized image's shorter side, rounded down as timm does (data/transforms_factory.py)."""
+        """Pixels of the side that is resized to, rounded down as timm does (data/transforms_factory.py)."""
         return math.floor(self.resolution / self.crop)
 
 
@@ -105,6 +103,7 @@ class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
     unreadable: tuple[Unreadable, ...]
     machine: Machine
     contents: str = ""  # digest of the contents of the images; empty in runs of earlier versions
+    own: Preparation | None = None  # the network's own preparation, where the images were prepared in another way
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for counts that so many images cannot have, and for an accuracy of none."""
@@ -118,6 +117,14 @@ class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
         if not self.contents:
             return self.evaluation.digest
         return hashlib.sha256(f"{self.evaluation.digest} {self.contents}".encode()).hexdigest()
+
+    @property
+    def departures(self) -> "dict[str, object]":
+        """The network's own value of each field of its preparation that is another one here."""
+        if self.own is None:
+            return {}
+        own = msgspec.structs.asdict(self.own)
+        return {name: value for name, value in own.items() if getattr(self.preprocessing, name) != value}
 
     @property
     def shape(self) -> Shape:

@@ -5,6 +5,7 @@ from typing import Annotated, Generic, TypeVar
 import msgspec
 
 from fastvit_bench.records.parity import HalfWeights, Parity
+from fastvit_bench.records.preparation import Preparation
 from fastvit_bench.records.spec import Device, Fuse, Head, Record, Shape, Weights
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -45,6 +46,7 @@ class ExportSpec(Record, frozen=True):
     options: dict[str, str] = {}  # of the backend, those that affect the file
     functions: tuple[Shape, ...] = ()  # all shapes of a file that accepts several
     contents: str = ""  # where the network lay in its checkpoint, and what else that held
+    preparation: Preparation | None = None  # of its images; None of a file of an earlier version
 
     @property
     def key(self) -> str:
@@ -73,6 +75,8 @@ class ExportSpec(Record, frozen=True):
         )
         if self.options or self.functions:
             decisive = (*decisive, self.options, self.functions)
+        if self.preparation is not None:
+            decisive = (*decisive, self.preparation)
         return hashlib.sha256(msgspec.json.encode(decisive, order="sorted")).hexdigest()[:8]
 
 

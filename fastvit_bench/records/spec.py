@@ -73,6 +73,16 @@ class Shape(Record, frozen=True, order=True):
         """Tensor shape (N, C, H, W)."""
         return (self.batch, 3, self.height, self.width)
 
+    @property
+    def nhwc(self) -> tuple[int, int, int, int]:
+        """Shape (N, H, W, C) of 8-bit pixels."""
+        return (self.batch, self.height, self.width, 3)
+
+
+Triple = tuple[float, float, float]  # one value for each of red, green and blue
+Resize = Literal["shorter-side", "squash", "pad"]  # see `records.preparation.Preparation`
+Interpolation = Literal["bicubic", "bilinear", "lanczos", "hamming", "box", "nearest"]
+
 
 class ModelSpec(Record, frozen=True):
     """A model as declared in ``[model.NAME]`` of benchmark.toml."""
@@ -85,7 +95,12 @@ class ModelSpec(Record, frozen=True):
     sha256: str | None = None  # expected hash of the checkpoint
     weights: str | None = None  # the network to take from a checkpoint with several, by the name of its entry
     resolution: int = 256  # evaluation size in pixels
-    crop: float = 0.9  # side of the evaluation crop over the image's shorter side
+    # of the preparation of its images; what is left out comes from beside the weights, or is the network's own
+    crop: float | None = None  # side of the square that is cut from the middle, over the side that was resized to
+    mean: Triple | None = None  # of red, green and blue, which is subtracted from pixel / 255
+    std: Triple | None = None  # of red, green and blue, which the difference is divided by
+    resize: Resize | None = None  # the shorter side, both sides, or a square that is padded with the mean
+    interpolation: Interpolation | None = None  # filter of Pillow's
     published: str | None = None  # the model's name in results/published
 
 
@@ -103,7 +118,7 @@ class Device(Record, frozen=True):
 class GraphVariant(Record, frozen=True):
     """The choice among equivalent graphs of a network for a toolkit; the outputs do not depend on it."""
 
-    images: Literal["normalised", "centred"] = "normalised"  # pixel / 255 - mean, divided by std or not
+    std: Triple | None = None  # that the network divides images by, which are pixel / 255 - mean; None: it is done
     doubling: Literal["split", "grouped"] = "split"  # convolutions with two outputs per input channel: as two or one
     attention: Literal["batched", "per-head"] = "batched"  # all heads in one matrix product, or one product each
     norms: Literal["batchnorm", "depthwise"] = "batchnorm"  # the norms before the dense network's outputs

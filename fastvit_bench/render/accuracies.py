@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from fastvit_bench.backends._text import spaced
 from fastvit_bench.records import Accuracy, Failure
 from fastvit_bench.render import data, terminal
 from fastvit_bench.render import latex as latex_tables
@@ -27,10 +28,11 @@ def line(result: Accuracy | Failure) -> str:
         return f"{printable(result.cell.label)}  {FAILED} at {result.stage}: {printable(result.reason)}"
     artifact = result.artifact
     top5 = f"  top-5 {percent(result.top5_share)} %" if result.top5 is not None else ""
+    prepared = f"  * with another {' and '.join(result.departures)} than published" if result.departures else ""
     unread = f"  * {len(result.unreadable)} unreadable" if result.unreadable else ""
     return (
         f"{printable(artifact.model)} {artifact.shape.size} b{artifact.shape.batch}  "
-        f"top-1 {percent(result.top1_share)} %{top5}  of {result.images} images{unread}"
+        f"top-1 {percent(result.top1_share)} %{top5}  of {result.images} images{unread}{prepared}"
     )
 
 
@@ -94,6 +96,11 @@ COLUMNS: list[Column[Accuracy]] = [
     Column("data_contents", "", lambda accuracy: accuracy.contents or None),
     Column("shorter_side", "", lambda accuracy: accuracy.preprocessing.shorter_side),
     Column("crop", "", lambda accuracy: accuracy.preprocessing.crop),
+    Column("resize", "", lambda accuracy: accuracy.preprocessing.resize),
+    Column("interpolation", "", lambda accuracy: accuracy.preprocessing.interpolation),
+    Column("mean", "", lambda accuracy: spaced(accuracy.preprocessing.mean)),
+    Column("std", "", lambda accuracy: spaced(accuracy.preprocessing.std)),
+    Column("prepared_otherwise", "", lambda accuracy: " ".join(accuracy.departures) or None),
     Column(
         "artifact",
         "artifact",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from fastvit_bench.backends._text import normalisation
 from fastvit_bench.paper import published
 from fastvit_bench.paper.published import Figure, Published
 from fastvit_bench.records import (
@@ -50,6 +51,7 @@ from fastvit_bench.render.text import (
     compared,
     figure_text,
     percent,
+    preparation_value,
     printable,
     significant,
     some,
@@ -685,11 +687,13 @@ def counted(accuracy: Accuracy) -> str:
     part = f", {asked.images} images evenly spread over it" if asked.limit is not None else ""
     covers = "with contents" if accuracy.contents else "names and sizes"  # of the digest
     data = f"{folder_of(asked.data)} ({covers} {accuracy.data_digest[:12]})"
+    sides = {"shorter-side": "shorter side", "squash": "both sides", "pad": "padded to a square, side"}[how.resize]
+    own = ", ".join(preparation_value(name, value) for name, value in accuracy.departures.items())
     return printable(
         f"Counted by {accuracy.how} ({accuracy.machine.accelerator or accuracy.machine.processor}); "
-        f"{data}{part}; shorter side {how.shorter_side}, {how.interpolation}, "
-        f"middle {how.resolution} x {how.resolution} (crop {how.crop:g}), "
-        f"{asked.decoder}; {accuracy.finished[:10]}."
+        f"{data}{part}; {sides} {how.shorter_side}, {how.interpolation}, "
+        f"middle {how.resolution} x {how.resolution} (crop {how.crop:g}), {normalisation(how)}, "
+        f"{asked.decoder}; {f'not as the network was published, with {own}; ' if own else ''}{accuracy.finished[:10]}."
     )
 
 

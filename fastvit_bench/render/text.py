@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from typing import cast
 
 from fastvit_bench.errors import printable as printable
 from fastvit_bench.records import Interval, Measurement, Share
@@ -10,6 +11,13 @@ from fastvit_bench.render.table import NONE
 
 NOT_COMPARED = "†"  # behind a figure whose outputs were not compared
 NOT_COMPARED_NOTE = f"{NOT_COMPARED} Not compared with the reference on that device."
+
+
+def preparation_value(name: str, value: object) -> str:
+    """Return a value of a preparation with its name, such as ``mean 0.5 0.5 0.5``."""
+    values = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
+    return " ".join([name, *(f"{number:g}" if isinstance(number, float | int) else str(number) for number in values)])
+
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 

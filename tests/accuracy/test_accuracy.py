@@ -46,6 +46,7 @@ from fastvit_bench.records import (
     Shape,
     Weights,
 )
+from fastvit_bench.records.preparation import IMAGENET
 from fastvit_bench.render import rows
 from fastvit_bench.store import runs
 from fastvit_bench.sweep import plan
@@ -341,6 +342,28 @@ def test_the_file_that_is_timed_is_counted_and_kept(place: Path) -> None:
     assert "c3/007.jpg" in call("table", "last").stdout
     assert call("table", "--pareto").stdout.strip() == "No measurements."
     assert rows.collect([runs.read(results())]) == []
+
+
+@pytest.mark.slow
+def test_what_is_counted_by_another_preparation_says_so(place: Path) -> None:
+    Path("models").unlink()
+    settings = Path("benchmark.toml")
+    keys = 'mean = [0.5, 0.5, 0.5]\nresize = "pad"\n'
+    declared = settings.read_text().replace("classes = 10\n", f"classes = 10\n{keys}", 1)
+    settings.write_text(declared)
+    done = call("accuracy", "--data", "set", "--limit", "20", "--format", "markdown")
+    assert "ten: images are prepared with mean 0.5 0.5 0.5, resize pad ([model.ten])" in done.stderr
+    assert "* with another mean and resize than published" in done.stderr
+    assert "not as the network was published, with mean 0.485 0.456 0.406, resize shorter-side" in done.stdout
+    (counted,) = runs.read(results()).accuracies
+    assert counted.own == IMAGENET
+    assert counted.artifact.preparation is not None
+    assert counted.preprocessing.mean == counted.artifact.preparation.mean == (0.5, 0.5, 0.5)
+    settings.write_text(declared.replace(keys, ""))
+    done = call("accuracy", "--data", "set", "--limit", "20", "--format", "markdown")
+    assert "published" not in done.stdout + done.stderr
+    files_of = {path.name for path in Path("models/ten").glob("*.onnx")}
+    assert len(files_of) == 2  # one a preparation
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
 import numpy as np
 import pictures
 import pytest
@@ -17,8 +18,10 @@ from fastvit_bench import backends, config
 from fastvit_bench.accuracy import contents, dataset, preprocessing
 from fastvit_bench.backends import Images
 from fastvit_bench.errors import UsageError
+from fastvit_bench.exporting import preparation
 from fastvit_bench.network.registry import VARIANTS
 from fastvit_bench.records import MEAN, STD, LabelledImage, Preprocessing, Unreadable
+from fastvit_bench.records.preparation import CLIP, FASTVLM, IMAGENET, UNNORMALISED
 
 # widths and heights: either way round, square, already resized, smaller than the crop, odd differences to the crop
 SIZES = [(500, 375), (375, 500), (284, 284), (285, 284), (284, 391), (269, 269), (64, 48), (1000, 301), (257, 3 * 257)]
@@ -28,7 +31,10 @@ def declared() -> dict[str, Preprocessing]:
     """The evaluation of every variant, as benchmark.toml declares it."""
     settings = config.load(Path(__file__).parents[2] / "benchmark.toml", backends=backends.implemented())
     return {
-        spec.variant: Preprocessing(resolution=spec.resolution, crop=spec.crop) for spec in settings.models.values()
+        spec.variant: Preprocessing(
+            resolution=spec.resolution, **msgspec.structs.asdict(preparation.resolve(spec).preparation)
+        )
+        for spec in settings.models.values()
     }
 
 
@@ -40,9 +46,10 @@ def transform(timm: ModuleType, how: Preprocessing, *, normalise: bool):
         (3, how.resolution, how.resolution),
         is_training=False,
         interpolation=how.interpolation,
-        mean=MEAN,
-        std=STD,
+        mean=how.mean,
+        std=how.std,
         crop_pct=how.crop,
+        crop_mode="squash" if how.resize == "squash" else "center",
         normalize=normalise,
     )
 
@@ -80,13 +87,49 @@ def test_so_is_that_of_other_sizes_and_crops(timm: ModuleType, tmp_path: Path, r
     assert np.array_equal(preprocessing.prepare(path.read_bytes(), how, Images.TENSOR), wanted)
 
 
+@pytest.mark.parametrize("resize", ["shorter-side", "squash"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "lanczos", "nearest"])
+def test_so_are_other_filters_and_squashed_images(
+    timm: ModuleType, tmp_path: Path, resize: str, interpolation: str
+) -> None:
+    changes = {"resize": resize, "interpolation": interpolation, "crop": 0.9, "resolution": 64}
+    how = msgspec.convert({**msgspec.structs.asdict(CLIP), **changes}, Preprocessing)
+    path = tmp_path / "a.png"
+    pictures.image(4, 201, 120).save(path)
+    with Image.open(path) as opened:
+        wanted = transform(timm, how, normalise=True)(opened.convert("RGB")).numpy()
+    assert np.array_equal(preprocessing.prepare(path.read_bytes(), how, Images.TENSOR), wanted)
+
+
+def test_mobileclips_images_are_divided_by_255_and_no_more(tmp_path: Path) -> None:
+    """`mobileclip.create_model_and_transforms`: Resize (bilinear), CenterCrop, ToTensor."""
+    how = Preprocessing(resolution=64, **msgspec.structs.asdict(UNNORMALISED))
+    image = pictures.image(5, 64, 64)
+    image.save(tmp_path / "a.png")
+    prepared = preprocessing.prepare((tmp_path / "a.png").read_bytes(), how, Images.TENSOR)
+    assert np.array_equal(prepared, np.asarray(image).transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+
+
+@pytest.mark.parametrize("size", [(96, 31), (31, 96), (50, 50)])
+def test_fastvlms_images_are_padded_to_a_square_with_the_mean(tmp_path: Path, size: tuple[int, int]) -> None:
+    """As transformers' CLIPImageProcessor does behind LLaVA's `expand2square`."""
+    how = Preprocessing(resolution=32, **(msgspec.structs.asdict(FASTVLM) | {"mean": (0.5, 0.25, 0), "std": (1, 1, 1)}))
+    image = pictures.image(6, *size)
+    image.save(tmp_path / "a.png")
+    pixels = preprocessing.prepare((tmp_path / "a.png").read_bytes(), how, Images.PIXELS)
+    square = Image.new("RGB", (max(size), max(size)), (127, 63, 0))
+    square.paste(image, ((max(size) - size[0]) // 2, (max(size) - size[1]) // 2))
+    assert np.array_equal(pixels, np.asarray(square.resize((32, 32), Image.Resampling.BICUBIC)))
+    assert size[0] == size[1] or tuple(pixels[0, 0]) == (127, 63, 0)
+
+
 def test_all_256_values_are_normalised_as_torch_does(timm: ModuleType) -> None:
     from timm.data.transforms import MaybeToTensor
     from torchvision.transforms import Normalize
 
     values = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     wanted = Normalize(MEAN, STD)(MaybeToTensor()(Image.fromarray(values))).numpy()
-    assert np.array_equal(preprocessing.normalised(values), wanted)
+    assert np.array_equal(preprocessing.normalised(values, IMAGENET), wanted)
 
 
 def kinds(folder: Path) -> list[Path]:

@@ -31,7 +31,7 @@ from fastvit_bench.comparing import calibrate, chart, formats
 from fastvit_bench.comparing import terminal as comparison_table
 from fastvit_bench.comparing.formats import github
 from fastvit_bench.errors import FastViTBenchError, NotComparableError, UnavailableError, UsageError
-from fastvit_bench.exporting import metadata, verification
+from fastvit_bench.exporting import metadata, preparation, verification
 from fastvit_bench.history import series as history_series
 from fastvit_bench.history import table as histories
 from fastvit_bench.importers import trtexec, xcode, xcode_report
@@ -385,6 +385,13 @@ def show_classes(path: Path, draw: bool) -> None:
     assert all(options.class_names(path))
 
 
+def show_preparation(path: Path, draw: bool) -> None:
+    resolved = preparation.resolve(builders.spec(checkpoint=str(path.parent / "w.safetensors")))
+    check_text(resolved.aside)
+    assert 0 < resolved.preparation.crop <= 1
+    assert all(0 < value <= 1 for value in resolved.preparation.std)
+
+
 def show_record(path: Path, draw: bool) -> None:
     digest = checkpoint.recorded_sha256(path.with_suffix(""))
     assert digest is not None
@@ -667,6 +674,15 @@ def report_files() -> list[bytes]:
     return [json.dumps(report).encode() for report in (perf_reports.report(), own)]
 
 
+def preparations() -> list[bytes]:
+    values = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic", "crop_pct": 0.9}
+    documents = [
+        {"architecture": "fastvit_t8", "pretrained_cfg": {"crop_mode": "squash", **values}},
+        {"architecture": "fastvit_t12.mine", **values},
+    ]
+    return [json.dumps(document).encode() for document in documents]
+
+
 def times_files() -> list[bytes]:
     queries = trtexec_times.queries([1.5, 1.4, 1.6, 1.5])
     return [trtexec_times.text(queries).encode(), trtexec_times.text(trtexec_times.before(queries)).encode()]
@@ -712,6 +728,7 @@ READERS: dict[str, Reader] = {
     "torch-pickles": Reader("w.pth", weights_of(".old"), mutants.of_bytes, show_checkpoint),
     "reference-outputs": Reader("x.onnx.expected.npz", reference_files, mutants.of_archive, show_reference),
     "settings": Reader("benchmark.toml", settings_files, mutants.of_toml, show_settings, weight=2),
+    "preparations": Reader("config.json", preparations, mutants.of_json, show_preparation),
     "sizes": Reader("res.txt", texts(*SIZES), mutants.of_text, show_sizes),
     "seconds": Reader("max-time.txt", texts("90", "20m", "1.5h", "0"), mutants.of_text, show_seconds),
     "shares": Reader("share.txt", texts("5%", "0.05", "2.5 %"), mutants.of_text, show_share),

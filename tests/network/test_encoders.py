@@ -258,11 +258,25 @@ def test_a_file_has_no_norm_but_one_operation_of_each_layernorm(
 
 
 @pytest.mark.usefixtures("narrow")
-def test_pixels_that_an_encoder_does_not_take_are_refused(tmp_path: Path) -> None:
-    settings = config.load(None, backends=backends.implemented())
-    (spec,) = settings.select(["fastvit_mci0"])
-    device = Device(name="phone", backend="coreml", precision="fp16")  # whose input is an image
-    shape = Shape(batch=1, height=256, width=256)
+@pytest.mark.parametrize(
+    ("name", "subtracts"),
+    [
+        ("fastvit_mci0", 0),
+        pytest.param("fastvit_mci3", 1, marks=pytest.mark.slow),
+        pytest.param("fastvithd", 0, marks=pytest.mark.slow),
+    ],
+)
+def test_a_core_ml_package_takes_pixels_as_the_encoder_was_trained(name: str, subtracts: int, tmp_path: Path) -> None:
+    from fastvit_bench.backends.coreml import program
+
+    (spec,) = config.load(None, backends=backends.implemented()).select([name])
+    device = Device(name="phone", backend="coreml", precision="fp32")  # whose input is an image
+    shape = Shape(batch=1, height=64, width=64)
     job = pipeline.job(spec, checkpoints.weights_of(spec, 0), shape, Fuse.FOLDED, device, folder=tmp_path)
-    with pytest.raises(UsageError, match=r"takes pixels divided by 255, .* give --input tensor"):
-        pipeline.check_job(job)
+    artifact = pipeline.export(job)
+    assert artifact.parity is not None
+    assert "8-bit RGB pixels" in artifact.parity.reference
+    package = program.read(Path(job.path))
+    first = [operation for operation in package.functions[package.default].operations if operation.kind != "const"]
+    kinds = [operation.kind.rpartition(".")[2] for operation in first[: 2 + subtracts]]
+    assert kinds == ["mul", *["add"] * subtracts, "conv"]

@@ -66,7 +66,7 @@ def test_fusing_and_folding_change_no_output(variant: str, head: Head, differenc
 
 def layouts() -> list[GraphVariant]:
     """Each choice of a layout alone, and all of them together."""
-    choices = {"images": "centred", "doubling": "grouped", "attention": "per-head", "norms": "depthwise"}
+    choices = {"std": STD, "doubling": "grouped", "attention": "per-head", "norms": "depthwise"}
     assert choices.keys() == set(GraphVariant.__struct_fields__)
     return [
         *(msgspec.convert({name: value}, GraphVariant) for name, value in choices.items()),
@@ -86,9 +86,7 @@ def layouts() -> list[GraphVariant]:
 )
 def test_no_layout_changes_an_output(layout: GraphVariant, head: Head, level: Fuse, difference):
     network = small(head)
-    given = (
-        image() * torch.tensor(STD, dtype=torch.float64).reshape(1, 3, 1, 1) if layout.images == "centred" else image()
-    )
+    given = image() * torch.tensor(STD, dtype=torch.float64).reshape(1, 3, 1, 1) if layout.std else image()
     assert difference(reparam.at_level(network, level, layout)(given), network(image())) < TOLERANCE
 
 

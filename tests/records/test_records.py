@@ -42,6 +42,7 @@ from fastvit_bench.records import (
     ModelFacts,
     Placement,
     PlannedOperation,
+    Preparation,
     Preprocessing,
     Protocol,
     Record,
@@ -265,6 +266,7 @@ HALF_WEIGHTS = HalfWeights(weights=100, subnormal=3, zeroed=1, largest=4.5, larg
 CARD = GpuIdentity(compute_capability="7.5", name="RTX 2080 Ti", uuid="GPU-1", memory_mib=11264, driver="580.65")
 PICTURE = LabelledImage(name="n01/a.jpg", size_bytes=1000, label=0)
 PREPROCESSING = Preprocessing(resolution=256, crop=0.9)
+PREPARATION = Preparation(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1), resize="pad", interpolation="box", crop=0.875)
 ONE_OF_EACH: list[Record] = [
     builders.shape(),
     builders.spec(checkpoint="a.pth", sha256="00"),
@@ -285,6 +287,7 @@ ONE_OF_EACH: list[Record] = [
     PLAN.operations[0],
     GraphVariant(attention="per-head"),
     EXPORT_JOB,
+    PREPARATION,
     Method(warmup=0, runs=5, rounds=2),
     builders.machine(accelerator="RTX 4090", driver="550.1"),
     MachineState(load_before=0.5),

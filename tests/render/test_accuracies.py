@@ -10,7 +10,8 @@ import builders
 import pytest
 from rich.console import Console
 
-from fastvit_bench.records import Accuracy, Unreadable
+from fastvit_bench.records import Accuracy, Preprocessing, Unreadable
+from fastvit_bench.records.preparation import IMAGENET
 from fastvit_bench.render import accuracies, row_table
 from fastvit_bench.render.rows import Row, collect, join
 from fastvit_bench.store.runs import Line, RunFile
@@ -84,12 +85,28 @@ def test_notes_tell_of_what_the_figures_are() -> None:
     assert "of the very file that was timed" in told
     assert (
         "imagenet (names and sizes dadadadadada); shorter side 284, bicubic, middle 256 x 256 (crop 0.9), "
-        "Pillow 13.0.0; 2026-01-31; "
+        "pixels / 255, mean 0.485 0.456 0.406, std 0.229 0.224 0.225, Pillow 13.0.0; 2026-01-31; "
         "49999 images, 1 unreadable files left out: fastvit\\_t8 256" in told.replace("fastvit_t8", "fastvit\\_t8")
     )
     assert "not all of the same images" not in told
     mixed = row(of(224, evaluation=builders.evaluation(digest="0b" * 32)), of(256))
     assert "not all of the same images" in row_table.markdown(mixed)
+
+
+def test_another_preparation_than_the_published_one_is_said_everywhere() -> None:
+    how = Preprocessing(resolution=256, crop=0.9, mean=(0.5, 0.5, 0.5), resize="squash")
+    other = of(256, preprocessing=how, own=IMAGENET)
+    assert other.departures == {"mean": IMAGENET.mean, "resize": "shorter-side"}
+    assert accuracies.line(other).endswith("* with another mean and resize than published")
+    (note,) = [note for note in accuracies.notes([other]) if "Counted by" in note]
+    assert "both sides 284, bicubic" in note
+    assert "pixels / 255, mean 0.5 0.5 0.5" in note
+    assert "not as the network was published, with mean 0.485 0.456 0.406, resize shorter-side; " in note
+    assert "not as the network was published" in row_table.markdown(row(other))
+    (line,) = csv.DictReader(io.StringIO(accuracies.csv([other])))
+    assert (line["mean"], line["resize"], line["prepared_otherwise"]) == ("0.5 0.5 0.5", "squash", "mean resize")
+    assert "published" not in accuracies.line(of(256))
+    assert of(256).departures == {}
 
 
 def test_machines_get_all_digits() -> None:

@@ -35,6 +35,7 @@ from fastvit_bench.records import (
     Device,
     Engine,
     ExportJob,
+    ExportSpec,
     GpuIdentity,
     GraphVariant,
     LayerTime,
@@ -531,7 +532,7 @@ class EngineBackend(OnnxFileBackend):
             options[name] = value
         return options
 
-    def layout(self, options: Mapping[str, str]) -> GraphVariant:
+    def layout(self, exported: ExportSpec) -> GraphVariant:
         """Return the form with one convolution per layer, as in the published export."""
         return GraphVariant(doubling="grouped")
 

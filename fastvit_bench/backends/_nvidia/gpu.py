@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from fastvit_bench.backends import INPUT, Hardware, Session
+from fastvit_bench.backends import INPUT, Hardware, Images, Session
 from fastvit_bench.backends._nvidia import cuda
 from fastvit_bench.backends._nvidia.cuda import binding
 from fastvit_bench.backends._nvidia.cuda.monitor import Monitor
@@ -172,6 +172,7 @@ class BufferedSession(GpuSession):
         """`types` are NumPy's, by the names of the input and the outputs, as are `shapes`."""
         super().__init__(timer, monitor)
         self._buffers, self._types, self._shapes = timer, types, shapes
+        self.images = Images.PIXELS if types[INPUT]().itemsize == 1 else Images.TENSOR
 
     def set_input(self, images: "Batch") -> None:
         """Copy a batch to the GPU, in the input's type."""

@@ -16,7 +16,9 @@ from fastvit_bench.backends._onnx import export as onnx_export
 from fastvit_bench.backends._onnx import model, session
 from fastvit_bench.backends._onnx import traffic as onnx_traffic
 from fastvit_bench.errors import UsageError
-from fastvit_bench.records import Device, ExportJob, GraphVariant, LayerTime, Shape, Traffic
+from fastvit_bench.network import registry
+from fastvit_bench.records import Device, ExportJob, ExportSpec, GraphVariant, LayerTime, Shape, Traffic
+from fastvit_bench.records.spec import Triple
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,8 +37,8 @@ class OnnxFileBackend(ABC):
     precisions: tuple[str, ...] = onnx_export.PRECISIONS
     packages: tuple[str, ...] = onnx_export.PACKAGES
     proof_packages: tuple[str, ...] = session.RUNTIMES
-    export_options: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
+    export_options: tuple[str, ...] = ("input",)
+    flags: tuple[str, ...] = ("input",)
     accepts_external_onnx: bool = False
     engines: Engines | None = None
 
@@ -61,15 +63,15 @@ class OnnxFileBackend(ABC):
         return (self.distribution,)
 
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
-        """Return ``threads``, the threads of one operator, by default all."""
-        return {"threads": threads(device, {"threads"})}
+        """Return ``threads``, the threads of one operator, by default all, and ``input`` where it is an image."""
+        return {"threads": threads(device, {"threads", "input"}), **image_input(device)}
 
-    def layout(self, options: Mapping[str, str]) -> GraphVariant:
+    def layout(self, exported: ExportSpec) -> GraphVariant:
         """Return the split form: processors compute depthwise convolutions quicker than grouped ones.
 
         Measured by benchmarks/against_timm.py for ONNX Runtime.
         """
-        return GraphVariant()
+        return GraphVariant(std=image_std(exported))
 
     def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
         """Write an ONNX file of one shape, whose input and outputs have the type of its arithmetic."""
@@ -120,6 +122,26 @@ def uninstalled(package: str) -> str | None:
     if importlib.util.find_spec(package.replace("-", "_")) is None:
         return f"the package {package} is not installed; run: {install.packages(package)}"
     return None
+
+
+INPUTS = ("tensor", "image")  # float32 or float16 (N, 3, H, W), normalised; or uint8 (N, H, W, 3), RGB
+
+
+def image_input(device: Device) -> dict[str, str | int | float | bool]:
+    """Return the option ``input`` where it is an image.
+
+    Of a tensor it is left out, so that figures remain comparable with those from before there was a choice. Raises
+    `UsageError` for another value.
+    """
+    value = device.options.get("input", INPUTS[0])
+    if value not in INPUTS:
+        raise UsageError(f"Device '{device.name}': input = {value!r} must be {' or '.join(INPUTS)}.")
+    return {} if value == INPUTS[0] else {"input": value}
+
+
+def image_std(exported: ExportSpec) -> Triple | None:
+    """Return what the network of a file that takes images divides by; None for tensors, which are divided already."""
+    return registry.preparation_of(exported).std if exported.options.get("input") == "image" else None
 
 
 def threads(device: Device, known: set[str]) -> int:

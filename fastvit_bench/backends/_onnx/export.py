@@ -13,11 +13,13 @@ from fastvit_bench.backends import HALF_WEIGHTS, INPUT, output_names
 from fastvit_bench.backends._onnx.model import require_strongly_typed
 from fastvit_bench.backends._onnx.session import quiet
 from fastvit_bench.errors import UsageError
+from fastvit_bench.network import registry
 from fastvit_bench.network.registry import STRIDE, check_size
 from fastvit_bench.records import ExportJob, HalfWeights, Shape
 
 if TYPE_CHECKING:
     import onnx
+    import torch
     from torch import Tensor, nn
 
 
@@ -101,11 +103,10 @@ def write(
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         example, free = _example(asked.shape, dynamic)
         network = copy.deepcopy(network).to(inner).eval()  # from float64 in one step, so that it rounds once
-        if outer is not inner:
-            network = _between_casts(network)
+        network, image = _wrapped(network, asked, example, inner, outer)
         program = torch.onnx.export(
             network,
-            (torch.zeros(example.nchw, dtype=outer),),
+            (image,),
             dynamic_shapes=free,
             dynamo=True,
             opset_version=OPSET,
@@ -208,6 +209,24 @@ def _drop_neutral(model: "onnx.ModelProto") -> None:
         graph.value_info.remove(value)
 
 
+def _wrapped(
+    network: "nn.Module", asked: ExportJob, shape: Shape, inner: "torch.dtype", outer: "torch.dtype"
+) -> "tuple[nn.Module, Tensor]":
+    """Return a network of the type `inner` behind what its input needs, and such an input.
+
+    These are 8-bit pixels, or a tensor of the type `outer`.
+    """
+    import torch
+
+    from fastvit_bench.network.pixels import PixelInput
+
+    if asked.options.get("input") == "image":
+        behind = PixelInput(network, registry.preparation_of(asked).mean, inner).eval()
+        return behind, torch.zeros(shape.nhwc, dtype=torch.uint8)
+    image = torch.zeros(shape.nchw, dtype=outer)
+    return (network if outer is inner else _between_casts(network)), image
+
+
 def _between_casts(network: "nn.Module") -> "nn.Module":
     """Wrap a network that computes in float16, so that its input and outputs are float32."""
     import torch
@@ -229,7 +248,9 @@ def _between_casts(network: "nn.Module") -> "nn.Module":
 _SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note of the modules a node comes from, outermost first
 
 
-_INSIDE = "between_casts"  # name of the network in its wrapper of Casts; removed from the names in the file
+_INSIDE = (
+    "wrapped_network"  # name of the network in a wrapper, of Casts or `PixelInput`; removed from names in the file
+)
 
 
 def _name_nodes(model: "onnx.ModelProto", modules: Collection[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from fastvit_bench import files
-from fastvit_bench.backends import Session
+from fastvit_bench.backends import Images, Session
 from fastvit_bench.backends._onnx.model import block_of, read, rounding
 from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import UnavailableError, UsageError
@@ -40,6 +40,7 @@ class OnnxSession(Session):
         self._session = session
         self._binding = session.io_binding()
         self._input: Any = None
+        self.images = Images.PIXELS if session.get_inputs()[0].type == "tensor(uint8)" else Images.TENSOR
 
     def set_input(self, images: "NDArray[np.float32] | NDArray[np.uint8]") -> None:
         """Copy a batch into the bound input, in its type; the first batch also binds the buffers of the outputs.
@@ -56,7 +57,7 @@ class OnnxSession(Session):
         )
         if not fits:
             raise UsageError(f"The model takes {expected.name} {expected.shape}, not {list(images.shape)}.")
-        types = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+        types = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
         batch = np.ascontiguousarray(images, types[expected.type])
         if self._input is not None and self._input.shape() == list(batch.shape):
             self._input.update_inplace(batch)

@@ -109,7 +109,9 @@ def _values(model: "onnx.ModelProto", shape: Shape, name: str) -> dict[str, tupl
     import onnx
 
     graph = model.graph
-    for size, length in zip(graph.input[0].type.tensor_type.shape.dim, shape.nchw, strict=True):
+    image = graph.input[0].type.tensor_type
+    sides = shape.nhwc if image.elem_type == onnx.TensorProto.UINT8 else shape.nchw
+    for size, length in zip(image.shape.dim, sides, strict=True):
         size.dim_value = length
     for value in graph.output:  # their sizes follow, and may be free in the file
         value.type.tensor_type.ClearField("shape")

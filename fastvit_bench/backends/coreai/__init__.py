@@ -12,7 +12,7 @@ from fastvit_bench.backends import Hardware, Session, VerificationRun
 from fastvit_bench.backends.coreai.device import COMPUTE_UNITS
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network import registry
-from fastvit_bench.records import Device, ExportJob, Fuse, GraphVariant, LayerTime, Shape, Traffic
+from fastvit_bench.records import Device, ExportJob, ExportSpec, Fuse, GraphVariant, LayerTime, Shape, Traffic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,10 +76,10 @@ class CoreAI:
                 raise UsageError(f"Device '{device.name}': {name} = {options[name]!r} must be {' or '.join(values)}.")
         return options
 
-    def layout(self, options: Mapping[str, str]) -> GraphVariant:
+    def layout(self, exported: ExportSpec) -> GraphVariant:
         """Return the form that Apple advises for the Neural Engine: tensors of rank 4 at most, attention per head."""
         return GraphVariant(
-            images="centred" if options["input"] == "image" else "normalised",
+            std=registry.preparation_of(exported).std if exported.options["input"] == "image" else None,
             doubling="grouped",
             attention="per-head",
             norms="depthwise",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from fastvit_bench.backends import INPUT, output_names
 from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import FastViTBenchError, ParityError, UnavailableError
-from fastvit_bench.records import MEAN, ExportJob
+from fastvit_bench.network import registry
+from fastvit_bench.records import ExportJob
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,15 +28,17 @@ def write(network: "nn.Module", asked: ExportJob, path: Path) -> None:
     """
     import torch
 
+    from fastvit_bench.network.pixels import PixelInput
+
     if asked.precision == "fp16":
         _require_fitting(network)
         network = network.half()
     kind = torch.float16 if asked.precision == "fp16" else torch.float32
     example = torch.zeros(asked.shape.nchw, dtype=kind)
     if asked.options["input"] == "image":
-        network = _takes_pixels(network, kind)
-        shape = asked.shape
-        example = torch.zeros((shape.batch, shape.height, shape.width, 3), dtype=torch.uint8)
+        # folded, the first convolution divides by std; it cannot subtract the mean, since zero padding is between
+        network = PixelInput(network, registry.preparation_of(asked).mean, kind).eval()
+        example = torch.zeros(asked.shape.nhwc, dtype=torch.uint8)
     with _translated(f"{asked.model} {asked.shape.size}"):
         program = _program(network, example, asked.head)
         _fix_names(program)
@@ -57,31 +60,6 @@ def _program(network: "nn.Module", example: "Tensor", head: str) -> Any:
     program = converter.to_coreai()
     debug_info.strip_debug_info(program)  # it holds the paths of source files, and would make two equal exports differ
     return program
-
-
-def _takes_pixels(network: "nn.Module", kind: Any) -> "nn.Module":
-    """Return the network for uint8 pixels (N, H, W, 3), RGB: it subtracts the mean, the network divides by 1/std.
-
-    A folded network of this layout has 1/std in its first convolution. The mean cannot go there: zero padding stands
-    in between.
-    """
-    import torch
-
-    class Pixels(torch.nn.Module):
-        """A network behind the conversion of 8-bit pixels to centred RGB (N, 3, H, W)."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-            self.mean: Tensor
-            self.register_buffer("mean", torch.tensor(MEAN, dtype=kind))
-
-        def forward(self, pixels: "Tensor") -> "Tensor":
-            """Return the network's outputs for uint8 pixels (N, H, W, 3)."""
-            centred = pixels.to(kind) * (1 / 255) - self.mean
-            return self.network(centred.permute(0, 3, 1, 2).contiguous())
-
-    return Pixels().eval()
 
 
 def _require_fitting(network: "nn.Module") -> None:

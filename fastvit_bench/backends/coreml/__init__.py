@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from fastvit_bench import files, install
 from fastvit_bench.backends import INPUT, Hardware, Session, VerificationRun, output_names
+from fastvit_bench.backends._text import normalisation
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, ParityError, UnavailableError, UsageError
 from fastvit_bench.network import registry
-from fastvit_bench.records import MEAN, Device, ExportJob, Fuse, GraphVariant, Head, LayerTime, Shape, Traffic
+from fastvit_bench.records import Device, ExportJob, ExportSpec, Fuse, GraphVariant, Head, LayerTime, Shape, Traffic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,15 +120,15 @@ class CoreML:
             )
         return options
 
-    def layout(self, options: Mapping[str, str]) -> GraphVariant:
+    def layout(self, exported: ExportSpec) -> GraphVariant:
         """Return the form of one convolution per layer, as in the published export.
 
         A convolution also takes the place of each norm that remains after folding.
         """
         return GraphVariant(
-            images="centred" if options["input"] == "image" else "normalised",
+            std=registry.preparation_of(exported).std if exported.options["input"] == "image" else None,
             doubling="grouped",
-            attention="per-head" if options["attention"] == "conv" else "batched",
+            attention="per-head" if exported.options["attention"] == "conv" else "batched",
             norms="depthwise",
         )
 
@@ -243,12 +244,13 @@ def _convert(network: "nn.Module", asked: ExportJob, shape: Shape, path: Path) -
             network = torch.nn.Sequential(network, torch.nn.Softmax(-1))
         exported = torch.export.export(network, (example,)).run_decompositions({})
     if asked.options["input"] == "image":
-        # the mean by bias is exact, because the zero padding of the first convolution comes after it
+        # the mean by bias is exact, because the zero padding of the first convolution comes after it; no operation is
+        # written for a bias of zeros
         input_type = ct.ImageType(
             name=INPUT,
             shape=shape.nchw,
             scale=1 / 255,
-            bias=[-mean for mean in MEAN],
+            bias=[-mean for mean in registry.preparation_of(asked).mean],
             color_layout=ct.colorlayout.RGB,
         )
     else:
@@ -444,8 +446,9 @@ def _texts(asked: ExportJob, shapes: Sequence[Shape]) -> dict[str, str]:
     weights = (
         "random weights, for timing only" if asked.weights.origin == "random" else f"weights of {asked.weights.label}"
     )
-    pixels = f"RGB image, {size} pixels (height x width); the model normalises it."
-    tensor = f"RGB, normalised by ImageNet's mean and standard deviation, {asked.shape.batch} x 3 x {size}."
+    values = normalisation(registry.preparation_of(asked))
+    pixels = f"RGB image, {size} pixels (height x width); the model normalises it ({values})."
+    tensor = f"RGB, normalised ({values}), {asked.shape.batch} x 3 x {size}."
     return {
         "description": f"FastViT ({asked.variant}, arXiv 2303.14189), {what} at {size}, {asked.precision}; {weights}.",
         "author": "FastViT: Apple; exported by fastvit-bench",

@@ -7,6 +7,7 @@ from typing import Any
 
 import builders
 import golden
+import msgspec
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from fastvit_bench.errors import ParityError, UsageError
 from fastvit_bench.exporting import verification
 from fastvit_bench.network import factory
 from fastvit_bench.records import Device, ExportJob, Fuse, Head, Parity, Shape
+from fastvit_bench.records.preparation import IMAGENET
 
 BACKEND = backends.get("coreai")
 pytestmark = [
@@ -45,7 +47,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def folded(reference: Any, job: ExportJob) -> nn.Module:
-    return factory.at_level("fastvit_t8", reference, Fuse.FOLDED, BACKEND.layout(job.options))
+    return factory.at_level("fastvit_t8", reference, Fuse.FOLDED, BACKEND.layout(job))
 
 
 def proof(reference: Any, network: nn.Module, job: ExportJob, folder: Path) -> Parity:
@@ -97,7 +99,8 @@ def test_a_wrong_mean_fails_the_proof(
     fault: bool, reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault:
-        monkeypatch.setattr(convert, "MEAN", (0.485, 0.456, 0.416))
+        wrong = msgspec.structs.replace(IMAGENET, mean=(0.485, 0.456, 0.416))
+        monkeypatch.setattr(convert.registry, "preparation_of", lambda _: wrong)
     job = asked("fp32", input="image")
     found = proof(reference, folded(reference, job), job, tmp_path)
     assert "8-bit RGB pixels" in found.reference

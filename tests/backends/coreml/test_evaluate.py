@@ -24,7 +24,7 @@ from fastvit_bench.network import checkpoint, reparam
 from fastvit_bench.network.fastvit import FastViT
 from fastvit_bench.records import MEAN, STD, GraphVariant, Head
 
-CENTRED = GraphVariant(images="centred", doubling="grouped", norms="depthwise")
+CENTRED = GraphVariant(std=STD, doubling="grouped", norms="depthwise")
 
 
 @pytest.fixture(scope="session")
@@ -486,7 +486,7 @@ def test_a_network_in_float32(ct: Any, variant: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_network_in_float16(ct: Any, tmp_path: Path) -> None:
     original, path = network("fastvit_sa12"), tmp_path / "net.mlpackage"
-    per_head = GraphVariant(images="normalised", doubling="grouped", attention="per-head", norms="depthwise")
+    per_head = GraphVariant(doubling="grouped", attention="per-head", norms="depthwise")
     convert(ct, folded(original, per_head), path, (2, 3, 64, 64), half=True)
     images = np.concatenate([pixels(64, 64), pixels(64, 64, seed=1)])
     with torch.no_grad():
@@ -501,7 +501,7 @@ def test_a_dense_network(ct: Any, tmp_path: Path) -> None:
     original, path = network("fastvit_t8", Head.DENSE), tmp_path / "net.mlpackage"
     names = [f"feature{i}" for i in range(4)]
     given_names = [ct.TensorType(name=name) for name in names]
-    batchnorms = GraphVariant(images="centred", doubling="grouped", norms="batchnorm")
+    batchnorms = GraphVariant(std=STD, doubling="grouped", norms="batchnorm")
     inputs = [picture(ct, (1, 3, 64, 64))]
     convert(ct, folded(original, batchnorms), path, (1, 3, 64, 64), half=True, inputs=inputs, outputs=given_names)
     image = pixels(64, 64)
