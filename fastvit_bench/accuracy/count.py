@@ -43,6 +43,7 @@ class ImageSelection(NamedTuple):
     pictures: Sequence[LabelledImage]
     preprocessing: Preprocessing
     workers: int
+    candidates: Sequence[int] | None = None  # classes that are ranked; None: all
 
 
 def tallies(
@@ -71,8 +72,9 @@ def tallies(
         ahead=2 * selection.workers + batch * len(sessions),
     )
     parts: deque[_Part] = deque()
+    ranked = len(selection.candidates) if selection.candidates is not None else artifact.classes
     with (
-        lanes(sessions) as compute,
+        lanes(sessions, selection.candidates) as compute,
         contextlib.closing(_prefetched(_batches(stream, selection.pictures, first, batch, contents_before))) as ready,
     ):
         for prepared in ready:
@@ -85,11 +87,11 @@ def tallies(
             while sum(len(part.answers) for part in parts) > 2 * len(sessions):
                 next(part for part in parts if part.answers).settle()
             while parts and parts[0].is_settled():
-                yield parts.popleft().tally(artifact, how)
+                yield parts.popleft().tally(artifact, how, ranked)
         for part in parts:
             while part.answers:
                 part.settle()
-            yield part.tally(artifact, how)
+            yield part.tally(artifact, how, ranked)
 
 
 class _Part:
@@ -114,8 +116,8 @@ class _Part:
             self.settle()
         return self.complete and not self.answers
 
-    def tally(self, artifact: Artifact, how: str) -> AccuracyChunk:
-        """Return the counts as a record."""
+    def tally(self, artifact: Artifact, how: str, ranked: int) -> AccuracyChunk:
+        """Return the counts as a record; `ranked` is the number of classes to choose from."""
         assert artifact.sha256 is not None
         return AccuracyChunk(
             artifact=artifact.sha256,
@@ -123,7 +125,7 @@ class _Part:
             first=self.first,
             pictures=self.pictures,
             top1=self.counts.top1,
-            top5=self.counts.top5 if artifact.classes > TOP else None,
+            top5=self.counts.top5 if ranked > TOP else None,
             overflowed=self.counts.overflowed,
             unreadable=tuple(self.unreadable),
             contents=self.contents,
@@ -186,11 +188,18 @@ Compute = Callable[["Batch", Sequence[int]], "Future[ChunkCounts]"]
 
 
 @contextlib.contextmanager
-def lanes(sessions: Sequence[Session]) -> Generator[Compute]:
-    """Yield a function that submits a batch: to the only session at once, or to the next free one, in a thread."""
+def lanes(sessions: Sequence[Session], candidates: Sequence[int] | None = None) -> Generator[Compute]:
+    """Yield a function that submits a batch: to the only session at once, or to the next free one, in a thread.
+
+    Only `candidates` are ranked, which all labels must be among; None ranks all classes.
+    """
+    position = {label: at for at, label in enumerate(candidates or ())}
 
     def compute(session: Session, batch: "Batch", labels: Sequence[int]) -> ChunkCounts:
-        return counted(_scores(session, batch)[: len(labels)], labels)
+        scores = _scores(session, batch)[: len(labels)]
+        if candidates is None:
+            return counted(scores, labels)
+        return counted(scores[:, list(candidates)], [position[label] for label in labels])
 
     if len(sessions) == 1:
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from fastvit_bench import backends
-from fastvit_bench.accuracy import contents, dataset, preprocessing
-from fastvit_bench.accuracy.dataset import DataSet
+from fastvit_bench.accuracy import classes, contents, dataset, preprocessing
+from fastvit_bench.accuracy.dataset import DataSet, ImageFiles
 from fastvit_bench.errors import NotComparableError, UsageError
 from fastvit_bench.exporting import checkpoints
 from fastvit_bench.measuring import machine as machines
@@ -25,6 +26,8 @@ from fastvit_bench.records import (
     Artifact,
     Cell,
     CellError,
+    ClassNumbering,
+    ClassOrder,
     Device,
     Evaluation,
     EvaluationJob,
@@ -33,6 +36,7 @@ from fastvit_bench.records import (
     Machine,
     ModelSpec,
     Preprocessing,
+    RankedClasses,
     Request,
 )
 from fastvit_bench.store import runs
@@ -40,6 +44,13 @@ from fastvit_bench.sweep import plan
 from fastvit_bench.sweep import preflight as sweep_preflight
 from fastvit_bench.sweep import run as sweep_run
 from fastvit_bench.sweep.plan import Step
+
+
+class Choices(NamedTuple):
+    """The choices of a caller on how classes are numbered and ranked."""
+
+    numbering: ClassNumbering = ClassNumbering()
+    among: RankedClasses = RankedClasses.ALL
 
 
 @dataclass(frozen=True)
@@ -71,31 +82,52 @@ def preflight(device: Device, name: str = "") -> AccuracyTarget:
     return AccuracyTarget(device, machine, None)
 
 
-def described(images: DataSet, data: Path, limit: int | None, workers: int) -> Evaluation:
-    """Return the record of a data set in a run; `data` is the folder as the user named it."""
+def described(data: Path, labels: Path | None, limit: int | None, workers: int, choices: Choices) -> Evaluation:
+    """Return the record of images in a run before they are read; `data` is the folder as the user named it."""
     return Evaluation(
         data=str(data),
-        labels=str(images.labels) if images.labels else None,
+        labels=str(labels) if labels else None,
         limit=limit,
-        images=len(images.pictures),
-        digest=images.digest,
+        images=0,
+        digest="",
         workers=workers,
         decoder=preprocessing.decoder(),
+        numbering=choices.numbering,
+        among=choices.among,
     )
 
 
-def check(request: Request, steps: Sequence[Step], images: DataSet) -> None:
-    """Raise `UsageError` unless every model is a classifier of the images' classes, before anything is built.
+def numbered(request: Request, steps: Sequence[Step], images: ImageFiles) -> tuple[Request, DataSet]:
+    """Return a data set with the numbers that the models have for its classes, and the request that names it.
 
-    Raises `CheckpointError` for a checkpoint that has still to be exported and cannot be.
+    Nothing is built. Raises `UsageError` unless every model is a classifier of the images' classes, and all number them
+    alike. Raises `CheckpointError` for a checkpoint that has still to be exported and cannot be.
     """
+    asked = request.evaluation
+    assert asked is not None
+    choices = asked.numbering or ClassNumbering(order=_order_of_earlier_versions(images))
     cached = {step.cell.model: step.cached for step in steps if step.cached is not None}
+    by_model: dict[str, DataSet] = {}
     for spec in request.models:
         artifact = cached.get(spec.name)
-        head, classes = (artifact.head, artifact.classes) if artifact else _outputs(spec, request)
+        head, outputs = (artifact.head, artifact.classes) if artifact else _outputs(spec, request)
         if head is not Head.CLASSIFIER:
             raise UsageError(f"{spec.name} ends in {head} and names no class of an image; there is no accuracy of it.")
-        dataset.check_classes(images, classes, spec.name)
+        by_model[spec.name] = classes.number(images, choices, outputs, spec.name)
+    (first, whole), *others = by_model.items()
+    other = next((name for name, data in others if data.pictures != whole.pictures), None)
+    if other is not None:
+        raise UsageError(f"{first} and {other} number the classes of {images.folder} differently; count one at a time.")
+    data = whole.limited(asked.limit)
+    evaluation = msgspec.structs.replace(
+        asked, images=len(data.pictures), digest=data.digest, numbered=asked.numbered or data.numbered
+    )
+    return msgspec.structs.replace(request, evaluation=evaluation), data
+
+
+def _order_of_earlier_versions(images: ImageFiles) -> ClassOrder | None:
+    """Return the order of class folders in a run that does not record one."""
+    return ClassOrder.TEXT if images.labels is None else None
 
 
 def _outputs(spec: ModelSpec, request: Request) -> tuple[Head, int]:
@@ -129,7 +161,8 @@ def resume(
             f"Run {first.id} times networks instead of counting right answers; go on with: "
             f"fastvit-bench latency --device {first.request.device.name} --resume {first.id}."
         )
-    images = dataset.collect(Path(asked.data), Path(asked.labels) if asked.labels else None, asked.limit)
+    collected = dataset.collect(Path(asked.data), Path(asked.labels) if asked.labels else None)
+    _, images = numbered(first.request, steps, collected)
     if images.digest != asked.digest:
         raise NotComparableError(
             f"Run {first.id} cannot go on, because the images in {asked.data} are not those it began with. "
@@ -140,7 +173,6 @@ def resume(
             f"Run {first.id} cannot go on, because its images were decoded by {asked.decoder}, and here is "
             f"{preprocessing.decoder()}. Start a new run."
         )
-    check(first.request, steps, images)
     done = {_cell_of(accuracy.artifact) for accuracy in file.accuracies}
     remaining = [step for step in steps if step.cell not in done]
     earlier = {step.cell: _earlier(file, step) for step in remaining}
@@ -229,6 +261,7 @@ def run(
                 contents=tallies[-1].contents if tallies else "",
                 preprocessing=how,
                 workers=request.evaluation.workers,
+                candidates=images.present if request.evaluation.among is RankedClasses.PRESENT else None,
             )
             trouble: CellError | None = None
             with Worker(**options) as counter:

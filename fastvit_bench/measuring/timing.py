@@ -105,7 +105,7 @@ def evaluate_artifact(job: EvaluationJob) -> Generator[AccuracyChunk]:
     else:
         look = next(iter(backend.verification_sessions(path, export)))
         opened, how = look.session, look.how
-    selection = count.ImageSelection(Path(job.folder), job.pictures, job.preprocessing, job.workers)
+    selection = count.ImageSelection(Path(job.folder), job.pictures, job.preprocessing, job.workers, job.candidates)
     with opened as session:
         twins: list[backends.Session | None] = []
         if job.on_device:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from enum import StrEnum
 from typing import Literal
 
 from fastvit_bench.records.artifact import Artifact, ExportJob, Job
@@ -37,6 +38,36 @@ class Preprocessing(Record, frozen=True):
         return math.floor(self.resolution / self.crop)
 
 
+class ClassOrder(StrEnum):
+    """The order of names in which a training framework numbered class folders."""
+
+    TEXT = "text"  # "10" before "2": torchvision's ImageFolder, Keras
+    NATURAL = "natural"  # "2" before "10", small letters: timm
+
+
+class LabelIds(StrEnum):
+    """The numbers that a file of labels has for classes."""
+
+    INDEX = "index"  # the network's, from 0
+    FROM_1 = "from-1"  # the network's, from 1
+    DEVKIT = "devkit"  # of ImageNet's devkit, from 1 in an order of its own
+
+
+class RankedClasses(StrEnum):
+    """The classes among which an image's own must be the best."""
+
+    ALL = "all"  # of the network
+    PRESENT = "present"  # of any image of the data set, as accuracies of ImageNet-A and -R are usually counted
+
+
+class ClassNumbering(Record, frozen=True):
+    """The choices by which the classes of images become numbers of a network's outputs; None: as the files say."""
+
+    order: ClassOrder | None = None  # of class folders
+    class_map: str | None = None  # file of the classes' names by number, as the user named it
+    label_ids: LabelIds | None = None  # of numbers in a file of labels
+
+
 class Unreadable(Record, frozen=True):
     """An image file that could not be decoded, with the reason."""
 
@@ -54,6 +85,9 @@ class Evaluation(Record, frozen=True):
     digest: str  # SHA-256 over the images' names, sizes and classes, which are known before any is read
     workers: int  # threads that decode
     decoder: str  # library that decoded and resized them, with its version
+    numbering: ClassNumbering | None = None  # None: of earlier versions, which took the text order of folders
+    numbered: str = ""  # how the classes came to their numbers, in words; empty in runs of earlier versions
+    among: RankedClasses = RankedClasses.ALL
 
 
 class AccuracyChunk(Record, frozen=True, tag="tally", tag_field="kind"):
@@ -87,6 +121,7 @@ class EvaluationJob(Record, Job[AccuracyChunk], frozen=True, tag="evaluation", t
     preprocessing: Preprocessing
     workers: int
     contents: str = ""  # digest of the contents of the images before the first
+    candidates: tuple[int, ...] | None = None  # classes that are ranked; None: all of the network's
 
 
 class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):

@@ -14,6 +14,7 @@ from fastvit_bench.records import (
     ExternalModel,
     Failure,
     Measurement,
+    RankedClasses,
     Shape,
     Share,
     Statistic,
@@ -685,9 +686,11 @@ def counted(accuracy: Accuracy) -> str:
     part = f", {asked.images} images evenly spread over it" if asked.limit is not None else ""
     covers = "with contents" if accuracy.contents else "names and sizes"  # of the digest
     data = f"{folder_of(asked.data)} ({covers} {accuracy.data_digest[:12]})"
+    numbered = f", classes numbered {asked.numbered}" if asked.numbered else ""
+    among = ", best of the classes that are there" if asked.among is RankedClasses.PRESENT else ""
     return printable(
         f"Counted by {accuracy.how} ({accuracy.machine.accelerator or accuracy.machine.processor}); "
-        f"{data}{part}; shorter side {how.shorter_side}, {how.interpolation}, "
+        f"{data}{part}{numbered}{among}; shorter side {how.shorter_side}, {how.interpolation}, "
         f"middle {how.resolution} x {how.resolution} (crop {how.crop:g}), "
         f"{asked.decoder}; {accuracy.finished[:10]}."
     )
