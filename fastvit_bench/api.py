@@ -245,6 +245,8 @@ def evaluate(
     class_map: Path | str | None = None,
     label_ids: LabelIds | None = None,
     among: RankedClasses = RankedClasses.ALL,
+    class_embeddings: Path | str | None = None,
+    reference_images: int | None = None,
     checkpoint: Path | str | None = None,
     weights: str | None = None,
     res: int | None = None,
@@ -298,7 +300,12 @@ def evaluate(
                 _path(labels),
                 limit,
                 workers or backends.available_cores(),
-                accuracy_run.Choices(numbering, among),
+                accuracy_run.Choices(
+                    numbering,
+                    among,
+                    _path(class_embeddings),
+                    accuracy_run.REFERENCE_IMAGES if reference_images is None else reference_images,
+                ),
             )
             request = options.evaluation_request(
                 settings, target.device, specs, evaluation, res=_sizes(res), fuse=fuse, seed=seed

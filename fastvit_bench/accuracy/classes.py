@@ -4,7 +4,7 @@ Class folders and files of labels have names, synsets or numbers. A wrong way to
 every figure wrong, so a way is taken only if the files leave no other, or the caller chose it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fastvit_bench.accuracy import class_map, imagenet, labels, natural
@@ -15,12 +15,15 @@ from fastvit_bench.records import ClassNumbering, ClassOrder, LabelIds, Labelled
 Numbers = Mapping[str, int]  # a class as it is written -> its number
 
 
-def number(images: ImageFiles, choices: ClassNumbering, classes: int, model: str) -> DataSet:
+def number(
+    images: ImageFiles, choices: ClassNumbering, classes: int, model: str, names: Sequence[str] | None = None
+) -> DataSet:
     """Return a data set with the numbers that a model of so many classes has for those of its images.
 
+    `names` are those of the model's classes, where class embeddings come with them.
     Raises `UsageError` where the classes are not the model's, and where there are several ways to number them.
     """
-    numbers, words = _numbers(images, choices, classes, model)
+    numbers, words = _numbers(images, choices, classes, model, names)
     present = tuple(sorted({numbers[text] for text in images.classes}))
     wrong = next((image for image in images.images if not 0 <= numbers[image.text] < classes), None)
     if wrong is not None:
@@ -36,7 +39,9 @@ def number(images: ImageFiles, choices: ClassNumbering, classes: int, model: str
     return DataSet(images.folder, tuple(pictures), images.labels, words + part, present)
 
 
-def _numbers(images: ImageFiles, choices: ClassNumbering, classes: int, model: str) -> tuple[Numbers, str]:
+def _numbers(
+    images: ImageFiles, choices: ClassNumbering, classes: int, model: str, names: Sequence[str] | None
+) -> tuple[Numbers, str]:
     """Return the numbers of the classes, and in words how they came to them."""
     _refuse_idle(images, choices)
     if choices.class_map is not None:
@@ -46,6 +51,8 @@ def _numbers(images: ImageFiles, choices: ClassNumbering, classes: int, model: s
     if images.labels is not None and all(labels.NUMBER.fullmatch(text) for text in images.classes):
         ids, why = _label_ids(images, choices.label_ids, classes, model)
         return {text: _TO_NUMBER[ids](int(text)) for text in images.classes}, _ID_WORDS[ids] + why
+    if names is not None:
+        return _by_names(images, choices.order, names)
     if choices.label_ids is not None:
         raise UsageError(f"--label-ids is for numbers, and the classes in {images.labels} are none; leave it out.")
     if classes == imagenet.CLASSES and all(text in imagenet.numbers() for text in images.classes):
@@ -79,6 +86,23 @@ def _by_map(images: ImageFiles, file: Path, classes: int, model: str) -> Numbers
             f"from 0 to {classes - 1}; {hint}."
         )
     return numbers
+
+
+def _by_names(images: ImageFiles, order: ClassOrder | None, names: Sequence[str]) -> tuple[Numbers, str]:
+    """Return the numbers of classes by the names beside class embeddings."""
+    numbers = {name: number for number, name in enumerate(names)}
+    absent = next((text for text in images.classes if text not in numbers), None)
+    if absent is not None:
+        raise UsageError(
+            f"The class '{printable(absent)}' of images in {images.folder} is not among the {len(names)} names beside "
+            f"the class embeddings, such as '{printable(names[0])}'; give --class-map FILE, with the name of each "
+            f"embedding's class as the images have it, in the order of the embeddings."
+        )
+    if order is not None:
+        raise UsageError(
+            "--class-order is for folders, and names beside the class embeddings number them; leave it out."
+        )
+    return numbers, "by the names beside the class embeddings"
 
 
 def _by_order(images: ImageFiles, order: ClassOrder | None, classes: int, model: str) -> tuple[Numbers, str]:

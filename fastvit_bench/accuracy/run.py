@@ -12,8 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from fastvit_bench import backends
-from fastvit_bench.accuracy import classes, contents, dataset, preprocessing
+from fastvit_bench.accuracy import classes, contents, dataset, embeddings, preprocessing
 from fastvit_bench.accuracy.dataset import DataSet, ImageFiles
+from fastvit_bench.accuracy.embeddings import Embedded
 from fastvit_bench.errors import NotComparableError, UsageError
 from fastvit_bench.exporting import checkpoints
 from fastvit_bench.measuring import machine as machines
@@ -26,9 +27,11 @@ from fastvit_bench.records import (
     Artifact,
     Cell,
     CellError,
+    ClassEmbeddings,
     ClassNumbering,
     ClassOrder,
     Device,
+    EmbeddingCosines,
     Evaluation,
     EvaluationJob,
     Failure,
@@ -45,12 +48,16 @@ from fastvit_bench.sweep import preflight as sweep_preflight
 from fastvit_bench.sweep import run as sweep_run
 from fastvit_bench.sweep.plan import Step
 
+REFERENCE_IMAGES = 64  # default: in float64, a reference network takes a second an image, and up to ten
+
 
 class Choices(NamedTuple):
-    """The choices of a caller on how classes are numbered and ranked."""
+    """The choices of a caller on how classes are numbered and ranked, and embeddings compared."""
 
     numbering: ClassNumbering = ClassNumbering()
     among: RankedClasses = RankedClasses.ALL
+    class_embeddings: Path | None = None
+    reference_images: int = REFERENCE_IMAGES
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,8 @@ def described(data: Path, labels: Path | None, limit: int | None, workers: int, 
         decoder=preprocessing.decoder(),
         numbering=choices.numbering,
         among=choices.among,
+        class_embeddings=embeddings.read(choices.class_embeddings).record if choices.class_embeddings else None,
+        reference_images=choices.reference_images if choices.class_embeddings else 0,
     )
 
 
@@ -107,13 +116,14 @@ def numbered(request: Request, steps: Sequence[Step], images: ImageFiles) -> tup
     assert asked is not None
     choices = asked.numbering or ClassNumbering(order=_order_of_earlier_versions(images))
     cached = {step.cell.model: step.cached for step in steps if step.cached is not None}
+    embedded = _embedded(asked.class_embeddings)
     by_model: dict[str, DataSet] = {}
     for spec in request.models:
         artifact = cached.get(spec.name)
         head, outputs = (artifact.head, artifact.classes) if artifact else _outputs(spec, request)
-        if head is not Head.CLASSIFIER:
-            raise UsageError(f"{spec.name} ends in {head} and names no class of an image; there is no accuracy of it.")
-        by_model[spec.name] = classes.number(images, choices, outputs, spec.name)
+        _check_head(spec.name, head, outputs, embedded)
+        names, count = (embedded.names, embedded.record.classes) if embedded else (None, outputs)
+        by_model[spec.name] = classes.number(images, choices, count, spec.name, names)
     (first, whole), *others = by_model.items()
     other = next((name for name, data in others if data.pictures != whole.pictures), None)
     if other is not None:
@@ -123,6 +133,37 @@ def numbered(request: Request, steps: Sequence[Step], images: ImageFiles) -> tup
         asked, images=len(data.pictures), digest=data.digest, numbered=asked.numbered or data.numbered
     )
     return msgspec.structs.replace(request, evaluation=evaluation), data
+
+
+def _embedded(known: ClassEmbeddings | None) -> Embedded | None:
+    """Return the class embeddings of a run. Raises `NotComparableError` if their file has other contents by now."""
+    if known is None:
+        return None
+    embedded = embeddings.read(Path(known.file))
+    if embedded.record != known:
+        raise NotComparableError(f"{known.file} was changed since the run began. Start a new run.")
+    return embedded
+
+
+def _check_head(model: str, head: Head, outputs: int, embedded: Embedded | None) -> None:
+    """Raise `UsageError` unless a network's outputs are scores of classes, or embeddings that class embeddings fit."""
+    if head is Head.EMBEDDING and embedded is None:
+        raise UsageError(
+            f"{model} ends in an embedding, which names no class by itself; give --class-embeddings FILE, an array "
+            f"with the embedding of each class's text."
+        )
+    if head not in (Head.CLASSIFIER, Head.EMBEDDING):
+        raise UsageError(f"{model} ends in {head} and names no class of an image; there is no accuracy of it.")
+    if embedded is None:
+        return
+    file, count, width = embedded.record.file, embedded.record.classes, embedded.record.width
+    if head is Head.CLASSIFIER:
+        raise UsageError(f"{model} is a classifier, which scores its own classes; leave --class-embeddings out.")
+    if outputs and outputs != width:  # a network without a projection does not tell its width beforehand
+        hint = "it is turned over: save its transpose" if outputs == count else "it belongs to another network"
+        raise UsageError(
+            f"{file} holds {count} embeddings of {width} numbers, and those of {model} have {outputs}; {hint}."
+        )
 
 
 def _order_of_earlier_versions(images: ImageFiles) -> ClassOrder | None:
@@ -262,6 +303,8 @@ def run(
                 preprocessing=how,
                 workers=request.evaluation.workers,
                 candidates=images.present if request.evaluation.among is RankedClasses.PRESENT else None,
+                class_embeddings=request.evaluation.class_embeddings,
+                reference_images=request.evaluation.reference_images,
             )
             trouble: CellError | None = None
             with Worker(**options) as counter:
@@ -304,7 +347,16 @@ def _summed(
         unreadable=unreadable,
         machine=machine,
         contents=tallies[-1].contents,
+        cosines=_joined(tallies),
     )
+
+
+def _joined(tallies: Sequence[AccuracyChunk]) -> EmbeddingCosines | None:
+    """Return the cosines of all tallies, or None if none has any."""
+    total: EmbeddingCosines | None = None
+    for cosines in (tally.cosines for tally in tallies if tally.cosines is not None):
+        total = cosines.joined(total)
+    return total
 
 
 def _record(path: Path, result: Accuracy | Failure) -> Accuracy | Failure:

@@ -76,6 +76,21 @@ def accuracy(
         RankedClasses,
         typer.Option("--among", help="Classes to choose from: all of the model's, or those of the images (present)."),
     ] = RankedClasses.ALL,
+    class_embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-embeddings",
+            help="Of an embedding network: .npy (classes, width), or .npz with their names. [required for one]",
+        ),
+    ] = None,
+    reference_images: Annotated[
+        int | None,
+        typer.Option(
+            "--reference-images",
+            min=0,
+            help="Images whose embeddings are compared with the float64 network's. [default: 64]",
+        ),
+    ] = None,
     checkpoint: CheckpointOption = None,
     weights: WeightsOption = None,
     res: Annotated[
@@ -106,7 +121,7 @@ def accuracy(
     format_: FormatOption = TableFormat.RICH,
     config_file: ConfigOption = None,
 ) -> None:
-    """Count top-1 and top-5 accuracy on a folder of images.
+    """Count top-1 and top-5 accuracy on a folder of images, of an encoder zero-shot.
 
     The file is the one that `latency` times; it is exported and proved first if it is missing. If this machine lacks
     the device, the file runs on the runtime that proves such files, and the result says so. Images are prepared as for
@@ -115,6 +130,7 @@ def accuracy(
 
     \b
     fastvit-bench accuracy --data imagenet/val -c fastvit_t8.pth.tar
+    fastvit-bench accuracy --data imagenet/val -m fastvit_mci0 -c mobileclip_s0.pt --class-embeddings text.npy
     fastvit-bench accuracy --resume last
     """
     from fastvit_bench import backends, options
@@ -152,6 +168,8 @@ def accuracy(
         choices = accuracy_run.Choices(
             ClassNumbering(order=class_order, class_map=str(class_map) if class_map else None, label_ids=label_ids),
             among,
+            class_embeddings,
+            accuracy_run.REFERENCE_IMAGES if reference_images is None else reference_images,
         )
         _output.say_contents(specs)
         collected = dataset.collect(data, labels)

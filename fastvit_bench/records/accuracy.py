@@ -68,6 +68,46 @@ class ClassNumbering(Record, frozen=True):
     label_ids: LabelIds | None = None  # of numbers in a file of labels
 
 
+class ClassEmbeddings(Record, frozen=True):
+    """A file with an embedding for each class, with which those of images are compared."""
+
+    file: str  # as the user named it
+    sha256: str
+    classes: int
+    width: int  # numbers of an embedding
+
+
+class EmbeddingCosines(Record, frozen=True):
+    """Cosines between an exported file's embeddings and the reference network's, of the same images."""
+
+    images: int
+    total: float  # sum of the cosines; that of an embedding with NaN or infinity counts as -1
+    least: float
+    worst: str  # name of the image with the least
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for cosines that so many images cannot have."""
+        bound = 1 + 1e-9
+        if self.images < 1 or not -bound <= self.least <= bound:
+            raise ValueError(f"a least cosine of {self.least} of {self.images} images")
+        if not self.images * self.least - 1e-6 <= self.total <= self.images * bound:
+            raise ValueError(f"cosines of {self.total} in all of {self.images} images")
+
+    @property
+    def mean(self) -> float:
+        """Mean of the cosines."""
+        return self.total / self.images
+
+    def joined(self, other: "EmbeddingCosines | None") -> "EmbeddingCosines":
+        """Return the cosines of these images and of others."""
+        if other is None:
+            return self
+        worse = self if self.least <= other.least else other
+        return EmbeddingCosines(
+            images=self.images + other.images, total=self.total + other.total, least=worse.least, worst=worse.worst
+        )
+
+
 class Unreadable(Record, frozen=True):
     """An image file that could not be decoded, with the reason."""
 
@@ -88,6 +128,8 @@ class Evaluation(Record, frozen=True):
     numbering: ClassNumbering | None = None  # None: of earlier versions, which took the text order of folders
     numbered: str = ""  # how the classes came to their numbers, in words; empty in runs of earlier versions
     among: RankedClasses = RankedClasses.ALL
+    class_embeddings: ClassEmbeddings | None = None  # of an embedding network
+    reference_images: int = 0  # of which the reference network's embeddings are compared, at most
 
 
 class AccuracyChunk(Record, frozen=True, tag="tally", tag_field="kind"):
@@ -102,6 +144,7 @@ class AccuracyChunk(Record, frozen=True, tag="tally", tag_field="kind"):
     overflowed: int = 0  # images with a NaN or infinite score; they count as wrong
     unreadable: tuple[Unreadable, ...] = ()
     contents: str = ""  # digest of the contents of all images up to its last; empty in runs of earlier versions
+    cosines: EmbeddingCosines | None = None  # of the images that were compared with the reference network
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for counts that so many images cannot have."""
@@ -122,6 +165,8 @@ class EvaluationJob(Record, Job[AccuracyChunk], frozen=True, tag="evaluation", t
     workers: int
     contents: str = ""  # digest of the contents of the images before the first
     candidates: tuple[int, ...] | None = None  # classes that are ranked; None: all of the network's
+    class_embeddings: ClassEmbeddings | None = None  # of an embedding network
+    reference_images: int = 0  # of which the reference network's embeddings are compared, at most
 
 
 class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
@@ -140,6 +185,7 @@ class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
     unreadable: tuple[Unreadable, ...]
     machine: Machine
     contents: str = ""  # digest of the contents of the images; empty in runs of earlier versions
+    cosines: EmbeddingCosines | None = None  # of an embedding network, with its reference network
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for counts that so many images cannot have, and for an accuracy of none."""

@@ -687,10 +687,12 @@ def counted(accuracy: Accuracy) -> str:
     covers = "with contents" if accuracy.contents else "names and sizes"  # of the digest
     data = f"{folder_of(asked.data)} ({covers} {accuracy.data_digest[:12]})"
     numbered = f", classes numbered {asked.numbered}" if asked.numbered else ""
+    embedded = asked.class_embeddings
+    zero_shot = f", zero-shot by {folder_of(embedded.file)} (sha256 {embedded.sha256[:12]})" if embedded else ""
     among = ", best of the classes that are there" if asked.among is RankedClasses.PRESENT else ""
     return printable(
         f"Counted by {accuracy.how} ({accuracy.machine.accelerator or accuracy.machine.processor}); "
-        f"{data}{part}{numbered}{among}; shorter side {how.shorter_side}, {how.interpolation}, "
+        f"{data}{part}{zero_shot}{numbered}{among}; shorter side {how.shorter_side}, {how.interpolation}, "
         f"middle {how.resolution} x {how.resolution} (crop {how.crop:g}), "
         f"{asked.decoder}; {accuracy.finished[:10]}."
     )

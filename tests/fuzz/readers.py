@@ -22,7 +22,7 @@ from fakes import perf_reports, trtexec_times
 from mutations import check_refusal
 
 from fastvit_bench import backends, config, options
-from fastvit_bench.accuracy import class_map, classes, dataset, labels, preprocessing
+from fastvit_bench.accuracy import class_map, classes, dataset, embeddings, labels, preprocessing
 from fastvit_bench.backends import Images, _sidecars
 from fastvit_bench.backends._nvidia import engines
 from fastvit_bench.backends._onnx import external, limits, traffic
@@ -381,6 +381,12 @@ def show_labels(path: Path, draw: bool) -> None:
     msgspec.json.encode(images.pictures)
 
 
+def show_class_embeddings(path: Path, draw: bool) -> None:
+    embedded = embeddings.read(path)
+    assert embedded.rows.shape == (embedded.record.classes, embedded.record.width)
+    assert np.allclose(np.linalg.norm(embedded.rows, axis=1), 1)
+
+
 def show_class_map(path: Path, draw: bool) -> None:
     numbers = class_map.read(path, ["cat"])
     assert len(set(numbers.values())) == len(numbers)
@@ -678,6 +684,22 @@ def times_files() -> list[bytes]:
     return [trtexec_times.text(queries).encode(), trtexec_times.text(trtexec_times.before(queries)).encode()]
 
 
+def embedding_arrays() -> list[bytes]:
+    values = np.random.default_rng(0).standard_normal((3, 4))
+    contents = []
+    for kind in (np.float16, np.float64):
+        stream = io.BytesIO()
+        np.save(stream, values.astype(kind))
+        contents.append(stream.getvalue())
+    return contents
+
+
+def embedding_archives() -> list[bytes]:
+    stream = io.BytesIO()
+    np.savez(stream, text=np.random.default_rng(0).standard_normal((3, 4)), names=np.array(["ant", "bee", "cat"]))
+    return [stream.getvalue()]
+
+
 def texts(*values: str) -> Callable[[], list[bytes]]:
     return lambda: [value.encode() for value in values]
 
@@ -725,6 +747,8 @@ READERS: dict[str, Reader] = {
     "labels-json": Reader(
         "labels.json", texts('{"a.jpg": 0, "b c.jpg": 1, "c/d,e.png": 2}'), mutants.of_json, show_labels
     ),
+    "class-embeddings": Reader("text.npy", embedding_arrays, mutants.of_bytes, show_class_embeddings),
+    "class-embeddings-named": Reader("text.npz", embedding_archives, mutants.of_archive, show_class_embeddings),
     "class-map": Reader("map.txt", texts("dog\ncat\n", "0 cat\n1 dog\n"), mutants.of_text, show_class_map),
     "class-map-json": Reader(
         "map.json",
