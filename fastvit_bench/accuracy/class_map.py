@@ -32,8 +32,8 @@ def read(file: Path, names: Collection[str]) -> ClassMap:
             f"The class map {file} has no class '{printable(absent)}', which images belong to; write a name per line, "
             f"exactly as the images' folders or labels have it."
         )
-    first, *others = ({name: class_map[name] for name in names} for class_map in fitting)
-    if any(other != first for other in others):
+    first, *further = ({name: class_map[name] for name in names} for class_map in fitting)
+    if any(numbers != first for numbers in further):
         raise UsageError(
             f"The class map {file} can be read in two ways, as its lines have numbers and the names are numbers, too; "
             f"write it as JSON, from each name to its number."

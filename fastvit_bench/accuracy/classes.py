@@ -20,7 +20,7 @@ def number(
 ) -> DataSet:
     """Return a data set with the numbers that a model of so many classes has for those of its images.
 
-    `names` are those of the model's classes, where class embeddings come with them.
+    `names` are those beside class embeddings, whose order is free; they may be none. A classifier has None.
     Raises `UsageError` where the classes are not the model's, and where there are several ways to number them.
     """
     numbers, words = _numbers(images, choices, classes, model, names)
@@ -45,13 +45,15 @@ def _numbers(
     """Return the numbers of the classes, and in words how they came to them."""
     _refuse_idle(images, choices)
     if choices.class_map is not None:
-        return _by_map(
-            images, Path(choices.class_map), classes, model
-        ), f"by the class map {Path(choices.class_map).name}"
+        file = Path(choices.class_map)
+        numbers = _by_map(images, file, classes, model)
+        if names is None and classes == imagenet.CLASSES:
+            _refuse_other_order(file, numbers)
+        return numbers, f"by the class map {file.name}"
     if images.labels is not None and all(labels.NUMBER.fullmatch(text) for text in images.classes):
         ids, why = _label_ids(images, choices.label_ids, classes, model)
         return {text: _TO_NUMBER[ids](int(text)) for text in images.classes}, _ID_WORDS[ids] + why
-    if names is not None:
+    if names:
         return _by_names(images, choices.order, names)
     if choices.label_ids is not None:
         raise UsageError(f"--label-ids is for numbers, and the classes in {images.labels} are none; leave it out.")
@@ -65,8 +67,8 @@ def _numbers(
 def _refuse_idle(images: ImageFiles, choices: ClassNumbering) -> None:
     """Raise `UsageError` for a choice that would have no effect on these images."""
     if choices.order is not None and (choices.class_map is not None or images.labels is not None):
-        other = "--class-map" if choices.class_map is not None else "--labels"
-        raise UsageError(f"--class-order is for folders, and {other} numbers the classes; leave one of them out.")
+        option = "--class-map" if choices.class_map is not None else "--labels"
+        raise UsageError(f"--class-order is for folders, and {option} numbers the classes; leave one of them out.")
     if choices.label_ids is not None and (choices.class_map is not None or images.labels is None):
         reason = "--class-map numbers the classes" if choices.class_map is not None else "there are no --labels"
         raise UsageError(f"--label-ids is for the numbers in a file of labels, and {reason}; leave it out.")
@@ -86,6 +88,17 @@ def _by_map(images: ImageFiles, file: Path, classes: int, model: str) -> Numbers
             f"from 0 to {classes - 1}; {hint}."
         )
     return numbers
+
+
+def _refuse_other_order(file: Path, numbers: Numbers) -> None:
+    """Raise `UsageError` for a class map that numbers ImageNet's synsets otherwise than networks do."""
+    usual = imagenet.numbers()
+    odd = next((synset for synset, number in numbers.items() if number != usual.get(synset, number)), None)
+    if odd is not None:
+        raise UsageError(
+            f"The class map {file} has number {numbers[odd]} for {odd}, which is number {usual[odd]} of networks for "
+            f"ImageNet; leave --class-map out, or give numbers with --labels if this model has that order."
+        )
 
 
 def _by_names(images: ImageFiles, order: ClassOrder | None, names: Sequence[str]) -> tuple[Numbers, str]:

@@ -17,6 +17,7 @@ from fastvit_bench.accuracy import contents
 from fastvit_bench.accuracy import preprocessing as accuracy_preprocessing
 from fastvit_bench.accuracy.preprocessing import DecodedImage
 from fastvit_bench.backends import Session
+from fastvit_bench.errors import UsageError
 from fastvit_bench.records import AccuracyChunk, Artifact, EmbeddingCosines, LabelledImage, Preprocessing, Unreadable
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def answer(
 ) -> Answer:
     """Return what a session's outputs (N, classes or width) for a batch say of its first images, the pictures."""
     outputs, labels = outputs[: len(pictures)], [picture.label for picture in pictures]
-    scores = outputs if scoring.class_embeddings is None else directions(outputs) @ scoring.class_embeddings.T
+    scores = outputs if scoring.class_embeddings is None else _similarities(outputs, scoring.class_embeddings)
     if scoring.candidates is not None:
         position = {label: at for at, label in enumerate(scoring.candidates)}
         scores, labels = scores[:, list(scoring.candidates)], [position[label] for label in labels]
@@ -267,6 +268,16 @@ def answer(
             worst=pictures[chosen[worst]].name,
         ),
     )
+
+
+def _similarities(embeddings: "NDArray[np.floating]", rows: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    """Return the cosines (N, classes) of embeddings (N, width) with class embeddings (classes, width) of norm 1."""
+    if embeddings.shape[1] != rows.shape[1]:
+        raise UsageError(
+            f"The class embeddings have {rows.shape[1]} numbers each, and the network's {embeddings.shape[1]}; they "
+            f"belong to another network."
+        )
+    return directions(embeddings) @ rows.T
 
 
 def directions(embeddings: "NDArray[np.floating]") -> "NDArray[np.float64]":

@@ -77,10 +77,10 @@ def _directions(file: Path, values: "NDArray[np.float64]") -> "NDArray[np.float6
     rows = values / norms
     first: dict[bytes, int] = {}
     for number, row in enumerate(rows.astype(np.float32)):
-        other = first.setdefault(row.tobytes(), number)
-        if other != number:
+        earlier = first.setdefault(row.tobytes(), number)
+        if earlier != number:
             raise UsageError(
-                f"Classes {other} and {number} in {file} have the same embedding, so the second could never be named; "
+                f"Classes {earlier} and {number} in {file} have one embedding, so the second could never be named; "
                 f"make the embeddings from different texts."
             )
     return rows

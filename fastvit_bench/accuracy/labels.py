@@ -37,11 +37,11 @@ def read(file: Path) -> list[Label]:
         labels = _from_lines(file, text)
     if not labels:
         raise UsageError(f"{file} gives no classes; write a line `name number` per image.")
-    seen = set[str]()
+    images = set[str]()
     for image, _, where in labels:
-        if image is not None and image in seen:
+        if image is not None and image in images:
             raise UsageError(f"{where}: names {printable(image)} a second time; keep one of them.")
-        seen.add(image or "")
+        images.add(image or "")
     return labels
 
 

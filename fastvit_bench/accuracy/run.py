@@ -122,13 +122,15 @@ def numbered(request: Request, steps: Sequence[Step], images: ImageFiles) -> tup
         artifact = cached.get(spec.name)
         head, outputs = (artifact.head, artifact.classes) if artifact else _outputs(spec, request)
         _check_head(spec.name, head, outputs, embedded)
-        names, count = (embedded.names, embedded.record.classes) if embedded else (None, outputs)
+        names, count = (embedded.names or (), embedded.record.classes) if embedded else (None, outputs)
         by_model[spec.name] = classes.number(images, choices, count, spec.name, names)
-    (first, whole), *others = by_model.items()
-    other = next((name for name, data in others if data.pictures != whole.pictures), None)
-    if other is not None:
-        raise UsageError(f"{first} and {other} number the classes of {images.folder} differently; count one at a time.")
-    data = whole.limited(asked.limit)
+    (first, data), *further = by_model.items()
+    differing = next((name for name, images in further if images.pictures != data.pictures), None)
+    if differing is not None:
+        raise UsageError(
+            f"{first} and {differing} number the classes of {images.folder} differently; count one at a time."
+        )
+    data = data.limited(asked.limit)
     evaluation = msgspec.structs.replace(
         asked, images=len(data.pictures), digest=data.digest, numbered=asked.numbered or data.numbered
     )

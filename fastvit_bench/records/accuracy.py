@@ -98,13 +98,13 @@ class EmbeddingCosines(Record, frozen=True):
         """Mean of the cosines."""
         return self.total / self.images
 
-    def joined(self, other: "EmbeddingCosines | None") -> "EmbeddingCosines":
-        """Return the cosines of these images and of others."""
-        if other is None:
+    def joined(self, more: "EmbeddingCosines | None") -> "EmbeddingCosines":
+        """Return the cosines of these images and of more."""
+        if more is None:
             return self
-        worse = self if self.least <= other.least else other
+        worse = self if self.least <= more.least else more
         return EmbeddingCosines(
-            images=self.images + other.images, total=self.total + other.total, least=worse.least, worst=worse.worst
+            images=self.images + more.images, total=self.total + more.total, least=worse.least, worst=worse.worst
         )
 
 

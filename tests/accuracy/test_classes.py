@@ -307,6 +307,16 @@ def test_the_devkits_list_of_classes_is_no_map_of_a_network(tmp_path: Path) -> N
     assert class_map.read(file, ["n02100735"])["n02100735"] == 1
 
 
+def test_a_map_in_another_order_than_imagenets_networks_have_is_refused(tmp_path: Path) -> None:
+    root, file = pictures.folders(tmp_path / "set", ["n01440764", "n02119789"], 1), tmp_path / "map.txt"
+    file.write_text("".join(f"{synset}\n" for synset in sorted(imagenet.devkit_order())))
+    assert pictures.data_set(root, count=1000, class_map=str(file)).present == (0, imagenet.numbers()["n02119789"])
+    file.write_text("".join(f"{synset}\n" for synset in imagenet.devkit_order()))
+    assert "leave --class-map out" in refused(root, count=1000, class_map=str(file))
+    file.write_text(json.dumps({"n01440764": 1, "n02119789": 279}))  # off by one
+    assert "has number 1 for n01440764, which is number 0" in refused(root, count=1000, class_map=str(file))
+
+
 @pytest.mark.parametrize(
     ("choices", "sentence"),
     [

@@ -129,7 +129,11 @@ def test_names_beside_the_embeddings_number_the_classes(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="leave it out"):
         classes.number(images, ClassNumbering(order=ClassOrder.TEXT), 3, "mci0", ("2", "10", "x"))
     with pytest.raises(UsageError, match="--class-order text or --class-order natural"):
-        classes.number(images, ClassNumbering(), 3, "mci0")  # without names, the order is as doubtful as a classifier's
+        classes.number(images, ClassNumbering(), 3, "mci0", ())  # without names, as doubtful as a classifier's
+    file = tmp_path / "rows.txt"
+    file.write_text("x\n10\n2\n")
+    data = classes.number(images, ClassNumbering(class_map=str(file)), 3, "mci0", ())
+    assert {picture.name[:-8]: picture.label for picture in data.pictures} == {"x": 0, "10": 1, "2": 2}
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
@@ -215,6 +219,12 @@ def test_an_embedding_without_a_direction_is_wrong_and_named(tmp_path: Path) -> 
     (tally,) = tallied(tmp_path / "set", table, scoring, [0, 1, 2, 3])
     assert (tally.top1, tally.overflowed) == (2, 2)
     assert tally.cosines == EmbeddingCosines(images=2, total=0.0, least=-1.0, worst="001.png")
+
+
+def test_class_embeddings_of_another_width_are_refused(tmp_path: Path) -> None:
+    """A network without a projection tells its width only as it runs."""
+    with pytest.raises(UsageError, match="have 16 numbers each, and the network's 12"):
+        tallied(tmp_path / "set", drawn(3), count.Scoring(7, class_embeddings=drawn(7, 16)), [0, 1, 2])
 
 
 def test_cosines_are_of_the_images_that_were_chosen(tmp_path: Path) -> None:
