@@ -63,7 +63,11 @@ def accuracy(
     ] = None,
     class_map: Annotated[
         Path | None,
-        typer.Option("--class-map", help="File of the class names: a line each in the model's order, or JSON."),
+        typer.Option(
+            "--class-map",
+            help="File of the class names: a line each in the model's order, or JSON. "
+            "[default: the folders or labels number them]",
+        ),
     ] = None,
     label_ids: Annotated[
         LabelIds | None,
@@ -74,7 +78,7 @@ def accuracy(
     ] = None,
     among: Annotated[
         RankedClasses,
-        typer.Option("--among", help="Classes to choose from: all of the model's, or those of the images (present)."),
+        typer.Option("--among", help="Classes to choose from: all of the model's, or those of the images."),
     ] = RankedClasses.ALL,
     class_embeddings: Annotated[
         Path | None,
@@ -121,16 +125,17 @@ def accuracy(
     format_: FormatOption = TableFormat.RICH,
     config_file: ConfigOption = None,
 ) -> None:
-    """Count top-1 and top-5 accuracy on a folder of images, of an encoder zero-shot.
+    """Count top-1 and top-5 accuracy on a folder of images.
 
     The file is the one that `latency` times; it is exported and proved first if it is missing. If this machine lacks
     the device, the file runs on the runtime that proves such files, and the result says so. Images are prepared as for
     the published accuracies. The counts are saved every few images, so an interrupted run can continue with --resume.
-    Files that cannot be read as images are left out, counted and named.
+    Files that cannot be read as images are left out, counted and named. An encoder takes --class-embeddings, and is
+    counted zero-shot.
 
     \b
     fastvit-bench accuracy --data imagenet/val -c fastvit_t8.pth.tar
-    fastvit-bench accuracy --data imagenet/val -m fastvit_mci0 -c mobileclip_s0.pt --class-embeddings text.npy
+    fastvit-bench accuracy --data val -c s0.pt --class-embeddings text.npy
     fastvit-bench accuracy --resume last
     """
     from fastvit_bench import backends, options
