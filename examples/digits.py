@@ -33,12 +33,23 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from fastvit_bench.accuracy import dataset, preprocessing
+from fastvit_bench.accuracy import classes, dataset, preprocessing
 from fastvit_bench.backends import Images
 from fastvit_bench.errors import ExitCode
 from fastvit_bench.network.fastvit import FastViT
 from fastvit_bench.network.registry import VARIANTS
-from fastvit_bench.records import MEAN, STD, Accuracy, Artifact, Fuse, Measurement, Preprocessing, Share, share
+from fastvit_bench.records import (
+    MEAN,
+    STD,
+    Accuracy,
+    Artifact,
+    ClassNumbering,
+    Fuse,
+    Measurement,
+    Preprocessing,
+    Share,
+    share,
+)
 from fastvit_bench.render import markdown
 from fastvit_bench.render.table import NONE, Column, Table, TableReport
 from fastvit_bench.render.text import latency, percent
@@ -123,7 +134,7 @@ def write_images(folder: Path, plan: Plan) -> None:
 
 def read_images(folder: Path) -> Digits:
     """A part as `fastvit-bench accuracy` prepares it, before it is normalised."""
-    found = dataset.collect(folder)
+    found = classes.number(dataset.collect(folder), ClassNumbering(), 10, "the digits' network")
     ready = [
         preprocessing.prepare((found.folder / each.name).read_bytes(), PREPARED, Images.PIXELS)
         for each in found.pictures

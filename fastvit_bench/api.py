@@ -17,11 +17,15 @@ from fastvit_bench.records import (
     Accuracy,
     AccuracyChunk,
     Artifact,
+    ClassNumbering,
+    ClassOrder,
     Failure,
     Fuse,
     Head,
+    LabelIds,
     Measurement,
     Protocol,
+    RankedClasses,
     Shape,
 )
 from fastvit_bench.records.comparison import BaselineKind, Comparison
@@ -236,6 +240,12 @@ def evaluate(
     device: str = "cpu",
     *,
     labels: Path | str | None = None,
+    class_order: ClassOrder | None = None,
+    class_map: Path | str | None = None,
+    label_ids: LabelIds | None = None,
+    among: RankedClasses = RankedClasses.ALL,
+    class_embeddings: Path | str | None = None,
+    reference_images: int | None = None,
     checkpoint: Path | str | None = None,
     weights: str | None = None,
     res: int | None = None,
@@ -280,13 +290,27 @@ def evaluate(
             if data is None:
                 raise UsageError("Name the folder with the images: data, or a run to resume.")
             specs = options.select_models(settings, _names(model), _path(checkpoint), None, weights)
-            images, earlier = dataset.collect(Path(data), _path(labels), limit), {}
-            evaluation = accuracy_run.described(images, Path(data), limit, workers or backends.available_cores())
+            collected, earlier = dataset.collect(Path(data), _path(labels)), {}
+            numbering = ClassNumbering(
+                order=class_order, class_map=str(class_map) if class_map else None, label_ids=label_ids
+            )
+            evaluation = accuracy_run.described(
+                Path(data),
+                _path(labels),
+                limit,
+                workers or backends.available_cores(),
+                accuracy_run.Choices(
+                    numbering,
+                    among,
+                    _path(class_embeddings),
+                    accuracy_run.REFERENCE_IMAGES if reference_images is None else reference_images,
+                ),
+            )
             request = options.evaluation_request(
                 settings, target.device, specs, evaluation, res=_sizes(res), fuse=fuse, seed=seed
             )
             steps = plan.plan(request, models)
-            accuracy_run.check(request, steps, images)
+            request, images = accuracy_run.numbered(request, steps, collected)
             path = run.begin(request, steps, target.machine, results)
         accuracies: list[Accuracy] = []
         failures: list[Failure] = []

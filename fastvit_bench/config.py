@@ -162,7 +162,7 @@ def load(path: Path | None, *, backends: Collection[str]) -> Config:
         local = Path(FILE_NAME)
         path = local if files.exists(local) else files.find(FILE_NAME)
     try:
-        text = files.read_text(path)
+        text = files.read_text(path, encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration file {path}.") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -353,7 +353,7 @@ def output_path(
 def class_names(path: Path) -> tuple[str, ...]:
     """Return the class names in a file, one per line; an empty last line does not count."""
     try:
-        lines = files.read_text(path).removesuffix("\n").split("\n")
+        lines = files.read_text(path, encoding="utf-8-sig").removesuffix("\n").split("\n")  # some editors mark UTF-8
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The class names {path} cannot be read: {error}.") from None
     names = [line.strip() for line in lines]

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fastvit_bench.accuracy import classes, dataset
+from fastvit_bench.records import ClassNumbering
+
 
 def image(seed: int, width: int = 90, height: int = 70) -> Image.Image:
     """Smooth colours, so that JPEG keeps most of them."""
@@ -38,3 +41,12 @@ def flat(root: Path, count: int, seed: int = 0) -> Path:
     for at in range(count):
         (root / f"{at:04}.jpg").write_bytes(jpeg(seed + at, 60 + at % 70, 50 + at % 90))
     return root
+
+
+def data_set(folder: Path, labels: Path | None = None, count: int | None = None, **choices: object) -> dataset.DataSet:
+    """The images of a folder with numbers of a network with so many classes; without a count, with as many as fit."""
+    images = dataset.collect(folder, labels)
+    if count is None:
+        count = len(images.classes) if labels is None else 1 + max(int(text) for text in images.classes)
+    numbering = ClassNumbering(**choices)  # pyright: ignore[reportArgumentType]
+    return classes.number(images, numbering, count, "fastvit_t8")

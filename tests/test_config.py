@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastvit_bench import backends, config
+from fastvit_bench import backends, config, files, options
 from fastvit_bench.errors import ConfigError, UsageError
 from fastvit_bench.network.registry import VARIANTS
 
@@ -102,6 +102,16 @@ def test_broken_toml_and_missing_files_are_one_sentence(tmp_path: Path) -> None:
         config.load(tmp_path / "absent.toml", backends=())
     with pytest.raises(ConfigError, match="cannot be read"):
         config.load(tmp_path, backends=())
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "benchmark.toml"
+    shipped = files.find("benchmark.toml").read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + shipped.replace(b"\n", b"\r\n"))
+    assert config.load(path, backends=backends.implemented()).models
+    names = tmp_path / "names.txt"
+    names.write_bytes(b"\xef\xbb\xbfa\r\nb c\r\n")
+    assert options.class_names(names) == ("a", "b c")
 
 
 def test_select_takes_names_and_globs_in_the_order_of_the_file(tmp_path: Path) -> None:

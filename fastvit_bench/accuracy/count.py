@@ -6,7 +6,7 @@ decoding threads ─► batch ─► feed ─► run ─► wait ─► fetch �
 import contextlib
 import queue
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,8 @@ from fastvit_bench.accuracy import contents
 from fastvit_bench.accuracy import preprocessing as accuracy_preprocessing
 from fastvit_bench.accuracy.preprocessing import DecodedImage
 from fastvit_bench.backends import Session
-from fastvit_bench.records import AccuracyChunk, Artifact, LabelledImage, Preprocessing, Unreadable
+from fastvit_bench.errors import UsageError
+from fastvit_bench.records import AccuracyChunk, Artifact, EmbeddingCosines, LabelledImage, Preprocessing, Unreadable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,6 +46,28 @@ class ImageSelection(NamedTuple):
     workers: int
 
 
+class Scoring(NamedTuple):
+    """The way from a session's outputs to scores of classes, and what else they are compared with."""
+
+    classes: int  # that there are scores of
+    candidates: Sequence[int] | None = None  # classes that are ranked, which all labels must be among; None: all
+    class_embeddings: "NDArray[np.float64] | None" = None  # (classes, width), of norm 1: outputs are embeddings
+    reference: "Callable[[Batch], NDArray[np.floating]] | None" = None  # embeddings (N, width) of the reference network
+    compared: Collection[str] = ()  # names of the images whose embeddings are compared with the reference network's
+
+    @property
+    def ranked(self) -> int:
+        """Number of classes to choose from."""
+        return self.classes if self.candidates is None else len(self.candidates)
+
+
+class Answer(NamedTuple):
+    """Counts of a batch, and cosines of the embeddings that were compared with the reference network's."""
+
+    counts: ChunkCounts
+    cosines: EmbeddingCosines | None = None
+
+
 def tallies(
     sessions: Sequence[Session],
     artifact: Artifact,
@@ -52,6 +75,7 @@ def tallies(
     first: int,
     how: str,
     contents_before: str = "",
+    scoring: Scoring | None = None,
 ) -> Generator[AccuracyChunk]:
     """Yield the counts of every `CHUNK` images or so, from picture number `first` on, in order.
 
@@ -71,25 +95,26 @@ def tallies(
         ahead=2 * selection.workers + batch * len(sessions),
     )
     parts: deque[_Part] = deque()
+    scoring = scoring or Scoring(artifact.classes)
     with (
-        lanes(sessions) as compute,
+        lanes(sessions, scoring) as compute,
         contextlib.closing(_prefetched(_batches(stream, selection.pictures, first, batch, contents_before))) as ready,
     ):
         for prepared in ready:
             if not parts or parts[-1] is not prepared.part:
                 parts.append(prepared.part)
-            if prepared.labels:
-                prepared.part.answers.append(compute(prepared.images, prepared.labels))
+            if prepared.pictures:
+                prepared.part.answers.append(compute(prepared.images, prepared.pictures))
             prepared.part.complete = prepared.last
             # bounds the memory of batches that wait for a session
             while sum(len(part.answers) for part in parts) > 2 * len(sessions):
                 next(part for part in parts if part.answers).settle()
             while parts and parts[0].is_settled():
-                yield parts.popleft().tally(artifact, how)
+                yield parts.popleft().tally(artifact, how, scoring.ranked)
         for part in parts:
             while part.answers:
                 part.settle()
-            yield part.tally(artifact, how)
+            yield part.tally(artifact, how, scoring.ranked)
 
 
 class _Part:
@@ -98,15 +123,18 @@ class _Part:
     def __init__(self, first: int, pictures: int) -> None:
         self.first, self.pictures = first, pictures
         self.complete = False  # whether its last batch is submitted
-        self.answers: deque[Future[ChunkCounts]] = deque()
+        self.answers: deque[Future[Answer]] = deque()
         self.counts = ChunkCounts(0, 0, 0)
+        self.cosines: EmbeddingCosines | None = None
         self.unreadable: list[Unreadable] = []
         self.contents = ""
 
     def settle(self) -> None:
         """Wait for the first pending batch, and add its counts."""
         more = self.answers.popleft().result()
-        self.counts = ChunkCounts(*(a + b for a, b in zip(self.counts, more, strict=True)))
+        self.counts = ChunkCounts(*(a + b for a, b in zip(self.counts, more.counts, strict=True)))
+        if more.cosines is not None:
+            self.cosines = more.cosines.joined(self.cosines)
 
     def is_settled(self) -> bool:
         """Return whether all batches are computed, after adding the counts of those that are."""
@@ -114,8 +142,8 @@ class _Part:
             self.settle()
         return self.complete and not self.answers
 
-    def tally(self, artifact: Artifact, how: str) -> AccuracyChunk:
-        """Return the counts as a record."""
+    def tally(self, artifact: Artifact, how: str, ranked: int) -> AccuracyChunk:
+        """Return the counts as a record; `ranked` is the number of classes to choose from."""
         assert artifact.sha256 is not None
         return AccuracyChunk(
             artifact=artifact.sha256,
@@ -123,10 +151,11 @@ class _Part:
             first=self.first,
             pictures=self.pictures,
             top1=self.counts.top1,
-            top5=self.counts.top5 if artifact.classes > TOP else None,
+            top5=self.counts.top5 if ranked > TOP else None,
             overflowed=self.counts.overflowed,
             unreadable=tuple(self.unreadable),
             contents=self.contents,
+            cosines=self.cosines,
         )
 
 
@@ -135,7 +164,7 @@ class _Batch(NamedTuple):
 
     part: _Part
     images: Any
-    labels: list[int]  # fewer than images in a batch that was filled up; none if none of its images could be read
+    pictures: list[LabelledImage]  # fewer than images if it was filled up; none if none of its images could be read
     last: bool = False  # whether it is the last one of its part
 
 
@@ -153,19 +182,19 @@ def _batches(
             section = pictures[at : (at // chunk + 1) * chunk]
             part = _Part(at, len(section))
             waiting: list[Any] = []
-            labels: list[int] = []
+            batched: list[LabelledImage] = []
             for picture, (own, image) in zip(section, stream, strict=False):
                 digest = contents.extended(digest, own)
                 if len(waiting) == size:
-                    yield _Batch(part, accuracy_preprocessing.stacked(waiting, size), labels)
-                    waiting, labels = [], []
+                    yield _Batch(part, accuracy_preprocessing.stacked(waiting, size), batched)
+                    waiting, batched = [], []
                 if isinstance(image, Unreadable):
                     part.unreadable.append(image)
                 else:
                     waiting.append(image)
-                    labels.append(picture.label)
+                    batched.append(picture)
             part.contents = digest
-            yield _Batch(part, accuracy_preprocessing.stacked(waiting, size) if waiting else None, labels, last=True)
+            yield _Batch(part, accuracy_preprocessing.stacked(waiting, size) if waiting else None, batched, last=True)
             at += len(section)
 
 
@@ -182,21 +211,21 @@ def _prefetched(batches: Generator[_Batch]) -> Generator[_Batch]:
                 future.cancel()
 
 
-Compute = Callable[["Batch", Sequence[int]], "Future[ChunkCounts]"]
+Compute = Callable[["Batch", Sequence[LabelledImage]], "Future[Answer]"]
 
 
 @contextlib.contextmanager
-def lanes(sessions: Sequence[Session]) -> Generator[Compute]:
+def lanes(sessions: Sequence[Session], scoring: Scoring) -> Generator[Compute]:
     """Yield a function that submits a batch: to the only session at once, or to the next free one, in a thread."""
 
-    def compute(session: Session, batch: "Batch", labels: Sequence[int]) -> ChunkCounts:
-        return counted(_scores(session, batch)[: len(labels)], labels)
+    def compute(session: Session, batch: "Batch", pictures: Sequence[LabelledImage]) -> Answer:
+        return answer(_outputs(session, batch), batch, pictures, scoring)
 
     if len(sessions) == 1:
 
-        def at_once(batch: "Batch", labels: Sequence[int]) -> "Future[ChunkCounts]":
-            done: Future[ChunkCounts] = Future()
-            done.set_result(compute(sessions[0], batch, labels))
+        def at_once(batch: "Batch", pictures: Sequence[LabelledImage]) -> "Future[Answer]":
+            done: Future[Answer] = Future()
+            done.set_result(compute(sessions[0], batch, pictures))
             return done
 
         yield at_once
@@ -205,15 +234,63 @@ def lanes(sessions: Sequence[Session]) -> Generator[Compute]:
     for session in sessions:
         free.put(session)
 
-    def whenever_free(batch: "Batch", labels: Sequence[int]) -> ChunkCounts:
+    def whenever_free(batch: "Batch", pictures: Sequence[LabelledImage]) -> Answer:
         session = free.get()
         try:
-            return compute(session, batch, labels)
+            return compute(session, batch, pictures)
         finally:
             free.put(session)
 
     with ThreadPoolExecutor(len(sessions), thread_name_prefix="compute") as pool:
-        yield lambda batch, labels: pool.submit(whenever_free, batch, labels)
+        yield lambda batch, pictures: pool.submit(whenever_free, batch, pictures)
+
+
+def answer(
+    outputs: "NDArray[np.floating]", batch: "Batch", pictures: Sequence[LabelledImage], scoring: Scoring
+) -> Answer:
+    """Return what a session's outputs (N, classes or width) for a batch say of its first images, the pictures."""
+    outputs, labels = outputs[: len(pictures)], [picture.label for picture in pictures]
+    scores = outputs if scoring.class_embeddings is None else _similarities(outputs, scoring.class_embeddings)
+    if scoring.candidates is not None:
+        position = {label: at for at, label in enumerate(scoring.candidates)}
+        scores, labels = scores[:, list(scoring.candidates)], [position[label] for label in labels]
+    chosen = [at for at, picture in enumerate(pictures) if picture.name in scoring.compared]
+    if scoring.reference is None or not chosen:
+        return Answer(counted(scores, labels))
+    values = cosines(outputs[chosen], scoring.reference(batch[chosen]))
+    worst = int(np.argmin(values))
+    return Answer(
+        counted(scores, labels),
+        EmbeddingCosines(
+            images=len(chosen),
+            total=float(values.sum()),
+            least=float(values[worst]),
+            worst=pictures[chosen[worst]].name,
+        ),
+    )
+
+
+def _similarities(embeddings: "NDArray[np.floating]", rows: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    """Return the cosines (N, classes) of embeddings (N, width) with class embeddings (classes, width) of norm 1."""
+    if embeddings.shape[1] != rows.shape[1]:
+        raise UsageError(
+            f"The class embeddings have {rows.shape[1]} numbers each, and the network's {embeddings.shape[1]}; they "
+            f"belong to another network."
+        )
+    return directions(embeddings) @ rows.T
+
+
+def directions(embeddings: "NDArray[np.floating]") -> "NDArray[np.float64]":
+    """Return embeddings (N, width) divided by their norms; one that is zero or not finite becomes NaN."""
+    values = embeddings.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def cosines(embeddings: "NDArray[np.floating]", others: "NDArray[np.floating]") -> "NDArray[np.float64]":
+    """Return the cosines (N) between embeddings (N, width) row by row, and -1 where one is zero or not finite."""
+    values = np.einsum("nw,nw->n", directions(embeddings), directions(others))
+    return np.where(np.isfinite(values), np.clip(values, -1, 1), -1.0)
 
 
 def counted(scores: "NDArray[np.floating]", labels: Sequence[int]) -> ChunkCounts:
@@ -233,10 +310,10 @@ def counted(scores: "NDArray[np.floating]", labels: Sequence[int]) -> ChunkCount
     )
 
 
-def _scores(session: Session, batch: "Batch") -> "NDArray[np.floating]":
-    """Run a session once on a batch of N images, and return its scores (N, classes)."""
+def _outputs(session: Session, batch: "Batch") -> "NDArray[np.floating]":
+    """Run a session once on a batch of N images, and return its scores or embeddings (N, classes or width)."""
     session.set_input(batch)
     session.run()
     session.wait()
-    (scores,) = session.get_output().values()
-    return scores.reshape(len(batch), -1)
+    (outputs,) = session.get_output().values()
+    return outputs.reshape(len(batch), -1)

@@ -1,26 +1,20 @@
 """Find labelled images in a folder, and their classes."""
 
+import dataclasses
+import functools
 import hashlib
-import json
 import os
-import posixpath
-import re
 import stat
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import NamedTuple
 
 from fastvit_bench import files
-from fastvit_bench.errors import UsageError
+from fastvit_bench.accuracy import imagenet, labels, natural
+from fastvit_bench.accuracy.labels import Label
+from fastvit_bench.errors import UsageError, printable
 from fastvit_bench.records import LabelledImage
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Prepared = NDArray[np.float32] | NDArray[np.uint8]  # (3, H, W) normalised, or (H, W, 3) pixels: see `Images`
-
 
 # endings that torchvision's ImageFolder takes for images; this module only distinguishes layouts of data sets by them
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -29,14 +23,39 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 SPLIT = "val"  # folder of ImageNet's validation images, on which published accuracies are counted
 
 
+class ImageFile(NamedTuple):
+    """An image file, and its class as its folder or a file of labels has it."""
+
+    name: str  # path below the folder, with slashes
+    size_bytes: int
+    text: str  # name of its folder; or a number, a synset or a name
+    where: str  # file of labels and line, for messages; empty with folders
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files before their classes have numbers, in the order of evaluation."""
+
+    folder: Path  # the names are relative to it
+    images: tuple[ImageFile, ...]
+    labels: Path | None  # file of labels; None: the folders are the classes
+    named: bool = True  # False: the file of labels names no images, and is in their order
+
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Classes as they are written, in text order."""
+        return tuple(sorted({image.text for image in self.images}))
+
+
 @dataclass(frozen=True)
 class DataSet:
-    """Image files and their classes, in the order of evaluation."""
+    """Image files and the numbers of their classes, in the order of evaluation."""
 
     folder: Path  # the pictures' names are relative to it
     pictures: tuple[LabelledImage, ...]
-    classes: tuple[str, ...]  # names of the class folders, in the classes' order; empty with a file of labels
     labels: Path | None = None  # file of labels, if one was used
+    numbered: str = ""  # how the classes came to their numbers, in words
+    present: tuple[int, ...] = ()  # classes of all images of the folder, also of those beyond a limit
 
     @property
     def digest(self) -> str:
@@ -44,16 +63,23 @@ class DataSet:
         lines = (f"{picture.name}\0{picture.size_bytes}\0{picture.label}\n" for picture in self.pictures)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
+    def limited(self, limit: int | None) -> "DataSet":
+        """Return `limit` of the images, evenly spread over all of them, so that every class has its share."""
+        total = len(self.pictures)
+        if limit is None or limit >= total:
+            return self
+        chosen = tuple(self.pictures[at * total // limit] for at in range(limit))
+        return dataclasses.replace(self, pictures=chosen)
+
 
 # --- content of a folder ----------------------------------------------------------------------------------------------
 
 
-def collect(folder: Path, labels: Path | None = None, limit: int | None = None) -> DataSet:
-    """Collect the images of a data set, DIR/CLASS/…, with the folders' sorted names as classes, or those of `labels`.
+def collect(folder: Path, labels: Path | None = None) -> ImageFiles:
+    """Collect the images of a data set, DIR/CLASS/…, with the folders' names as classes, or those of `labels`.
 
     Every file in a class folder that is not hidden counts as an image, so that unreadable files are reported. A folder
-    ``val`` below `folder` is used instead of it. `limit` takes that many images, evenly spread over all of them in
-    their order, so that every class has its share. Raises `UsageError` for a folder of another layout, and for labels
+    ``val`` below `folder` is used instead of it. Raises `UsageError` for a folder of another layout, and for labels
     that do not fit its images.
     """
     try:
@@ -61,48 +87,16 @@ def collect(folder: Path, labels: Path | None = None, limit: int | None = None) 
             what = "is not a folder" if files.exists(folder) else "does not exist"
             raise UsageError(f"--data {folder} {what}; name a folder of images.")
         root = _root(folder)
-        images = _labelled(root, labels) if labels else _by_folders(root)
+        return _labelled(root, labels) if labels else _by_folders(root)
     except OSError as error:
         raise UsageError(f"The folder {error.filename or folder} cannot be read: {error.strerror}.") from None
-    total = len(images.pictures)
-    if limit is None or limit >= total:
-        return images
-    chosen = tuple(images.pictures[at * total // limit] for at in range(limit))
-    return DataSet(images.folder, chosen, images.classes, images.labels)
 
 
-def check_classes(images: DataSet, classes: int, model: str) -> None:
-    """Raise `UsageError` unless the images are of the classes that a network of so many classes has."""
-    named = len(images.classes)
-    if images.labels is None and named != classes:
-        nested = _nested(images)
-        if nested:
-            raise UsageError(
-                f"{images.folder} holds folders of folders, such as {nested}; name the one whose folders are the "
-                f"classes, such as --data {images.folder / nested.partition('/')[0]}."
-            )
-        few = (
-            "Folders of only some classes do not show their numbers: give the numbers with --labels FILE, a line "
-            "`name number` per image."
-        )
-        many = "Check that it is the data set the model was trained for."
-        raise UsageError(
-            f"{images.folder} holds {named} class folder{'s' * (named != 1)}, and {model} has {classes} classes. "
-            f"{few if named < classes else many}"
-        )
-    wrong = next((picture for picture in images.pictures if picture.label >= classes), None)
-    if wrong is not None:
-        raise UsageError(
-            f"{images.labels} says that {wrong.name} is of class {wrong.label}, and the classes of {model} go from 0 "
-            f"to {classes - 1}; if the file counts from 1, subtract it."
-        )
-
-
-def _nested(images: DataSet) -> str | None:
+def nested(folders: ImageFiles) -> str | None:
     """Return the name of one folder in a class folder, if all images are in such folders, or None."""
-    if any(picture.name.count("/") < 2 for picture in images.pictures):
+    if any(image.name.count("/") < 2 for image in folders.images):
         return None
-    return "/".join(images.pictures[0].name.split("/")[:2])
+    return "/".join(folders.images[0].name.split("/")[:2])
 
 
 def _root(folder: Path) -> Path:
@@ -124,8 +118,8 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
 
 
-def _by_folders(root: Path) -> DataSet:
-    """Collect DIR/CLASS/…; a class is the number of its folder among their sorted names, as in ImageFolder."""
+def _by_folders(root: Path) -> ImageFiles:
+    """Collect DIR/CLASS/…; a class is a folder."""
     entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
     names = sorted(entry.name for entry in entries if entry.is_dir())
     loose = sorted(entry.name for entry in entries if entry.is_file() and _is_image(Path(entry.name)))
@@ -143,14 +137,14 @@ def _by_folders(root: Path) -> DataSet:
         file_names = [entry.name for entry in entries]
         but = f", but files such as {printable(min(file_names))}" if file_names else ""
         raise UsageError(f"{root} holds no images{but}; name a folder of class folders, or images with --labels FILE.")
-    pictures: list[LabelledImage] = []
+    images: list[ImageFile] = []
     empty: list[str] = []
-    for label, name in enumerate(names):
+    for name in names:
         inside = _files(root, name)
-        pictures += [LabelledImage(name=file, size_bytes=size, label=label) for file, size in inside]
+        images += [ImageFile(file, size, name, "") for file, size in inside]
         if not inside:
             empty.append(name)
-    if not pictures:
+    if not images:
         raise UsageError(f"{root} holds {len(names)} folders and no images in them.")
     if empty:
         more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
@@ -158,7 +152,7 @@ def _by_folders(root: Path) -> DataSet:
             f"{root}: no images in the class folder{'s' * (len(empty) > 1)} {', '.join(map(printable, empty[:3]))}"
             f"{more}; remove what is not a class, or bring its images."
         )
-    return DataSet(root, tuple(pictures), tuple(map(printable, names)))
+    return ImageFiles(root, tuple(images), None)
 
 
 def _files(root: Path, below: str = "") -> list[tuple[str, int]]:
@@ -209,38 +203,111 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def printable(name: str) -> str:
-    """Return a file's name with ? for every character that a terminal does not print, such as control characters."""
-    return "".join(c if c.isprintable() else "?" for c in name)
-
-
 # --- labels from a file -----------------------------------------------------------------------------------------------
 
 
-def _labelled(root: Path, file: Path) -> DataSet:
+def _labelled(root: Path, file: Path) -> ImageFiles:
     """Collect every image below `root`, with the class that the file of labels gives."""
-    classes = _labels(file)
+    lines = labels.read(file)
     sizes = dict(_files(root))
     inside = _inside(root, file)
     if inside is not None:
         sizes.pop(inside, None)
     if not sizes:
         raise UsageError(f"{root} holds no images.")
-    absent = next((name for name in classes if name not in sizes), None)
-    if absent is not None:
-        raise UsageError(
-            f"{file} names {printable(absent)}, and there is no such file in {root}; names are those of files below "
-            f"the folder, with their endings."
-        )
-    unlabelled = [name for name in sizes if name not in classes]
+    by_image = _in_order(root, file, lines, sizes) if lines[0].image is None else _by_name(root, file, lines, sizes)
+    unlabelled = [name for name in sizes if name not in by_image]
     if unlabelled:
         raise UsageError(
             f"{file} gives no class for {printable(unlabelled[0])}"
             f"{f' and {len(unlabelled) - 1} other files' if len(unlabelled) > 1 else ''} in {root}; add a line, or "
             f"move away what is not an image."
         )
-    pictures = (LabelledImage(name=name, size_bytes=size, label=classes[name]) for name, size in sizes.items())
-    return DataSet(root, tuple(pictures), (), file)
+    images = (ImageFile(name, size, by_image[name].text, by_image[name].where) for name, size in sizes.items())
+    return ImageFiles(root, tuple(images), file, named=lines[0].image is not None)
+
+
+def _by_name(root: Path, file: Path, lines: Sequence[Label], names: Collection[str]) -> dict[str, Label]:
+    """Return the label of each image that a file of labels names, by the image's name below the folder.
+
+    Raises `UsageError` for a name that is no image's, or of several, and for two lines on one image.
+    """
+    spellings: dict[str, list[str]] = {}
+    for name in names:
+        for spelling in _spellings(name):
+            spellings.setdefault(spelling, []).append(name)
+    by_image: dict[str, Label] = {}
+    for number, label in enumerate(lines):
+        written = label.image or ""
+        images = _images(written, spellings)
+        if not images and number == 0 and not labels.is_class(label.text) and not _is_image(Path(written)):
+            continue  # a heading
+        if not images:
+            raise UsageError(
+                f"{file} names {printable(written)}, and there is no such file in {root}; names are those of files "
+                f"below the folder, and may lack their ending or the folders in front."
+            )
+        if len(images) > 1:
+            raise UsageError(
+                f"{label.where}: {printable(written)} may be {printable(images[0])} or {printable(images[1])} in "
+                f"{root}; write the names with their folders and endings."
+            )
+        if images[0] in by_image:
+            raise UsageError(f"{label.where}: names {printable(images[0])} a second time; keep one of the lines.")
+        by_image[images[0]] = label
+    return by_image
+
+
+def _spellings(name: str) -> set[str]:
+    """Return the ways to name an image: without some of the folders in front, and without its ending."""
+    folders = name.split("/")
+    ends = {"/".join(folders[at:]) for at in range(len(folders))}
+    return ends | {end.rpartition(".")[0] for end in ends if _is_image(Path(end))}
+
+
+def _images(written: str, spellings: Mapping[str, list[str]]) -> list[str]:
+    """Return the images that a name in a file of labels may mean; folders of another machine may be in front of it."""
+    for path in (written, written.replace("\\", "/")):
+        folders = path.split("/")
+        for at in range(len(folders)):
+            end = "/".join(folders[at:])
+            images = spellings.get(end, [])
+            if images:
+                return [end] if end in images else images
+    return []
+
+
+def _folder(name: str) -> str:
+    """Return the folders in front of a file's name."""
+    return name.rpartition("/")[0]
+
+
+def _in_order(root: Path, file: Path, lines: Sequence[Label], names: Collection[str]) -> dict[str, Label]:
+    """Return the label of each image for a file of classes alone, a line for each image in the order of their names.
+
+    Of ImageNet's 50,000 validation images, the folder may hold some; their names have the numbers of the lines.
+    Raises `UsageError` where there are not as many lines as images, and where the order of names is not one.
+    """
+    ordered = sorted(names)
+    validation = {name: number for name in ordered if (number := imagenet.validation_number(name))}
+    if len(validation) == len(names):  # in one folder, or in folders of classes
+        if len(names) < len(lines) == imagenet.VALIDATION_IMAGES >= max(validation.values()):
+            return {name: lines[number - 1] for name, number in validation.items()}
+        ordered.sort(key=lambda name: validation[name])
+    if len(lines) != len(names):
+        raise UsageError(
+            f"{file} has {len(lines)} classes, a line each and without names, and {root} holds {len(names)} files; "
+            f"there must be as many, or write a line `name number` per image."
+        )
+    if len(validation) < len(names) and (
+        ordered != natural.sort(ordered) or len({_folder(name) for name in names}) > 1
+    ):
+        raise UsageError(
+            f"{file} has classes without names of images, and the order of the images in {root} is not certain: they "
+            f"lie in several folders, or natural order (2 before 10) is not text order; write a line `name number` "
+            f"per image."
+        )
+    return dict(zip(ordered, lines, strict=True))
 
 
 def _inside(root: Path, file: Path) -> str | None:
@@ -249,84 +316,3 @@ def _inside(root: Path, file: Path) -> str | None:
         return file.resolve().relative_to(root.resolve()).as_posix()
     except ValueError:
         return None
-
-
-_LONGEST_LINE = 4096  # characters; no name of a file is longer
-
-
-def _labels(file: Path) -> dict[str, int]:
-    """Read name -> class from a JSON object or from lines ``name number`` or ``name,number``; a heading is skipped."""
-    try:
-        text = files.read_text(file, encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-        raise UsageError(f"The labels {file} cannot be read: {reason}.") from None
-    if file.suffix.lower() == ".json" or text.lstrip().startswith("{"):
-        return _from_json(file, text)
-    classes: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if len(line) > _LONGEST_LINE:
-            raise UsageError(
-                f"{file}, line {number}: has {len(line)} characters, more than the {_LONGEST_LINE} of a name and its "
-                f"number; write a line `name number` per image."
-            )
-        if not line.strip():
-            continue
-        name, label = _parts(line)
-        if not classes and number == 1 and label.lower() in {"label", "class", "index", "target"}:
-            continue
-        if not name or not re.fullmatch(r"\d{1,9}", label, re.ASCII):
-            raise UsageError(
-                f"{file}, line {number}: '{printable(line.strip())[:60]}' is not `name number` or `name,number`, with "
-                f"the number of a class from 0."
-            )
-        if (name := _normal(name)) in classes:
-            raise UsageError(f"{file}, line {number}: names {printable(name)} a second time; keep one of the lines.")
-        classes[name] = int(label)
-    if not classes:
-        raise UsageError(f"{file} gives no classes; write a line `name number` per image.")
-    return classes
-
-
-def _parts(line: str) -> tuple[str, str]:
-    """Return name and label of a line, at the last comma or else the last blank: both may be part of a name."""
-    name, _, label = line.rpartition(",")
-    if not name or len(label.split()) > 1:
-        name, label = line.rsplit(None, 1) if len(line.split(None, 1)) > 1 else ("", "")
-    return name.strip().strip('"'), label.strip().strip('"')
-
-
-def _normal(name: str) -> str:
-    """Return the one spelling of a path below the folder: ``a.jpg`` for ``./a.jpg``."""
-    return posixpath.normpath(name)
-
-
-class _Pairs(list[tuple[str, object]]):
-    """The names and values of a JSON object, in order; one name may be there twice."""
-
-
-def _from_json(file: Path, text: str) -> dict[str, int]:
-    """Read name -> class from a JSON object."""
-    example = 'such as {"a.jpg": 3}'
-    try:
-        pairs = json.loads(text, object_pairs_hook=_Pairs)
-    except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UsageError(f"{file} is not a JSON object of names and class numbers, {example}: {reason}.") from None
-    if not isinstance(pairs, _Pairs):
-        raise UsageError(f"{file} is not a JSON object of names and class numbers, {example}.")
-    classes: dict[str, int] = {}
-    for raw, label in pairs:
-        if type(label) is not int or not raw or label >= 10**9:
-            raise UsageError(
-                f"{file} is not a JSON object of names and class numbers, {example}: the value of '{printable(raw)}' "
-                f"is no class."
-            )
-        if (name := _normal(raw)) in classes:
-            raise UsageError(f"{file}: names {printable(name)} a second time; keep one of the numbers.")
-        if label < 0:
-            raise UsageError(f"{file}: {printable(name)} is of class {label}, and classes are counted from 0.")
-        classes[name] = label
-    if not classes:
-        raise UsageError(f"{file} gives no classes; write the number of a class per image.")
-    return classes

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastvit_bench.accuracy import contents
-from fastvit_bench.accuracy.dataset import printable
 from fastvit_bench.backends import Images
+from fastvit_bench.errors import printable
 from fastvit_bench.records import LabelledImage, Preparation, Preprocessing, Unreadable
 
 if TYPE_CHECKING:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from fastvit_bench import backends
-from fastvit_bench.accuracy import contents, dataset, preprocessing
-from fastvit_bench.accuracy.dataset import DataSet
+from fastvit_bench.accuracy import classes, contents, dataset, embeddings, preprocessing
+from fastvit_bench.accuracy.dataset import DataSet, ImageFiles
+from fastvit_bench.accuracy.embeddings import Embedded
 from fastvit_bench.errors import NotComparableError, UsageError
 from fastvit_bench.exporting import checkpoints
 from fastvit_bench.measuring import machine as machines
@@ -25,7 +27,11 @@ from fastvit_bench.records import (
     Artifact,
     Cell,
     CellError,
+    ClassEmbeddings,
+    ClassNumbering,
+    ClassOrder,
     Device,
+    EmbeddingCosines,
     Evaluation,
     EvaluationJob,
     Failure,
@@ -33,6 +39,7 @@ from fastvit_bench.records import (
     Machine,
     ModelSpec,
     Preprocessing,
+    RankedClasses,
     Request,
 )
 from fastvit_bench.store import runs
@@ -40,6 +47,17 @@ from fastvit_bench.sweep import plan
 from fastvit_bench.sweep import preflight as sweep_preflight
 from fastvit_bench.sweep import run as sweep_run
 from fastvit_bench.sweep.plan import Step
+
+REFERENCE_IMAGES = 64  # default: in float64, a reference network takes a second an image, and up to ten
+
+
+class Choices(NamedTuple):
+    """The choices of a caller on how classes are numbered and ranked, and embeddings compared."""
+
+    numbering: ClassNumbering = ClassNumbering()
+    among: RankedClasses = RankedClasses.ALL
+    class_embeddings: Path | None = None
+    reference_images: int = REFERENCE_IMAGES
 
 
 @dataclass(frozen=True)
@@ -71,31 +89,88 @@ def preflight(device: Device, name: str = "") -> AccuracyTarget:
     return AccuracyTarget(device, machine, None)
 
 
-def described(images: DataSet, data: Path, limit: int | None, workers: int) -> Evaluation:
-    """Return the record of a data set in a run; `data` is the folder as the user named it."""
+def described(data: Path, labels: Path | None, limit: int | None, workers: int, choices: Choices) -> Evaluation:
+    """Return the record of images in a run before they are read; `data` is the folder as the user named it."""
     return Evaluation(
         data=str(data),
-        labels=str(images.labels) if images.labels else None,
+        labels=str(labels) if labels else None,
         limit=limit,
-        images=len(images.pictures),
-        digest=images.digest,
+        images=0,
+        digest="",
         workers=workers,
         decoder=preprocessing.decoder(),
+        numbering=choices.numbering,
+        among=choices.among,
+        class_embeddings=embeddings.read(choices.class_embeddings).record if choices.class_embeddings else None,
+        reference_images=choices.reference_images if choices.class_embeddings else 0,
     )
 
 
-def check(request: Request, steps: Sequence[Step], images: DataSet) -> None:
-    """Raise `UsageError` unless every model is a classifier of the images' classes, before anything is built.
+def numbered(request: Request, steps: Sequence[Step], images: ImageFiles) -> tuple[Request, DataSet]:
+    """Return a data set with the numbers that the models have for its classes, and the request that names it.
 
-    Raises `CheckpointError` for a checkpoint that has still to be exported and cannot be.
+    Nothing is built. Raises `UsageError` unless every model is a classifier of the images' classes, and all number them
+    alike. Raises `CheckpointError` for a checkpoint that has still to be exported and cannot be.
     """
+    asked = request.evaluation
+    assert asked is not None
+    choices = asked.numbering or ClassNumbering(order=_order_of_earlier_versions(images))
     cached = {step.cell.model: step.cached for step in steps if step.cached is not None}
+    embedded = _embedded(asked.class_embeddings)
+    by_model: dict[str, DataSet] = {}
     for spec in request.models:
         artifact = cached.get(spec.name)
-        head, classes = (artifact.head, artifact.classes) if artifact else _outputs(spec, request)
-        if head is not Head.CLASSIFIER:
-            raise UsageError(f"{spec.name} ends in {head} and names no class of an image; there is no accuracy of it.")
-        dataset.check_classes(images, classes, spec.name)
+        head, outputs = (artifact.head, artifact.classes) if artifact else _outputs(spec, request)
+        _check_head(spec.name, head, outputs, embedded)
+        names, count = (embedded.names or (), embedded.record.classes) if embedded else (None, outputs)
+        by_model[spec.name] = classes.number(images, choices, count, spec.name, names)
+    (first, data), *further = by_model.items()
+    differing = next((name for name, images in further if images.pictures != data.pictures), None)
+    if differing is not None:
+        raise UsageError(
+            f"{first} and {differing} number the classes of {images.folder} differently; count one at a time."
+        )
+    data = data.limited(asked.limit)
+    evaluation = msgspec.structs.replace(
+        asked, images=len(data.pictures), digest=data.digest, numbered=asked.numbered or data.numbered
+    )
+    return msgspec.structs.replace(request, evaluation=evaluation), data
+
+
+def _embedded(known: ClassEmbeddings | None) -> Embedded | None:
+    """Return the class embeddings of a run. Raises `NotComparableError` if their file has other contents by now."""
+    if known is None:
+        return None
+    embedded = embeddings.read(Path(known.file))
+    if embedded.record != known:
+        raise NotComparableError(f"{known.file} was changed since the run began. Start a new run.")
+    return embedded
+
+
+def _check_head(model: str, head: Head, outputs: int, embedded: Embedded | None) -> None:
+    """Raise `UsageError` unless a network's outputs are scores of classes, or embeddings that class embeddings fit."""
+    if head is Head.EMBEDDING and embedded is None:
+        raise UsageError(
+            f"{model} ends in an embedding, which names no class by itself; give --class-embeddings FILE, an array "
+            f"with the embedding of each class's text."
+        )
+    if head not in (Head.CLASSIFIER, Head.EMBEDDING):
+        raise UsageError(f"{model} ends in {head} and names no class of an image; there is no accuracy of it.")
+    if embedded is None:
+        return
+    file, count, width = embedded.record.file, embedded.record.classes, embedded.record.width
+    if head is Head.CLASSIFIER:
+        raise UsageError(f"{model} is a classifier, which scores its own classes; leave --class-embeddings out.")
+    if outputs and outputs != width:  # a network without a projection does not tell its width beforehand
+        hint = "it is turned over: save its transpose" if outputs == count else "it belongs to another network"
+        raise UsageError(
+            f"{file} holds {count} embeddings of {width} numbers, and those of {model} have {outputs}; {hint}."
+        )
+
+
+def _order_of_earlier_versions(images: ImageFiles) -> ClassOrder | None:
+    """Return the order of class folders in a run that does not record one."""
+    return ClassOrder.TEXT if images.labels is None else None
 
 
 def _outputs(spec: ModelSpec, request: Request) -> tuple[Head, int]:
@@ -129,7 +204,8 @@ def resume(
             f"Run {first.id} times networks instead of counting right answers; go on with: "
             f"fastvit-bench latency --device {first.request.device.name} --resume {first.id}."
         )
-    images = dataset.collect(Path(asked.data), Path(asked.labels) if asked.labels else None, asked.limit)
+    collected = dataset.collect(Path(asked.data), Path(asked.labels) if asked.labels else None)
+    _, images = numbered(first.request, steps, collected)
     if images.digest != asked.digest:
         raise NotComparableError(
             f"Run {first.id} cannot go on, because the images in {asked.data} are not those it began with. "
@@ -140,7 +216,6 @@ def resume(
             f"Run {first.id} cannot go on, because its images were decoded by {asked.decoder}, and here is "
             f"{preprocessing.decoder()}. Start a new run."
         )
-    check(first.request, steps, images)
     done = {_cell_of(accuracy.artifact) for accuracy in file.accuracies}
     remaining = [step for step in steps if step.cell not in done]
     earlier = {step.cell: _earlier(file, step) for step in remaining}
@@ -229,6 +304,9 @@ def run(
                 contents=tallies[-1].contents if tallies else "",
                 preprocessing=how,
                 workers=request.evaluation.workers,
+                candidates=images.present if request.evaluation.among is RankedClasses.PRESENT else None,
+                class_embeddings=request.evaluation.class_embeddings,
+                reference_images=request.evaluation.reference_images,
             )
             trouble: CellError | None = None
             with Worker(**options) as counter:
@@ -272,7 +350,16 @@ def _summed(
         machine=machine,
         contents=tallies[-1].contents,
         own=own if (own := registry.find(artifact.variant).preparation) != artifact.preparation else None,
+        cosines=_joined(tallies),
     )
+
+
+def _joined(tallies: Sequence[AccuracyChunk]) -> EmbeddingCosines | None:
+    """Return the cosines of all tallies, or None if none has any."""
+    total: EmbeddingCosines | None = None
+    for cosines in (tally.cosines for tally in tallies if tally.cosines is not None):
+        total = cosines.joined(total)
+    return total
 
 
 def _record(path: Path, result: Accuracy | Failure) -> Accuracy | Failure:

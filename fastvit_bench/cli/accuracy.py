@@ -22,7 +22,7 @@ from fastvit_bench.cli._options import (
 )
 from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.errors import ExitCode, UsageError
-from fastvit_bench.records import Failure, Fuse, Request
+from fastvit_bench.records import ClassNumbering, ClassOrder, Failure, Fuse, LabelIds, RankedClasses, Request
 
 if TYPE_CHECKING:
     from fastvit_bench.accuracy.dataset import DataSet
@@ -49,8 +49,50 @@ def accuracy(
         Path | None,
         typer.Option(
             "--labels",
-            help="File of the images' classes: lines `name number` or `name,number`, or JSON. "
+            help="File of the images' classes: lines `name number`, `name,synset` or ImageNet's own forms, or JSON. "
             "[default: the folders' names]",
+        ),
+    ] = None,
+    class_order: Annotated[
+        ClassOrder | None,
+        typer.Option(
+            "--class-order",
+            help="How training numbered the folders: natural (2 before 10, timm) or text (torchvision). "
+            "[required where they differ]",
+        ),
+    ] = None,
+    class_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-map",
+            help="File of the class names: a line each in the model's order, or JSON. "
+            "[default: the folders or labels number them]",
+        ),
+    ] = None,
+    label_ids: Annotated[
+        LabelIds | None,
+        typer.Option(
+            "--label-ids",
+            help="Numbers in --labels: index (from 0), from-1, or devkit (ImageNet's). [required where in doubt]",
+        ),
+    ] = None,
+    among: Annotated[
+        RankedClasses,
+        typer.Option("--among", help="Classes to choose from: all of the model's, or those of the images."),
+    ] = RankedClasses.ALL,
+    class_embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-embeddings",
+            help="Of an embedding network: .npy (classes, width), or .npz with their names. [required for one]",
+        ),
+    ] = None,
+    reference_images: Annotated[
+        int | None,
+        typer.Option(
+            "--reference-images",
+            min=0,
+            help="Images whose embeddings are compared with the float64 network's. [default: 64]",
         ),
     ] = None,
     checkpoint: CheckpointOption = None,
@@ -88,10 +130,12 @@ def accuracy(
     The file is the one that `latency` times; it is exported and proved first if it is missing. If this machine lacks
     the device, the file runs on the runtime that proves such files, and the result says so. Images are prepared as for
     the published accuracies. The counts are saved every few images, so an interrupted run can continue with --resume.
-    Files that cannot be read as images are left out, counted and named.
+    Files that cannot be read as images are left out, counted and named. An encoder takes --class-embeddings, and is
+    counted zero-shot.
 
     \b
     fastvit-bench accuracy --data imagenet/val -c fastvit_t8.pth.tar
+    fastvit-bench accuracy --data val -c s0.pt --class-embeddings text.npy
     fastvit-bench accuracy --resume last
     """
     from fastvit_bench import backends, options
@@ -126,12 +170,19 @@ def accuracy(
     else:
         assert data is not None
         specs = options.select_models(settings, model or [], checkpoint, None, weights)
+        choices = accuracy_run.Choices(
+            ClassNumbering(order=class_order, class_map=str(class_map) if class_map else None, label_ids=label_ids),
+            among,
+            class_embeddings,
+            accuracy_run.REFERENCE_IMAGES if reference_images is None else reference_images,
+        )
         _output.say_contents(specs)
-        images = dataset.collect(data, labels, limit)
-        evaluation = accuracy_run.described(images, data, limit, workers or backends.available_cores())
+        collected = dataset.collect(data, labels)
+        evaluation = accuracy_run.described(data, labels, limit, workers or backends.available_cores(), choices)
         request = options.evaluation_request(settings, target.device, specs, evaluation, res=res, fuse=fuse, seed=seed)
         steps = plan.plan(request, models)
-        accuracy_run.check(request, steps, images)
+        request, images = accuracy_run.numbered(request, steps, collected)
+        _output.say(f"classes: numbered {images.numbered}")
         with runs.lock(results, chosen.name):
             path = sweep_run.begin(request, steps, target.machine, results)
             failed = _count(request, steps, images, target, path, {})

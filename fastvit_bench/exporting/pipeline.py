@@ -51,7 +51,10 @@ from fastvit_bench.records import (
 )
 
 if TYPE_CHECKING:
-    from fastvit_bench.backends import Session, Subject
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fastvit_bench.backends import Batch, Session, Subject
     from fastvit_bench.exporting.verification import ReferenceOutputs
     from fastvit_bench.network.cost import Cost
     from fastvit_bench.network.factory import Reference
@@ -338,14 +341,36 @@ def _source(asked: ExportJob, backend: backends.Backend) -> _Source:
     return _from_file(asked, backend) if asked.variant == registry.ONNX else _from_network(asked, backend)
 
 
+def reference_outputs_of(asked: ExportJob) -> "Callable[[Batch], NDArray[np.floating]]":
+    """Return a function from a batch, as a session takes it, to the only output (N, …) of a job's reference network.
+
+    It is the network in float64 as its weights come, before any fusing.
+    """
+    import torch
+
+    from fastvit_bench.exporting import verification
+
+    reference = _reference_of(asked)
+
+    def outputs(batch: "Batch") -> "NDArray[np.floating]":
+        with torch.no_grad():
+            return reference.network(torch.from_numpy(verification.normalised(batch))).numpy()
+
+    return outputs
+
+
+def _reference_of(asked: ExportJob) -> "Reference":
+    """Return the reference network of a job; only networks with position tables depend on its size."""
+    shape = asked.shape if registry.find(asked.variant).sized else None
+    return _reference(asked.checkpoint, asked.weights, asked.variant, asked.head, asked.classes, shape)
+
+
 def _from_network(asked: ExportJob, backend: backends.Backend) -> _Source:
     """Load the network of a job at its fuse level; the reference is the network as its weights come."""
     from fastvit_bench.exporting import verification
     from fastvit_bench.network import cost, factory
 
-    # only networks with position tables depend on the size; the others are built once for all sizes
-    shape = asked.shape if registry.find(asked.variant).sized else None
-    reference = _reference(asked.checkpoint, asked.weights, asked.variant, asked.head, asked.classes, shape)
+    reference = _reference_of(asked)
     if asked.fused is Fuse.NONE and reference.form == "fused":
         raise UsageError(
             f"{asked.checkpoint} holds the fused form, whose branches are gone; export it with --fuse fused or folded."

@@ -5,11 +5,13 @@ import platform
 from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from fastvit_bench import backends
 from fastvit_bench.backends import Session
+from fastvit_bench.errors import UsageError
 from fastvit_bench.exporting import pipeline
 from fastvit_bench.measuring.jobs import Opened, OpenJob, Turned, TurnJob, WarmedUp, WarmUpJob
 from fastvit_bench.records import (
@@ -24,6 +26,9 @@ from fastvit_bench.records import (
     SpeedCheck,
     TimingJob,
 )
+
+if TYPE_CHECKING:
+    from fastvit_bench.accuracy.count import Scoring
 
 
 def time_artifact(job: TimingJob) -> Measurement:
@@ -95,6 +100,7 @@ def evaluate_artifact(job: EvaluationJob) -> Generator[AccuracyChunk]:
     """
     from fastvit_bench.accuracy import count
 
+    scoring = _scoring(job)
     export, path = job.export, Path(job.export.path)
     backend, device = backends.get(export.backend), export.device
     lanes = int(device.options.get("threads", 1))
@@ -112,7 +118,26 @@ def evaluate_artifact(job: EvaluationJob) -> Generator[AccuracyChunk]:
             pipeline.check(session, path, job.artifact, f"{how} on {_hardware(job.machine)}")
             twins = [session.clone() for _ in range(lanes - 1)]
         sessions = [session, *(twin for twin in twins if twin is not None)]
-        yield from count.tallies(sessions, job.artifact, selection, job.first, how, job.contents)
+        yield from count.tallies(sessions, job.artifact, selection, job.first, how, job.contents, scoring)
+
+
+def _scoring(job: EvaluationJob) -> "Scoring":
+    """Return how outputs become scores; of an embedding network, load the class embeddings and the reference network.
+
+    Raises `UsageError` for class embeddings that are not those of the job, or of another width than the network's.
+    """
+    from fastvit_bench.accuracy import embeddings
+    from fastvit_bench.accuracy.count import Scoring
+
+    if job.class_embeddings is None:
+        return Scoring(job.artifact.classes, job.candidates)
+    embedded = embeddings.read(Path(job.class_embeddings.file))
+    if embedded.record != job.class_embeddings:
+        raise UsageError(f"{job.class_embeddings.file} was changed since the run began; start a new run.")
+    number = min(job.reference_images, len(job.pictures))
+    compared = frozenset(job.pictures[at * len(job.pictures) // number].name for at in range(number))
+    reference = pipeline.reference_outputs_of(job.export) if number else None
+    return Scoring(embedded.record.classes, job.candidates, embedded.rows, reference, compared)
 
 
 # The session that takes turns. The process is ended when its block is over, and the session with it.

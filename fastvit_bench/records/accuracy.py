@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
@@ -35,6 +36,76 @@ class Preprocessing(Preparation, frozen=True, kw_only=True):
         return math.floor(self.resolution / self.crop)
 
 
+class ClassOrder(StrEnum):
+    """The order of names in which a training framework numbered class folders."""
+
+    TEXT = "text"  # "10" before "2": torchvision's ImageFolder, Keras
+    NATURAL = "natural"  # "2" before "10", small letters: timm
+
+
+class LabelIds(StrEnum):
+    """The numbers that a file of labels has for classes."""
+
+    INDEX = "index"  # the network's, from 0
+    FROM_1 = "from-1"  # the network's, from 1
+    DEVKIT = "devkit"  # of ImageNet's devkit, from 1 in an order of its own
+
+
+class RankedClasses(StrEnum):
+    """The classes among which an image's own must be the best."""
+
+    ALL = "all"  # of the network
+    PRESENT = "present"  # of any image of the data set, as accuracies of ImageNet-A and -R are usually counted
+
+
+class ClassNumbering(Record, frozen=True):
+    """The choices by which the classes of images become numbers of a network's outputs; None: as the files say."""
+
+    order: ClassOrder | None = None  # of class folders
+    class_map: str | None = None  # file of the classes' names by number, as the user named it
+    label_ids: LabelIds | None = None  # of numbers in a file of labels
+
+
+class ClassEmbeddings(Record, frozen=True):
+    """A file with an embedding for each class, with which those of images are compared."""
+
+    file: str  # as the user named it
+    sha256: str
+    classes: int
+    width: int  # numbers of an embedding
+
+
+class EmbeddingCosines(Record, frozen=True):
+    """Cosines between an exported file's embeddings and the reference network's, of the same images."""
+
+    images: int
+    total: float  # sum of the cosines; that of an embedding with NaN or infinity counts as -1
+    least: float
+    worst: str  # name of the image with the least
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for cosines that so many images cannot have."""
+        bound = 1 + 1e-9
+        if self.images < 1 or not -bound <= self.least <= bound:
+            raise ValueError(f"a least cosine of {self.least} of {self.images} images")
+        if not self.images * self.least - 1e-6 <= self.total <= self.images * bound:
+            raise ValueError(f"cosines of {self.total} in all of {self.images} images")
+
+    @property
+    def mean(self) -> float:
+        """Mean of the cosines."""
+        return self.total / self.images
+
+    def joined(self, more: "EmbeddingCosines | None") -> "EmbeddingCosines":
+        """Return the cosines of these images and of more."""
+        if more is None:
+            return self
+        worse = self if self.least <= more.least else more
+        return EmbeddingCosines(
+            images=self.images + more.images, total=self.total + more.total, least=worse.least, worst=worse.worst
+        )
+
+
 class Unreadable(Record, frozen=True):
     """An image file that could not be decoded, with the reason."""
 
@@ -52,6 +123,11 @@ class Evaluation(Record, frozen=True):
     digest: str  # SHA-256 over the images' names, sizes and classes, which are known before any is read
     workers: int  # threads that decode
     decoder: str  # library that decoded and resized them, with its version
+    numbering: ClassNumbering | None = None  # None: of earlier versions, which took the text order of folders
+    numbered: str = ""  # how the classes came to their numbers, in words; empty in runs of earlier versions
+    among: RankedClasses = RankedClasses.ALL
+    class_embeddings: ClassEmbeddings | None = None  # of an embedding network
+    reference_images: int = 0  # of which the reference network's embeddings are compared, at most
 
 
 class AccuracyChunk(Record, frozen=True, tag="tally", tag_field="kind"):
@@ -66,6 +142,7 @@ class AccuracyChunk(Record, frozen=True, tag="tally", tag_field="kind"):
     overflowed: int = 0  # images with a NaN or infinite score; they count as wrong
     unreadable: tuple[Unreadable, ...] = ()
     contents: str = ""  # digest of the contents of all images up to its last; empty in runs of earlier versions
+    cosines: EmbeddingCosines | None = None  # of the images that were compared with the reference network
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for counts that so many images cannot have."""
@@ -85,6 +162,9 @@ class EvaluationJob(Record, Job[AccuracyChunk], frozen=True, tag="evaluation", t
     preprocessing: Preprocessing
     workers: int
     contents: str = ""  # digest of the contents of the images before the first
+    candidates: tuple[int, ...] | None = None  # classes that are ranked; None: all of the network's
+    class_embeddings: ClassEmbeddings | None = None  # of an embedding network
+    reference_images: int = 0  # of which the reference network's embeddings are compared, at most
 
 
 class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
@@ -104,6 +184,7 @@ class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
     machine: Machine
     contents: str = ""  # digest of the contents of the images; empty in runs of earlier versions
     own: Preparation | None = None  # the network's own preparation, where the images were prepared in another way
+    cosines: EmbeddingCosines | None = None  # of an embedding network, with its reference network
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for counts that so many images cannot have, and for an accuracy of none."""

@@ -12,13 +12,14 @@ from fastvit_bench.render import latex as latex_tables
 from fastvit_bench.render import markdown as markdown_tables
 from fastvit_bench.render.row_table import counted, folder_of
 from fastvit_bench.render.row_text import FAILED
-from fastvit_bench.render.table import Column, Table, TableReport
+from fastvit_bench.render.table import NONE, Column, Table, TableReport
 from fastvit_bench.render.text import percent, printable
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 EMPTY = "No accuracies."
+_ENOUGH = 20  # images before a share is compared with chance
 NAMED = 20  # unreadable files that the notes name; the run file and the other formats name all
 
 
@@ -28,11 +29,12 @@ def line(result: Accuracy | Failure) -> str:
         return f"{printable(result.cell.label)}  {FAILED} at {result.stage}: {printable(result.reason)}"
     artifact = result.artifact
     top5 = f"  top-5 {percent(result.top5_share)} %" if result.top5 is not None else ""
+    cosine = f"  cosine {result.cosines.mean:.6f}" if result.cosines else ""
     prepared = f"  * with another {' and '.join(result.departures)} than published" if result.departures else ""
     unread = f"  * {len(result.unreadable)} unreadable" if result.unreadable else ""
     return (
         f"{printable(artifact.model)} {artifact.shape.size} b{artifact.shape.batch}  "
-        f"top-1 {percent(result.top1_share)} %{top5}  of {result.images} images{unread}{prepared}"
+        f"top-1 {percent(result.top1_share)} %{top5}{cosine}  of {result.images} images{unread}{prepared}"
     )
 
 
@@ -84,6 +86,27 @@ COLUMNS: list[Column[Accuracy]] = [
     ),
     Column("top5_low", "", lambda accuracy: accuracy.top5_share.low if accuracy.top5_share else None),
     Column("top5_high", "", lambda accuracy: accuracy.top5_share.high if accuracy.top5_share else None),
+    Column(
+        "cosine",
+        "cosine",
+        lambda accuracy: accuracy.cosines.mean if accuracy.cosines else None,
+        lambda accuracy: f"{accuracy.cosines.mean:.6f}" if accuracy.cosines else NONE,
+        align="right",
+        role="figure",
+        shown="filled",
+        optional=True,
+    ),
+    Column(
+        "cosine_least",
+        "least cosine",
+        lambda accuracy: accuracy.cosines.least if accuracy.cosines else None,
+        lambda accuracy: f"{accuracy.cosines.least:.6f}" if accuracy.cosines else NONE,
+        align="right",
+        role="figure",
+        shown="filled",
+        optional=True,
+    ),
+    Column("cosine_images", "", lambda accuracy: accuracy.cosines.images if accuracy.cosines else None, optional=True),
     Column("images", "images", lambda accuracy: accuracy.images, align="right"),
     Column("top1_images", "", lambda accuracy: accuracy.top1),
     Column("top5_images", "", lambda accuracy: accuracy.top5),
@@ -126,11 +149,37 @@ def notes(accuracies: Sequence[Accuracy]) -> list[str]:
         if accuracy.overflowed:
             model = printable(accuracy.artifact.model)
             lines.append(f"{model}: NaN or infinite scores for {accuracy.overflowed} images, not right.")
+    for accuracy in accuracies:
+        if accuracy.cosines is not None:
+            lines.append(
+                f"{printable(accuracy.artifact.model)}: cosine of the file's embeddings with those of the float64 "
+                f"network, mean of {accuracy.cosines.images} images; the least is of "
+                f"{printable(accuracy.cosines.worst)}."
+            )
+        if _is_chance(accuracy):
+            lines.append(
+                f"{printable(accuracy.artifact.model)}: top-1 is what guessing gives; check the order of the classes, "
+                f"the labels, and how images are prepared."
+            )
     named = dict.fromkeys((bad.name, bad.reason) for accuracy in accuracies for bad in accuracy.unreadable)
     lines += [f"Unreadable: {printable(name)} ({printable(reason)})." for name, reason in list(named)[:NAMED]]
     if len(named) > NAMED:
         lines.append(f"Unreadable: {len(named) - NAMED} more, which the run file names.")
     return lines
+
+
+def _is_chance(accuracy: Accuracy) -> bool:
+    """Return whether a guess among the network's classes may be as often right as a checkpoint was, on enough images.
+
+    Of fewer than twenty images, or of two classes that are about even, the interval says little.
+    """
+    embedded = accuracy.evaluation.class_embeddings
+    classes = embedded.classes if embedded else accuracy.artifact.classes
+    return (
+        accuracy.artifact.weights.origin == "checkpoint"
+        and accuracy.images >= _ENOUGH
+        and accuracy.top1_share.low <= 1 / classes
+    )
 
 
 # --- formats ----------------------------------------------------------------------------------------------------------

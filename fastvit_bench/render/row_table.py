@@ -15,6 +15,7 @@ from fastvit_bench.records import (
     ExternalModel,
     Failure,
     Measurement,
+    RankedClasses,
     Shape,
     Share,
     Statistic,
@@ -689,9 +690,13 @@ def counted(accuracy: Accuracy) -> str:
     data = f"{folder_of(asked.data)} ({covers} {accuracy.data_digest[:12]})"
     sides = {"shorter-side": "shorter side", "squash": "both sides", "pad": "padded to a square, side"}[how.resize]
     own = ", ".join(preparation_value(name, value) for name, value in accuracy.departures.items())
+    numbered = f", classes numbered {asked.numbered}" if asked.numbered else ""
+    embedded = asked.class_embeddings
+    zero_shot = f", zero-shot by {folder_of(embedded.file)} (sha256 {embedded.sha256[:12]})" if embedded else ""
+    among = ", best of the classes that are there" if asked.among is RankedClasses.PRESENT else ""
     return printable(
         f"Counted by {accuracy.how} ({accuracy.machine.accelerator or accuracy.machine.processor}); "
-        f"{data}{part}; {sides} {how.shorter_side}, {how.interpolation}, "
+        f"{data}{part}{zero_shot}{numbered}{among}; {sides} {how.shorter_side}, {how.interpolation}, "
         f"middle {how.resolution} x {how.resolution} (crop {how.crop:g}), {normalisation(how)}, "
         f"{asked.decoder}; {f'not as the network was published, with {own}; ' if own else ''}{accuracy.finished[:10]}."
     )

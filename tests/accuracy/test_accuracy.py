@@ -221,7 +221,7 @@ def test_every_image_is_counted_once_however_it_is_cut(tmp_path: Path, batch: in
     reds[64:128] = [-1] * 64  # whole tallies without a picture
     painted(tmp_path / "set", reds)
     labels = [draw.randrange(10) for _ in reds]
-    blank = dataset.collect(tmp_path / "set", _zeros(tmp_path, len(reds))).pictures
+    blank = pictures.data_set(tmp_path / "set", _zeros(tmp_path, len(reds)), 10).pictures
     listed = [msgspec.structs.replace(each, label=label) for each, label in zip(blank, labels, strict=True)]
     seen = accuracy_count.ImageSelection(tmp_path / "set", listed, Preprocessing(resolution=32, crop=1.0), 2)
     sessions = [Oracle(batch) for _ in range(lanes)]
@@ -250,7 +250,7 @@ def _zeros(folder: Path, count: int) -> Path:
 
 def test_networks_of_few_classes_have_no_top5(tmp_path: Path) -> None:
     painted(tmp_path / "set", [0, 1, -1])
-    listed = dataset.collect(tmp_path / "set", _zeros(tmp_path, 3)).pictures
+    listed = pictures.data_set(tmp_path / "set", _zeros(tmp_path, 3), 10).pictures
     seen = accuracy_count.ImageSelection(tmp_path / "set", listed, Preprocessing(resolution=32, crop=1.0), 1)
     for classes, top5 in ((5, None), (6, 1)):
         (tally,) = accuracy_count.tallies([Oracle(1, classes)], artifact(1, classes), seen, 0, "an oracle")
@@ -264,7 +264,7 @@ def test_what_goes_wrong_in_a_lane_is_raised(tmp_path: Path) -> None:
         def run(self) -> None:
             raise UsageError("broken")
 
-    listed = dataset.collect(tmp_path / "set", _zeros(tmp_path, 20)).pictures
+    listed = pictures.data_set(tmp_path / "set", _zeros(tmp_path, 20), 10).pictures
     seen = accuracy_count.ImageSelection(tmp_path / "set", listed, Preprocessing(resolution=32, crop=1.0), 2)
     with pytest.raises(UsageError, match="broken"):
         list(accuracy_count.tallies([Broken(1), Broken(1)], artifact(1), seen, 0, "a broken one"))
@@ -449,7 +449,8 @@ def test_where_the_device_is_not_here_what_proves_its_files_counts(
         (["--data", "set", "--device", "elsewhere"], 6, "a processor of another age"),
         (["--data", "set", "--resume", "last"], 2, "leave out --data"),
         (["--resume", "last"], 2, "There are no runs"),
-        (["--data", "set", "--labels", "benchmark.toml"], 2, "line 2: "),
+        (["--data", "set", "--labels", "benchmark.toml"], 2, "is not a JSON object of names and classes"),
+        (["--data", "set", "--class-order", "text", "--class-map", "m"], 2, "leave one of them out"),
     ],
 )
 def test_mistakes_are_one_sentence(place: Path, words: list[str], code: int, said: str) -> None:
@@ -481,7 +482,11 @@ def request(found: dataset.DataSet, **changes: object) -> Request:
         method=Method(),
         seed=0,
         timeout_s=60,
-        evaluation=accuracy_run.described(found, Path("set"), None, 2),
+        evaluation=msgspec.structs.replace(
+            accuracy_run.described(found.folder, None, None, 2, accuracy_run.Choices()),
+            images=len(found.pictures),
+            digest=found.digest,
+        ),
     )
     return msgspec.structs.replace(asked, **changes)
 
@@ -507,7 +512,7 @@ def program(body: str) -> list[str]:
     ],
 )
 def test_what_was_counted_before_a_worker_died_counts(place: Path, body: str, reason: str) -> None:
-    found = dataset.collect(Path("set"))
+    found = pictures.data_set(Path("set"))
     asked = request(found, timeout_s=20.0 if "sleep" in body else 60.0)
     steps = plan.plan(asked, Path("models"))
     here = accuracy_run.preflight(asked.device)
@@ -587,7 +592,7 @@ def test_images_are_known_by_their_contents(place: Path) -> None:
 @pytest.mark.slow
 def test_models_of_one_run_are_counted_on_the_same_images(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bitmaps(place / "one", 0)
-    found = dataset.collect(Path("one"))
+    found = pictures.data_set(Path("one"))
     asked = request(found, models=(TEN, msgspec.structs.replace(TEN, name="also")), timeout_s=600)
     steps = plan.plan(asked, Path("models"))
     here = accuracy_run.preflight(asked.device)
@@ -603,7 +608,7 @@ def test_models_of_one_run_are_counted_on_the_same_images(place: Path, monkeypat
 
 
 def test_tallies_of_another_file_do_not_count(place: Path) -> None:
-    found = dataset.collect(Path("set"))
+    found = pictures.data_set(Path("set"))
     asked = request(found)
     steps = plan.plan(asked, Path("models"))
     here = accuracy_run.preflight(asked.device)

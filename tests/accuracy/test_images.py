@@ -20,7 +20,7 @@ from fastvit_bench.backends import Images
 from fastvit_bench.errors import UsageError
 from fastvit_bench.exporting import preparation
 from fastvit_bench.network.registry import VARIANTS
-from fastvit_bench.records import MEAN, STD, LabelledImage, Preprocessing, Unreadable
+from fastvit_bench.records import MEAN, STD, ClassOrder, LabelledImage, Preprocessing, Unreadable
 from fastvit_bench.records.preparation import CLIP, FASTVLM, IMAGENET, UNNORMALISED
 
 # widths and heights: either way round, square, already resized, smaller than the crop, odd differences to the crop
@@ -297,15 +297,14 @@ def test_order_is_kept_and_what_is_in_memory_is_bounded(monkeypatch: pytest.Monk
 
 
 def test_classes_are_the_sorted_names_of_the_folders(tmp_path: Path) -> None:
-    pictures.folders(tmp_path / "set", ["n2", "n10", "n1"], 2)
+    pictures.folders(tmp_path / "set", ["n2", "n3", "n1"], 2)
     (tmp_path / "set" / ".cache").mkdir()
     (tmp_path / "set" / "README.txt").write_text("about")
     found = dataset.collect(tmp_path / "set")
-    assert found.classes == ("n1", "n10", "n2")
-    assert [(each.name, each.label) for each in found.pictures] == [
+    assert found.classes == ("n1", "n2", "n3")
+    assert [(each.name, each.label) for each in pictures.data_set(tmp_path / "set").pictures] == [
         (f"{name}/00{at}.jpg", label) for label, name in enumerate(found.classes) for at in range(2)
     ]
-    dataset.check_classes(found, 3, "m")
 
 
 def test_it_agrees_with_torchvisions_image_folder(timm: ModuleType, tmp_path: Path) -> None:
@@ -315,9 +314,18 @@ def test_it_agrees_with_torchvisions_image_folder(timm: ModuleType, tmp_path: Pa
     (root / "a" / "deeper").mkdir()
     (root / "a" / "deeper" / "x.JPEG").write_bytes(pictures.jpeg(1))
     theirs = ImageFolder(str(root))
-    found = dataset.collect(root)
-    assert list(found.classes) == theirs.classes
+    found = pictures.data_set(root, order=ClassOrder.TEXT)
     assert {(str(root / each.name), each.label) for each in found.pictures} == set(theirs.samples)
+
+
+def test_natural_order_is_timms(timm: ModuleType, tmp_path: Path) -> None:
+    from timm.data import create_dataset
+
+    root = pictures.folders(tmp_path / "set", ["b", "a", "C", "10", "9", "x2y", "x10y", "x2a"], 2)
+    theirs = create_dataset("", str(root))
+    found = pictures.data_set(root, order=ClassOrder.NATURAL)
+    samples = {(str(path), label) for path, label in theirs.reader.samples}
+    assert {(str(root / each.name), each.label) for each in found.pictures} == samples
 
 
 @pytest.mark.parametrize("beside", ["train", None])
@@ -347,9 +355,8 @@ def test_labels_from_a_file(tmp_path: Path, name: str, text: str, inside: bool) 
     root = pictures.flat(tmp_path / "set", 3)
     file = (root if inside else tmp_path) / name
     file.write_text(text, encoding="utf-8")
-    found = dataset.collect(root, file)
+    found = pictures.data_set(root, file, 4)
     assert [(each.name, each.label) for each in found.pictures] == [("0000.jpg", 3), ("0001.jpg", 0), ("0002.jpg", 2)]
-    dataset.check_classes(found, 4, "m")
 
 
 def test_names_may_hold_blanks_and_commas_and_lie_in_folders(tmp_path: Path) -> None:
@@ -359,33 +366,34 @@ def test_names_may_hold_blanks_and_commas_and_lie_in_folders(tmp_path: Path) -> 
         (root / name).write_bytes(pictures.jpeg(0))
     file = tmp_path / "map.txt"
     file.write_text("a b.jpg 1\nc, d.jpg,2\ne/f.jpg 3\n", encoding="utf-8")
-    found = dataset.collect(root, file)
+    found = pictures.data_set(root, file, 9)
     assert {each.name: each.label for each in found.pictures} == {"a b.jpg": 1, "c, d.jpg": 2, "e/f.jpg": 3}
 
 
 def test_a_limit_is_spread_over_all_classes(tmp_path: Path) -> None:
     root = pictures.folders(tmp_path / "set", list("abcde"), 4)
-    found = dataset.collect(root, limit=10)
+    whole = pictures.data_set(root)
+    found = whole.limited(10)
     assert [each.label for each in found.pictures] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    assert dataset.collect(root, limit=99) == dataset.collect(root)
-    assert dataset.collect(root, limit=20).digest == dataset.collect(root).digest != found.digest
+    assert whole.limited(99) == whole
+    assert whole.limited(20).digest == whole.digest != found.digest
 
 
 def test_the_digest_follows_names_sizes_and_classes(tmp_path: Path) -> None:
     root = pictures.folders(tmp_path / "set", ["a", "b"], 2)
-    seen = {dataset.collect(root).digest}
+    seen = {pictures.data_set(root).digest}
     (root / "a" / "000.jpg").rename(root / "a" / "0.jpg")
-    seen.add(dataset.collect(root).digest)
+    seen.add(pictures.data_set(root).digest)
     (root / "a" / "0.jpg").write_bytes(b"other")
-    seen.add(dataset.collect(root).digest)
-    (root / "b").rename(root / "A")
-    seen.add(dataset.collect(root).digest)
+    seen.add(pictures.data_set(root).digest)
+    (root / "b").rename(root / "0")
+    seen.add(pictures.data_set(root).digest)
     assert len(seen) == 4
 
 
 def wrong(folder: Path, labels: Path | None = None, classes: int = 3) -> str:
     with pytest.raises(UsageError) as caught:
-        dataset.check_classes(dataset.collect(folder, labels), classes, "fastvit_t8")
+        pictures.data_set(folder, labels, classes)
     assert caught.value.exit_code == 2
     return str(caught.value)
 
@@ -429,18 +437,20 @@ def test_classes_that_do_not_fit_are_one_sentence(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("0000.jpg 1\n0001.jpg\n", "line 2: '0001.jpg' is not `name number`"),
-        ("0000.jpg 1\n0001.jpg dog\n", "line 2: '0001.jpg dog' is not"),
-        ("0000.jpg 1\n0001.jpg -1\n", "line 2: '0001.jpg -1' is not"),
-        ("0000.jpg 1\n0001.jpg 1.0\n", "line 2:"),
+        ("0000.jpg 1\n0001.jpg dog\n", "line 2: the class 'dog' of 0001.jpg is not the number"),
+        ("0000.jpg 1\n0001.jpg -1\n", "line 2: the class '-1' of 0001.jpg is not"),
+        ("0000.jpg 1\n0001.jpg 1.0\n", "line 2: the class '1.0'"),
+        ("0000.jpg 0\n0001.jpg n01440764\n", "line 2: the class 'n01440764' of 0001.jpg is not the number"),
         ("0000.jpg 1\n0000.jpg 2\n", "line 2: names 0000.jpg a second time"),
         ("0000.jpg 1\n0002.jpg 1\n", "names 0002.jpg, and there is no such file"),
         ("0000.jpg 1\n", "gives no class for 0001.jpg in"),
-        ("0000.jpg 1\n0001.jpg 3\n", "0001.jpg is of class 3, and the classes of fastvit_t8 go from 0 to 2"),
+        ("0000.jpg 0\n0001.jpg 3\n", "0001.jpg is of class 3, and the classes of fastvit_t8 go from 0 to 2"),
+        ("0000.jpg 1\n0001.jpg 3\n", "go from 1 to 3, and those of fastvit_t8 from 0 to 2"),
         ("", "gives no classes"),
         ("{}", "gives no classes"),
-        ('{"0000.jpg": "dog"}', "is not a JSON object"),
-        ("[1, 2]", "is not `name number`"),
-        ('{"0000.jpg": -1, "0001.jpg": 0}', "counted from 0"),
+        ('{"0000.jpg": "dog", "0001.jpg": 1}', "the class 'dog' of 0000.jpg is not the number"),
+        ("[1, 2]", "is not a JSON object"),
+        ('{"0000.jpg": -1, "0001.jpg": 0}', "the class '-1' of 0000.jpg is not the number of a class, from 0"),
     ],
 )
 def test_wrong_labels_are_one_sentence(tmp_path: Path, text: str, said: str) -> None:
@@ -474,4 +484,4 @@ def test_names_that_results_cannot_hold_are_refused(tmp_path: Path) -> None:
 def test_links_that_lead_back_end(tmp_path: Path) -> None:
     root = pictures.folders(tmp_path / "set", ["a", "b"], 2)
     (root / "a" / "again").symlink_to(root / "a")
-    assert len(dataset.collect(root).pictures) == 4
+    assert len(dataset.collect(root).images) == 4

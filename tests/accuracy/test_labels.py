@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastvit_bench.accuracy import dataset
+from fastvit_bench.accuracy import dataset, labels
 from fastvit_bench.errors import UsageError
 
 
@@ -60,15 +60,19 @@ def test_a_line_without_end_is_refused_at_once(tmp_path: Path, line: str) -> Non
 def test_json_of_anything_else_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "l.json").write_text(text, encoding="utf-8")
     pictures.flat(tmp_path / "d", 1)
-    assert "is not a JSON object of names and class numbers" in wrong(tmp_path / "d", tmp_path / "l.json")
+    assert "is not a JSON object of names and classes" in wrong(tmp_path / "d", tmp_path / "l.json")
 
 
 @given(st.text(alphabet='a b,"\t3./', max_size=30))
 def test_any_line_of_labels_is_split_as_the_grammar_says(line: str) -> None:
     """Against the grammar as regular expressions, which are too slow for long lines."""
-    match = re.fullmatch(r"\s*(.+)\s*,\s*(\S*)\s*", line) or re.fullmatch(r"\s*(.+?)\s+(\S+)\s*", line)
-    expected = (match[1].strip().strip('"'), match[2].strip('"')) if match else ("", "")
-    name, label = dataset._parts(line)
+    match = (
+        re.fullmatch(r"([^\t]+)\t([^\t]+)", line.strip())
+        or re.fullmatch(r"\s*(.+)\s*,\s*(\S*)\s*", line)
+        or re.fullmatch(r"\s*(.+?)\s+(\S+)\s*", line)
+    )
+    expected = (match[1].strip().strip('"'), match[2].strip().strip('"')) if match else ("", "")
+    name, label = labels.parts(line.strip())
     if expected[0]:  # without a name, a line is refused anyway
         assert (name, label) == expected
 
@@ -83,8 +87,8 @@ def test_pipes_and_devices_are_named_and_never_opened(tmp_path: Path) -> None:
     assert "a.jpg is no regular file" in wrong(tmp_path / "d")
     pictures.flat(tmp_path / "e", 1)
     os.mkfifo(tmp_path / "labels")
-    for labels in (tmp_path / "labels", Path("/dev/zero")):
-        assert "cannot be read: it is no regular file" in wrong(tmp_path / "e", labels)
+    for file in (tmp_path / "labels", Path("/dev/zero")):
+        assert "cannot be read: it is no regular file" in wrong(tmp_path / "e", file)
 
 
 def test_a_folder_with_an_impossible_name_is_one_sentence(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from fakes import perf_reports, trtexec_times
 from mutations import check_refusal
 
 from fastvit_bench import backends, config, options
-from fastvit_bench.accuracy import dataset, preprocessing
+from fastvit_bench.accuracy import class_map, classes, dataset, embeddings, labels, preprocessing
 from fastvit_bench.backends import Images, _sidecars
 from fastvit_bench.backends._nvidia import engines
 from fastvit_bench.backends._onnx import external, limits, traffic
@@ -41,6 +41,7 @@ from fastvit_bench.network.cost import Cost
 from fastvit_bench.paper import claims, claims_table, study_chart, study_table
 from fastvit_bench.records import (
     Artifact,
+    ClassNumbering,
     Engine,
     GpuIdentity,
     Head,
@@ -374,11 +375,22 @@ def show_labels(path: Path, draw: bool) -> None:
         for name in ("a.jpg", "b c.jpg", "c/d,e.png"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(b"x")
-    labels = dataset._labels(path)
-    assert all(0 <= label < 10**9 for label in labels.values())
-    images = dataset.collect(folder, path)
-    dataset.check_classes(images, 1000, "fastvit_t8")
+    assert all(label.text for label in labels.read(path))
+    images = classes.number(dataset.collect(folder, path), ClassNumbering(), 1000, "fastvit_t8")
+    assert all(0 <= picture.label < 1000 for picture in images.pictures)
     msgspec.json.encode(images.pictures)
+
+
+def show_class_embeddings(path: Path, draw: bool) -> None:
+    embedded = embeddings.read(path)
+    assert embedded.rows.shape == (embedded.record.classes, embedded.record.width)
+    assert np.allclose(np.linalg.norm(embedded.rows, axis=1), 1)
+
+
+def show_class_map(path: Path, draw: bool) -> None:
+    numbers = class_map.read(path, ["cat"])
+    assert len(set(numbers.values())) == len(numbers)
+    assert "cat" in numbers
 
 
 def show_classes(path: Path, draw: bool) -> None:
@@ -688,6 +700,22 @@ def times_files() -> list[bytes]:
     return [trtexec_times.text(queries).encode(), trtexec_times.text(trtexec_times.before(queries)).encode()]
 
 
+def embedding_arrays() -> list[bytes]:
+    values = np.random.default_rng(0).standard_normal((3, 4))
+    contents = []
+    for kind in (np.float16, np.float64):
+        stream = io.BytesIO()
+        np.save(stream, values.astype(kind))
+        contents.append(stream.getvalue())
+    return contents
+
+
+def embedding_archives() -> list[bytes]:
+    stream = io.BytesIO()
+    np.savez(stream, text=np.random.default_rng(0).standard_normal((3, 4)), names=np.array(["ant", "bee", "cat"]))
+    return [stream.getvalue()]
+
+
 def texts(*values: str) -> Callable[[], list[bytes]]:
     return lambda: [value.encode() for value in values]
 
@@ -735,6 +763,15 @@ READERS: dict[str, Reader] = {
     "labels": Reader("labels.csv", texts(*LABELS), mutants.of_text, show_labels),
     "labels-json": Reader(
         "labels.json", texts('{"a.jpg": 0, "b c.jpg": 1, "c/d,e.png": 2}'), mutants.of_json, show_labels
+    ),
+    "class-embeddings": Reader("text.npy", embedding_arrays, mutants.of_bytes, show_class_embeddings),
+    "class-embeddings-named": Reader("text.npz", embedding_archives, mutants.of_archive, show_class_embeddings),
+    "class-map": Reader("map.txt", texts("dog\ncat\n", "0 cat\n1 dog\n"), mutants.of_text, show_class_map),
+    "class-map-json": Reader(
+        "map.json",
+        texts('["cat"]', '{"0": ["n02123045", "cat"]}', '{"label2id": {"cat": 1}}'),
+        mutants.of_json,
+        show_class_map,
     ),
     "class-names": Reader("classes.txt", texts("cat\ndog\nowl\n"), mutants.of_text, show_classes),
     "hashes": Reader(
