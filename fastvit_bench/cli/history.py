@@ -65,7 +65,7 @@ def history(
     from fastvit_bench.history import table as histories
     from fastvit_bench.render import charts
     from fastvit_bench.stats.changepoints import FEWEST
-    from fastvit_bench.store import runs
+    from fastvit_bench.store import figures
 
     settings = options.load(config_file)
     least = config.share(min_change, zero=True)
@@ -74,7 +74,7 @@ def history(
     selection = _resolve.selection(since, where)
     results = Path(settings.paths.results)
     paths = _resolve.runs(run, results) if run else _runs_on(settings, results, device)
-    files, unreadable = runs.read_all(paths, selection.lines)
+    files, unreadable = figures.read_all(paths, selection.lines)
     for sentence in unreadable:
         _output.warn(sentence)
     series = history_series.collect(files)

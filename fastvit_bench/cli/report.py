@@ -84,7 +84,7 @@ def report(
     from fastvit_bench.render import charts, frontiers
     from fastvit_bench.render.page import compose
     from fastvit_bench.render.rows import collect
-    from fastvit_bench.store import runs
+    from fastvit_bench.store import figures, runs
 
     charts.require()
     selection = _resolve.selection(since, where, device, model)
@@ -104,7 +104,7 @@ def report(
             f"Nothing was measured in {results}/ yet: shown are studies of another machine. "
             f"`{_ADVICE[0][0]}` makes a run."
         )
-    run_files, unread = runs.read_all(paths, selection.lines)
+    run_files, unread = figures.read_all(paths, selection.lines)
     unreadable += [*study_notes, *unread]
     rows = collect(run_files)
     if selection and not (rows or any(file.accuracies for file in run_files)):

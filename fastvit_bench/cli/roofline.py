@@ -53,7 +53,7 @@ def roofline(
     from fastvit_bench.render.rows import collect
     from fastvit_bench.roofline import chart, peak
     from fastvit_bench.roofline import points as rooflines
-    from fastvit_bench.store import runs
+    from fastvit_bench.store import figures
 
     settings = options.load(config_file)
     chosen = settings.device(device)
@@ -61,7 +61,7 @@ def roofline(
         charts.check(output, force=force)
     results = Path(settings.paths.results)
     paths = _resolve.runs(run or [], results)
-    files, unreadable = runs.read_all(path for path in paths if path.parent.name == device or run)
+    files, unreadable = figures.read_all(path for path in paths if path.parent.name == device or run)
     for sentence in unreadable:
         _output.warn(sentence)
     rows = [row for row in collect(files) if row.device.name == device and row.measured]

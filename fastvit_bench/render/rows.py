@@ -1,11 +1,9 @@
 """Rows of a table: measurements and failures gathered by model and setting, with their cells by image size."""
 
 import functools
-import gc
 import itertools
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,7 +35,7 @@ from fastvit_bench.records import (
     Weights,
     Window,
 )
-from fastvit_bench.store import runs
+from fastvit_bench.store import figures, runs
 from fastvit_bench.store.runs import Line, RunFile
 from fastvit_bench.store.selection import EVERYTHING, Selection
 
@@ -77,10 +75,10 @@ class Row:
         """Cells by their size as columns are called."""
         return {size_of(shape): cell for shape, cell in self.cells.items()}
 
-    @property
+    @functools.cached_property
     def measured(self) -> list[Measurement]:
         """Cells that are no failures, by size."""
-        return [cell for cell in self.cells.values() if isinstance(cell, Measurement)]
+        return _measured(self.cells)
 
     @property
     def warnings(self) -> dict[Shape | None, list[str]]:
@@ -91,7 +89,7 @@ class Row:
         """Return the reasons to distrust one of the row's measurements."""
         return [*cell.warnings, *falls(self).get(cell.shape, ())]
 
-    @property
+    @functools.cached_property
     def reference(self) -> Artifact | None:
         """Network that is counted: at 256 pixels, else at the row's smallest size; None of one not exported here."""
         exported = [cell.artifact for cell in self.measured if isinstance(cell.artifact, Artifact)]
@@ -99,7 +97,7 @@ class Row:
             (artifact for artifact in exported if artifact.shape.size == REFERENCE_SIZE), next(iter(exported), None)
         )
 
-    @property
+    @functools.cached_property
     def published(self) -> Published | None:
         """Public figures of the ImageNet classifier; None for another head or other classes, another model."""
         if self.published_as is None or self.head is not Head.CLASSIFIER or self.classes != 1000:
@@ -113,6 +111,10 @@ class Row:
         Accuracy belongs to weights: where they are random there is none, and a published one says nothing.
         """
         return self.weights is not None and self.weights.origin == "random"
+
+
+def _measured(cells: Mapping[Shape | None, Measurement | Failure]) -> list[Measurement]:
+    return [cell for cell in cells.values() if isinstance(cell, Measurement)]
 
 
 def collect(files: Iterable[RunFile]) -> list[Row]:
@@ -151,13 +153,15 @@ def read(
     shown, joined = set(paths), list(others)
     beside = [path for path in joined if path not in shown]
 
+    reader = figures.Reader()
+
     def chosen(path: Path) -> Iterable[Line]:
-        lines = runs.iterate_lines(path)
+        lines = reader.lines(path)
         if not selection or path not in shown:
             return lines
         return selection.lines(lines, spared=(Accuracy,) if joined else ())
 
-    with _undisturbed():
+    with figures.undisturbed():
         while True:
             known = len(faults)
             counted.clear()
@@ -170,33 +174,21 @@ def read(
     return rows, counted, notes
 
 
-@contextmanager
-def _undisturbed() -> Generator[None]:
-    """Pause the garbage collector: records hold no cycles, and it would look through all of them, repeatedly."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
 def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
     """Return the rows that `collect` returns, from lines of run files; each line is read once, in order."""
     rows: dict[bytes, Row] = {}
     settings: dict[bytes, _Setting] = {}  # of the rows that a failure can belong to
     failures: list[tuple[Run, Failure, dict[_Setting, Row]]] = []
+    keys = Keys()
     for lines in files:
         run: Run | None = None
         of_this_run: dict[_Setting, Row] = {}
         for line in lines:
             if isinstance(line, Measurement):
                 assert run is not None  # a run file begins with its run
-                name = key(line)
-                row = rows.get(name)
-                if row is None:
-                    row = rows[name] = measured_row(line, run)
+                name = keys.of(line)
+                if (row := rows.get(name)) is None:
+                    row = rows[name] = measured_row(line, run, name)
                     if row.fused and row.weights:  # no sweep fails on a model of another origin
                         settings[name] = _setting(row, row.fused, row.weights)
                 _take(row, line.shape, line)
@@ -212,7 +204,7 @@ def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
     succeeded: dict[tuple[_Setting, _Way, Shape | None], str] = {}  # when, for the last time
     for name, setting in settings.items():
         row = rows[name]
-        for cell in row.measured:
+        for cell in _measured(row.cells):  # a row caches its own once it is complete
             key_of = (setting, _way(row.device, row.method, shaping), cell.shape)
             succeeded[key_of] = max(cell.finished, succeeded.get(key_of, ""))
     for run, failure, of_this_run in failures:
@@ -308,30 +300,59 @@ def _counted(backend: str, device: bytes) -> frozenset[str] | None:
 
 def _shared_machine(row: Row) -> Machine:
     """Return the row's machine, with the host name that all of its cells have."""
-    hosts = {cell.machine.host for cell in row.measured}
+    hosts = {cell.machine.host for cell in _measured(row.cells)}
     return row.machine if len(hosts) < 2 else msgspec.structs.replace(row.machine, host="")
 
 
-def key(measurement: Measurement) -> bytes:
-    """Return a key that is equal for measurements of one row."""
-    artifact = measurement.artifact
+class Keys:
+    """Keys that are equal for measurements of one row; parts that lines share are encoded once."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._encoded: dict[tuple[object, ...], tuple[object, bytes]] = {}
+
+    def of(self, measurement: Measurement) -> bytes:
+        """Return the key of a measurement's row."""
+        device, machine, engine = measurement.device, measurement.machine, measurement.engine
+        return b"\n".join(
+            (
+                self._once(_network_key, measurement.artifact),
+                self._once(_setting_key, device, machine),
+                self._once(_way_key, measurement.method, engine),
+                b"%s %s %s" % (measurement.window.encode(), measurement.pacing.encode(), measurement.clock.encode()),
+            )
+        )
+
+    def _once(self, encode: Callable[..., bytes], *parts: object) -> bytes:
+        """Return what a function makes of some records, from memory where these very records were seen before."""
+        name = (encode, *map(id, parts))
+        known = self._encoded.get(name)
+        if known is None:  # the records are kept, so that no other one gets their ids
+            known = self._encoded[name] = parts, encode(*parts)
+        return known[1]
+
+
+def _network_key(artifact: Artifact | ExternalModel) -> bytes:
     if isinstance(artifact, ExternalModel):
         # without an image size nothing but the inputs distinguishes two of one name
-        model = (artifact.model, artifact.operations, artifact.inputs if artifact.shape is None else None)
+        network = (artifact.model, artifact.operations, artifact.inputs if artifact.shape is None else None)
     else:
         network = (artifact.model, artifact.variant, artifact.head, artifact.classes, artifact.weights, artifact.fused)
-        model = (*network, artifact.options, artifact.functions)
-    engine = measurement.engine
-    built = (engine.toolkit, engine.version, engine.platform, engine.settings) if engine else None
-    way = (measurement.method, measurement.window, measurement.pacing, measurement.clock, built)
-    setting = (
-        measurement.device,
-        lasting(measurement.machine, measurement.device),
-        _batch(measurement),
-        artifact.precision,
-        way,
-    )
-    return msgspec.json.encode((type(artifact).__name__, model, setting), order="sorted")
+        network = (*network, artifact.options, artifact.functions)
+    batch = artifact.shape.batch if artifact.shape else 1
+    return _encoded((type(artifact).__name__, network, batch, artifact.precision))
+
+
+def _setting_key(device: Device, machine: Machine) -> bytes:
+    return _encoded((device, lasting(machine, device)))
+
+
+def _way_key(method: Method, engine: Engine | None) -> bytes:
+    return _encoded((method, (engine.toolkit, engine.version, engine.platform, engine.settings) if engine else None))
+
+
+def _encoded(value: object) -> bytes:
+    return msgspec.json.encode(value, order="sorted")
 
 
 def _form(measurement: Measurement) -> dict[str, str]:
@@ -346,19 +367,24 @@ def _batch(measurement: Measurement) -> int:
     return measurement.shape.batch if measurement.shape else 1
 
 
+def key(measurement: Measurement) -> bytes:
+    """Return a key that is equal for measurements of one row."""
+    return Keys().of(measurement)
+
+
 def _take(row: Row, shape: Shape | None, cell: Measurement | Failure) -> None:
     """Put a cell into its row unless the row has a newer one of that size."""
     if shape not in row.cells or row.cells[shape].finished <= cell.finished:
         row.cells[shape] = cell
 
 
-def measured_row(measurement: Measurement, run: Run) -> Row:
-    """Return the row of a measurement, still without cells."""
+def measured_row(measurement: Measurement, run: Run, name: bytes | None = None) -> Row:
+    """Return the row of a measurement, still without cells; `name` is its key, where that is known."""
     artifact = measurement.artifact
     exported = artifact if isinstance(artifact, Artifact) else None
     spec = next((spec for spec in run.request.models if exported and spec.name == artifact.model), None)
     return Row(
-        key=key(measurement),
+        key=name or key(measurement),
         device=measurement.device,
         machine=_narrowed(measurement.machine, measurement.device),
         model=artifact.model,
