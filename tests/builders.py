@@ -534,7 +534,9 @@ def unpacked(rows: Iterable[Row]) -> list[Row]:
         replace(
             row,
             cells={
-                shape: msgspec.structs.replace(cell, samples_ns=tuple(map(tuple, cell.samples_ns)))
+                shape: msgspec.structs.replace(
+                    cell, samples_ns=tuple(map(tuple, cell.samples_ns)), reference_ns=tuple(cell.reference_ns)
+                )
                 if isinstance(cell, Measurement)
                 else cell
                 for shape, cell in row.cells.items()

@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -178,11 +178,11 @@ def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
     """Return the rows that `collect` returns, from lines of run files; each line is read once, in order."""
     rows: dict[bytes, Row] = {}
     settings: dict[bytes, _Setting] = {}  # of the rows that a failure can belong to
-    failures: list[tuple[Run, Failure, dict[_Setting, Row]]] = []
+    failures: list[tuple[Run, Failure, dict[bytes, Row]]] = []
     keys = Keys()
     for lines in files:
         run: Run | None = None
-        of_this_run: dict[_Setting, Row] = {}
+        of_this_run: dict[bytes, Row] = {}
         for line in lines:
             if isinstance(line, Measurement):
                 assert run is not None  # a run file begins with its run
@@ -192,8 +192,7 @@ def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
                     if row.fused and row.weights:  # no sweep fails on a model of another origin
                         settings[name] = _setting(row, row.fused, row.weights)
                 _take(row, line.shape, line)
-                if name in settings:
-                    of_this_run[settings[name]] = row
+                of_this_run[name] = row
             elif isinstance(line, Run):
                 run = line
             elif isinstance(line, Failure):
@@ -202,7 +201,7 @@ def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
                     failures.append((run, line, of_this_run))
     shaping = {name for row in rows.values() for name in row.form}
     succeeded: dict[tuple[_Setting, _Way, Shape | None], str] = {}  # when, for the last time
-    for name, setting in settings.items():
+    for name, setting in settings.items() if failures else ():
         row = rows[name]
         for cell in _measured(row.cells):  # a row caches its own once it is complete
             key_of = (setting, _way(row.device, row.method, shaping), cell.shape)
@@ -220,7 +219,7 @@ def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
         if succeeded.get((setting, _way(asked.device, asked.method, shaping), cell.shape), "") > failure.finished:
             continue
         # a failure knows no window and no resolved options; the measurements of its own run do
-        row = of_this_run.get(setting)
+        row = {settings[name]: row for name, row in of_this_run.items() if name in settings}.get(setting)
         if row is None:
             where = lasting(run.machine, asked.device)
             name = msgspec.json.encode((asked.device, where, setting, asked.method), order="sorted")
@@ -305,30 +304,27 @@ def _shared_machine(row: Row) -> Machine:
 
 
 class Keys:
-    """Keys that are equal for measurements of one row; parts that lines share are encoded once."""
+    """Keys that are equal for measurements of one row; what the very same records need is encoded once."""
 
     def __init__(self) -> None:
         """Know nothing yet."""
-        self._encoded: dict[tuple[object, ...], tuple[object, bytes]] = {}
+        self._networks: dict[int, tuple[object, bytes]] = {}
+        self._known: dict[bytes, bytes] = {}  # so that equal keys of networks are one object
+        self._keys: dict[tuple[object, ...], tuple[object, bytes]] = {}
 
     def of(self, measurement: Measurement) -> bytes:
         """Return the key of a measurement's row."""
-        device, machine, engine = measurement.device, measurement.machine, measurement.engine
-        return b"\n".join(
-            (
-                self._once(_network_key, measurement.artifact),
-                self._once(_setting_key, device, machine),
-                self._once(_way_key, measurement.method, engine),
-                b"%s %s %s" % (measurement.window.encode(), measurement.pacing.encode(), measurement.clock.encode()),
-            )
-        )
-
-    def _once(self, encode: Callable[..., bytes], *parts: object) -> bytes:
-        """Return what a function makes of some records, from memory where these very records were seen before."""
-        name = (encode, *map(id, parts))
-        known = self._encoded.get(name)
-        if known is None:  # the records are kept, so that no other one gets their ids
-            known = self._encoded[name] = parts, encode(*parts)
+        # records are kept beside what they gave, so that no other one gets their ids
+        artifact, parts = measurement.artifact, (measurement.device, measurement.machine, measurement.engine)
+        network = self._networks.get(id(artifact))
+        if network is None:
+            encoded = _network_key(artifact)
+            network = self._networks[id(artifact)] = artifact, self._known.setdefault(encoded, encoded)
+        method, way = measurement.method, (measurement.window, measurement.pacing, measurement.clock)
+        name = (id(network[1]), *map(id, parts), id(method), *way)
+        known = self._keys.get(name)
+        if known is None:
+            known = self._keys[name] = (parts, method), network[1] + _setting_key(*parts, method, way)
         return known[1]
 
 
@@ -343,12 +339,11 @@ def _network_key(artifact: Artifact | ExternalModel) -> bytes:
     return _encoded((type(artifact).__name__, network, batch, artifact.precision))
 
 
-def _setting_key(device: Device, machine: Machine) -> bytes:
-    return _encoded((device, lasting(machine, device)))
-
-
-def _way_key(method: Method, engine: Engine | None) -> bytes:
-    return _encoded((method, (engine.toolkit, engine.version, engine.platform, engine.settings) if engine else None))
+def _setting_key(
+    device: Device, machine: Machine, engine: Engine | None, method: Method, way: tuple[object, ...]
+) -> bytes:
+    built = (engine.toolkit, engine.version, engine.platform, engine.settings) if engine else None
+    return _encoded((device, lasting(machine, device), built, method, way))
 
 
 def _encoded(value: object) -> bytes:

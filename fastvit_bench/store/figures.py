@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -22,7 +22,7 @@ _FIELDS = msgspec.structs.fields(Measurement)
 _SHARED = frozenset({"device", "artifact", "method", "machine", "parity", "engine"})  # equal in many lines
 _PLACES = tuple(at for at, field in enumerate(_FIELDS) if field.name in _SHARED)
 _NAMES = tuple(field.name for field in _FIELDS)
-_SAMPLES = _NAMES.index("samples_ns")
+_SAMPLES, _REFERENCE = _NAMES.index("samples_ns"), _NAMES.index("reference_ns")
 MOST_PARTS = 4096  # of a kind, that a reader keeps
 
 
@@ -74,16 +74,14 @@ class Reader:
                     known.clear()
                 part = known[text] = decoder.decode(text)
             values[at] = part
-        values[_SAMPLES] = packed(values[_SAMPLES])
+        values[_SAMPLES] = tuple(map(_array, values[_SAMPLES]))
+        if values[_REFERENCE]:
+            values[_REFERENCE] = _array(values[_REFERENCE])
         return Measurement(*values)
 
 
-def packed(samples_ns: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """Return the rounds of samples as arrays of 4 or 8 bytes each, which can all that readers do with tuples."""
-    return cast("tuple[tuple[int, ...], ...]", tuple(map(_array, samples_ns)))
-
-
 def _array(samples: Sequence[int]) -> "array[int]":
+    """Return times as machine integers, which can all that readers do with tuples."""
     try:
         return array("I", samples)
     except OverflowError:  # a run of four seconds

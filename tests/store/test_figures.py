@@ -29,6 +29,7 @@ _VALUES: dict[str, Any] = {
     "machine": st.sampled_from([builders.machine(), builders.machine(packages={"onnxruntime": "1.0"})]),
     "parity": st.sampled_from([None, builders.artifact().parity]),
     "load_ns": st.lists(_TIMES, max_size=3).map(tuple),
+    "reference_ns": st.lists(_TIMES, max_size=3).map(tuple),
     "best_reference_ns": st.none() | _TIMES,
 }
 _STATISTICS = ("figure_ms", "median_ms", "interval_ms", "warnings", "samples_ms", "p90_ms", "p99_ms", "mad_ms", "count")
@@ -38,7 +39,9 @@ MEASUREMENTS = st.fixed_dictionaries({}, optional=_VALUES).map(lambda changes: b
 def unpacked(line: Line) -> Line:
     if not isinstance(line, Measurement):
         return line
-    return msgspec.structs.replace(line, samples_ns=tuple(map(tuple, line.samples_ns)))
+    return msgspec.structs.replace(
+        line, samples_ns=tuple(map(tuple, line.samples_ns)), reference_ns=tuple(line.reference_ns)
+    )
 
 
 @given(st.lists(MEASUREMENTS | st.builds(builders.accuracy) | st.builds(builders.failure), max_size=6))
