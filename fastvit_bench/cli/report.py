@@ -109,6 +109,8 @@ def report(
     rows = collect(run_files)
     if selection and not (rows or any(file.accuracies for file in run_files)):
         raise selection.nothing(paths)
+    rows, omitted_rows = compose.newest(rows)
+    notes += omitted_rows
     counted = frontiers.counted(accuracy for file in run_files for accuracy in file.accuracies)
     histories = compose.developed(run_files)
     if format_ is PageFormat.HTML:

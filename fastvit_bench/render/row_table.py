@@ -43,7 +43,7 @@ from fastvit_bench.render.row_text import (
     model_name,
     variant_label,
 )
-from fastvit_bench.render.rows import REFERENCE_SIZE, Row, size_of, sizes_of
+from fastvit_bench.render.rows import REFERENCE_SIZE, Row, newest, size_of, sizes_of
 from fastvit_bench.render.table import NONE, Column, Table, TableReport, chosen, equal_columns, without
 from fastvit_bench.render.text import (
     NOT_COMPARED_NOTE,
@@ -725,16 +725,28 @@ def _published_notes(rows: Sequence[Row]) -> list[str]:
 
 
 def rich(rows: Sequence[Row], width: int, extras: TableExtras = NO_EXTRAS, *, verbose: bool = True) -> "Group":
-    """Return the rows for a terminal `width` columns wide: short, or with `verbose` every column and note."""
+    """Return the rows for a terminal `width` columns wide: short, or with `verbose` every row, column and note."""
     from rich.console import Group
 
     if not rows:
         return Group(EMPTY)
-    shown = report(rows, extras)
     if verbose:
-        marks, _ = legend(rows)
-        shown = replace(shown, tables=[*shown.tables, *on_demand(rows, marks)])
-    return terminal.report(shown if verbose else compact(shown, on_terminal=True), width, verbose=verbose)
+        shown, (marks, _) = report(rows, extras), legend(rows)
+        return terminal.report(replace(shown, tables=[*shown.tables, *on_demand(rows, marks)]), width)
+    shown = compact(report(newest(rows, MOST_ROWS), extras), on_terminal=True)
+    if len(rows) > MOST_ROWS:
+        shown = replace(shown, caption=f"{_newest(len(rows))}\n{shown.caption}".rstrip())
+    return terminal.report(shown, width, verbose=False)
+
+
+MOST_ROWS = 200  # on a terminal without -v; a sweep of seven models over two dozen devices has fewer
+
+
+def _newest(count: int) -> str:
+    return (
+        f"The newest {MOST_ROWS} of {count:,} rows. Choose others with --model, --device, --since or --where, or have "
+        f"all with -v or -f csv."
+    )
 
 
 def markdown(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> str:

@@ -235,6 +235,15 @@ def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
     ]
 
 
+def newest(rows: Sequence[Row], most: int) -> list[Row]:
+    """Return at most so many rows in their order: those whose newest figure or failure is the newest."""
+    if len(rows) <= most:
+        return list(rows)
+    last = [max(cell.finished for cell in row.cells.values()) for row in rows]
+    kept = sorted(range(len(rows)), key=lambda at: (last[at], at))[len(rows) - most :]
+    return [rows[at] for at in sorted(kept)]
+
+
 def join(rows: Iterable[Row], accuracies: Iterable[Accuracy]) -> list[Row]:
     """Return the rows with the accuracies of the very files that were timed, by size, matched by SHA-256."""
     best = best_of(accuracies)
