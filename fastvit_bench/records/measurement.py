@@ -230,7 +230,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     def figure_ms(self) -> float:
         """Latency per batch by the method's statistic, in milliseconds; the figure that tables show."""
         if self.method.statistic is Statistic.MEDIAN:
-            return self.median_ms
+            return self._summary.median_ms
         return intervals.mean(self.round_means_ms)
 
     @property

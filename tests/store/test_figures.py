@@ -105,3 +105,10 @@ def test_damage_in_a_shared_part_is_named_as_anywhere(tmp_path: Path, damaged: b
     with pytest.raises(StoreError) as shared:
         list(figures.Reader().lines(path))
     assert str(shared.value) == str(plain.value)
+
+
+def test_a_run_of_another_schema_is_refused_as_anywhere(tmp_path: Path) -> None:
+    path = tmp_path / "20260131-142233-9f3c1a.jsonl"
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(builders.run(), schema=2)) + b"\n")
+    with pytest.raises(StoreError, match="has schema 2"):
+        list(figures.Reader().lines(path))

@@ -153,8 +153,8 @@ def newest(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
         return kept, []
     figures, shown = (sum(len(row.measured) for row in some) for some in (rows, kept))
     return kept, [
-        f"Of {len(rows):,} rows with {figures:,} figures the newest {MOST_ROWS} with {shown:,} are shown; histories are "
-        f"of all. Choose others with --model, --device, --since or --where; `fastvit-bench table -f csv` has all."
+        f"Of {len(rows):,} rows with {figures:,} figures the newest {MOST_ROWS} with {shown:,} are shown; histories "
+        f"are of all. Choose others with --model, --device, --since or --where; `fastvit-bench table -f csv` has all."
     ]
 
 
