@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -61,6 +62,7 @@ from fastvit_bench.records.comparison import (
 )
 from fastvit_bench.records.study import SCHEMA as STUDY_SCHEMA
 from fastvit_bench.records.study import Contestant, Match, Study, StudyResult, StudyRow
+from fastvit_bench.render.rows import Row
 
 FASTVITS_HEADS = tuple(
     head for head in Head if head not in (Head.EMBEDDING, Head.TOKENS)
@@ -524,3 +526,21 @@ def study_result(ratios: Mapping[tuple[str, int], float | None], **changes: Any)
         "cells": cells,
     }
     return StudyResult(**(usual | changes))
+
+
+def unpacked(rows: Iterable[Row]) -> list[Row]:
+    """Rows with samples as tuples, as records are made; a reader of many figures has them as arrays."""
+    return [
+        replace(
+            row,
+            cells={
+                shape: msgspec.structs.replace(
+                    cell, samples_ns=tuple(map(tuple, cell.samples_ns)), reference_ns=tuple(cell.reference_ns)
+                )
+                if isinstance(cell, Measurement)
+                else cell
+                for shape, cell in row.cells.items()
+            },
+        )
+        for row in rows
+    ]

@@ -4,6 +4,7 @@ A backend is one module in this folder that ends in ``BACKEND = …``. It is imp
 when a method needs it, so that listing what is installed costs nothing.
 """
 
+import functools
 import importlib
 import math
 import os
@@ -69,8 +70,13 @@ __all__ = [
 
 def implemented() -> list[str]:
     """Return the names of the backends: every module here except `base` and those several share (``_…``)."""
-    modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name.replace("_", "-") for name in modules if not name.startswith("_") and name != "base")
+    return list(_names(tuple(__path__)))
+
+
+@functools.cache  # thousands of rows ask
+def _names(folders: tuple[str, ...]) -> tuple[str, ...]:
+    modules = (module.name for module in pkgutil.iter_modules(folders))
+    return tuple(sorted(name.replace("_", "-") for name in modules if not name.startswith("_") and name != "base"))
 
 
 def unavailable_reason(name: str, device: Device | None = None) -> str | None:

@@ -65,7 +65,7 @@ def history(
     from fastvit_bench.history import table as histories
     from fastvit_bench.render import charts
     from fastvit_bench.stats.changepoints import FEWEST
-    from fastvit_bench.store import runs
+    from fastvit_bench.store import figures
 
     settings = options.load(config_file)
     least = config.share(min_change, zero=True)
@@ -74,31 +74,32 @@ def history(
     selection = _resolve.selection(since, where)
     results = Path(settings.paths.results)
     paths = _resolve.runs(run, results) if run else _runs_on(settings, results, device)
-    files, unreadable = runs.read_all(paths, selection.lines)
-    for sentence in unreadable:
-        _output.warn(sentence)
-    series = history_series.collect(files)
-    if selection and not series:
-        raise selection.nothing(paths)
-    if not series:
-        raise UsageError(f"No figure was measured in {_output.plural(len(files), 'run')}: there is no history.")
-    grid = sorted({shape.height for cell_series in series if (shape := cell_series.newest.shape)})
-    sizes = config.sizes(res, grid) if res else []
-    series = history_series.select(series, device, model or [], sizes)
-    if all(len(cell_series.points) == 1 for cell_series in series):
-        raise UsageError(
-            f"{_output.plural(len(series), 'cell')} with a single figure: a history takes two runs of a cell, and "
-            f"{FEWEST} for changes to be looked for."
-        )
-    series = [history_series.search(cell_series, least) for cell_series in series]
-    if format_.value in histories.FORMATS:
-        sys.stdout.write(histories.FORMATS[format_.value](series))
-    else:
-        _output.print_report(histories.report(series, sum(len(file.failures) for file in files)), format_.value)
-    if output is not None:  # the table is printed by then, which a picture that cannot be written must not cost
-        _output.say("\n".join([*chart.write(series, output, force=force), f"picture: {output}"]))
-    if unreadable:
-        raise typer.Exit(ExitCode.CELLS_FAILED)
+    with figures.undisturbed():
+        files, unreadable = figures.read_all(paths, selection.lines)
+        for sentence in unreadable:
+            _output.warn(sentence)
+        series = history_series.collect(files)
+        if selection and not series:
+            raise selection.nothing(paths)
+        if not series:
+            raise UsageError(f"No figure was measured in {_output.plural(len(files), 'run')}: there is no history.")
+        grid = sorted({shape.height for cell_series in series if (shape := cell_series.newest.shape)})
+        sizes = config.sizes(res, grid) if res else []
+        series = history_series.select(series, device, model or [], sizes)
+        if all(len(cell_series.points) == 1 for cell_series in series):
+            raise UsageError(
+                f"{_output.plural(len(series), 'cell')} with a single figure: a history takes two runs of a cell, and "
+                f"{FEWEST} for changes to be looked for."
+            )
+        series = [history_series.search(cell_series, least) for cell_series in series]
+        if format_.value in histories.FORMATS:
+            sys.stdout.write(histories.FORMATS[format_.value](series))
+        else:
+            _output.print_report(histories.report(series, sum(len(file.failures) for file in files)), format_.value)
+        if output is not None:  # the table is printed by then, which a picture that cannot be written must not cost
+            _output.say("\n".join([*chart.write(series, output, force=force), f"picture: {output}"]))
+        if unreadable:
+            raise typer.Exit(ExitCode.CELLS_FAILED)
 
 
 def _runs_on(settings: "Config", results: Path, device: str | None) -> list[Path]:

@@ -84,7 +84,7 @@ def report(
     from fastvit_bench.render import charts, frontiers
     from fastvit_bench.render.page import compose
     from fastvit_bench.render.rows import collect
-    from fastvit_bench.store import runs
+    from fastvit_bench.store import figures, runs
 
     charts.require()
     selection = _resolve.selection(since, where, device, model)
@@ -104,51 +104,56 @@ def report(
             f"Nothing was measured in {results}/ yet: shown are studies of another machine. "
             f"`{_ADVICE[0][0]}` makes a run."
         )
-    run_files, unread = runs.read_all(paths, selection.lines)
-    unreadable += [*study_notes, *unread]
-    rows = collect(run_files)
-    if selection and not (rows or any(file.accuracies for file in run_files)):
-        raise selection.nothing(paths)
-    counted = frontiers.counted(accuracy for file in run_files for accuracy in file.accuracies)
-    histories = compose.developed(run_files)
-    if format_ is PageFormat.HTML:
-        count = len(studies)
-        counts = [_output.plural(len(run_files), "run")] * (not nothing)
-        counts += [f"{count} stud{'ies' if count > 1 else 'y'}"] * bool(count)
-        sources = " and ".join(counts)
-        timestamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        origin = f"Made by fastvit-bench {fastvit_bench.__version__} on {timestamp} from {sources}."
-        text = compose.html(
-            rows,
-            comparisons,
-            studies=studies,
-            histories=histories,
-            title=title,
-            footer=origin,
-            reference=reference,
-            accuracies=counted,
-            notes=[*unreadable, *notes],
-            advice=_ADVICE if nothing else (),
-        )
-        written = [page]
-        compose.write(text, page)
-    else:
-        folder = output or Path("figures")
-        written, omitted = compose.pictures(
-            rows,
-            comparisons,
-            folder,
-            format_.value,
-            studies=studies,
-            histories=histories,
-            reference=reference,
-            accuracies=counted,
-            force=force,
-        )
-        notes += omitted
-    for sentence in unreadable:
-        _output.warn(sentence)
-    for line in [*notes, *(f"written: {path}" for path in written)]:
-        _output.say(line)
-    if unreadable:
-        raise typer.Exit(ExitCode.CELLS_FAILED)
+    with figures.undisturbed():
+        run_files, unread = figures.read_all(paths, selection.lines)
+        unreadable += [*study_notes, *unread]
+        rows = collect(run_files)
+        if selection and not (rows or any(file.accuracies for file in run_files)):
+            raise selection.nothing(paths)
+        rows, omitted_rows = compose.newest(rows)
+        notes += omitted_rows
+        counted = frontiers.counted(accuracy for file in run_files for accuracy in file.accuracies)
+        histories = compose.developed(run_files)
+        if format_ is PageFormat.HTML:
+            count = len(studies)
+            counts = [_output.plural(len(run_files), "run")] * (not nothing)
+            counts += [f"{count} stud{'ies' if count > 1 else 'y'}"] * bool(count)
+            sources = " and ".join(counts)
+            origin = (
+                f"Made by fastvit-bench {fastvit_bench.__version__} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC "
+                f"from {sources}."
+            )
+            text = compose.html(
+                rows,
+                comparisons,
+                studies=studies,
+                histories=histories,
+                title=title,
+                footer=origin,
+                reference=reference,
+                accuracies=counted,
+                notes=[*unreadable, *notes],
+                advice=_ADVICE if nothing else (),
+            )
+            written = [page]
+            compose.write(text, page)
+        else:
+            folder = output or Path("figures")
+            written, omitted = compose.pictures(
+                rows,
+                comparisons,
+                folder,
+                format_.value,
+                studies=studies,
+                histories=histories,
+                reference=reference,
+                accuracies=counted,
+                force=force,
+            )
+            notes += omitted
+        for sentence in unreadable:
+            _output.warn(sentence)
+        for line in [*notes, *(f"written: {path}" for path in written)]:
+            _output.say(line)
+        if unreadable:
+            raise typer.Exit(ExitCode.CELLS_FAILED)

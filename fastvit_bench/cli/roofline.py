@@ -1,8 +1,10 @@
 """Command `roofline`: compare latencies with the peak of the device."""
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +19,12 @@ from fastvit_bench.cli._options import (
 )
 from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from fastvit_bench.records import DevicePeak
+    from fastvit_bench.render.rows import Row
+    from fastvit_bench.render.table import TableReport
+    from fastvit_bench.roofline.points import RooflinePoint
 
 
 # long: declares the options of the command
@@ -53,7 +61,7 @@ def roofline(
     from fastvit_bench.render.rows import collect
     from fastvit_bench.roofline import chart, peak
     from fastvit_bench.roofline import points as rooflines
-    from fastvit_bench.store import runs
+    from fastvit_bench.store import figures
 
     settings = options.load(config_file)
     chosen = settings.device(device)
@@ -61,23 +69,42 @@ def roofline(
         charts.check(output, force=force)
     results = Path(settings.paths.results)
     paths = _resolve.runs(run or [], results)
-    files, unreadable = runs.read_all(path for path in paths if path.parent.name == device or run)
-    for sentence in unreadable:
-        _output.warn(sentence)
-    rows = [row for row in collect(files) if row.device.name == device and row.measured]
-    if run and not rows:
-        raise UsageError(f"Nothing was measured on '{device}' in {_output.plural(len(files), 'run')}; name its runs.")
-    options.require_folders(settings, device)
-    name = settings.machine_name(machine_name)
-    with ProgressLine(_output.stderr()) as progress:
-        peaks = peak.of_rows(rows, chosen, results / device, again=again, notify=progress.timing, name=name)
-    counted = peak.traffic((cell for row in rows for cell in row.measured), Path(settings.paths.models))
-    points = rooflines.collect(rows, peaks, counted)
-    if format_.value in rooflines.FORMATS:
-        sys.stdout.write(rooflines.FORMATS[format_.value](points, peaks))
-    else:
-        _output.print_report(rooflines.report(points, peaks), format_.value)
-    if output is not None:  # the table is printed by then, which a picture that cannot be written must not cost
-        _output.say("\n".join([*chart.write(points, peaks, output, force=force), f"picture: {output}"]))
-    if unreadable:
-        raise typer.Exit(ExitCode.CELLS_FAILED)
+    with figures.undisturbed():
+        files, unreadable = figures.read_all(path for path in paths if path.parent.name == device or run)
+        for sentence in unreadable:
+            _output.warn(sentence)
+        rows = [row for row in collect(files) if row.device.name == device and row.measured]
+        if run and not rows:
+            raise UsageError(
+                f"Nothing was measured on '{device}' in {_output.plural(len(files), 'run')}; name its runs."
+            )
+        options.require_folders(settings, device)
+        name = settings.machine_name(machine_name)
+        with ProgressLine(_output.stderr()) as progress:
+            peaks = peak.of_rows(rows, chosen, results / device, again=again, notify=progress.timing, name=name)
+        counted = peak.traffic((cell for row in rows for cell in row.measured), Path(settings.paths.models))
+        points = rooflines.collect(rows, peaks, counted)
+        if format_.value in rooflines.FORMATS:
+            sys.stdout.write(rooflines.FORMATS[format_.value](points, peaks))
+        else:
+            _output.print_report(_shown(rows, points, peaks, format_), format_.value)
+        if output is not None:  # the table is printed by then, which a picture that cannot be written must not cost
+            _output.say("\n".join([*chart.write(points, peaks, output, force=force), f"picture: {output}"]))
+        if unreadable:
+            raise typer.Exit(ExitCode.CELLS_FAILED)
+
+
+def _shown(
+    rows: "Sequence[Row]", points: "Sequence[RooflinePoint]", peaks: "Sequence[DevicePeak]", format_: SeriesFormat
+) -> "TableReport":
+    """Return the tables that people read: on a terminal without -v those of the newest rows."""
+    from fastvit_bench.render.row_table import MOST_ROWS
+    from fastvit_bench.render.rows import newest
+    from fastvit_bench.roofline import points as rooflines
+
+    if format_ is not SeriesFormat.RICH or _output.verbose() or len(rows) <= MOST_ROWS:
+        return rooflines.report(points, peaks)
+    keys = {row.key for row in newest(rows, MOST_ROWS)}
+    shown = rooflines.report([point for point in points if point.row.key in keys], peaks)
+    few = f"Figures of the newest {MOST_ROWS} of {len(rows):,} rows. Name their runs to choose, or add -v or -f csv."
+    return replace(shown, caption=few)

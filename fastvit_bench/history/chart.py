@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from fastvit_bench.stats.changepoints import FEWEST
 
 MOST = 24  # panels of a picture
 MOST_ON_PAGE = 12  # panels of a device
+MOST_POINTS = 300  # figures of a panel; more are one blot
 COLUMNS = 2
 
 ROWS = 3  # of labels above each other
@@ -55,10 +57,26 @@ def figure(device: str, series: Sequence[Series], palette: Palette) -> Chart:
 
 
 def choose(series: Sequence[Series], most: int = MOST) -> tuple[list[Series], list[str]]:
-    """Return the series to draw, in their order, and a sentence on those that are not drawn.
+    """Return the series to draw, in their order, and sentences on what is not drawn.
 
-    Of more than so many series, those with the largest changes are drawn, then those with the most points.
+    Of more than so many series, those with the largest changes are drawn, then those with the most points. Of each the
+    newest `MOST_POINTS` figures are drawn.
     """
+    drawn, omissions = _choose(series, most)
+    if (longest := max((len(one.points) for one in drawn), default=0)) > MOST_POINTS:
+        omissions.append(f"Of up to {longest:,} figures of a series the newest {MOST_POINTS} are drawn.")
+    return [_recent(one) for one in drawn], omissions
+
+
+def _recent(series: Series) -> Series:
+    """Return the newest points of a series, and the changes among them."""
+    if (earlier := len(series.points) - MOST_POINTS) <= 0:
+        return series
+    changes = (replace(change, at=change.at - earlier) for change in series.changes if change.at > earlier)
+    return Series(series.points[earlier:], tuple(changes))
+
+
+def _choose(series: Sequence[Series], most: int) -> tuple[list[Series], list[str]]:
     if len(series) <= most:
         return list(series), []
     numbers = sorted(
@@ -128,7 +146,7 @@ def _panel(series: Series, mark: str, palette: Palette) -> Any:
         axis=alt.Axis(tickCount=4, labelFontSize=charts.SMALL, titleFontSize=charts.SMALL, titlePadding=4),
     )
     layers = [
-        alt.Chart(alt.Data(values=ends)).mark_rule(opacity=0, aria=False).encode(x=x),
+        alt.Chart(charts.values(ends)).mark_rule(opacity=0, aria=False).encode(x=x),
         *_figures(series, days, low, high, x, y, palette),
         *_levels(series, days, x, palette),
         *_changes(series, days, low, high, x, y, palette),
@@ -177,7 +195,7 @@ def _figures(
         legend=None,
         scale=alt.Scale(domain=["inside", "above", "below"], range=["circle", "triangle-up", "triangle-down"]),
     )
-    marks = alt.Chart(alt.Data(values=points))
+    marks = alt.Chart(charts.values(points))
     colour = palette.models.of(series.row.model)
     return [
         marks.mark_rule(color=colour, opacity=0.5, aria=False).encode(x=x, y=alt.Y("low:Q", title="ms"), y2="high:Q"),
@@ -205,7 +223,7 @@ def _levels(series: Series, days: Sequence[float], x: Any, palette: Palette) -> 
 
     levels = [{"day": days[start], "end": days[end - 1], "level": middle} for start, end, middle in series.levels]
     return [
-        alt.Chart(alt.Data(values=levels))
+        alt.Chart(charts.values(levels))
         .mark_rule(color=palette.ink, strokeWidth=1.6, aria=False)
         .encode(x=x, x2="end:T", y=alt.Y("level:Q", title="ms"))
     ]
@@ -234,7 +252,7 @@ def _changes(
         return []
     scale = alt.Scale(domain=["slower", "quicker"], range=[palette.bad, palette.good])
     colour = alt.Color("way:N", legend=None, scale=scale)
-    lines = alt.Chart(alt.Data(values=labels))
+    lines = alt.Chart(charts.values(labels))
     sides: tuple[tuple[str, Literal["left", "right"], int], ...] = (("left", "right", -3), ("right", "left", 3))
     return [
         lines.mark_rule(strokeDash=[4, 2], aria=False).encode(x=x, color=colour),

@@ -3,20 +3,23 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 import msgspec
 
 from fastvit_bench import backends
 from fastvit_bench.errors import UsageError
-from fastvit_bench.records import Artifact, Engine, Machine, Measurement, Run, Weights, by_name
-from fastvit_bench.render.rows import Row, key, measured_row, size_of
+from fastvit_bench.records import Artifact, Engine, ExternalModel, Machine, Measurement, Run, Weights, by_name
+from fastvit_bench.render.rows import Keys, Row, measured_row, size_of
 from fastvit_bench.render.table import NONE
 from fastvit_bench.render.text import printable
 from fastvit_bench.stats.changepoints import FEWEST, Shift, breaks, noise, shift
 from fastvit_bench.stats.intervals import median
 from fastvit_bench.store.runs import RunFile
+
+Part = TypeVar("Part")
 
 MIN_CHANGE = 0.02  # share below which a change is not reported
 
@@ -102,14 +105,17 @@ def collect(files: Iterable[RunFile]) -> list[Series]:
     """
     points_of: dict[bytes, dict[tuple[str, str], HistoryPoint]] = {}
     files = list(files)
-    names = by_name(measurement.machine for file in files for measurement in file.measurements)
+    machines = {
+        id(line.machine): line.machine for file in files for line in file.lines if isinstance(line, Measurement)
+    }
+    keys = _SeriesKeys(by_name(machines.values()))
     for file in files:
         run = file.runs[0]
         for line in file.lines:
             if isinstance(line, Run):
                 run = line
             elif isinstance(line, Measurement):
-                points_of.setdefault(_series_key(line, names), {})[run.id, line.finished] = HistoryPoint(run, line)
+                points_of.setdefault(keys.of(line), {})[run.id, line.finished] = HistoryPoint(run, line)
     ordered = (sorted(points.values(), key=lambda point: point.cell.finished) for points in points_of.values())
     return [Series(tuple(points)) for points in sorted(ordered, key=lambda points: points[0].cell.finished)]
 
@@ -147,22 +153,43 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(printable(name) for name in sorted(names, key=lambda name: (len(name), name)))
 
 
-def _series_key(measurement: Measurement, names: Mapping[tuple[object, ...], str]) -> bytes:
-    """Return a key that measurements of one series share: their row's key without the facts that may explain a change.
+class _SeriesKeys:
+    """Keys that measurements of one series share: those of their rows, without the facts that may explain a change."""
 
-    `names` are the names of machines by their hardware.
-    """
-    artifact = measurement.artifact
-    if isinstance(artifact, Artifact):
-        artifact = msgspec.structs.replace(artifact, weights=Weights(origin=artifact.weights.origin))
-    blank = msgspec.structs.replace(
-        measurement,
-        artifact=artifact,
-        device=msgspec.structs.replace(measurement.device, match=None),  # the hardware itself is in the machine
-        machine=_lasting(measurement.machine, names),
-        engine=msgspec.structs.replace(measurement.engine, version="", platform="") if measurement.engine else None,
-    )
-    return key(blank) + msgspec.json.encode(measurement.shape)
+    def __init__(self, names: Mapping[tuple[object, ...], str]) -> None:
+        """Take the names of machines by their hardware."""
+        self._names = names
+        self._keys = Keys()
+        self._blank: dict[tuple[object, ...], tuple[object, object]] = {}
+
+    def of(self, measurement: Measurement) -> bytes:
+        """Return the key of a measurement's series."""
+        blank = msgspec.structs.replace(
+            measurement,
+            artifact=self._once(_of_origin, measurement.artifact),
+            # the hardware itself is in the machine
+            device=self._once(lambda device: msgspec.structs.replace(device, match=None), measurement.device),
+            machine=self._once(lambda machine: _lasting(machine, self._names), measurement.machine),
+            engine=self._once(_of_any_version, measurement.engine) if measurement.engine else None,
+        )
+        return self._keys.of(blank) + msgspec.json.encode(measurement.shape)
+
+    def _once(self, change: Callable[[Part], Part], part: Part) -> Part:
+        """Return what a function makes of a record, from memory where this very record was seen before."""
+        known = self._blank.get((id(part), type(part)))
+        if known is None:
+            known = self._blank[id(part), type(part)] = part, change(part)
+        return cast("Part", known[1])
+
+
+def _of_origin(artifact: Artifact | ExternalModel) -> Artifact | ExternalModel:
+    if isinstance(artifact, ExternalModel):
+        return artifact
+    return msgspec.structs.replace(artifact, weights=Weights(origin=artifact.weights.origin))
+
+
+def _of_any_version(engine: Engine) -> Engine:
+    return msgspec.structs.replace(engine, version="", platform="")
 
 
 def _lasting(machine: Machine, names: Mapping[tuple[object, ...], str]) -> Machine:

@@ -314,9 +314,21 @@ def csv(series: Sequence[Series]) -> str:
     """Return comma-separated values: a line per point, with its series' number and settings, and its level."""
     marks, _ = legend([entry.row for entry in series])
     number: Column[_Placed] = Column("series", "", lambda line: line.number)
-    of_series = [column.of(_series_of) for column in _columns(marks)]
+    of_series = [_once_a_series(column) for column in _columns(marks)]
     points = [line for at, entry in enumerate(series, 1) for line in _points(at, entry)]
     return data.csv(Table(points, [number, *of_series, *_POINT_COLUMNS]))
+
+
+def _once_a_series(column: Column[Series]) -> Column[_Placed]:
+    """Return the column for points; what a series has thousands of points of is computed once."""
+    values: dict[int, object] = {}  # by the number of the series
+
+    def value(line: _Placed) -> object:
+        if line.number not in values:
+            values[line.number] = column.value(line.series)
+        return values[line.number]
+
+    return Column(column.name, "", value)
 
 
 def json(series: Sequence[Series]) -> str:

@@ -49,6 +49,8 @@ def gpu_warnings(looks: Sequence[GpuState], spread_percent: float = 5.0) -> list
     spread may be at most `spread_percent` of the highest clock.
     """
     warnings: list[str] = []
+    if not looks:
+        return warnings
     for words, how in ((_HEAT, "by heat"), (_POWER, "to keep its power limit"), (("hardware slowdown",), "by itself")):
         count = sum(any(word in words for word in look.throttle or ()) for look in looks)
         if count:

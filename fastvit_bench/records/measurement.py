@@ -4,7 +4,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -125,6 +125,23 @@ def _largest(sizes: Sequence[int | None]) -> int | None:
     return max(known) if known and len(known) == len(sizes) else None
 
 
+def _enclosing(ordered_ns: Sequence[int], quantile: float, confidence: float) -> Interval | None:
+    """Return the two of the sorted samples that enclose a quantile, in milliseconds; None where they are too few."""
+    ranks = order_statistic_ranks(len(ordered_ns), quantile, confidence)
+    if ranks is None:
+        return None
+    low, high, reached = ranks
+    return Interval(low=ordered_ns[low - 1] / 1e6, high=ordered_ns[high - 1] / 1e6, confidence=reached)
+
+
+class _Summary(NamedTuple):
+    """Statistics of all samples of a measurement."""
+
+    median_ms: float
+    bounds_ms: Interval | None  # distribution-free, of the median
+    drift: float  # that one half of the samples has at most over the other, as a share
+
+
 def _drift(samples: Samples) -> float:
     """Return the slowdown of a round's second half over its first, as a share; below 0 where it is quicker."""
     half = len(samples) // 2
@@ -213,7 +230,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     def figure_ms(self) -> float:
         """Latency per batch by the method's statistic, in milliseconds; the figure that tables show."""
         if self.method.statistic is Statistic.MEDIAN:
-            return self.median_ms
+            return self._summary.median_ms
         return intervals.mean(self.round_means_ms)
 
     @property
@@ -221,15 +238,39 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
         """Median of each round, in nanoseconds; each process is a round where runs are spread over several."""
         return [median(samples) for samples in self.samples_ns]
 
-    @functools.cached_property
+    def _sorted_ns(self) -> list[int]:
+        """Return all samples of all rounds, sorted, in nanoseconds; no figure keeps them in memory twice."""
+        return sorted(itertools.chain.from_iterable(self.samples_ns))
+
+    @property
     def samples_ms(self) -> list[float]:
         """All samples of all rounds, sorted, in milliseconds."""
-        return [ns / 1e6 for ns in sorted(itertools.chain.from_iterable(self.samples_ns))]
+        return [ns / 1e6 for ns in self._sorted_ns()]
 
-    @functools.cached_property
+    @property
+    def count(self) -> int:
+        """Number of samples in all rounds."""
+        return sum(map(len, self.samples_ns))
+
+    @property
     def median_ms(self) -> float:
         """Median latency per batch, in milliseconds."""
-        return median(self.samples_ms)
+        return self._summary.median_ms
+
+    @functools.cached_property
+    def _summary(self) -> _Summary:
+        """What every table shows of the samples; they are sorted once for all of it."""
+        ordered = self._sorted_ns()
+        middle, odd = divmod(len(ordered), 2)
+        high = ordered[middle] / 1e6
+        low = high if odd else ordered[middle - 1] / 1e6
+        # the median of either half of n values is one of them, or the mean of two, at least so far from both ends
+        least = (len(ordered) // 2 - 1) // 2
+        return _Summary(
+            median_ms=high if odd else (low + high) / 2,
+            bounds_ms=_enclosing(ordered, 0.5, intervals.CONFIDENCE),
+            drift=ordered[-1 - least] / ordered[least] - 1 if least >= 0 else 0.0,
+        )
 
     @functools.cached_property
     def interval_ms(self) -> Interval | None:
@@ -247,14 +288,21 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
         if self.method.statistic is Statistic.MEDIAN and self.method.processes > 1:
             return self._another_run_ms(confidence)
         if self.method.statistic is Statistic.MEDIAN:
-            bounds = intervals.quantile_interval(self.samples_ms, 0.5, confidence)
+            bounds = self._median_bounds_ms(confidence)
         else:
-            bounds = intervals.mean_interval(self.round_means_ms, confidence)
-        return Interval(*bounds) if bounds and bounds.low > 0 else None
+            means = intervals.mean_interval(self.round_means_ms, confidence)
+            bounds = Interval(*means) if means else None
+        return bounds if bounds and bounds.low > 0 else None
+
+    def _median_bounds_ms(self, confidence: float) -> Interval | None:
+        """Return the distribution-free interval of the median; None where the samples are too few."""
+        if confidence == intervals.CONFIDENCE:
+            return self._summary.bounds_ms
+        return _enclosing(self._sorted_ns(), 0.5, confidence)
 
     def _another_run_ms(self, confidence: float) -> Interval | None:
         """Return the interval of another such run's figure, from the scatter of the processes' medians."""
-        within = intervals.quantile_interval(self.samples_ms, 0.5, confidence)
+        within = self._median_bounds_ms(confidence)
         factor = intervals.another_figure(self.process_medians_ns, confidence, self.usual_scatter)
         if within is None or factor is None:
             return None
@@ -303,12 +351,13 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
 
     def quantile_interval_ms(self, quantile: float) -> Interval | None:
         """Return the distribution-free 95 % interval of a quantile; None where the samples are too few."""
-        bounds = intervals.quantile_interval(self.samples_ms, quantile)
-        return Interval(*bounds) if bounds else None
+        if order_statistic_ranks(self.count, quantile) is None:
+            return None
+        return _enclosing(self._sorted_ns(), quantile, intervals.CONFIDENCE)
 
     def quantile_ms(self, quantile: float) -> float | None:
         """Return a quantile by linear interpolation; None where the samples are too few for its interval."""
-        if order_statistic_ranks(len(self.samples_ms), quantile) is None:
+        if order_statistic_ranks(self.count, quantile) is None:
             return None
         return intervals.quantile(self.samples_ms, quantile)
 
@@ -332,7 +381,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
         """Latency per image: the figure over the batch size, in milliseconds."""
         return self.figure_ms / (self.shape.batch if self.shape else 1)
 
-    @property
+    @functools.cached_property
     def warnings(self) -> list[str]:
         """Reasons to distrust the figure, as phrases for people."""
         warnings: list[str] = []
@@ -349,6 +398,8 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
         rounds = [samples for samples in self.samples_ns if len(samples) >= 20]  # shorter ones show no drift
         # Where runs are spread over processes, the interval covers their differences, and each has too few runs.
         alone = rounds if self.method.processes == 1 else []
+        if len(self.samples_ns) == 1 and self._summary.drift <= 0.05:
+            alone = []  # whatever the order of the samples
         drift = max((_drift(samples) for samples in alone), key=abs, default=0.0)
         if abs(drift) > 0.05:
             warnings.append(f"not steady: second half of the runs {100 * drift:+.0f} %")
@@ -369,7 +420,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     @property
     def _missing_interval_reason(self) -> str:
         if self.method.statistic is Statistic.MEDIAN:
-            count = len(self.samples_ms)
+            count = self.count
             return f"only {count} run{'s' * (count != 1)}: no interval"
         if (count := len(self.samples_ns)) == 1:
             return "only 1 round: no interval"

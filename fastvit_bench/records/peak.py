@@ -1,5 +1,6 @@
 """Records of a device's peak rates: microbenchmarks, their times and the jobs that time them."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -75,7 +76,7 @@ BUSY_PERCENT = 25  # of one processor's time; other processes that take more low
 MICROBENCHMARKS_VERSION = 1  # raised when the microbenchmarks or their timing change, because figures then differ
 
 
-class DevicePeak(Record, frozen=True):
+class DevicePeak(Record, frozen=True, dict=True):
     """A device's peak arithmetic rate and memory bandwidth through its toolkit: the two roofs of the roofline."""
 
     probes: int  # `MICROBENCHMARKS_VERSION` at the time
@@ -89,17 +90,17 @@ class DevicePeak(Record, frozen=True):
     memory: MicrobenchmarkTime
     others_percent: float | None = None  # processor time of all other processes meanwhile, in percent of one core
 
-    @property
+    @functools.cached_property
     def best(self) -> MicrobenchmarkTime:
         """The arithmetic microbenchmark with the highest rate."""
         return max(self.arithmetic, key=lambda time: time.per_s)
 
-    @property
+    @functools.cached_property
     def macs_per_s(self) -> float:
         """Peak multiply-accumulates per second, in the device's precision."""
         return self.best.per_s
 
-    @property
+    @functools.cached_property
     def bytes_per_s(self) -> float:
         """Peak bytes per second, read and written, of arrays too large for any cache."""
         return self.memory.per_s

@@ -1,6 +1,6 @@
 """Details of each measurement beside its latency: tables for people, columns by size for programs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -216,21 +216,35 @@ USAGE = [
     _figure("energy_mj_{size}", "energy mJ per batch", lambda cell: cell.energy_mj, minor=True),
 ]
 
-# facts of each measurement; {size} becomes its size where a table has a column for each
-CELL_COLUMNS: list[Column[CellLine]] = [
-    MS_PER_IMAGE,
-    *(replace(column, title="") for column in (IMAGES_PER_S, *USAGE)),  # for people on demand
-    *STARTS,
-    *PLANS,
-    *QUANTILES,
-    Column("layers_{size}", "", lambda line: len(line.cell.layers) or None, optional=True),
-    Column(
-        "layers_{size}_sum_ms",
-        "",
-        lambda line: milliseconds(line.cell.layers) if line.cell.layers else None,
-        optional=True,
+# facts of each measurement; {size} becomes its size where a table has a column for each. Those that few measurements
+# have stand behind what such a measurement has.
+_BY_NEED: list[tuple[Callable[[CellLine], object], list[Column[CellLine]]]] = [
+    (lambda line: line.row.batch > 1, [MS_PER_IMAGE]),
+    (lambda line: True, [replace(IMAGES_PER_S, title="")]),  # for people on demand
+    (lambda line: line.cell.usage, [replace(column, title="") for column in USAGE]),
+    (lambda line: line.cell.load_ns or line.cell.compile_ns or line.cell.cold_ns, STARTS),
+    (lambda line: line.cell.placement, PLANS),
+    (lambda line: line.cell.quantile_ms(TAILS["p99"]), QUANTILES),
+    (
+        lambda line: line.cell.layers,
+        [
+            Column("layers_{size}", "", lambda line: len(line.cell.layers) or None, optional=True),
+            Column(
+                "layers_{size}_sum_ms",
+                "",
+                lambda line: milliseconds(line.cell.layers) if line.cell.layers else None,
+                optional=True,
+            ),
+        ],
     ),
 ]
+CELL_COLUMNS = [column for _, columns in _BY_NEED for column in columns]
+
+
+def applicable(lines: Collection[CellLine]) -> list[Column[CellLine]]:
+    """Return those of `CELL_COLUMNS` that may have a value in some of the lines."""
+    return [column for needs, columns in _BY_NEED if any(map(needs, lines)) for column in columns]
+
 
 # the same, where people choose their columns
 _TITLED = {column.name: column for column in (IMAGES_PER_S, *USAGE)}
@@ -263,7 +277,7 @@ _DETAILS: dict[str, tuple[Callable[[CellLine], object], list[Column[CellLine]]]]
     ),
     "The slowest runs: 99 and 99.9 % of all runs took at most so long, 95 % interval in brackets": (
         lambda line: line.row.method.statistic is Statistic.MEDIAN and quantile_of(line.cell, 0.99),
-        [Column("runs", "runs", lambda line: len(line.cell.samples_ms), align="right"), *QUANTILES],
+        [Column("runs", "runs", lambda line: line.cell.count, align="right"), *QUANTILES],
     ),
     "Compiling, loading and the first run of each round, in ms; medians where there are several": (
         lambda line: line.cell.load_ns or line.cell.compile_ns or line.cell.cold_ns,

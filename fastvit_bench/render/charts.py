@@ -162,11 +162,16 @@ def chart(
     import altair as alt
 
     # the points are in the description once: a layer without data of its own takes the chart's
-    drawn = alt.layer(*layers, data=alt.Data(values=list(points))).properties(
-        width=680, height=380, description=f"{title}. {caption}"
-    )
+    drawn = alt.layer(*layers, data=values(points)).properties(width=680, height=380, description=f"{title}. {caption}")
     spec: Spec = drawn.configure(**config(palette)).to_dict(validate=False)
     return Chart(kind, slug(f"{kind}-{choice}"), choice, title, caption, spec)
+
+
+def values(points: Sequence[Spec]) -> Any:
+    """Return points as the data of a chart: in a tuple, for Altair copies lists at every step of a description."""
+    import altair as alt
+
+    return alt.Data(values=tuple(points))  # pyright: ignore[reportArgumentType]
 
 
 def of_height(drawn: Chart, pixels: int) -> Chart:

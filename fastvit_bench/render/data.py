@@ -1,6 +1,7 @@
 """Tables for other programs: CSV and JSON, every value in full precision."""
 
 import csv as _csv
+import functools
 import io
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,15 +22,25 @@ def csv(table: Table[Any]) -> str:
     text = io.StringIO()
     writer = _csv.writer(text, lineterminator="\n")
     writer.writerow(table.names)
-    writer.writerows([_cell(value) for value in record.values()] for record in table.records())
+    writer.writerows([value if type(value) in _PLAIN else _cell(value) for value in line] for line in table.lines())
     return text.getvalue()
+
+
+_PLAIN = frozenset({float, int, bool, type(None)})  # most cells by far
 
 
 def _cell(value: object) -> object:
     """Return a value for a spreadsheet; text is one printable line that is never taken for a formula."""
+    if isinstance(value, str):
+        return _text(value)
     if value is None or isinstance(value, (int, float)):
         return value
-    line = printable(" ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
+    return _text(" ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
+
+
+@functools.lru_cache(maxsize=4096)  # rows repeat most of their texts
+def _text(text: str) -> str:
+    line = printable(text)
     return f"'{line}" if line.startswith(_FORMULAS) else line
 
 

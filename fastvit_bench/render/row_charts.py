@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from fastvit_bench.records import Measurement, Shape
-from fastvit_bench.render.charts import Chart, Palette, Spec, chart, distinct, line_looks, scale, short
+from fastvit_bench.render.charts import Chart, Palette, Spec, chart, distinct, line_looks, scale, short, values
 from fastvit_bench.render.frontiers import Basis, Frontier, FrontierPlace, Group
 from fastvit_bench.render.joined import BASES, accuracy_text, label_of, probability_text, ratio_text, some
 from fastvit_bench.render.ratios import Key, Ratio
@@ -15,7 +15,7 @@ from fastvit_bench.stats.pareto import SURE, Counted
 
 MOST_LINES = 16  # models in one chart; colour and shape together distinguish that many
 MOST_POINTS = 60  # in one frontier's chart: its members, then the quickest
-MOST_CHOICES = 40  # figures of one kind
+MOST_CHOICES = 16  # figures of one kind
 LABELLED = 14  # models whose names a frontier's chart has room for
 
 
@@ -97,7 +97,7 @@ def _accuracy_layers(basis: Basis, points: Sequence[Spec], palette: Palette) -> 
     )
     fill, stroke = alt.Fill("fill:N", scale=None), alt.Stroke("stroke:N", scale=None)
     layers: list[Any] = [
-        alt.Chart(alt.Data(values=stairs))
+        alt.Chart(values(stairs))
         .mark_line(interpolate="step-after", color=palette.muted, strokeWidth=1.5, opacity=0.7, aria=False)
         .encode(x=x, y=y),
         alt.Chart().mark_rule(color=palette.muted, strokeWidth=1.2, aria=False).encode(x="low:Q", x2="high:Q", y=y),

@@ -28,6 +28,7 @@ from fastvit_bench.render.cell_table import (
     ON_DEMAND,
     CellLine,
     Marks,
+    applicable,
     by_block,
     details,
     layers,
@@ -44,7 +45,7 @@ from fastvit_bench.render.row_text import (
     model_name,
     variant_label,
 )
-from fastvit_bench.render.rows import REFERENCE_SIZE, Row, size_of, sizes_of
+from fastvit_bench.render.rows import REFERENCE_SIZE, Row, newest, size_of, sizes_of
 from fastvit_bench.render.table import NONE, Column, Table, TableReport, chosen, equal_columns, without
 from fastvit_bench.render.text import (
     NOT_COMPARED_NOTE,
@@ -400,32 +401,35 @@ def _by_size(rows: Sequence[Row], extras: TableExtras, *, titled: bool = False) 
     People see those that are `titled`.
     """
     further = {name: None for cells in extras.cells.values() for name in cells}
+    counted = any(row.accuracies for row in rows)
     for size in sizes_of(rows):
         field_ = _field(size)
-        for column in CELL_COLUMNS if not titled else ON_DEMAND:
+        timed = ((row, row.by_size.get(size)) for row in rows)
+        lines = {row.key: CellLine(row, cell) for row, cell in timed if isinstance(cell, Measurement)}
+        for column in ON_DEMAND if titled else applicable(lines.values()):
             heading = f"{size} {column.heading}" if titled and column.title else ""
             texts = {"align": column.align, "role": column.role}
-            value = _at(size, column.value)
-            text = _text_at(size, column) if heading else None
+            value = _at(lines, column.value)
+            text = _text_at(lines, column) if heading else None
             yield Column(column.name.format(size=field_), heading, value, text, optional=True, **texts)  # type: ignore[arg-type]
-        for name, of in _COUNTED.items():
+        for name, of in _COUNTED.items() if counted or titled else ():
             yield Column(name.format(size=field_), "", _accuracy_at(size, of), optional=True)
         for name in further:
             yield Column(f"{name}_{field_}", "", _extra_at(size, name, extras), optional=True)
 
 
-def _at(size: str, of: Callable[[CellLine], object]) -> Callable[[Row], object]:
+def _at(lines: Mapping[bytes, CellLine], of: Callable[[CellLine], object]) -> Callable[[Row], object]:
     def value(row: Row) -> object:
-        cell = row.by_size.get(size)
-        return of(CellLine(row, cell)) if isinstance(cell, Measurement) else None
+        line = lines.get(row.key)
+        return None if line is None else of(line)
 
     return value
 
 
-def _text_at(size: str, column: Column[CellLine]) -> Callable[[Row], str]:
+def _text_at(lines: Mapping[bytes, CellLine], column: Column[CellLine]) -> Callable[[Row], str]:
     def text(row: Row) -> str:
-        cell = row.by_size.get(size)
-        return column.cell(CellLine(row, cell)) if isinstance(cell, Measurement) else NONE
+        line = lines.get(row.key)
+        return NONE if line is None else column.cell(line)
 
     return text
 
@@ -730,16 +734,28 @@ def _published_notes(rows: Sequence[Row]) -> list[str]:
 
 
 def rich(rows: Sequence[Row], width: int, extras: TableExtras = NO_EXTRAS, *, verbose: bool = True) -> "Group":
-    """Return the rows for a terminal `width` columns wide: short, or with `verbose` every column and note."""
+    """Return the rows for a terminal `width` columns wide: short, or with `verbose` every row, column and note."""
     from rich.console import Group
 
     if not rows:
         return Group(EMPTY)
-    shown = report(rows, extras)
     if verbose:
-        marks, _ = legend(rows)
-        shown = replace(shown, tables=[*shown.tables, *on_demand(rows, marks)])
-    return terminal.report(shown if verbose else compact(shown, on_terminal=True), width, verbose=verbose)
+        shown, (marks, _) = report(rows, extras), legend(rows)
+        return terminal.report(replace(shown, tables=[*shown.tables, *on_demand(rows, marks)]), width)
+    shown = compact(report(newest(rows, MOST_ROWS), extras), on_terminal=True)
+    if len(rows) > MOST_ROWS:
+        shown = replace(shown, caption=f"{_newest(len(rows))}\n{shown.caption}".rstrip())
+    return terminal.report(shown, width, verbose=False)
+
+
+MOST_ROWS = 200  # on a terminal without -v; a sweep of seven models over two dozen devices has fewer
+
+
+def _newest(count: int) -> str:
+    return (
+        f"The newest {MOST_ROWS} of {count:,} rows. Choose others with --model, --device, --since or --where, or have "
+        f"all with -v or -f csv."
+    )
 
 
 def markdown(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> str:
@@ -844,7 +860,7 @@ def _nested_cell(row: Row, cell: Measurement | Failure, warnings: list[str]) -> 
         "p99_ms": cell.p99_ms,
         "mad_ms": cell.mad_ms,
         "ms_per_image": cell.ms_per_image,
-        "runs": len(cell.samples_ms),
+        "runs": cell.count,
         "window": cell.window,
         "gmacs": macs_per_image(exported) / 1e9 if exported else None,
         "artifact": exported.sha256 if exported else None,

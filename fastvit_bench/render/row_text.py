@@ -65,7 +65,8 @@ TAILS = {"p99": 0.99, "p99.9": 0.999}  # title -> quantile
 
 def quantile_of(cell: Measurement, quantile: float) -> Quantile | None:
     """Return a quantile of all samples; None where they are too few to enclose it (of p99 368, of p99.9 3688)."""
-    value, interval = cell.quantile_ms(quantile), cell.quantile_interval_ms(quantile)
+    value = cell.quantile_ms(quantile)
+    interval = None if value is None else cell.quantile_interval_ms(quantile)
     return None if value is None or interval is None else Quantile(value, interval)
 
 

@@ -1,11 +1,9 @@
 """Rows of a table: measurements and failures gathered by model and setting, with their cells by image size."""
 
 import functools
-import gc
 import itertools
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,7 +35,7 @@ from fastvit_bench.records import (
     Weights,
     Window,
 )
-from fastvit_bench.store import runs
+from fastvit_bench.store import figures, runs
 from fastvit_bench.store.runs import Line, RunFile
 from fastvit_bench.store.selection import EVERYTHING, Selection
 
@@ -77,10 +75,10 @@ class Row:
         """Cells by their size as columns are called."""
         return {size_of(shape): cell for shape, cell in self.cells.items()}
 
-    @property
+    @functools.cached_property
     def measured(self) -> list[Measurement]:
         """Cells that are no failures, by size."""
-        return [cell for cell in self.cells.values() if isinstance(cell, Measurement)]
+        return _measured(self.cells)
 
     @property
     def warnings(self) -> dict[Shape | None, list[str]]:
@@ -91,7 +89,7 @@ class Row:
         """Return the reasons to distrust one of the row's measurements."""
         return [*cell.warnings, *falls(self).get(cell.shape, ())]
 
-    @property
+    @functools.cached_property
     def reference(self) -> Artifact | None:
         """Network that is counted: at 256 pixels, else at the row's smallest size; None of one not exported here."""
         exported = [cell.artifact for cell in self.measured if isinstance(cell.artifact, Artifact)]
@@ -99,7 +97,7 @@ class Row:
             (artifact for artifact in exported if artifact.shape.size == REFERENCE_SIZE), next(iter(exported), None)
         )
 
-    @property
+    @functools.cached_property
     def published(self) -> Published | None:
         """Public figures of the ImageNet classifier; None for another head or other classes, another model."""
         if self.published_as is None or self.head is not Head.CLASSIFIER or self.classes != 1000:
@@ -113,6 +111,10 @@ class Row:
         Accuracy belongs to weights: where they are random there is none, and a published one says nothing.
         """
         return self.weights is not None and self.weights.origin == "random"
+
+
+def _measured(cells: Mapping[Shape | None, Measurement | Failure]) -> list[Measurement]:
+    return [cell for cell in cells.values() if isinstance(cell, Measurement)]
 
 
 def collect(files: Iterable[RunFile]) -> list[Row]:
@@ -151,13 +153,15 @@ def read(
     shown, joined = set(paths), list(others)
     beside = [path for path in joined if path not in shown]
 
+    reader = figures.Reader()
+
     def chosen(path: Path) -> Iterable[Line]:
-        lines = runs.iterate_lines(path)
+        lines = reader.lines(path)
         if not selection or path not in shown:
             return lines
         return selection.lines(lines, spared=(Accuracy,) if joined else ())
 
-    with _undisturbed():
+    with figures.undisturbed():
         while True:
             known = len(faults)
             counted.clear()
@@ -170,38 +174,25 @@ def read(
     return rows, counted, notes
 
 
-@contextmanager
-def _undisturbed() -> Generator[None]:
-    """Pause the garbage collector: records hold no cycles, and it would look through all of them, repeatedly."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
 def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
     """Return the rows that `collect` returns, from lines of run files; each line is read once, in order."""
     rows: dict[bytes, Row] = {}
     settings: dict[bytes, _Setting] = {}  # of the rows that a failure can belong to
-    failures: list[tuple[Run, Failure, dict[_Setting, Row]]] = []
+    failures: list[tuple[Run, Failure, dict[bytes, Row]]] = []
+    keys = Keys()
     for lines in files:
         run: Run | None = None
-        of_this_run: dict[_Setting, Row] = {}
+        of_this_run: dict[bytes, Row] = {}
         for line in lines:
             if isinstance(line, Measurement):
                 assert run is not None  # a run file begins with its run
-                name = key(line)
-                row = rows.get(name)
-                if row is None:
-                    row = rows[name] = measured_row(line, run)
+                name = keys.of(line)
+                if (row := rows.get(name)) is None:
+                    row = rows[name] = measured_row(line, run, name)
                     if row.fused and row.weights:  # no sweep fails on a model of another origin
                         settings[name] = _setting(row, row.fused, row.weights)
                 _take(row, line.shape, line)
-                if name in settings:
-                    of_this_run[settings[name]] = row
+                of_this_run[name] = row
             elif isinstance(line, Run):
                 run = line
             elif isinstance(line, Failure):
@@ -210,9 +201,9 @@ def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
                     failures.append((run, line, of_this_run))
     shaping = {name for row in rows.values() for name in row.form}
     succeeded: dict[tuple[_Setting, _Way, Shape | None], str] = {}  # when, for the last time
-    for name, setting in settings.items():
+    for name, setting in settings.items() if failures else ():
         row = rows[name]
-        for cell in row.measured:
+        for cell in _measured(row.cells):  # a row caches its own once it is complete
             key_of = (setting, _way(row.device, row.method, shaping), cell.shape)
             succeeded[key_of] = max(cell.finished, succeeded.get(key_of, ""))
     for run, failure, of_this_run in failures:
@@ -228,7 +219,7 @@ def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
         if succeeded.get((setting, _way(asked.device, asked.method, shaping), cell.shape), "") > failure.finished:
             continue
         # a failure knows no window and no resolved options; the measurements of its own run do
-        row = of_this_run.get(setting)
+        row = {settings[name]: row for name, row in of_this_run.items() if name in settings}.get(setting)
         if row is None:
             where = lasting(run.machine, asked.device)
             name = msgspec.json.encode((asked.device, where, setting, asked.method), order="sorted")
@@ -242,6 +233,15 @@ def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
         )
         for row in rows.values()
     ]
+
+
+def newest(rows: Sequence[Row], most: int) -> list[Row]:
+    """Return at most so many rows in their order: those whose newest figure or failure is the newest."""
+    if len(rows) <= most:
+        return list(rows)
+    last = [max(cell.finished for cell in row.cells.values()) for row in rows]
+    kept = sorted(range(len(rows)), key=lambda at: (last[at], at))[len(rows) - most :]
+    return [rows[at] for at in sorted(kept)]
 
 
 def join(rows: Iterable[Row], accuracies: Iterable[Accuracy]) -> list[Row]:
@@ -308,30 +308,55 @@ def _counted(backend: str, device: bytes) -> frozenset[str] | None:
 
 def _shared_machine(row: Row) -> Machine:
     """Return the row's machine, with the host name that all of its cells have."""
-    hosts = {cell.machine.host for cell in row.measured}
+    hosts = {cell.machine.host for cell in _measured(row.cells)}
     return row.machine if len(hosts) < 2 else msgspec.structs.replace(row.machine, host="")
 
 
-def key(measurement: Measurement) -> bytes:
-    """Return a key that is equal for measurements of one row."""
-    artifact = measurement.artifact
+class Keys:
+    """Keys that are equal for measurements of one row; what the very same records need is encoded once."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._networks: dict[int, tuple[object, bytes]] = {}
+        self._known: dict[bytes, bytes] = {}  # so that equal keys of networks are one object
+        self._keys: dict[tuple[object, ...], tuple[object, bytes]] = {}
+
+    def of(self, measurement: Measurement) -> bytes:
+        """Return the key of a measurement's row."""
+        # records are kept beside what they gave, so that no other one gets their ids
+        artifact, parts = measurement.artifact, (measurement.device, measurement.machine, measurement.engine)
+        network = self._networks.get(id(artifact))
+        if network is None:
+            encoded = _network_key(artifact)
+            network = self._networks[id(artifact)] = artifact, self._known.setdefault(encoded, encoded)
+        method, way = measurement.method, (measurement.window, measurement.pacing, measurement.clock)
+        name = (id(network[1]), *map(id, parts), id(method), *way)
+        known = self._keys.get(name)
+        if known is None:
+            known = self._keys[name] = (parts, method), network[1] + _setting_key(*parts, method, way)
+        return known[1]
+
+
+def _network_key(artifact: Artifact | ExternalModel) -> bytes:
     if isinstance(artifact, ExternalModel):
         # without an image size nothing but the inputs distinguishes two of one name
-        model = (artifact.model, artifact.operations, artifact.inputs if artifact.shape is None else None)
+        network = (artifact.model, artifact.operations, artifact.inputs if artifact.shape is None else None)
     else:
         network = (artifact.model, artifact.variant, artifact.head, artifact.classes, artifact.weights, artifact.fused)
-        model = (*network, artifact.options, artifact.functions)
-    engine = measurement.engine
+        network = (*network, artifact.options, artifact.functions)
+    batch = artifact.shape.batch if artifact.shape else 1
+    return _encoded((type(artifact).__name__, network, batch, artifact.precision))
+
+
+def _setting_key(
+    device: Device, machine: Machine, engine: Engine | None, method: Method, way: tuple[object, ...]
+) -> bytes:
     built = (engine.toolkit, engine.version, engine.platform, engine.settings) if engine else None
-    way = (measurement.method, measurement.window, measurement.pacing, measurement.clock, built)
-    setting = (
-        measurement.device,
-        lasting(measurement.machine, measurement.device),
-        _batch(measurement),
-        artifact.precision,
-        way,
-    )
-    return msgspec.json.encode((type(artifact).__name__, model, setting), order="sorted")
+    return _encoded((device, lasting(machine, device), built, method, way))
+
+
+def _encoded(value: object) -> bytes:
+    return msgspec.json.encode(value, order="sorted")
 
 
 def _form(measurement: Measurement) -> dict[str, str]:
@@ -346,19 +371,24 @@ def _batch(measurement: Measurement) -> int:
     return measurement.shape.batch if measurement.shape else 1
 
 
+def key(measurement: Measurement) -> bytes:
+    """Return a key that is equal for measurements of one row."""
+    return Keys().of(measurement)
+
+
 def _take(row: Row, shape: Shape | None, cell: Measurement | Failure) -> None:
     """Put a cell into its row unless the row has a newer one of that size."""
     if shape not in row.cells or row.cells[shape].finished <= cell.finished:
         row.cells[shape] = cell
 
 
-def measured_row(measurement: Measurement, run: Run) -> Row:
-    """Return the row of a measurement, still without cells."""
+def measured_row(measurement: Measurement, run: Run, name: bytes | None = None) -> Row:
+    """Return the row of a measurement, still without cells; `name` is its key, where that is known."""
     artifact = measurement.artifact
     exported = artifact if isinstance(artifact, Artifact) else None
     spec = next((spec for spec in run.request.models if exported and spec.name == artifact.model), None)
     return Row(
-        key=key(measurement),
+        key=name or key(measurement),
         device=measurement.device,
         machine=_narrowed(measurement.machine, measurement.device),
         model=artifact.model,

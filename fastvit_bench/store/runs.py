@@ -244,24 +244,6 @@ def read(path: Path, choose: Callable[[Iterable[Line]], Iterable[Line]] = iter) 
     return RunFile(path=path, lines=lines, torn_bytes=sum(torn))
 
 
-def read_all(
-    paths: Iterable[Path], choose: Callable[[Iterable[Line]], Iterable[Line]] = iter
-) -> tuple[list[RunFile], list[str]]:
-    """Return the run files that can be read, and a sentence on each that cannot.
-
-    `choose` gets the lines of a file as they are read, and returns those to keep in memory. Raises `StoreError` as
-    `read` does where there are files, and none of them can be read.
-    """
-    readable: list[RunFile] = []
-    faults: list[StoreError] = []
-    for path in paths:
-        try:
-            readable.append(read(path, choose))
-        except StoreError as error:
-            faults.append(error)
-    return readable, left_out(faults, some=bool(readable))
-
-
 def left_out(faults: Sequence[StoreError], *, some: bool) -> list[str]:
     """Return a sentence on each run that is left out; without `some` others that were read, raise the first fault."""
     if faults and not some:
@@ -269,12 +251,18 @@ def left_out(faults: Sequence[StoreError], *, some: bool) -> list[str]:
     return [f"A run is left out: {fault}" for fault in faults]
 
 
-def iterate_lines(path: Path, torn: Callable[[int], object] = lambda count: None) -> Generator[Line]:
+def iterate_lines(
+    path: Path,
+    torn: Callable[[int], object] = lambda count: None,
+    decode: Callable[[Path, int, bytes], Line] | None = None,
+) -> Generator[Line]:
     """Yield the complete lines of a run file, one in memory at a time; the first is a `Run`.
 
-    `torn` is called with the size in bytes of an unfinished last line, if there is one. Raises `StoreError` as `read`
-    does, when the line is reached.
+    `torn` is called with the size in bytes of an unfinished last line, if there is one. `decode` gets the file, the
+    number and the bytes of a line; without it, `decoded` does. Raises `StoreError` as `read` does, when the line is
+    reached.
     """
+    decode = decode or decoded
     first: Run | None = None
     try:
         with files.open_regular(path) as file:
@@ -285,7 +273,7 @@ def iterate_lines(path: Path, torn: Callable[[int], object] = lambda count: None
                 if not raw.endswith(b"\n"):
                     torn(len(raw))
                     break
-                line = _decoded(path, number, raw)
+                line = decode(path, number, raw)
                 if first is None and not isinstance(line, Run):
                     raise StoreError(f"{path}, line 1: a run file begins with its run, not with a {_kind(line)}.")
                 if isinstance(line, Run):
@@ -369,7 +357,8 @@ def _decoder() -> msgspec.json.Decoder[Line]:
     return msgspec.json.Decoder(Line)
 
 
-def _decoded(path: Path, number: int, raw: bytes) -> Line:
+def decoded(path: Path, number: int, raw: bytes) -> Line:
+    """Return a line from its bytes. Raises `StoreError`, with file and line number, for bytes that are none."""
     try:
         line = _decoder().decode(raw)
     except msgspec.MsgspecError as error:

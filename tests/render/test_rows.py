@@ -51,7 +51,7 @@ def test_a_store_is_read_as_its_files_are_collected(tmp_path: Path) -> None:
     files = [store_runs.read(path) for path in paths]
     found, counted, unreadable = rows.read(paths)
     assert unreadable == []
-    assert found == rows.collect(files)
+    assert builders.unpacked(found) == rows.collect(files)
     assert counted == [each for file in files for each in file.accuracies]
     assert len(found) == 3
     assert (
@@ -62,7 +62,7 @@ def test_a_store_is_read_as_its_files_are_collected(tmp_path: Path) -> None:
 def test_of_other_runs_only_accuracies_are_taken(tmp_path: Path) -> None:
     shown, other = stored(tmp_path, [sized(224, 1)], [sized(256, 2), builders.accuracy()])
     found, counted, _ = rows.read([shown], [shown, other])
-    assert [list(row.cells.values()) for row in found] == [[sized(224, 1)]]
+    assert [list(row.cells.values()) for row in builders.unpacked(found)] == [[sized(224, 1)]]
     assert counted == [builders.accuracy()]
 
 
@@ -91,7 +91,7 @@ def test_of_a_damaged_run_nothing_counts_and_the_others_do(tmp_path: Path) -> No
     lines = paths[2].read_bytes().splitlines(keepends=True)
     paths[2].write_bytes(b"".join([*lines[:3], b"{}\n"]))
     found, counted, unreadable = rows.read(paths)
-    assert found == rows.collect(map(store_runs.read, paths[:2]))
+    assert builders.unpacked(found) == rows.collect(map(store_runs.read, paths[:2]))
     assert counted == [builders.accuracy()]
     assert len(unreadable) == 1
     assert f"{paths[2].name}, line 4: " in unreadable[0]

@@ -20,7 +20,7 @@ import pytest
 
 from fastvit_bench.errors import StoreError, UnavailableError
 from fastvit_bench.records import SCHEMA
-from fastvit_bench.store import documents, peaks, runs
+from fastvit_bench.store import documents, figures, peaks, runs
 
 
 @pytest.fixture
@@ -546,13 +546,13 @@ def test_without_links_a_run_is_created_once_too(tmp_path: Path, monkeypatch: py
 def test_of_several_files_the_readable_ones_are_read_and_the_others_named(path: Path) -> None:
     broken = path.with_name("broken.jsonl")
     broken.write_text("{}\n", encoding="utf-8")
-    files, faults = runs.read_all([broken, path])
-    assert files == [runs.read(path)]
+    files, faults = figures.read_all([broken, path])
+    assert [(file.path, len(file.lines)) for file in files] == [(path, len(runs.read(path).lines))]
     assert len(faults) == 1
     assert "broken.jsonl, line 1" in faults[0]
-    assert runs.read_all([]) == ([], [])
+    assert figures.read_all([]) == ([], [])
     with pytest.raises(StoreError, match=r"broken\.jsonl, line 1"):
-        runs.read_all([broken, path.with_name("absent.jsonl")])
+        figures.read_all([broken, path.with_name("absent.jsonl")])
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")

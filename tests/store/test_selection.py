@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fastvit_bench.errors import UsageError
 from fastvit_bench.records import Measurement
 from fastvit_bench.render import rows
-from fastvit_bench.store import runs, selection
+from fastvit_bench.store import figures, runs, selection
 
 NOON = datetime(2026, 2, 10, 12, tzinfo=UTC)
 
@@ -145,13 +145,13 @@ def test_a_selection_holds_no_more_than_it_shows(tmp_path: Path) -> None:
     path = runs.create(tmp_path, builders.run())
     with path.open("ab") as file:  # the writer would wait for the disk
         for number in range(400):
-            line = figure(size=256 + 32 * number, samples_ns=(builders.samples(count=200),))
+            line = figure(size=256 if number == 0 else 512, samples_ns=(builders.samples(count=200),))
             file.write(runs._encoded(line))  # pyright: ignore[reportPrivateUsage]
     peaks: list[int] = []
     for where in ([], ["resolution=256"]):
         chosen = selection.select(where=where)
         tracemalloc.start()
-        (stored,), _ = runs.read_all([path], chosen.lines)
+        (stored,), _ = figures.read_all([path], chosen.lines)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(stored.measurements) == (1 if where else 400)

@@ -21,10 +21,12 @@ from fastvit_bench.render.page.content import content
 from fastvit_bench.render.ratios import Key, Ratio, against
 from fastvit_bench.render.row_charts import MOST_CHOICES
 from fastvit_bench.render.rows import Row
+from fastvit_bench.render.rows import newest as newest_rows
 from fastvit_bench.stats.pareto import Counted
 from fastvit_bench.store.runs import RunFile
 
 MOST_COMPARISONS = 20  # the newest ones in the results
+MOST_ROWS = 500  # of a page, which has a line for each of their figures and opens at once
 
 
 def html(
@@ -142,6 +144,18 @@ def stored_comparisons(folders: Sequence[Path], asked: Sequence[Path]) -> tuple[
     if len(newest) <= MOST_COMPARISONS:
         return comparisons, unreadable, []
     return comparisons, unreadable, [f"Of {len(newest)} stored comparisons the newest {MOST_COMPARISONS} are shown."]
+
+
+def newest(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Return the rows that a page or its pictures are of, and a sentence on those that are too many."""
+    kept = newest_rows(rows, MOST_ROWS)
+    if len(kept) == len(rows):
+        return kept, []
+    figures, shown = (sum(len(row.measured) for row in some) for some in (rows, kept))
+    return kept, [
+        f"Of {len(rows):,} rows with {figures:,} figures the newest {MOST_ROWS} with {shown:,} are shown; histories "
+        f"are of all. Choose others with --model, --device, --since or --where; `fastvit-bench table -f csv` has all."
+    ]
 
 
 def models(rows: Sequence[Row], comparisons: Sequence[Comparison], studies: Sequence[StudyResult]) -> set[str]:
