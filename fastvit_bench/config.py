@@ -180,7 +180,8 @@ def load(path: Path | None, *, backends: Collection[str]) -> Config:
 def sizes(text: str, grid: Sequence[int], stride: int = STRIDE) -> list[tuple[int, int]]:
     """Return the image sizes (height, width) in pixels that a value of ``--res`` names.
 
-    ``256`` · ``224,256`` · ``384x512`` (height x width) · ``224..1024`` (the grid within, and both ends) ·
+    ``256`` · ``224,256`` · ``384x512`` (height x width) · ``224..1024`` (the grid's multiples of `stride` within, and
+    both ends) ·
     ``224..1024:160`` (steps from the first, and the last) · any of them joined by commas. Repeated sizes count once.
     Raises `UsageError` for any other text and for sizes that the networks' `stride` does not divide.
     """
@@ -210,11 +211,11 @@ def _sizes_of(part: str, grid: Sequence[int], stride: int) -> Iterable[tuple[int
     if low > high:
         raise UsageError(f"The range {low}..{high} ends before it begins; write {high}..{low}.")
     if match[3] is None:
-        between = [size for size in sorted(grid) if low < size < high]
+        between = [size for size in sorted(grid) if low < size < high and size % stride == 0]
         return [(size, size) for size in dict.fromkeys([low, *between, high])]
     step = _side(match[3])
     if step == 0:
-        raise UsageError(f"The range {low}..{high} has a step of 0; write a multiple of 32 behind the colon.")
+        raise UsageError(f"The range {low}..{high} has a step of 0; write a multiple of {stride} behind the colon.")
     check_size(low, high, stride)  # before a range of many impossible sizes is listed
     return [(size, size) for size in dict.fromkeys([*range(low, high, step), high])]
 

@@ -159,9 +159,14 @@ def _refuse_head(checkpoint: Path | None, head: Head | None) -> None:
 
 
 def sweep_shapes(settings: Config, res: str | None, specs: Sequence[ModelSpec], batch: int) -> tuple[Shape, ...]:
-    """Return the shapes of a sweep: those named, else all of the grid, in steps that every model can take."""
-    grid = settings.sweep.grid
-    return tuple(config.shapes(res or f"{min(grid)}..{max(grid)}", grid, batch, config.stride(specs)))
+    """Return the shapes of a sweep: those named, else the sizes of the grid that every model can take."""
+    grid, stride = settings.sweep.grid, config.stride(specs)
+    return tuple(config.shapes(res or _possible(grid, stride), grid, batch, stride))
+
+
+def _possible(grid: Sequence[int], stride: int) -> str:
+    """Return the sizes of a grid that a stride divides, as a value of ``--res``; all of them if there are none."""
+    return ",".join(map(str, [size for size in sorted(grid) if size % stride == 0] or grid))
 
 
 def square_shape(res: str | None, specs: Sequence[ModelSpec], batch: int) -> Shape:
@@ -169,7 +174,7 @@ def square_shape(res: str | None, specs: Sequence[ModelSpec], batch: int) -> Sha
     own = {spec.resolution for spec in specs}
     if res is None and len(own) > 1:
         raise UsageError(f"The models are meant for {', '.join(map(str, sorted(own)))} pixels; name one with --res.")
-    shapes = config.shapes(res or str(own.pop()), (), batch)
+    shapes = config.shapes(res or str(own.pop()), (), batch, config.stride(specs))
     if len(shapes) > 1 or shapes[0].height != shapes[0].width:
         raise UsageError(f"--res {res}: accuracy is counted at one square size; name it, such as 256.")
     return shapes[0]
@@ -183,7 +188,7 @@ def gate_selection(
     specs = settings.select(models or settings.gate.models)
     for spec in specs:
         registry.require(spec.variant)
-    return specs, config.shapes(res or ",".join(map(str, grid)), grid, batch)
+    return specs, config.shapes(res or ",".join(map(str, grid)), grid, batch, config.stride(specs))
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -287,7 +292,7 @@ def export_jobs(
     from fastvit_bench.exporting import checkpoints, pipeline
 
     backend = backends.get(device.backend)
-    shapes = config.shapes(res or str(spec.resolution), settings.sweep.grid, device.batch)
+    shapes = config.shapes(res or str(spec.resolution), settings.sweep.grid, device.batch, config.stride([spec]))
     if multifunction and len(shapes) < 2:
         raise UsageError("--multifunction puts several sizes into one file; name them with --res, such as 256,384.")
     weights = checkpoints.weights_of(spec, seed)

@@ -155,7 +155,7 @@ def export(asked: ExportJob) -> Artifact:
 
 
 def check_job(asked: ExportJob) -> None:
-    """Raise `UsageError` for a precision that the backend lacks, and for a path that cannot or must not be written."""
+    """Raise `UsageError` for what the backend or the network lacks, and for a path that must not be written."""
     backend, path = backends.get(asked.backend), Path(asked.path)
     if asked.precision not in backend.precisions:
         raise UsageError(
@@ -166,6 +166,7 @@ def check_job(asked: ExportJob) -> None:
         raise UsageError(
             f"{asked.variant} takes {takes}, and an input of 8-bit pixels is {registry.IMAGENET}; give --input tensor."
         )
+    _check_sizes(asked)
     if not files.is_part(path.name):
         raise UsageError(f"'{path.name}' cannot be the name of an exported file; name another one with -o.")
     inputs = _inputs(asked)
@@ -177,6 +178,17 @@ def check_job(asked: ExportJob) -> None:
     _check_reference_outputs(reference_outputs_path(path), inputs, force=force)
     if (refused := files.refusal(path.parent)) is not None:
         raise UsageError(f"{path} cannot be written: {refused}.")
+
+
+def _check_sizes(asked: ExportJob) -> None:
+    """Raise `UsageError` for a size of a job that its network does not take."""
+    from fastvit_bench.backends._onnx import export as onnx_export
+
+    stride = registry.find(asked.variant).stride
+    for shape in (asked.shape, *asked.functions):
+        registry.check_size(shape.height, shape.width, stride)
+    for size in onnx_export.sizes(asked.options.get("dynamic", "")) or ():
+        registry.check_size(size, size, stride)
 
 
 def _inputs(asked: ExportJob) -> tuple[Path, ...]:

@@ -89,11 +89,12 @@ LARGEST_SIDE = 16_384  # pixels of an image
 
 def check_size(height: int, width: int, stride: int = STRIDE) -> None:
     """Raise `UsageError` unless sides are multiples of a network's total stride, from 32 to `LARGEST_SIDE`."""
+    least = max(STRIDE, stride)
     if max(height, width) > LARGEST_SIDE:
         raise UsageError(f"A side of {max(height, width)} pixels is above {LARGEST_SIDE}; use a smaller image.")
     for name, size in (("height", height), ("width", width)):
-        if size < STRIDE:
-            raise UsageError(f"{name} {size} is below {STRIDE} pixels; use {STRIDE} or more.")
+        if size < least:
+            raise UsageError(f"{name} {size} is below {least} pixels; use {least} or more.")
         if size % stride:
             below = size // stride * stride
             raise UsageError(

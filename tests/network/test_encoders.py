@@ -1,31 +1,22 @@
 """The designs of MobileCLIP's and FastVLM's image encoders, narrow, with timm's networks as a second opinion."""
 
-import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Generator
 from pathlib import Path
 
 import onnx
 import pytest
 import safetensors.torch
 import torch
+from narrow import DEEP, EXCITED
 
 from fastvit_bench import backends, config
 from fastvit_bench.errors import UsageError
 from fastvit_bench.exporting import checkpoints, pipeline
 from fastvit_bench.network import checkpoint, random_weights, reparam, timm_names
-from fastvit_bench.network.checkpoint import recognition
 from fastvit_bench.network.fastvit import FastViT, Form
-from fastvit_bench.network.registry import ENCODERS, Downsampling, Mixer, Variant
+from fastvit_bench.network.registry import ENCODERS, Variant
 from fastvit_bench.records import Device, Fuse, GraphVariant, Head, Shape
-
-EXCITED = Variant(  # as MCi0 to MCi2
-    (1, 1, 1, 2), (32, 64, 128, 256), 3, Mixer.ATTENTION, 0.0, Downsampling(gelu=True, excited=(3, 4)), width=12
-)
-DEEP = Variant(  # as MCi3, MCi4 and FastViTHD
-    (1, 1, 1, 1, 2), (32, 64, 128, 256, 512), 2, Mixer.ATTENTION, 0.0, Downsampling(gelu=True), "layernorm", False, 12
-)
 
 
 def theirs(variant: Variant) -> torch.nn.Module:
@@ -137,25 +128,6 @@ def test_a_head_of_four_stages_is_refused_for_five(head: Head):
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
-
-
-CACHES = (recognition.expected, recognition.words, recognition.roots, recognition._known_names, recognition._template)
-
-
-@pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
-    """MobileCLIP's first and fourth encoder and FastVLM's are narrow in this process."""
-    for name, design in {
-        "fastvit_mci0": dataclasses.replace(EXCITED, width=512),
-        "fastvit_mci3": dataclasses.replace(DEEP, width=768),
-        "fastvithd": dataclasses.replace(DEEP, width=0),
-    }.items():
-        monkeypatch.setitem(ENCODERS, name, design)
-    for cached in CACHES:
-        cached.cache_clear()
-    yield
-    for cached in CACHES:
-        cached.cache_clear()
 
 
 def drawn(name: str, head: Head, outputs: int, form: Form = Form.UNFUSED) -> FastViT:

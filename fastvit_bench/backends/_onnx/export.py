@@ -13,7 +13,7 @@ from fastvit_bench.backends import HALF_WEIGHTS, INPUT, output_names
 from fastvit_bench.backends._onnx.model import require_strongly_typed
 from fastvit_bench.backends._onnx.session import quiet
 from fastvit_bench.errors import UsageError
-from fastvit_bench.network.registry import STRIDE, check_size
+from fastvit_bench.network import registry
 from fastvit_bench.records import ExportJob, HalfWeights, Shape
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ SMALLEST_NORMAL_HALF = 2.0**-14  # what is smaller keeps fewer than the 11 bits 
 
 
 class Sizes(NamedTuple):
-    """The least and the largest height and width in pixels that a file takes, in multiples of 32."""
+    """The least and the largest height and width in pixels that a file takes, in multiples of its network's stride."""
 
     least: int
     most: int
@@ -61,7 +61,7 @@ def sizes(text: str) -> Sizes | None:
         raise UsageError(f"'{text}' must be two sizes in pixels, such as 224..1024")
     result = Sizes(int(match[1]), int(match[2]))
     for size in result:
-        check_size(size, size)
+        registry.check_size(size, size)
     if not result.least < result.most:
         raise UsageError(f"'{text}' must begin below its end; leave it out for a file of one size")
     return result
@@ -94,18 +94,16 @@ def write(
     inner = torch.float16 if half else torch.float32
     with torch.no_grad(), quiet():
         outer = torch.float32 if interface == "fp32" else torch.float16
-        # the outputs' shapes come from the meta device, because a large batch in float16 takes a CPU minutes;
-        # for a file of several sizes, from a size that every stride up to 64 divides
-        traced = Shape(batch=asked.shape.batch, height=128, width=192) if dynamic else asked.shape
+        traced, free = _traced(asked, dynamic)
+        # the outputs' shapes come from the meta device, because a large batch in float16 takes a CPU minutes
         outputs = copy.deepcopy(network).float().to("meta")(torch.zeros(traced.nchw, device="meta"))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        example, free = _example(asked.shape, dynamic)
         network = copy.deepcopy(network).to(inner).eval()  # from float64 in one step, so that it rounds once
         if outer is not inner:
             network = _between_casts(network)
         program = torch.onnx.export(
             network,
-            (torch.zeros(example.nchw, dtype=outer),),
+            (torch.zeros(traced.nchw, dtype=outer),),
             dynamic_shapes=free,
             dynamo=True,
             opset_version=OPSET,
@@ -147,20 +145,24 @@ def _strip_notes(model: "onnx.ModelProto") -> None:
     model.doc_string = ""
 
 
-def _example(shape: Shape, dynamic: Sizes | None) -> tuple[Shape, Any]:
+def _traced(asked: ExportJob, dynamic: Sizes | None) -> tuple[Shape, Any]:
     """Return the shape that a network is traced with, and its free sizes in the form of `torch.onnx.export`."""
     import torch
 
     if dynamic is None:
-        return shape, None
+        return asked.shape, None
     # from 2 on, because 1 would be taken for a constant, and without an end; the file contains neither bound
     rows, columns = (torch.export.Dim(name, min=2) for name in ("rows", "columns"))
-    traced = Shape(batch=shape.batch, height=2 * STRIDE, width=3 * STRIDE)
-    return traced, ({2: STRIDE * rows, 3: STRIDE * columns},)
+    stride = max(registry.STRIDE, registry.find(asked.variant).stride)
+    step = max(2 * registry.STRIDE, stride)  # the last maps of a detector are at stride 64, whatever its backbone
+    traced = Shape(batch=asked.shape.batch, height=2 * step, width=3 * step)
+    return traced, ({2: stride * rows, 3: stride * columns},)
 
 
 def _name_sizes(model: "onnx.ModelProto", shape: Shape, outputs: list[tuple[int, ...]]) -> None:
     """Name the free sizes ``height`` and ``width``, and those of a map at stride 4 ``height/4`` and ``width/4``.
+
+    The free size of a sequence is the number of its ``tokens``.
 
     The exporter's own names are numbered anew in each process. Its notes on intermediate values contain them, so these
     are removed.
@@ -168,6 +170,9 @@ def _name_sizes(model: "onnx.ModelProto", shape: Shape, outputs: list[tuple[int,
     graph = model.graph
     for value, nchw in zip((*graph.input, *graph.output), (shape.nchw, *outputs), strict=True):
         free = [size for size in value.type.tensor_type.shape.dim if size.HasField("dim_param")]
+        if len(nchw) == 3:
+            free[0].dim_param = "tokens"
+            continue
         for size, name, image, part in zip(free, ("height", "width"), shape.nchw[2:], nchw[2:], strict=False):
             size.dim_param = name if image == part else f"{name}/{image // part}"
     del graph.value_info[:]
