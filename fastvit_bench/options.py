@@ -3,6 +3,7 @@
 import collections
 import fnmatch
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fastvit_bench.records import (
     Evaluation,
     ExportJob,
     Fuse,
+    Gelu,
     Head,
     Machine,
     Method,
@@ -143,14 +145,28 @@ def select_models(
     checkpoint: Path | None,
     head: Head | None = None,
     weights: str | None = None,
+    gelu: str | None = None,
+    *,
+    pad: bool = False,
 ) -> list[ModelSpec]:
-    """Return the models that are meant, by names and globs; with a checkpoint, or `weights` of one, it is one."""
+    """Return the models that are meant, by names and globs; with a checkpoint, or `weights` of one, it is one.
+
+    `gelu` and `pad` change them as `adapted` does.
+    """
     if checkpoint is not None or weights is not None:
         if len(models) > 1:
             raise UsageError("--checkpoint is one network's weights; give one --model with it, or none.")
-        return [one_model(settings, models[0] if models else None, checkpoint, head, weights)]
-    specs = settings.select(models)
-    return specs if head is None else [msgspec.structs.replace(spec, head=head) for spec in specs]
+        specs = [one_model(settings, models[0] if models else None, checkpoint, head, weights)]
+    else:
+        specs = settings.select(models)
+        specs = specs if head is None else [msgspec.structs.replace(spec, head=head) for spec in specs]
+    return adapted(specs, gelu, pad=pad)
+
+
+def adapted(specs: Sequence[ModelSpec], gelu: str | None = None, *, pad: bool = False) -> list[ModelSpec]:
+    """Return models with another GELU than declared, and padding of their images where `pad` asks for it."""
+    chosen: dict[str, Any] = {} if gelu is None else {"gelu": msgspec.convert(str(gelu), Gelu)}
+    return [msgspec.structs.replace(spec, pad=spec.pad or pad, **chosen) for spec in specs]
 
 
 def _refuse_head(checkpoint: Path | None, head: Head | None) -> None:
@@ -253,12 +269,26 @@ def evaluation_request(
 # --- files to export --------------------------------------------------------------------------------------------------
 
 
+def images_per_run(text: str) -> tuple[int, str | None]:
+    """Return the batch of ``--batch 8``; of ``1..8``, for a file of any batch within, the smallest and the range.
+
+    Raises `UsageError` for any other text.
+    """
+    least, _, _ = text.partition("..")
+    if not re.fullmatch(r"\d{1,6}", least, re.ASCII) or not int(least):
+        raise UsageError(
+            f"--batch {text[:80]} is no number of images; write 8, or 1..8 for a file of any batch within."
+        )
+    return int(least), text if least != text else None
+
+
 def export_device(
     target: str, backend: Backend, precision: str | None, batch: int, options: Mapping[str, object]
 ) -> Device:
     """Return the device that a file is exported for; raises `UsageError` for an option the target does not have."""
     for name in sorted(name for name, value in options.items() if value is not None and name not in backend.flags):
-        raise UsageError(f"--{name.replace('_', '-')} means nothing for --target {target}; leave it out.")
+        flag = "batch A..B" if name == "batches" else name.replace("_", "-")
+        raise UsageError(f"--{flag} means nothing for --target {target}; leave it out.")
     precision = precision or backend.precisions[0]
     if precision not in backend.precisions:
         raise UsageError(f"--target {target} exports {' or '.join(backend.precisions)}, not {precision}.")
@@ -267,7 +297,7 @@ def export_device(
         backend=backend.name,
         precision=precision,
         batch=batch,
-        options={name: str(options[name]) for name in backend.export_options if options[name] is not None},
+        options={name: str(options[name]) for name in backend.export_options if options.get(name) is not None},
     )
 
 
@@ -331,7 +361,7 @@ def _name_parts(device: Device, backend: Backend, fuse: Fuse, labels: Sequence[s
     usual = backend.options(msgspec.structs.replace(device, options={}))
     parts: list[str] = [] if fuse is Fuse.FOLDED else [fuse]
     parts += [] if device.precision == backend.precisions[0] else [device.precision]
-    parts += [str(device.options[name]) for name in device.options if device.options[name] != usual[name]]
+    parts += [str(device.options[name]) for name in device.options if device.options[name] != usual.get(name)]
     return [*parts, "named"] if labels else parts
 
 

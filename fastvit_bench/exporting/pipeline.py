@@ -22,8 +22,8 @@ from fastvit_bench.errors import (
     UnavailableError,
     UsageError,
 )
+from fastvit_bench.exporting.checkpoints import channels_of, find_checkpoint, load_network
 from fastvit_bench.exporting.checkpoints import contents as checkpoint_contents
-from fastvit_bench.exporting.checkpoints import find_checkpoint, load_network
 from fastvit_bench.exporting.metadata import (
     asked_for,
     is_own,
@@ -41,6 +41,7 @@ from fastvit_bench.records import (
     EngineBuilt,
     ExportJob,
     Fuse,
+    Gelu,
     HalfWeights,
     Head,
     ModelSpec,
@@ -75,10 +76,13 @@ def job(
     """
     backend = backends.get(device.backend)
     options = backend.options(device)
-    shaping = {name: str(options[name]) for name in backend.export_options if options[name] != ""}
+    shaping = {name: str(options[name]) for name in backend.export_options if options.get(name, "") != ""}
     if labels:
         shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
     registry.require(spec.variant)
+    channels = channels_of(spec)
+    shape, *functions_ = (msgspec.structs.replace(entry, channels=channels) for entry in (shape, *functions))
+    stride = registry.find(spec.variant).stride
     toolchain = {"fastvit-bench": own_version(), **backends.toolchain(backend)}
     if registry.find(spec.variant).family == "timm":
         toolchain |= backends.versions(("timm",))
@@ -98,7 +102,9 @@ def job(
         toolchain=toolchain,
         path="",
         options=shaping,
-        functions=functions,
+        functions=tuple(functions_),
+        gelu=spec.gelu,
+        pad=spec.pad and any(side % stride for entry in (shape, *functions) for side in (entry.height, entry.width)),
         labels=labels,
         force=force,
     )
@@ -184,7 +190,20 @@ def _check_sizes(asked: ExportJob) -> None:
     """Raise `UsageError` for a size of a job that its network does not take."""
     from fastvit_bench.backends._onnx import export as onnx_export
 
-    stride = registry.find(asked.variant).stride
+    entry = registry.find(asked.variant)
+    stride = 1 if asked.pad else entry.stride
+    if entry.family != "fastvit" and (asked.pad or asked.gelu != "erf" or asked.shape.channels != 3):
+        raise UsageError(
+            f"{asked.variant} takes RGB images of its own sizes, with its own GELU; channels, gelu and pad are for "
+            "FastViT's networks."
+        )
+    if asked.pad and asked.options.get("dynamic"):
+        raise UsageError("A file of several sizes is not padded; leave --pad or --dynamic out.")
+    if asked.options.get("input") == "image" and asked.shape.channels != 3:
+        raise UsageError(
+            f"An input of 8-bit pixels is RGB, and {asked.model} takes {asked.shape.channels} channels; "
+            "give --input tensor."
+        )
     for shape in (asked.shape, *asked.functions):
         registry.check_size(shape.height, shape.width, stride)
     for size in onnx_export.sizes(asked.options.get("dynamic", "")) or ():
@@ -281,6 +300,8 @@ def _artifact(
         precision=asked.precision,
         shape=asked.shape,
         fused=asked.fused,
+        gelu=asked.gelu,
+        pad=asked.pad,
         weights=asked.weights,
         toolchain=asked.toolchain,
         path=name if proof.passed else _rejected(Path(name)).name,
@@ -358,7 +379,9 @@ def _from_network(asked: ExportJob, backend: backends.Backend) -> _Source:
 
     # only networks with position tables depend on the size; the others are built once for all sizes
     shape = asked.shape if registry.find(asked.variant).sized else None
-    reference = _reference(asked.checkpoint, asked.weights, asked.variant, asked.head, asked.classes, shape)
+    shape = shape or Shape(batch=1, height=256, width=256, channels=asked.shape.channels)
+    kind = (asked.variant, asked.head, asked.classes, asked.gelu, asked.pad)
+    reference = _reference(asked.checkpoint, asked.weights, shape, *kind)
     if asked.fused is Fuse.NONE and reference.form == "fused":
         raise UsageError(
             f"{asked.checkpoint} holds the fused form, whose branches are gone; export it with --fuse fused or folded."
@@ -519,12 +542,19 @@ def _check_described(path: Path) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _reference(
-    checkpoint: str | None, weights: Weights, variant: str, head: Head, classes: int, shape: Shape | None
+    checkpoint: str | None,
+    weights: Weights,
+    shape: Shape,
+    variant: str,
+    head: Head,
+    classes: int,
+    gelu: Gelu,
+    pad: bool,
 ) -> "Reference":
     """Build the network in float64 as its weights come; cached for the next size of the same model."""
     from fastvit_bench.network import factory
 
     if checkpoint is not None:
-        return factory.of(load_network(checkpoint, variant, head, weights.sha256, weights.entry))
+        return factory.of(load_network(checkpoint, variant, head, weights.sha256, weights.entry), gelu, pad=pad)
     assert weights.seed is not None
-    return factory.random(variant, head, classes, weights.seed, shape or Shape(batch=1, height=256, width=256))
+    return factory.random(variant, head, classes, weights.seed, shape, gelu, pad=pad)

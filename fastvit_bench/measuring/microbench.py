@@ -38,7 +38,7 @@ def write(job: MicrobenchmarkJob) -> None:
         device=device,
         toolchain={},
         path=job.path,
-        options={name: str(options[name]) for name in backend.export_options if options[name] != ""},
+        options={name: str(options[name]) for name in backend.export_options if options.get(name, "") != ""},
     )
     backend.export(microbench.network(probe), export, path, {})
     if backend.engines is not None:

@@ -56,12 +56,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of every record: frozen, keyword-only fields, unknown fields refused."""
 
 
-class Shape(Record, frozen=True, order=True):
-    """The size of one input batch: `batch` RGB images of `height` x `width` pixels."""
+Gelu = Literal["erf", "tanh"]  # how GELU is computed: exactly, or by the approximation that some networks train with
+
+
+class Shape(Record, frozen=True, order=True, omit_defaults=True):
+    """The size of one input batch: `batch` images of `height` x `width` pixels with `channels` values each."""
 
     batch: int
     height: int
     width: int
+    channels: int = 3  # of RGB; networks of depth maps, several frames or other sensors have others
 
     @property
     def size(self) -> str:
@@ -71,7 +75,7 @@ class Shape(Record, frozen=True, order=True):
     @property
     def nchw(self) -> tuple[int, int, int, int]:
         """Tensor shape (N, C, H, W)."""
-        return (self.batch, 3, self.height, self.width)
+        return (self.batch, self.channels, self.height, self.width)
 
 
 class ModelSpec(Record, frozen=True):
@@ -81,10 +85,13 @@ class ModelSpec(Record, frozen=True):
     variant: str  # a network of `fastvit-bench models`, of timm (``timm:NAME``), or ``onnx`` for an ONNX file
     head: Head = Head.CLASSIFIER  # last part of the network
     classes: int = 1000  # outputs of a classifier
+    channels: int = 3  # of the images, for random weights; a checkpoint's first convolution decides
     checkpoint: str | None = None  # path, relative to the configuration file
     sha256: str | None = None  # expected hash of the checkpoint
     weights: str | None = None  # the network to take from a checkpoint with several, by the name of its entry
+    gelu: Gelu = "erf"  # tanh: the approximation, for weights that were trained with it; no file says so
     resolution: int = 256  # evaluation size in pixels
+    pad: bool = False  # whether sides that are no multiple of the network's stride are padded, by zeros
     crop: float = 0.9  # side of the evaluation crop over the image's shorter side
     published: str | None = None  # the model's name in results/published
 

@@ -56,7 +56,7 @@ def device(backend: Backend) -> Device:
 
 
 def asked(backend: Backend, device: Device, **changes: Any) -> ExportJob:
-    options = {name: str(device.options[name]) for name in backend.export_options}
+    options = {name: str(device.options[name]) for name in backend.export_options if name in device.options}
     usual = {"backend": backend.name, "precision": device.precision, "shape": SHAPE, "device": device}
     return builders.export_job(**(usual | {"options": options} | changes))
 
