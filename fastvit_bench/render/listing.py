@@ -14,18 +14,33 @@ from fastvit_bench.render.table import NONE, Column, Table, TableReport, clean
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from fastvit_bench.paper.published import Published
+    from fastvit_bench.paper.published import Published, PublishedEncoder
 
 
 def models(facts: Sequence[ModelFacts]) -> TableReport:
     """Return a table with one row per model: counted and published sizes, and checkpoints in the models folder."""
     from fastvit_bench.paper import published
 
-    def known(fact: ModelFacts) -> "Published | None":
-        return published.find(fact.spec.published) if fact.spec.published else None
+    def known(fact: ModelFacts) -> "Sequence[Published | PublishedEncoder]":
+        if fact.spec.published:
+            return [published.find(fact.spec.published)]
+        return published.encoders().get(fact.spec.variant, ())
 
-    def printed(name: str) -> Callable[[ModelFacts], float | None]:
-        return lambda fact: figure.value if (figure := getattr(known(fact), name, None)) else None
+    def all_printed(*names: str) -> Callable[[ModelFacts], tuple[float, ...]]:
+        def values(fact: ModelFacts) -> tuple[float, ...]:
+            figures = [getattr(model, name, None) for model in known(fact) for name in names]
+            return tuple(dict.fromkeys(figure.value for figure in figures if figure))
+
+        return values
+
+    def printed(*names: str) -> Callable[[ModelFacts], float | None]:
+        return lambda fact: next(iter(all_printed(*names)(fact)), None)
+
+    def listed(of: Callable[[ModelFacts], Sequence[object]]) -> Callable[[ModelFacts], str]:
+        return lambda fact: ", ".join(map(str, of(fact))) or NONE
+
+    def names(fact: ModelFacts) -> tuple[str, ...]:
+        return tuple(model.name for model in known(fact))
 
     def one_digit(of: Callable[[ModelFacts], float | None]) -> Callable[[ModelFacts], str]:
         return lambda fact: NONE if (value := of(fact)) is None else f"{value:.1f}"
@@ -52,6 +67,23 @@ def models(facts: Sequence[ModelFacts]) -> TableReport:
             align="right",
         ),
         Column(
+            "published_phone_ms",
+            "published phone",
+            printed("iphone_ms", "phone_ms"),
+            one_digit(printed("iphone_ms", "phone_ms")),
+            unit="ms",
+            align="right",
+        ),
+        Column(
+            "published_top1",
+            "published top-1",
+            all_printed("top1_undistilled", "zero_shot_top1"),
+            listed(all_printed("top1_undistilled", "zero_shot_top1")),
+            unit="%",
+            align="right",
+        ),
+        Column("published_as", "published as", names, listed(names), wraps=True),
+        Column(
             "stored_bytes",
             "stored",
             lambda fact: fact.stored_bytes,
@@ -68,7 +100,8 @@ def models(facts: Sequence[ModelFacts]) -> TableReport:
     ]
     notes = (
         "Parameters in millions, as trained / fused / folded; GMACs of the folded network for one image.",
-        "Published: the paper's tables, which print fewer parameters than its released code has.",
+        "Published of FastViT: by the paper, which prints fewer parameters than its released code has; iPhone 12 Pro.",
+        "Published of encoders: by MobileCLIP's README; iPhone 12 Pro Max at 256 pixels; top-1 is zero-shot.",
         "Stored: what models/ holds of it, checkpoints and exports; `fastvit-bench clean` shows what can go.",
         "A published checkpoint: fastvit-bench download MODEL [--distilled] [--form fused]",
     )
