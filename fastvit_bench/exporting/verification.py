@@ -54,8 +54,8 @@ LIMITS = {
     ("fp32", Head.DENSE): Limit("max", 4e-4),
     ("fp16", Head.CLASSIFIER): Limit("max", 2e-2),
     ("fp16", Head.DENSE): Limit("rms", 2e-2),
-    **{("fp32", head): Limit("max", 4e-4) for head in (Head.STAGES, Head.SEGMENTER, Head.DETECTOR)},
-    **{("fp16", head): Limit("rms", 2e-2) for head in (Head.STAGES, Head.SEGMENTER, Head.DETECTOR)},
+    **{("fp32", head): Limit("max", 4e-4) for head in (Head.STAGES, Head.FEATURES, Head.SEGMENTER, Head.DETECTOR)},
+    **{("fp16", head): Limit("rms", 2e-2) for head in (Head.STAGES, Head.FEATURES, Head.SEGMENTER, Head.DETECTOR)},
     # of encoders: as logits, and at each position as maps
     **{("fp32", Head.EMBEDDING): Limit("max", 1e-4), ("fp16", Head.EMBEDDING): Limit("max", 3e-2)},
     **{("fp32", Head.TOKENS): Limit("max", 4e-4), ("fp16", Head.TOKENS): Limit("rms", 2e-2)},

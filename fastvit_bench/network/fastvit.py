@@ -360,7 +360,7 @@ def taps(variant: Variant, head: Head) -> tuple[int, ...]:
             return ()
         case Head.DENSE:
             return DENSE_TAPS
-        case Head.STAGES | Head.SEGMENTER | Head.DETECTOR:
+        case Head.STAGES | Head.FEATURES | Head.SEGMENTER | Head.DETECTOR:
             if variant.last is Mixer.REPMIXER:
                 return (0, 2, 4, 6)
             return (0, 2, 4, 7, 10)[: len(variant.blocks)]
@@ -376,6 +376,7 @@ class FastViT(nn.Module):
     - with ``Head.EMBEDDING`` the embedding (B, classes), or without a projection (0 classes) the features (B, 2C),
     - with ``Head.TOKENS`` the features at each position, row by row (B, H/stride * W/stride, 2C),
     - with ``Head.DENSE`` and ``Head.STAGES`` normalised feature maps (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32, …,
+    - with ``Head.FEATURES`` the stages' own maps, of the same shapes,
     - with the other heads the outputs of the module of `heads` that reads the maps of ``Head.STAGES``.
     """
 
@@ -415,7 +416,7 @@ class FastViT(nn.Module):
 
         self.taps = taps(variant, head)
         for tap, channels in zip(self.taps, variant.channels, strict=bool(self.taps)):
-            self.add_module(f"norm{tap}", nn.BatchNorm2d(channels))
+            self.add_module(f"norm{tap}", nn.Identity() if head is Head.FEATURES else nn.BatchNorm2d(channels))
         if head in heads.KINDS:
             self.dense_head = heads.KINDS[head](variant.channels)
         if not self.taps:

@@ -252,7 +252,9 @@ class FoldedFastViT(nn.Module):
             self.dense_head = heads.KINDS[head](variant.channels, block=heads.ConvReLU)
         elif self.taps:
             # No convolution of this network follows these norms, and the maps' consumer may pad with zeros: no folding.
-            norm = nn.BatchNorm2d if layout.norms == "batchnorm" else partial(depthwise, kernel=1)
+            norm: Callable[[int], nn.Module] = nn.Identity
+            if head is not Head.FEATURES:
+                norm = nn.BatchNorm2d if layout.norms == "batchnorm" else partial(depthwise, kernel=1)
             self.norms = nn.ModuleDict(
                 {str(tap): norm(channels) for tap, channels in zip(self.taps, variant.channels, strict=True)}
             )

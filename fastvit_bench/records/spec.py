@@ -13,12 +13,14 @@ class Head(StrEnum):
     at each position, as a language model takes them.
 
     ``dense`` and ``stages`` are the backbone alone. They differ where a positional encoding precedes the fourth stage:
-    the published dense network returns the encoding, and ``stages`` the stage.
+    the published dense network returns the encoding, and ``stages`` the stage. ``features`` are the maps of the stages
+    without the norms that those two have behind them, as timm's ``features_only`` returns them.
     """
 
     CLASSIFIER = "classifier"
     DENSE = "dense"
     STAGES = "stages"
+    FEATURES = "features"
     SEGMENTER = "semantic-fpn"
     DETECTOR = "fpn-rpn"
     EMBEDDING = "embedding"

@@ -432,11 +432,12 @@ def _describe(package: Path, asked: ExportJob, metadata: dict[str, str]) -> None
             files.remove(extra)
 
 
-_MAPS = ("backbone with four feature maps", "Feature map, channels first.")
+_MAPS = ("backbone with a feature map of each stage", "Feature map, channels first.")
 _ENDS = {
     Head.CLASSIFIER: ("image classifier", "Scores of {} classes."),
     Head.DENSE: _MAPS,
     Head.STAGES: _MAPS,
+    Head.FEATURES: _MAPS,
     Head.SEGMENTER: ("semantic segmentation by Semantic FPN", "Scores of ADE20K's 150 classes at every fourth pixel."),
     Head.DETECTOR: ("region proposals on a feature pyramid", "Of each anchor, channels first: a score, or its deltas."),
     Head.EMBEDDING: ("image encoder", "Embedding, which is not normalised."),

@@ -81,7 +81,11 @@ class NearestNetwork:
 def summary(variant: str, head: Head, classes: int, form: str, channels: int = 3) -> str:
     """Describe a network for messages: ``fastvit_t8 (classifier with 1000 classes, unfused)``."""
     form = form if channels == 3 else f"{form}, {channels} input channel{'s' * (channels > 1)}"
-    kinds = {Head.CLASSIFIER: f"classifier with {classes} classes", Head.EMBEDDING: f"embedding of {classes} numbers"}
+    kinds = {
+        Head.CLASSIFIER: f"classifier with {classes} class{'es' * (classes != 1)}",
+        Head.EMBEDDING: f"embedding of {classes} numbers",
+        Head.FEATURES: "maps of its stages",
+    }
     if head is Head.EMBEDDING and not classes:
         kinds[head] = "features without a projection"
     return f"{variant} ({kinds.get(head, head.value)}, {form})"
@@ -258,14 +262,16 @@ def _own_head(variant: str, head: Head, classes: int, shapes: Mapping[str, tuple
     """Return the head that a table of shapes means for a variant, and its number of outputs.
 
     A linear layer is the projection of an encoder where it has the published width. Without one, the network ends in
-    its features: at each position for FastVLM's encoder, else their mean.
+    its features: at each position for FastVLM's encoder, else their mean. Without the expansion too, it is a backbone.
     """
     entry = registry.find(variant)
     if head is not Head.CLASSIFIER:
         return head, classes
+    if not {PROJECTION, PROJECTION_BIAS} & shapes.keys() and not any(key.startswith("conv_exp.") for key in shapes):
+        return Head.FEATURES, 1000
     if entry.head is Head.TOKENS:
         return Head.TOKENS, 0
-    if not {PROJECTION, PROJECTION_BIAS} & shapes.keys() and any(key.startswith("conv_exp.") for key in shapes):
+    if not {PROJECTION, PROJECTION_BIAS} & shapes.keys():
         return Head.EMBEDDING, 0
     return (Head.EMBEDDING, classes) if entry.head is Head.EMBEDDING and classes == entry.outputs else (head, classes)
 
