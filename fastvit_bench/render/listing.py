@@ -18,71 +18,16 @@ if TYPE_CHECKING:
 
 
 def models(facts: Sequence[ModelFacts]) -> TableReport:
-    """Return a table with one row per model: counted and published sizes, and checkpoints in the models folder."""
-    from fastvit_bench.paper import published
-
-    def known(fact: ModelFacts) -> "Sequence[Published | PublishedEncoder]":
-        if fact.spec.published:
-            return [published.find(fact.spec.published)]
-        return published.encoders().get(fact.spec.variant, ())
-
-    def all_printed(*names: str) -> Callable[[ModelFacts], tuple[float, ...]]:
-        def values(fact: ModelFacts) -> tuple[float, ...]:
-            figures = [getattr(model, name, None) for model in known(fact) for name in names]
-            return tuple(dict.fromkeys(figure.value for figure in figures if figure))
-
-        return values
-
-    def printed(*names: str) -> Callable[[ModelFacts], float | None]:
-        return lambda fact: next(iter(all_printed(*names)(fact)), None)
-
-    def listed(of: Callable[[ModelFacts], Sequence[object]]) -> Callable[[ModelFacts], str]:
-        return lambda fact: ", ".join(map(str, of(fact))) or NONE
-
-    def names(fact: ModelFacts) -> tuple[str, ...]:
-        return tuple(model.name for model in known(fact))
-
-    def one_digit(of: Callable[[ModelFacts], float | None]) -> Callable[[ModelFacts], str]:
-        return lambda fact: NONE if (value := of(fact)) is None else f"{value:.1f}"
-
+    """Return a table with one row per model: counted and published figures, and checkpoints in the models folder."""
+    first, second, *others = _published_columns()
     columns: list[Column[ModelFacts]] = [
         Column("model", "model", lambda fact: fact.spec.name, role="key"),
         Column("params", "params", lambda fact: fact.params[Fuse.NONE], _three_levels, unit="M", align="right"),
         *(Column(f"params_{level}", "", _params_at(level)) for level in (Fuse.FUSED, Fuse.FOLDED)),
-        Column(
-            "published_params_m",
-            "published params",
-            printed("params_m"),
-            one_digit(printed("params_m")),
-            unit="M",
-            align="right",
-        ),
+        first,
         Column("gmacs", "GMACs", lambda fact: fact.gmacs, lambda fact: f"{fact.gmacs:.2f}", align="right"),
-        Column(
-            "published_flops_g",
-            "published FLOPs",
-            printed("flops_g"),
-            one_digit(printed("flops_g")),
-            unit="G",
-            align="right",
-        ),
-        Column(
-            "published_phone_ms",
-            "published phone",
-            printed("iphone_ms", "phone_ms"),
-            one_digit(printed("iphone_ms", "phone_ms")),
-            unit="ms",
-            align="right",
-        ),
-        Column(
-            "published_top1",
-            "published top-1",
-            all_printed("top1_undistilled", "zero_shot_top1"),
-            listed(all_printed("top1_undistilled", "zero_shot_top1")),
-            unit="%",
-            align="right",
-        ),
-        Column("published_as", "published as", names, listed(names), wraps=True),
+        second,
+        *others,
         Column(
             "stored_bytes",
             "stored",
@@ -106,6 +51,61 @@ def models(facts: Sequence[ModelFacts]) -> TableReport:
         "A published checkpoint: fastvit-bench download MODEL [--distilled] [--form fused]",
     )
     return TableReport([Table(facts, columns, "Models")], notes)
+
+
+def _published_columns() -> list[Column[ModelFacts]]:
+    """Return the columns of published figures: one figure each, all top-1, and the names they were published under."""
+
+    def one_digit(of: Callable[[ModelFacts], float | None]) -> Callable[[ModelFacts], str]:
+        return lambda fact: NONE if (value := of(fact)) is None else f"{value:.1f}"
+
+    def listed(of: Callable[[ModelFacts], Sequence[object]]) -> Callable[[ModelFacts], str]:
+        return lambda fact: ", ".join(map(str, of(fact))) or NONE
+
+    def first(*fields: str) -> Callable[[ModelFacts], float | None]:
+        return lambda fact: next(iter(_printed(fact, *fields)), None)
+
+    def top1(fact: ModelFacts) -> tuple[float, ...]:
+        return _printed(fact, "top1_undistilled", "zero_shot_top1")
+
+    def names(fact: ModelFacts) -> tuple[str, ...]:
+        return tuple(model.name for model in _publications(fact))
+
+    figures = (
+        ("params_m", "params", "M", ("params_m",)),
+        ("flops_g", "FLOPs", "G", ("flops_g",)),
+        ("phone_ms", "phone", "ms", ("iphone_ms", "phone_ms")),
+    )
+    return [
+        *(
+            Column(
+                f"published_{name}",
+                f"published {title}",
+                first(*fields),
+                one_digit(first(*fields)),
+                unit=unit,
+                align="right",
+            )
+            for name, title, unit, fields in figures
+        ),
+        Column("published_top1", "published top-1", top1, listed(top1), unit="%", align="right"),
+        Column("published_as", "published as", names, listed(names), wraps=True),
+    ]
+
+
+def _publications(fact: ModelFacts) -> "Sequence[Published | PublishedEncoder]":
+    """Return the published models that have a model's network."""
+    from fastvit_bench.paper import published
+
+    if fact.spec.published:
+        return [published.find(fact.spec.published)]
+    return published.encoders().get(fact.spec.variant, ())
+
+
+def _printed(fact: ModelFacts, *fields: str) -> tuple[float, ...]:
+    """Return the different figures that were published of a model, in any of the fields."""
+    figures = [getattr(model, field, None) for model in _publications(fact) for field in fields]
+    return tuple(dict.fromkeys(figure.value for figure in figures if figure))
 
 
 def _params_at(level: Fuse) -> Callable[[ModelFacts], int]:
