@@ -44,7 +44,7 @@ class ExportSpec(Record, frozen=True):
     path: str  # target path of a request; of an artifact the file's name in the folder of its side-car
     options: dict[str, str] = {}  # of the backend, those that affect the file
     functions: tuple[Shape, ...] = ()  # all shapes of a file that accepts several
-    gelu: Gelu = "erf"
+    gelu: Gelu = "erf"  # how the network computes GELU
     pad: bool = False  # whether the file pads its images to multiples of the network's stride
     contents: str = ""  # where the network lay in its checkpoint, and what else that held
 
