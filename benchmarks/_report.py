@@ -60,10 +60,15 @@ def parser(about: str | None, *, blocks: int, runs: int | None) -> argparse.Argu
     return options
 
 
-def add_networks(options: argparse.ArgumentParser, models: Sequence[str]) -> None:
-    """The options of scripts that time networks."""
+def add_networks(options: argparse.ArgumentParser, models: Sequence[str], others: Sequence[str] = ()) -> None:
+    """The options of scripts that time networks: `models` unless others are named, which may be of `others` too."""
     options.add_argument(
-        "--models", nargs="+", choices=list(VARIANTS), default=list(models), metavar="MODEL", help=" ".join(models)
+        "--models",
+        nargs="+",
+        choices=[*VARIANTS, *others],
+        default=list(models),
+        metavar="MODEL",
+        help=" ".join(models) + (f"; or {' '.join(others)}" if others else ""),
     )
     options.add_argument("--res", type=pixels, default=256, help="height and width in pixels (%(default)s)")
     options.add_argument("--batch", type=whole, default=1, help="images per run (%(default)s)")

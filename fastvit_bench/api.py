@@ -21,6 +21,7 @@ from fastvit_bench.records import (
     ClassOrder,
     Failure,
     Fuse,
+    Gelu,
     Head,
     LabelIds,
     Measurement,
@@ -62,7 +63,7 @@ def export(
     checkpoint: Path | str | None = None,
     weights: str | None = None,
     res: Sizes | None = None,
-    batch: int = 1,
+    batch: int | str = 1,
     precision: str | None = None,
     fuse: Fuse = Fuse.FOLDED,
     head: Head | None = None,
@@ -74,6 +75,8 @@ def export(
     io: str | None = None,
     compute_capability: str | None = None,
     dynamic: str | None = None,
+    gelu: Gelu | None = None,
+    pad: bool = False,
     seed: int = 0,
     output: Path | str | None = None,
     force: bool = False,
@@ -98,8 +101,9 @@ def export(
 
     progress = progress or _ignore
     settings = options.load(_path(configuration))
-    spec = options.one_model(settings, model, _path(checkpoint), head, weights)
+    (spec,) = options.adapted([options.one_model(settings, model, _path(checkpoint), head, weights)], gelu, pad=pad)
     backend = backends.of_target(target)
+    images, batches = options.images_per_run(str(batch))
     target_options = {
         "input": input,
         "attention": attention,
@@ -109,8 +113,9 @@ def export(
         "io": io,
         "compute_capability": compute_capability,
         "dynamic": dynamic,
+        "batches": batches,
     }
-    device = options.export_device(target, backend, precision, batch, target_options)
+    device = options.export_device(target, backend, precision, images, target_options)
     backends.require(backend.name, device)
     jobs = options.export_jobs(
         settings,
@@ -155,6 +160,8 @@ def measure(
     threads: int | None = None,
     precision: str | None = None,
     head: Head | None = None,
+    gelu: Gelu | None = None,
+    pad: bool = False,
     graph: bool | None = None,
     transfers: bool | None = None,
     sync: str | None = None,
@@ -206,7 +213,7 @@ def measure(
             request = options.sweep_request(
                 settings,
                 chosen,
-                options.select_models(settings, _names(model), _path(checkpoint), head, weights),
+                options.select_models(settings, _names(model), _path(checkpoint), head, weights, gelu, pad=pad),
                 res=_sizes(res),
                 protocol=protocol,
                 runs=runs,
@@ -449,11 +456,12 @@ def load(
     if spec.variant == registry.ONNX:
         raise UsageError(f"'{spec.name}' is an ONNX file and no network of PyTorch's; `export` and `measure` take it.")
     if spec.checkpoint is not None:
-        return (
-            checkpoints.load_network(spec.checkpoint, spec.variant, spec.head, spec.sha256, spec.weights).float().eval()
-        )
-    shape = Shape(batch=1, height=spec.resolution, width=spec.resolution)
-    return factory.random(spec.variant, spec.head, spec.classes, seed, shape).network.float().eval()
+        network = checkpoints.load_network(spec.checkpoint, spec.variant, spec.head, spec.sha256, spec.weights)
+        reference = factory.of(network, spec.gelu, pad=spec.pad)
+    else:
+        shape = Shape(batch=1, height=spec.resolution, width=spec.resolution, channels=spec.channels)
+        reference = factory.random(spec.variant, spec.head, spec.classes, seed, shape, spec.gelu, pad=spec.pad)
+    return reference.network.float().eval()
 
 
 def fuse(network: "nn.Module | Path | str", level: Fuse = Fuse.FOLDED, *, weights: str | None = None) -> "nn.Module":

@@ -1,6 +1,7 @@
 """Read ``benchmark.toml`` and the values of command-line options into typed settings."""
 
 import fnmatch
+import functools
 import math
 import os
 import re
@@ -29,6 +30,7 @@ _LARGEST = 2**53  # of whole numbers whose bounds are not known; no float holds 
 _MOST = {
     "batch": 65536,
     "classes": 10**6,
+    "channels": 1024,
     "resolution": LARGEST_SIDE,
     "runs": 10**6,
     "rounds": 10**4,
@@ -156,7 +158,8 @@ class Config(Record, frozen=True):
 def load(path: Path | None, *, backends: Collection[str]) -> Config:
     """Read a configuration; without `path`, ``benchmark.toml`` of the working directory, else the packaged one.
 
-    `backends` are the names that a device may have as its backend. Raises `ConfigError` with file, line and key.
+    A file of one's own is laid over the packaged one (see `_over`), so it holds only what differs. `backends` are the
+    names that a device may have as its backend. Raises `ConfigError` with file, line and key.
     """
     if path is None:
         local = Path(FILE_NAME)
@@ -169,7 +172,7 @@ def load(path: Path | None, *, backends: Collection[str]) -> Config:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise ConfigError(f"The configuration file {path} cannot be read: {reason}.") from None
     try:
-        return _Reader(path, text).config(tomllib.loads(text), backends)
+        return _Reader(path, text).config(_over(tomllib.loads(text), _packaged()), backends)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
     except RecursionError:
@@ -178,12 +181,52 @@ def load(path: Path | None, *, backends: Collection[str]) -> Config:
         raise ConfigError(f"{path} is not valid TOML: a number in it has too many digits.") from None
 
 
+@functools.cache
+def _packaged() -> dict[str, Any]:
+    """Return the tables of the packaged file."""
+    return tomllib.loads(files.read_text(files.find(FILE_NAME)))
+
+
+# kind of tables with names -> the key that says what one is
+_NAMED = {"model": "variant", "device": "backend", "study": "rows"}
+
+
+def _over(own: dict[str, Any], packaged: dict[str, Any]) -> dict[str, Any]:
+    """Return the tables of a file laid over packaged ones, key by key.
+
+    A model, device or study of one's own that says what it is (by its ``variant``, ``backend`` or ``rows``) replaces
+    one of the same name; another only changes keys of it. A file with models of its own sweeps and gates those unless
+    it says otherwise, and gates the sizes that it sweeps.
+    """
+    result = dict(packaged)
+    for kind, tables in own.items():
+        if kind not in packaged or not isinstance(tables, dict):
+            result[kind] = tables
+        elif kind not in _NAMED:
+            result[kind] = {**packaged[kind], **tables}
+        else:
+            result[kind] = {**packaged[kind], **tables}
+            for name, table in cast("dict[str, Any]", tables).items():
+                below = packaged[kind].get(name, {})
+                if isinstance(table, dict) and _NAMED[kind] not in table:
+                    result[kind][name] = {**below, **table}
+    models = own.get("model") or ()
+    says = {(kind, key) for kind, table in own.items() if isinstance(table, dict) for key in table}
+    if isinstance(models, dict) and models and ("sweep", "models") not in says and isinstance(result["sweep"], dict):
+        result["sweep"] = {**result["sweep"], "models": list(models)}
+    for key, follows in (("models", models or ("sweep", "models") in says), ("grid", ("sweep", "grid") in says)):
+        if follows and ("gate", key) not in says and isinstance(result["gate"], dict):
+            result["gate"] = {**result["gate"], key: []}  # that of the sweep
+    return result
+
+
 def sizes(text: str, grid: Sequence[int], stride: int = STRIDE) -> list[tuple[int, int]]:
     """Return the image sizes (height, width) in pixels that a value of ``--res`` names.
 
-    ``256`` · ``224,256`` · ``384x512`` (height x width) · ``224..1024`` (the grid within, and both ends) ·
-    ``224..1024:160`` (steps from the first, and the last) · any of them joined by commas. Repeated sizes count once.
-    Raises `UsageError` for any other text and for sizes that the networks' `stride` does not divide.
+    ``256`` · ``224,256`` · ``384x512`` (height x width) · ``224..1024`` (what of the grid lies within and the networks'
+    `stride` divides, and both ends) · ``224..1024:160`` (steps from the first, and the last) · any of them joined by
+    commas. Repeated sizes count once. Raises `UsageError` for any other text and for sizes that `stride` does not
+    divide.
     """
     result: dict[tuple[int, int], None] = {}
     for part in text.split(","):
@@ -211,11 +254,11 @@ def _sizes_of(part: str, grid: Sequence[int], stride: int) -> Iterable[tuple[int
     if low > high:
         raise UsageError(f"The range {low}..{high} ends before it begins; write {high}..{low}.")
     if match[3] is None:
-        between = [size for size in sorted(grid) if low < size < high]
+        between = [size for size in sorted(grid) if low < size < high and size % stride == 0]
         return [(size, size) for size in dict.fromkeys([low, *between, high])]
     step = _side(match[3])
     if step == 0:
-        raise UsageError(f"The range {low}..{high} has a step of 0; write a multiple of 32 behind the colon.")
+        raise UsageError(f"The range {low}..{high} has a step of 0; write a multiple of {stride} behind the colon.")
     check_size(low, high, stride)  # before a range of many impossible sizes is listed
     return [(size, size) for size in dict.fromkeys([*range(low, high, step), high])]
 
@@ -265,8 +308,8 @@ def shapes(text: str, grid: Sequence[int], batch: int, stride: int = STRIDE) -> 
 
 
 def stride(specs: Iterable[ModelSpec]) -> int:
-    """Return the number of pixels of which image sides must be multiples for all of the models."""
-    return max((registry.find(spec.variant).stride for spec in specs), default=1)
+    """Return the number of pixels of which image sides must be multiples for all models that do not pad them."""
+    return max((1 if spec.pad else registry.find(spec.variant).stride for spec in specs), default=1)
 
 
 def _is_name(kind: str, name: str) -> bool:
@@ -372,7 +415,7 @@ class _Reader:
                 models[name] = msgspec.structs.replace(spec, checkpoint=str(self.path.parent / spec.checkpoint))
             if not registry.known(spec.variant):
                 self.one_of(spec.variant, registry.names(), f"model.{name}", "variant")
-            self.counts(f"model.{name}", classes=spec.classes, resolution=spec.resolution)
+            self.counts(f"model.{name}", classes=spec.classes, channels=spec.channels, resolution=spec.resolution)
             for key in PREPARATION_FIELDS:
                 if fault := preparation_fault(key, getattr(spec, key)):
                     raise self.error(fault, f"model.{name}", key)

@@ -3,6 +3,7 @@
 import collections
 import fnmatch
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fastvit_bench.records import (
     Evaluation,
     ExportJob,
     Fuse,
+    Gelu,
     Head,
     Method,
     ModelSpec,
@@ -142,14 +144,28 @@ def select_models(
     checkpoint: Path | None,
     head: Head | None = None,
     weights: str | None = None,
+    gelu: str | None = None,
+    *,
+    pad: bool = False,
 ) -> list[ModelSpec]:
-    """Return the models that are meant, by names and globs; with a checkpoint, or `weights` of one, it is one."""
+    """Return the models that are meant, by names and globs; with a checkpoint, or `weights` of one, it is one.
+
+    `gelu` and `pad` change them as `adapted` does.
+    """
     if checkpoint is not None or weights is not None:
         if len(models) > 1:
             raise UsageError("--checkpoint is one network's weights; give one --model with it, or none.")
-        return [one_model(settings, models[0] if models else None, checkpoint, head, weights)]
-    specs = settings.select(models)
-    return specs if head is None else [msgspec.structs.replace(spec, head=head) for spec in specs]
+        specs = [one_model(settings, models[0] if models else None, checkpoint, head, weights)]
+    else:
+        specs = settings.select(models)
+        specs = specs if head is None else [msgspec.structs.replace(spec, head=head) for spec in specs]
+    return adapted(specs, gelu, pad=pad)
+
+
+def adapted(specs: Sequence[ModelSpec], gelu: str | None = None, *, pad: bool = False) -> list[ModelSpec]:
+    """Return models with another GELU than declared, and padding of their images where `pad` asks for it."""
+    chosen: dict[str, Any] = {} if gelu is None else {"gelu": msgspec.convert(str(gelu), Gelu)}
+    return [msgspec.structs.replace(spec, pad=spec.pad or pad, **chosen) for spec in specs]
 
 
 def _refuse_head(checkpoint: Path | None, head: Head | None) -> None:
@@ -158,9 +174,14 @@ def _refuse_head(checkpoint: Path | None, head: Head | None) -> None:
 
 
 def sweep_shapes(settings: Config, res: str | None, specs: Sequence[ModelSpec], batch: int) -> tuple[Shape, ...]:
-    """Return the shapes of a sweep: those named, else all of the grid, in steps that every model can take."""
-    grid = settings.sweep.grid
-    return tuple(config.shapes(res or f"{min(grid)}..{max(grid)}", grid, batch, config.stride(specs)))
+    """Return the shapes of a sweep: those named, else the sizes of the grid that every model can take."""
+    grid, stride = settings.sweep.grid, config.stride(specs)
+    return tuple(config.shapes(res or _possible(grid, stride), grid, batch, stride))
+
+
+def _possible(grid: Sequence[int], stride: int) -> str:
+    """Return the sizes of a grid that a stride divides, as a value of ``--res``; all of them if there are none."""
+    return ",".join(map(str, [size for size in sorted(grid) if size % stride == 0] or grid))
 
 
 def square_shape(res: str | None, specs: Sequence[ModelSpec], batch: int) -> Shape:
@@ -168,7 +189,7 @@ def square_shape(res: str | None, specs: Sequence[ModelSpec], batch: int) -> Sha
     own = {spec.resolution for spec in specs}
     if res is None and len(own) > 1:
         raise UsageError(f"The models are meant for {', '.join(map(str, sorted(own)))} pixels; name one with --res.")
-    shapes = config.shapes(res or str(own.pop()), (), batch)
+    shapes = config.shapes(res or str(own.pop()), (), batch, config.stride(specs))
     if len(shapes) > 1 or shapes[0].height != shapes[0].width:
         raise UsageError(f"--res {res}: accuracy is counted at one square size; name it, such as 256.")
     return shapes[0]
@@ -182,7 +203,7 @@ def gate_selection(
     specs = settings.select(models or settings.gate.models)
     for spec in specs:
         registry.require(spec.variant)
-    return specs, config.shapes(res or ",".join(map(str, grid)), grid, batch)
+    return specs, config.shapes(res or ",".join(map(str, grid)), grid, batch, config.stride(specs))
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -244,12 +265,26 @@ def evaluation_request(
 # --- files to export --------------------------------------------------------------------------------------------------
 
 
+def images_per_run(text: str) -> tuple[int, str | None]:
+    """Return the batch of ``--batch 8``; of ``1..8``, for a file of any batch within, the smallest and the range.
+
+    Raises `UsageError` for any other text.
+    """
+    least, _, _ = text.partition("..")
+    if not re.fullmatch(r"\d{1,6}", least, re.ASCII) or not int(least):
+        raise UsageError(
+            f"--batch {text[:80]} is no number of images; write 8, or 1..8 for a file of any batch within."
+        )
+    return int(least), text if least != text else None
+
+
 def export_device(
     target: str, backend: Backend, precision: str | None, batch: int, options: Mapping[str, object]
 ) -> Device:
     """Return the device that a file is exported for; raises `UsageError` for an option the target does not have."""
     for name in sorted(name for name, value in options.items() if value is not None and name not in backend.flags):
-        raise UsageError(f"--{name.replace('_', '-')} means nothing for --target {target}; leave it out.")
+        flag = "batch A..B" if name == "batches" else name.replace("_", "-")
+        raise UsageError(f"--{flag} means nothing for --target {target}; leave it out.")
     precision = precision or backend.precisions[0]
     if precision not in backend.precisions:
         raise UsageError(f"--target {target} exports {' or '.join(backend.precisions)}, not {precision}.")
@@ -258,7 +293,7 @@ def export_device(
         backend=backend.name,
         precision=precision,
         batch=batch,
-        options={name: str(options[name]) for name in backend.export_options if options[name] is not None},
+        options={name: str(options[name]) for name in backend.export_options if options.get(name) is not None},
     )
 
 
@@ -283,7 +318,7 @@ def export_jobs(
     from fastvit_bench.exporting import checkpoints, pipeline
 
     backend = backends.get(device.backend)
-    shapes = config.shapes(res or str(spec.resolution), settings.sweep.grid, device.batch)
+    shapes = config.shapes(res or str(spec.resolution), settings.sweep.grid, device.batch, config.stride([spec]))
     if multifunction and len(shapes) < 2:
         raise UsageError("--multifunction puts several sizes into one file; name them with --res, such as 256,384.")
     weights = checkpoints.weights_of(spec, seed)

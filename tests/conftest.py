@@ -15,6 +15,7 @@ import hypothesis
 import msgspec
 import pytest
 import torch
+from narrow import narrow_encoders
 
 from fastvit_bench.exporting import checkpoints, metadata, pipeline
 from fastvit_bench.network import checkpoint
@@ -69,6 +70,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shallow() -> Generator[None]:
     """FastViT-T8 has one narrow block per stage in this process: for tests that need no network in particular."""
     with made_shallow():
+        yield
+
+
+@pytest.fixture
+def narrow() -> Generator[None]:
+    """MobileCLIP's first and fourth encoder and FastVLM's are narrow in this process."""
+    with narrow_encoders():
         yield
 
 

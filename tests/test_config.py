@@ -50,7 +50,65 @@ def test_the_shipped_file_declares_every_variant_and_the_promised_devices(
 def test_the_working_directory_wins_over_the_packaged_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "benchmark.toml").write_text(MINIMAL, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    assert list(config.load(None, backends=backends.implemented()).models) == ["small"]
+    settings = config.load(None, backends=backends.implemented())
+    assert settings.path == "benchmark.toml"
+    assert [spec.name for spec in settings.select([])] == ["small"]
+
+
+def test_a_file_of_ones_own_holds_only_what_differs(tmp_path: Path) -> None:
+    settings = read(tmp_path, '[model.mine]\nvariant = "fastvit_t8"\nresolution = 64\n')
+    assert [spec.name for spec in settings.select([])] == ["mine"]
+    assert (settings.gate.models, settings.sweep.grid) == ((), GRID)
+    assert settings.models["fastvit_sa12"].published == "FastViT-SA12"
+    assert settings.devices["cpu"].backend == "onnxruntime"
+    assert settings.download.base.startswith("https://")
+
+
+@pytest.mark.parametrize(
+    ("text", "models", "grid", "gate_models", "gate_grid"),
+    [
+        ("", ("fastvit_t8",), GRID, ("fastvit_t8",), GRID),
+        ("[sweep]\ngrid = [64]", ("fastvit_t8",), (64,), ("fastvit_t8",), ()),
+        ('[sweep]\nmodels = ["fastvit_s*"]', ("fastvit_s*",), GRID, (), GRID),
+        ('[model.a]\nvariant = "fastvit_t8"', ("a",), GRID, (), GRID),
+        ('[model.a]\nvariant = "fastvit_t8"\n[gate]\nmodels = ["fastvit_ma36"]', ("a",), GRID, ("fastvit_ma36",), GRID),
+        ("[model.fastvit_t8]\ncrop = 0.8\n[gate]\ngrid = [96]", ("fastvit_t8",), GRID, (), (96,)),
+    ],
+)
+def test_what_a_file_does_not_say_follows_from_what_it_does(
+    tmp_path: Path,
+    text: str,
+    models: tuple[str, ...],
+    grid: tuple[int, ...],
+    gate_models: tuple[str, ...],
+    gate_grid: tuple[int, ...],
+) -> None:
+    settings = read(tmp_path, text)
+    assert (settings.sweep.models, settings.sweep.grid) == (models, grid)
+    assert (settings.gate.models, settings.gate.grid) == (gate_models, gate_grid)
+    assert settings.gate.max_regression == "5%"
+
+
+def test_a_table_changes_keys_of_the_packaged_one_unless_it_says_what_it_is(tmp_path: Path) -> None:
+    settings = read(
+        tmp_path,
+        '[model.fastvit_t8]\ncrop = 0.8\n[model.fastvit_t12]\nvariant = "fastvit_s12"\n[device.rtx2080ti]\nbatch = 1\n'
+        '[device.iphone12pro]\nbackend = "onnxruntime"\n',
+    )
+    changed, replaced = settings.models["fastvit_t8"], settings.models["fastvit_t12"]
+    assert (changed.crop, changed.published, changed.variant) == (0.8, "FastViT-T8", "fastvit_t8")
+    assert (replaced.variant, replaced.published) == ("fastvit_s12", None)
+    assert (settings.devices["rtx2080ti"].batch, settings.devices["rtx2080ti"].match) == (1, "RTX 2080 Ti")
+    assert (settings.devices["iphone12pro"].backend, settings.devices["iphone12pro"].match) == ("onnxruntime", None)
+
+
+def test_the_packaged_file_laid_over_itself_is_itself(tmp_path: Path) -> None:
+    packaged = files.find(config.FILE_NAME)
+    settings = config.load(packaged, backends=backends.implemented())
+    assert (settings.sweep, settings.gate) == (read(tmp_path, "").sweep, read(tmp_path, "").gate)
+    copied = read(tmp_path, packaged.read_text(encoding="utf-8"))
+    assert (copied.models, copied.devices, copied.studies) == (settings.models, settings.devices, settings.studies)
+    assert copied.gate == settings.gate
 
 
 def test_a_checkpoint_is_found_from_the_file_that_names_it(tmp_path: Path) -> None:
@@ -67,7 +125,7 @@ def test_a_checkpoint_is_found_from_the_file_that_names_it(tmp_path: Path) -> No
         (("[sweep]", "[swep]"), 8, ["[swep]", "Did you mean 'sweep'?"]),
         (("grid = [224, 256]", "grid = [224, 250]"), 10, ["250", "multiple of 32", "224 or 256"]),
         (("grid = [224, 256]", 'grid = "224"'), 10, ["grid", "array", "str"]),
-        (("grid = [224, 256]", ""), 8, ["grid", "required"]),
+        (('variant = "fastvit_t8"', "resolution = 64"), 2, ["variant", "required"]),
         (('models = ["small"]', 'models = ["smal"]'), 9, ["smal", "Did you mean 'small'?"]),
         (("[download]", "[method]\nruns = 0\n[download]"), 13, ["runs = 0", "above 0"]),
         (("[download]", "[method]\nwarmup = -1\n[download]"), 13, ["warmup", "negative"]),
@@ -260,7 +318,11 @@ def test_a_name_that_no_table_could_show_is_refused(tmp_path: Path, name: str) -
         ),
         (("[device.cpu]", '[device."../x"]\nbackend = "onnxruntime"\n[device.cpu]'), 5, ["../x"]),
         (("[download]", '[study."../x"]\ntitle = "x"\nrows = [{label = "a", note = "b"}]\n[download]'), 12, ["../x"]),
-        (('models = ["small"]', ""), 8, ["'models' is required", "add a line"]),
+        (
+            ('[device.cpu]\nbackend = "onnxruntime"', "[device.mine]\nbatch = 1"),
+            5,
+            ["'backend' is required", "add a line"],
+        ),
     ],
 )
 def test_what_could_leave_its_folder_or_end_a_run_is_refused_with_its_line(

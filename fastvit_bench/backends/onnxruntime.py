@@ -10,12 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from fastvit_bench import install
 from fastvit_bench.backends import INPUT, Hardware, Session, VerificationRun
 from fastvit_bench.backends._nvidia import cuda
 from fastvit_bench.backends._nvidia import gpu as nvidia_gpu
 from fastvit_bench.backends._nvidia.cuda import binding
 from fastvit_bench.backends._nvidia.cuda.timing import EventSession
+from fastvit_bench.backends._onnx import export as onnx_export
 from fastvit_bench.backends._onnx import model as onnx_model
 from fastvit_bench.backends._onnx import session as onnx_session
 from fastvit_bench.backends._onnx.backend import OnnxFileBackend, image_input, threads
@@ -24,6 +27,8 @@ from fastvit_bench.errors import FastViTBenchError, UnavailableError, UsageError
 from fastvit_bench.records import Device, ExportJob, LayerTime
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fastvit_bench.backends import Batch
 
 PROVIDERS = ("cpu", "cuda")  # option provider: what runs the operators
@@ -44,6 +49,8 @@ class OnnxRuntime(OnnxFileBackend):
     product = "ONNX Runtime"
     distribution = "onnxruntime"
     accepts_external_onnx = True
+    export_options = ("batches",)
+    flags = ("batches",)
 
     def device_unavailable_reason(self, device: Device) -> str | None:
         """Return why the device cannot be used, and the remedy, or None; the processor always can be.
@@ -75,8 +82,9 @@ class OnnxRuntime(OnnxFileBackend):
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
         """Return ``provider`` and a GPU's options for cuda; for the processor ``threads`` of one operator.
 
-        Their default is all threads. The processor's provider is left out, so that its figures remain comparable with
-        those from before there was a choice. Raises `UsageError` for unknown options and values.
+        Their default is all threads. With ``batches``, such as 1..8, files are for any batch within. Without it, and
+        for the processor's provider, nothing is added, so that figures remain comparable with those from before there
+        was a choice. Raises `UsageError` for unknown options and values.
         """
         provider = device.options.get("provider", PROVIDERS[0])
         if provider not in PROVIDERS:
@@ -84,14 +92,37 @@ class OnnxRuntime(OnnxFileBackend):
         if _on_gpu(device):
             nvidia_gpu.only_known(device, {"provider", "input", *nvidia_gpu.NAMES})
             return {"provider": provider, **nvidia_gpu.options(device), **image_input(device)}
-        return {"threads": threads(device, {"provider", "threads", "input"}), **image_input(device)}
+        known = {"provider", "threads", "input", "batches"}
+        options: dict[str, str | int | float | bool] = {"threads": threads(device, known), **image_input(device)}
+        if text := str(device.options.get("batches", "")):
+            try:
+                batches = onnx_export.batches(text)
+            except UsageError as error:
+                raise UsageError(f"Device '{device.name}': batches = {text!r}: {error}.") from None
+            if batches and not batches.least <= device.batch <= batches.most:
+                raise UsageError(f"Device '{device.name}': batches of {device.batch} are not within {text}.")
+            options["batches"] = text
+        return options
+
+    def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
+        """Write an ONNX file of one shape, or with ``batches`` for any batch, as `OnnxFileBackend.export` does."""
+        self.require_precision(asked.precision)
+        onnx_export.write(network, asked, path, metadata, any_batch="batches" in asked.options)
 
     def verification_sessions(self, path: Path, asked: ExportJob) -> Iterable[VerificationRun]:
-        """Yield the file on this processor: as it will be timed on it or, for a GPU, as its types say."""
+        """Yield the file on this processor: as it will be timed on it or, for a GPU, as its types say.
+
+        A file for several batches is looked at with its own, the smallest, the largest and one between.
+        """
         if _on_gpu(asked.device):
             yield from super().verification_sessions(path, asked)
-        else:
-            yield VerificationRun("", "ONNX Runtime on this processor", asked.shape, self.open(path, asked.device))
+            return
+        how, range_ = "ONNX Runtime on this processor", onnx_export.batches(asked.options.get("batches", ""))
+        own = asked.shape.batch
+        for batch in dict.fromkeys((own, range_.least, sum(range_) // 2, range_.most) if range_ else (own,)):
+            shape = msgspec.structs.replace(asked.shape, batch=batch)
+            name = f"batch {batch}" if range_ else ""
+            yield VerificationRun(name, how, shape, self.open(path, asked.device))
 
     def prover(self, asked: ExportJob) -> str:
         """Return the words for ONNX Runtime on this processor, which computes the outputs that are compared."""

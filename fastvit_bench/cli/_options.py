@@ -37,6 +37,13 @@ class VerdictFormat(StrEnum):
     JSON = "json"
 
 
+class GeluForm(StrEnum):
+    """Ways of computing GELU, as `records.Gelu` has them."""
+
+    ERF = "erf"
+    TANH = "tanh"
+
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="Configuration file. [default: ./benchmark.toml, else the packaged one]"),
@@ -96,6 +103,19 @@ PlaintextOption = Annotated[
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: all cores]")]
 FuseLevelOption = Annotated[
     Fuse, typer.Option("--fuse", help="How much is computed ahead of time; 'folded' is what to ship.")
+]
+GeluOption = Annotated[
+    GeluForm | None,
+    typer.Option(
+        "--gelu", help="How the weights were trained: with GELU itself, or its approximation by tanh. [default: erf]"
+    ),
+]
+PadOption = Annotated[
+    bool,
+    typer.Option(
+        "--pad",
+        help="Take sides that are no multiple of the network's stride: the file pads them with zeros.",
+    ),
 ]
 WeightSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights.")]
 MachineOption = Annotated[

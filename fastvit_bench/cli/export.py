@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fastvit_bench.cli import _complete, _output
-from fastvit_bench.cli._options import CheckpointOption, ConfigOption, ForceOption, WeightsOption
+from fastvit_bench.cli._options import CheckpointOption, ConfigOption, ForceOption, GeluOption, PadOption, WeightsOption
 from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.records import Artifact, ExportJob, Fuse, Head
 
@@ -41,7 +41,10 @@ def export(
             help="Sizes: 256, 384x512 (height x width), 224,256 or 224..1024. [default: the model's]",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", "-b", "--batch-size", min=1, help="Images per run.")] = 1,
+    batch: Annotated[
+        str,
+        typer.Option("--batch", "-b", "--batch-size", help="Images per run; onnx: also 1..8, a file for any within."),
+    ] = "1",
     precision: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +76,9 @@ def export(
     classifier: Annotated[
         Path | None,
         typer.Option(
-            "--classifier", help="coreml: file of class names, one per line; outputs are then names. [default: none]"
+            "--classifier",
+            help="coreml: file of class names, one per line; the output is then a name, of a batch scores. "
+            "[default: none]",
         ),
     ] = None,
     multifunction: Annotated[
@@ -95,6 +100,8 @@ def export(
             help="tensorrt, tensorrt-rtx: one file for all sizes of a range, such as 224..1024. [default: none]",
         ),
     ] = None,
+    gelu: GeluOption = None,
+    pad: PadOption = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights.")] = 0,
     output: Annotated[  # as text: a path loses the slash that ends a folder's name
         str | None,
@@ -123,9 +130,10 @@ def export(
     from fastvit_bench.sweep import run
 
     settings = options.load(config_file)
-    spec = options.one_model(settings, model, checkpoint, head, weights)
+    (spec,) = options.adapted([options.one_model(settings, model, checkpoint, head, weights)], gelu, pad=pad)
     _output.say_contents([spec])
     backend = backends.of_target(target)
+    images, batches = options.images_per_run(batch)
     target_options = {
         "input": input_,
         "attention": attention,
@@ -135,8 +143,9 @@ def export(
         "io": io,
         "compute_capability": compute_capability,
         "dynamic": dynamic,
+        "batches": batches,
     }
-    device = options.export_device(target, backend, precision, batch, target_options)
+    device = options.export_device(target, backend, precision, images, target_options)
     backends.require(backend.name, device)
     jobs = options.export_jobs(
         settings,
@@ -150,6 +159,11 @@ def export(
         output=output,
         force=force,
     )
+    if classifier is not None and images > 1:
+        _output.say(
+            f"Core ML names the class of a single image: of each of the {images}, the file gives the scores; the names "
+            "are in its metadata (fastvit_bench.labels), in the order of the scores."
+        )
     for job in jobs:
         with ProgressLine(_output.stderr()) as progress:
             progress.step(options.export_phrase(job))

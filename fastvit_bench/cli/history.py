@@ -84,7 +84,7 @@ def history(
         if not series:
             raise UsageError(f"No figure was measured in {_output.plural(len(files), 'run')}: there is no history.")
         grid = sorted({shape.height for cell_series in series if (shape := cell_series.newest.shape)})
-        sizes = config.sizes(res, grid) if res else []
+        sizes = config.sizes(res, grid, 1) if res else []
         series = history_series.select(series, device, model or [], sizes)
         if all(len(cell_series.points) == 1 for cell_series in series):
             raise UsageError(

@@ -13,8 +13,10 @@ from fastvit_bench.cli._options import (
     DeviceOption,
     FormatOption,
     FuseLevelOption,
+    GeluOption,
     MachineOption,
     ModelsOption,
+    PadOption,
     PlaintextOption,
     PrecisionOption,
     ResumeOption,
@@ -70,6 +72,8 @@ def latency(
             "[default: the model's]",
         ),
     ] = None,
+    gelu: GeluOption = None,
+    pad: PadOption = False,
     graph: Annotated[
         bool | None,
         typer.Option("--graph/--no-graph", help="NVIDIA GPUs: replay a CUDA graph. [default: where the binding can]"),
@@ -142,7 +146,9 @@ def latency(
     wait_s = None if any_speed else config.seconds(wait, zero=True)
 
     def request_of(device: Device, machine: Machine) -> Request:
-        _output.say_contents(specs := options.select_models(settings, model or [], checkpoint, head, weights))
+        _output.say_contents(
+            specs := options.select_models(settings, model or [], checkpoint, head, weights, gelu, pad=pad)
+        )
         return options.sweep_request(
             settings,
             device,

@@ -7,7 +7,7 @@ from fastvit_bench.cli._options import ConfigOption, ListFormatOption, SeriesFor
 
 
 def models(format_: ListFormatOption = SeriesFormat.RICH, config_file: ConfigOption = None) -> None:
-    """List the models of benchmark.toml: sizes and files.
+    """List the models of benchmark.toml and the image encoders: sizes, published figures and files.
 
     Parameters and multiply-accumulates are counted, beside the published ones. Checkpoints are those in models/.
 
@@ -17,8 +17,10 @@ def models(format_: ListFormatOption = SeriesFormat.RICH, config_file: ConfigOpt
     """
     from fastvit_bench import options
     from fastvit_bench.exporting import checkpoints
+    from fastvit_bench.network import registry
     from fastvit_bench.render import listing
 
     settings = options.load(config_file)
-    facts = [checkpoints.describe(spec, Path(settings.paths.models)) for spec in settings.models.values()]
+    encoders = settings.select([name for name in registry.ENCODERS if name not in settings.models])
+    facts = [checkpoints.describe(spec, Path(settings.paths.models)) for spec in (*settings.models.values(), *encoders)]
     _output.print_report(listing.models(facts), format_.value)

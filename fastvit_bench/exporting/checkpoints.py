@@ -54,6 +54,16 @@ def holds_network(spec: ModelSpec) -> bool:
     return spec.checkpoint is not None and registry.find(spec.variant).family == "fastvit"
 
 
+def channels_of(spec: ModelSpec) -> int:
+    """Return the channels of a model's images: those of its checkpoint's first convolution, else the declared ones."""
+    if not holds_network(spec):
+        return spec.channels
+    from fastvit_bench.network import checkpoint as checkpoints
+
+    assert spec.checkpoint is not None
+    return checkpoints.survey(Path(spec.checkpoint), variant=spec.variant, entry=spec.weights).chosen.match.channels
+
+
 def contents(spec: ModelSpec) -> str:
     """Return a line on where a model's network lies in its weight file, and what else the file holds; else ''."""
     if not holds_network(spec):
@@ -160,9 +170,10 @@ def describe(spec: ModelSpec, models: Path) -> ModelFacts:
     """Count a model's parameters and multiply-accumulates, and find its checkpoints, without computing outputs."""
     from fastvit_bench.network import cost, factory
 
-    shape = Shape(batch=1, height=spec.resolution, width=spec.resolution)
-    size = (spec.resolution, spec.resolution)
-    networks = {level: factory.skeleton(spec.variant, spec.head, spec.classes, level, size) for level in Fuse}
+    shape = Shape(batch=1, height=spec.resolution, width=spec.resolution, channels=spec.channels)
+    networks = {
+        level: factory.skeleton(spec.variant, spec.head, spec.classes, level, shape, pad=spec.pad) for level in Fuse
+    }
     folder = models / spec.name
     names = sorted(path.name for suffix in ("*.pth.tar", "*.safetensors") for path in folder.glob(suffix))
     return ModelFacts(

@@ -25,7 +25,7 @@ def fuse_file(checkpoint: Path, output: Path, *, weights: str | None = None, for
     files.check_output(output, inputs=[checkpoint], force=force, own=checkpoints.is_saved)
     loaded = checkpoints.load(checkpoint, entry=weights)
     reference = loaded.network.double()
-    shape = Shape(batch=1, height=256, width=256)
+    shape = Shape(batch=1, height=256, width=256, channels=reference.variant.channels_in)
     networks = {level: reparam.at_level(reference, level) for level in Fuse}
     differences = {level: verification.difference(reference, network, shape) for level, network in networks.items()}
     worst = max(differences.values())

@@ -22,6 +22,7 @@ from fastvit_bench.records import (
     Device,
     ExportJob,
     Fuse,
+    Gelu,
     Head,
     Preparation,
     Shape,
@@ -66,7 +67,7 @@ def read_artifact(path: Path) -> Artifact:
 # Most that an exported file may be for. A file or side-car that claims more is a stranger's or damaged, and memory
 # would be taken for what it claims.
 LARGEST_BATCH, MOST_PIXELS = 65_536, 2**31  # images; pixels of all images of a batch
-MOST_CLASSES, MOST_SHAPES = 10_000_000, 100
+MOST_CLASSES, MOST_SHAPES, MOST_CHANNELS = 10_000_000, 100, 1024
 
 
 def require_plausible(shapes: Sequence[Shape], classes: int = 0) -> None:
@@ -79,6 +80,8 @@ def require_plausible(shapes: Sequence[Shape], classes: int = 0) -> None:
         sides = (shape.height, shape.width)
         if not (min(sides) >= 1 and max(sides) <= registry.LARGEST_SIDE and 1 <= shape.batch <= LARGEST_BATCH):
             raise ValueError(f"images of {shape.size} pixels in batches of {shape.batch} are impossible")
+        if not 1 <= shape.channels <= MOST_CHANNELS:
+            raise ValueError(f"images of {shape.channels} channels are impossible")
         if shape.batch * shape.height * shape.width > MOST_PIXELS:
             raise ValueError(f"batches of {shape.batch} images of {shape.size} pixels are too large")
 
@@ -92,8 +95,8 @@ def at_size(artifact: Artifact, shape: Shape) -> Artifact:
 
     try:
         layout = backends.get(artifact.backend).layout(artifact)
-        size = (shape.height, shape.width)
-        network = factory.skeleton(artifact.variant, artifact.head, artifact.classes, artifact.fused, size, layout)
+        asked = (artifact.variant, artifact.head, artifact.classes, artifact.fused)
+        network = factory.skeleton(*asked, shape, layout, pad=artifact.pad)
     except (KeyError, UsageError) as error:
         raise UsageError(
             f"The metadata of {artifact.model} names settings that this version does not know: {error}."
@@ -116,6 +119,9 @@ def metadata_entries(asked: ExportJob, price: "Cost") -> dict[str, str]:
         "precision": asked.precision,
         "resolution": asked.shape.size,
         "batch": str(asked.shape.batch),
+        "channels": str(asked.shape.channels) if asked.shape.channels != 3 else "",
+        "gelu": asked.gelu if asked.gelu != "erf" else "",
+        "pad": "zeros, right and below" if asked.pad else "",
         "weights": asked.weights.origin,
         "checkpoint_sha256": asked.weights.sha256 or "",
         "checkpoint_file": asked.weights.file or "",
@@ -176,9 +182,9 @@ def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
         for name in ("model", "variant", "precision"):
             if printable(facts[name]) != facts[name]:
                 raise ValueError(f"its {name} is no text that can be shown")
-        batch = _number(facts["batch"])
-        sizes = [_shape(size, batch) for size in facts.get("functions", "").split()]
-        require_plausible((_shape(facts["resolution"], batch), *sizes), _number(facts["classes"], least=0))
+        batch, channels = _number(facts["batch"]), _number(facts.get("channels", "3"))
+        sizes = [_shape(size, batch, channels) for size in facts.get("functions", "").split()]
+        require_plausible((_shape(facts["resolution"], batch, channels), *sizes), _number(facts["classes"], least=0))
         return Artifact(
             model=facts["model"],
             variant=facts["variant"],
@@ -186,7 +192,7 @@ def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
             classes=_number(facts["classes"], least=0),
             backend=backend,
             precision=facts["precision"],
-            shape=_shape(facts["resolution"], batch),
+            shape=_shape(facts["resolution"], batch, channels),
             fused=Fuse(facts["fused"]),
             weights=msgspec.convert(
                 {
@@ -208,6 +214,8 @@ def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
             parity=None,
             options=msgspec.json.decode(facts.get("options", "{}"), type=dict[str, str]),
             functions=tuple(sizes),
+            gelu=msgspec.convert(facts.get("gelu", "erf"), Gelu),
+            pad="pad" in facts,
             contents=printable(facts.get("checkpoint_contents", "")),
             preparation=msgspec.json.decode(facts.get("preparation", "null"), type=Preparation | None),
         )
@@ -218,10 +226,10 @@ def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
         ) from None
 
 
-def _shape(size: str, batch: int) -> Shape:
+def _shape(size: str, batch: int, channels: int) -> Shape:
     """Return the shape of a size such as ``256`` or ``384x512``, the inverse of `Shape.size`."""
     height, _, width = size.partition("x")
-    return Shape(batch=batch, height=_number(height), width=_number(width or height))
+    return Shape(batch=batch, height=_number(height), width=_number(width or height), channels=channels)
 
 
 def _number(text: str, least: int = 1) -> int:
@@ -273,6 +281,8 @@ def asked_for(path: Path, backend: backends.Backend) -> ExportJob:
         options=backends.shaping_options(backend, options),
         functions=known.functions,
         preparation=known.preparation,
+        gelu=known.gelu,
+        pad=known.pad,
         labels=tuple(labels.split("\n")) if labels else (),
     )
 
@@ -293,7 +303,7 @@ def _require_exportable(known: Artifact, backend: backends.Backend) -> None:
     if known.variant == registry.ONNX and weights.origin == "random":
         raise ValueError("an ONNX file has no random weights")
     for shape in (known.shape, *known.functions):
-        registry.check_size(shape.height, shape.width, registry.find(known.variant).stride)
+        registry.check_size(shape.height, shape.width, 1 if known.pad else registry.find(known.variant).stride)
 
 
 SHAPING_FOLDERS = ("network", "backends", "exporting")  # their code decides the content of an exported file

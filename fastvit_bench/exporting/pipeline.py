@@ -22,8 +22,8 @@ from fastvit_bench.errors import (
     UnavailableError,
     UsageError,
 )
+from fastvit_bench.exporting.checkpoints import channels_of, find_checkpoint, load_network
 from fastvit_bench.exporting.checkpoints import contents as checkpoint_contents
-from fastvit_bench.exporting.checkpoints import find_checkpoint, load_network
 from fastvit_bench.exporting.metadata import (
     asked_for,
     is_own,
@@ -42,6 +42,7 @@ from fastvit_bench.records import (
     EngineBuilt,
     ExportJob,
     Fuse,
+    Gelu,
     HalfWeights,
     Head,
     ModelSpec,
@@ -83,6 +84,9 @@ def job(
     if labels:
         shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
     registry.require(spec.variant)
+    channels = channels_of(spec)
+    shape, *functions_ = (msgspec.structs.replace(entry, channels=channels) for entry in (shape, *functions))
+    stride = registry.find(spec.variant).stride
     toolchain = {"fastvit-bench": own_version(), **backends.toolchain(backend)}
     if registry.find(spec.variant).family == "timm":
         toolchain |= backends.versions(("timm",))
@@ -103,7 +107,9 @@ def job(
         toolchain=toolchain,
         path="",
         options=shaping,
-        functions=functions,
+        functions=tuple(functions_),
+        gelu=spec.gelu,
+        pad=spec.pad and any(side % stride for entry in (shape, *functions) for side in (entry.height, entry.width)),
         labels=labels,
         force=force,
     )
@@ -160,13 +166,14 @@ def export(asked: ExportJob) -> Artifact:
 
 
 def check_job(asked: ExportJob) -> None:
-    """Raise `UsageError` for a precision that the backend lacks, and for a path that cannot or must not be written."""
+    """Raise `UsageError` for what the backend or the network lacks, and for a path that must not be written."""
     backend, path = backends.get(asked.backend), Path(asked.path)
     if asked.precision not in backend.precisions:
         raise UsageError(
             f"The {backend.name} backend exports {' or '.join(backend.precisions)}, not {asked.precision}; "
             f"change the precision of device '{asked.device.name}'."
         )
+    _check_sizes(asked)
     if not files.is_part(path.name):
         raise UsageError(f"'{path.name}' cannot be the name of an exported file; name another one with -o.")
     inputs = _inputs(asked)
@@ -178,6 +185,30 @@ def check_job(asked: ExportJob) -> None:
     _check_reference_outputs(reference_outputs_path(path), inputs, force=force)
     if (refused := files.refusal(path.parent)) is not None:
         raise UsageError(f"{path} cannot be written: {refused}.")
+
+
+def _check_sizes(asked: ExportJob) -> None:
+    """Raise `UsageError` for a size of a job that its network does not take."""
+    from fastvit_bench.backends._onnx import export as onnx_export
+
+    entry = registry.find(asked.variant)
+    stride = 1 if asked.pad else entry.stride
+    if entry.family != "fastvit" and (asked.pad or asked.gelu != "erf" or asked.shape.channels != 3):
+        raise UsageError(
+            f"{asked.variant} takes RGB images of its own sizes, with its own GELU; channels, gelu and pad are for "
+            "FastViT's networks."
+        )
+    if asked.pad and asked.options.get("dynamic"):
+        raise UsageError("A file of several sizes is not padded; leave --pad or --dynamic out.")
+    if asked.options.get("input") == "image" and asked.shape.channels != 3:
+        raise UsageError(
+            f"An input of 8-bit pixels is RGB, and {asked.model} takes {asked.shape.channels} channels; "
+            "give --input tensor."
+        )
+    for shape in (asked.shape, *asked.functions):
+        registry.check_size(shape.height, shape.width, stride)
+    for size in onnx_export.sizes(asked.options.get("dynamic", "")) or ():
+        registry.check_size(size, size, stride)
 
 
 def _inputs(asked: ExportJob) -> tuple[Path, ...]:
@@ -271,6 +302,8 @@ def _artifact(
         precision=asked.precision,
         shape=asked.shape,
         fused=asked.fused,
+        gelu=asked.gelu,
+        pad=asked.pad,
         weights=asked.weights,
         toolchain=asked.toolchain,
         path=name if proof.passed else _rejected(Path(name)).name,
@@ -350,11 +383,11 @@ def reference_outputs_of(asked: ExportJob) -> "Callable[[Batch], NDArray[np.floa
 
     from fastvit_bench.exporting import verification
 
-    reference = _reference_of(asked)
+    reference, how = _reference_of(asked), registry.preparation_of(asked)
 
     def outputs(batch: "Batch") -> "NDArray[np.floating]":
         with torch.no_grad():
-            return reference.network(torch.from_numpy(verification.normalised(batch))).numpy()
+            return reference.network(torch.from_numpy(verification.normalised(batch, how))).numpy()
 
     return outputs
 
@@ -362,7 +395,9 @@ def reference_outputs_of(asked: ExportJob) -> "Callable[[Batch], NDArray[np.floa
 def _reference_of(asked: ExportJob) -> "Reference":
     """Return the reference network of a job; only networks with position tables depend on its size."""
     shape = asked.shape if registry.find(asked.variant).sized else None
-    return _reference(asked.checkpoint, asked.weights, asked.variant, asked.head, asked.classes, shape)
+    shape = shape or Shape(batch=1, height=256, width=256, channels=asked.shape.channels)
+    kind = (asked.variant, asked.head, asked.classes, asked.gelu, asked.pad)
+    return _reference(asked.checkpoint, asked.weights, shape, *kind)
 
 
 def _from_network(asked: ExportJob, backend: backends.Backend) -> _Source:
@@ -534,12 +569,19 @@ def _check_described(path: Path) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _reference(
-    checkpoint: str | None, weights: Weights, variant: str, head: Head, classes: int, shape: Shape | None
+    checkpoint: str | None,
+    weights: Weights,
+    shape: Shape,
+    variant: str,
+    head: Head,
+    classes: int,
+    gelu: Gelu,
+    pad: bool,
 ) -> "Reference":
     """Build the network in float64 as its weights come; cached for the next size of the same model."""
     from fastvit_bench.network import factory
 
     if checkpoint is not None:
-        return factory.of(load_network(checkpoint, variant, head, weights.sha256, weights.entry))
+        return factory.of(load_network(checkpoint, variant, head, weights.sha256, weights.entry), gelu, pad=pad)
     assert weights.seed is not None
-    return factory.random(variant, head, classes, weights.seed, shape or Shape(batch=1, height=256, width=256))
+    return factory.random(variant, head, classes, weights.seed, shape, gelu, pad=pad)

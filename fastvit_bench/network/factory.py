@@ -2,7 +2,7 @@
 
 import copy
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -11,11 +11,11 @@ from torch import nn
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network import heads, registry, reparam
 from fastvit_bench.network.checkpoint import randomised
-from fastvit_bench.network.fastvit import FastViT, Form
+from fastvit_bench.network.fastvit import FastViT, Form, set_gelu
 from fastvit_bench.network.folded import FoldedFastViT
 from fastvit_bench.network.random_weights import SIZE, randomise
-from fastvit_bench.network.registry import NETWORKS
-from fastvit_bench.records import Fuse, GraphVariant, Head, Shape
+from fastvit_bench.network.registry import design
+from fastvit_bench.records import Fuse, Gelu, GraphVariant, Head, Shape
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,30 @@ class Reference:
     form: Form
 
 
-def of(network: FastViT) -> Reference:
-    """Return a FastViT with loaded weights as a reference; the network is changed in place."""
+def of(network: FastViT, gelu: Gelu = "erf", *, pad: bool = False) -> Reference:
+    """Return a FastViT with loaded weights as a reference; the network is changed in place.
+
+    `gelu` says how its weights were trained, and `pad` that it takes images of any size.
+    """
+    network.variant = replace(network.variant, gelu=gelu, pad=pad)
+    set_gelu(network, gelu)
     return Reference(network.double().eval(), network.head_kind, network.classes, network.form)
 
 
-def random(name: str, head: Head, classes: int, seed: int, shape: Shape) -> Reference:
+def random(
+    name: str, head: Head, classes: int, seed: int, shape: Shape, gelu: Gelu = "erf", *, pad: bool = False
+) -> Reference:
     """Build the network `name` with random weights on which each of its branches matters.
 
     The weights are those of `random_weights.randomise`. The image size of `shape` decides the parameters of networks
-    whose position tables depend on it. Raises `UsageError` for a name that does not exist, fewer than one class, or a
-    head that the network cannot have.
+    whose position tables depend on it, and its channels those of a FastViT's first convolution.
+
+    Raises `UsageError` for a name that does not exist, fewer than one class, or a head that the network cannot have.
     """
     entry = registry.find(name)
     if entry.family == "fastvit":
-        network, _ = randomised(name, head, classes, seed)
-        return of(network)
+        network, _ = randomised(name, head, classes, seed, shape.channels)
+        return of(network, gelu, pad=pad)
     if classes < 1:
         raise UsageError(f"A classifier has at least one class, not {classes}; correct `classes`.")
     network = _build(name, head, classes, (shape.height, shape.width)).eval()
@@ -61,17 +69,28 @@ def at_level(name: str, reference: Reference, level: Fuse, layout: GraphVariant 
 
 
 def skeleton(
-    name: str, head: Head, classes: int, level: Fuse, size: tuple[int, int], layout: GraphVariant | None = None
+    name: str,
+    head: Head,
+    classes: int,
+    level: Fuse,
+    shape: Shape,
+    layout: GraphVariant | None = None,
+    *,
+    pad: bool = False,
 ) -> nn.Module:
-    """Build a network at a fuse level on the ``meta`` device, without values, for counting."""
+    """Build a network at a fuse level on the ``meta`` device, without values, for counting.
+
+    `shape` is that of its images; see `random`.
+    """
     entry, layout = registry.find(name), layout or GraphVariant()
     with torch.device("meta"):
         if entry.family != "fastvit":
-            return _at_level(name, _build(name, head, classes, size), level, layout)
+            return _at_level(name, _build(name, head, classes, (shape.height, shape.width)), level, layout)
+        variant = design(name, shape.channels, pad=pad)
         if level is Fuse.FOLDED:
-            return FoldedFastViT(NETWORKS[name], head=head, classes=classes, layout=layout)
+            return FoldedFastViT(variant, head=head, classes=classes, layout=layout)
         form = Form.FUSED if level is Fuse.FUSED else Form.UNFUSED
-        return FastViT(NETWORKS[name], head=head, classes=classes, form=form)
+        return FastViT(variant, head=head, classes=classes, form=form)
 
 
 def _build(name: str, head: Head, classes: int, size: tuple[int, int]) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network import heads
 from fastvit_bench.network.registry import VARIANTS, Downsampling, Mixer, Variant
-from fastvit_bench.records import Head
+from fastvit_bench.records import Gelu, Head
 
 __all__ = ["DENSE_TAPS", "HEAD_DIM", "VARIANTS", "FastViT", "Form", "Mixer", "Variant", "taps"]
 
@@ -33,6 +33,35 @@ class Form(StrEnum):
 
 
 # --- convolutions -----------------------------------------------------------------------------------------------------
+
+
+class Activated(nn.Module):
+    """A module with GELU, exact or by tanh as `set_gelu` says."""
+
+    gelu: Gelu = "erf"
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Return GELU of a tensor of any shape."""
+        return F.gelu(x, approximate=APPROXIMATE[self.gelu])
+
+
+APPROXIMATE: dict[Gelu, str] = {"erf": "none", "tanh": "tanh"}  # torch's names
+
+
+def set_gelu(network: nn.Module, gelu: Gelu) -> None:
+    """Compute every GELU of a network in one way."""
+    for module in network.modules():
+        if isinstance(module, Activated):
+            module.gelu = gelu
+
+
+def padded(x: Tensor, variant: Variant) -> Tensor:
+    """Return images (B, C, H, W) with zeros to their right and below, up to multiples of a design's stride.
+
+    Without `variant.pad` they stay as they are.
+    """
+    bottom, right = (-size % variant.stride for size in x.shape[2:]) if variant.pad else (0, 0)
+    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
 
 class ConvBN(nn.Sequential):
@@ -78,12 +107,12 @@ class RepConv(nn.Module):
         return out
 
 
-class MobileOneBlock(RepConv):
+class MobileOneBlock(RepConv, Activated):
     """A re-parameterisable convolution and GELU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (B, cout, H/stride, W/stride) for a map (B, cin, H, W)."""
-        return F.gelu(super().forward(x))
+        return self.activate(super().forward(x))
 
 
 class SqueezeExcite(nn.Module):
@@ -118,7 +147,7 @@ def excited(x: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
     return x * torch.sigmoid(expand(F.relu(reduce(s))))
 
 
-class MobileOneSEBlock(RepConv):
+class MobileOneSEBlock(RepConv, Activated):
     """A re-parameterisable convolution, squeeze-and-excite, and GELU: the expansion in front of the classifier."""
 
     def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, *, form: Form) -> None:
@@ -127,7 +156,7 @@ class MobileOneSEBlock(RepConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (B, cout, H/stride, W/stride) for a map (B, cin, H, W)."""
-        return F.gelu(self.se(super().forward(x)))
+        return self.activate(self.se(super().forward(x)))
 
 
 class LargeKernelConv(nn.Module):
@@ -153,7 +182,7 @@ class LargeKernelConv(nn.Module):
         return self.lkb_origin(x) + self.small_conv(x)
 
 
-class ActivatedLargeKernelConv(LargeKernelConv):
+class ActivatedLargeKernelConv(LargeKernelConv, Activated):
     """A large-kernel convolution, squeeze-and-excite where the stage has it, and GELU."""
 
     def __init__(self, cin: int, cout: int, stride: int, groups: int, *, form: Form, excite: bool) -> None:
@@ -163,7 +192,7 @@ class ActivatedLargeKernelConv(LargeKernelConv):
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (B, cout, H/stride, W/stride) for a map (B, cin, H, W)."""
         x = super().forward(x)
-        return F.gelu(x if self.se is None else self.se(x))
+        return self.activate(x if self.se is None else self.se(x))
 
 
 # --- token mixers and feed-forward network ----------------------------------------------------------------------------
@@ -230,7 +259,7 @@ class Attention(nn.Module):
         return self.proj(x).transpose(1, 2).reshape(b, c, height, width)
 
 
-class ConvFFN(nn.Module):
+class ConvFFN(Activated):
     """Feed-forward network with a 7 x 7 depthwise convolution in front (section 3.2.2)."""
 
     def __init__(self, channels: int, ratio: int) -> None:
@@ -241,7 +270,7 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (B, C, H, W) for a map of the same shape."""
-        return self.fc2(F.gelu(self.fc1(self.conv(x))))
+        return self.fc2(self.activate(self.fc1(self.conv(x))))
 
 
 # --- blocks -----------------------------------------------------------------------------------------------------------
@@ -331,7 +360,7 @@ def taps(variant: Variant, head: Head) -> tuple[int, ...]:
             return ()
         case Head.DENSE:
             return DENSE_TAPS
-        case Head.STAGES | Head.SEGMENTER | Head.DETECTOR:
+        case Head.STAGES | Head.FEATURES | Head.SEGMENTER | Head.DETECTOR:
             if variant.last is Mixer.REPMIXER:
                 return (0, 2, 4, 6)
             return (0, 2, 4, 7, 10)[: len(variant.blocks)]
@@ -340,12 +369,14 @@ def taps(variant: Variant, head: Head) -> tuple[int, ...]:
 class FastViT(nn.Module):
     """FastViT for classification, as a dense backbone, or as an image encoder.
 
-    ``forward`` takes normalised RGB images (B, 3, H, W), H and W multiples of ``variant.stride``. It returns
+    ``forward`` takes normalised images (B, 3, H, W), H and W multiples of ``variant.stride`` unless ``variant.pad``,
+    and as many channels as ``variant.channels_in``. It returns
 
     - with ``Head.CLASSIFIER`` logits (B, classes),
     - with ``Head.EMBEDDING`` the embedding (B, classes), or without a projection (0 classes) the features (B, 2C),
     - with ``Head.TOKENS`` the features at each position, row by row (B, H/stride * W/stride, 2C),
     - with ``Head.DENSE`` and ``Head.STAGES`` normalised feature maps (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32, …,
+    - with ``Head.FEATURES`` the stages' own maps, of the same shapes,
     - with the other heads the outputs of the module of `heads` that reads the maps of ``Head.STAGES``.
     """
 
@@ -363,7 +394,7 @@ class FastViT(nn.Module):
         stem, final = variant.channels[0], variant.channels[-1]
 
         self.patch_embed = nn.Sequential(
-            MobileOneBlock(3, stem, 3, stride=2, form=form, scale=variant.stem_scale),
+            MobileOneBlock(variant.channels_in, stem, 3, stride=2, form=form, scale=variant.stem_scale),
             MobileOneBlock(stem, stem, 3, stride=2, groups=stem, form=form, scale=variant.stem_scale),
             MobileOneBlock(stem, stem, 1, form=form),
         )
@@ -385,17 +416,18 @@ class FastViT(nn.Module):
 
         self.taps = taps(variant, head)
         for tap, channels in zip(self.taps, variant.channels, strict=bool(self.taps)):
-            self.add_module(f"norm{tap}", nn.BatchNorm2d(channels))
+            self.add_module(f"norm{tap}", nn.Identity() if head is Head.FEATURES else nn.BatchNorm2d(channels))
         if head in heads.KINDS:
             self.dense_head = heads.KINDS[head](variant.channels)
         if not self.taps:
             self.conv_exp = MobileOneSEBlock(final, 2 * final, 3, groups=final, form=form)
         if head in PROJECTED and classes:
             self.head = nn.Linear(2 * final, classes)
+        set_gelu(self, variant.gelu)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the outputs of the head for images (B, 3, H, W)."""
-        x = self.patch_embed(x)
+        x = self.patch_embed(padded(x, self.variant))
         maps: list[Tensor] = []
         for index, part in enumerate(self.network):
             x = part(x)

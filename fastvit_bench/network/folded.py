@@ -26,11 +26,14 @@ from fastvit_bench.network import heads
 from fastvit_bench.network.fastvit import (
     HEAD_DIM,
     PROJECTED,
+    Activated,
     DownsamplingExcite,
     Mixer,
     SqueezeExcite,
     Variant,
     check_head,
+    padded,
+    set_gelu,
     taps,
 )
 from fastvit_bench.records import GraphVariant, Head
@@ -46,13 +49,21 @@ def pointwise(cin: int, cout: int) -> nn.Conv2d:
     return nn.Conv2d(cin, cout, 1)
 
 
-def factorised_stem(channels: int) -> nn.Sequential:
+class GELU(Activated):
+    """GELU as a layer of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return GELU of a tensor of any shape."""
+        return self.activate(x)
+
+
+def factorised_stem(channels_in: int, channels: int) -> nn.Sequential:
     """Return the stem, from image to stride 4: dense 3 x 3, depthwise 3 x 3 and 1 x 1 convolution, each with GELU."""
-    first, second, third = nn.Conv2d(3, channels, 3, 2, 1), depthwise(channels, 3, 2), pointwise(channels, channels)
-    return nn.Sequential(first, nn.GELU(), second, nn.GELU(), third, nn.GELU())
+    first, second = nn.Conv2d(channels_in, channels, 3, 2, 1), depthwise(channels, 3, 2)
+    return nn.Sequential(first, GELU(), second, GELU(), pointwise(channels, channels), GELU())
 
 
-class FoldedFFN(nn.Module):
+class FoldedFFN(Activated):
     """ConvFFN with its BatchNorm in `conv` and the block's layer scale in `fc2`."""
 
     def __init__(self, channels: int, ratio: int) -> None:
@@ -63,7 +74,7 @@ class FoldedFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (B, C, H, W) for a map of the same shape."""
-        return x + self.fc2(F.gelu(self.fc1(self.conv(x))))
+        return x + self.fc2(self.activate(self.fc1(self.conv(x))))
 
 
 class FoldedRepMixerBlock(nn.Module):
@@ -170,7 +181,7 @@ def doubling(channels: int, kernel: int, stride: int, layout: GraphVariant) -> n
     return nn.Conv2d(channels, 2 * channels, kernel, stride, kernel // 2, groups=channels)
 
 
-class FoldedPatchEmbed(nn.Module):
+class FoldedPatchEmbed(Activated):
     """Patch embedding, which halves H x W and doubles the channels."""
 
     def __init__(self, cin: int, cout: int, layout: GraphVariant, *, kernel: int = 7) -> None:
@@ -180,7 +191,7 @@ class FoldedPatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (B, 2C, H/2, W/2) for a map (B, C, H, W)."""
-        return F.gelu(self.across(self.spatial(x)))
+        return self.activate(self.across(self.spatial(x)))
 
 
 class FoldedActivatedPatchEmbed(FoldedPatchEmbed):
@@ -193,10 +204,10 @@ class FoldedActivatedPatchEmbed(FoldedPatchEmbed):
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (B, 2C, H/2, W/2) for a map (B, C, H, W)."""
         x = self.spatial(x)
-        return F.gelu(self.across(F.gelu(x if self.se is None else self.se(x))))
+        return self.activate(self.across(self.activate(x if self.se is None else self.se(x))))
 
 
-class FoldedExpansion(nn.Module):
+class FoldedExpansion(Activated):
     """The expansion before the classifier, with its squeeze-and-excite."""
 
     def __init__(self, channels: int, layout: GraphVariant) -> None:
@@ -206,7 +217,7 @@ class FoldedExpansion(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (B, 2C, H, W) for a map (B, C, H, W)."""
-        return F.gelu(self.se(self.spatial(x)))
+        return self.activate(self.se(self.spatial(x)))
 
 
 class FoldedFastViT(nn.Module):
@@ -218,7 +229,7 @@ class FoldedFastViT(nn.Module):
         self.variant, self.head_kind, self.classes = variant, head, classes
         layout = layout or GraphVariant()
         stem, final = variant.channels[0], variant.channels[-1]
-        self.stem = factorised_stem(stem)
+        self.stem = factorised_stem(variant.channels_in, stem)
         network: list[nn.Module] = []  # indices as in FastViT.network
         between = variant.downsampling
         for stage, (blocks, channels) in enumerate(zip(variant.blocks, variant.channels, strict=True), 1):
@@ -241,7 +252,9 @@ class FoldedFastViT(nn.Module):
             self.dense_head = heads.KINDS[head](variant.channels, block=heads.ConvReLU)
         elif self.taps:
             # No convolution of this network follows these norms, and the maps' consumer may pad with zeros: no folding.
-            norm = nn.BatchNorm2d if layout.norms == "batchnorm" else partial(depthwise, kernel=1)
+            norm: Callable[[int], nn.Module] = nn.Identity
+            if head is not Head.FEATURES:
+                norm = nn.BatchNorm2d if layout.norms == "batchnorm" else partial(depthwise, kernel=1)
             self.norms = nn.ModuleDict(
                 {str(tap): norm(channels) for tap, channels in zip(self.taps, variant.channels, strict=True)}
             )
@@ -252,10 +265,11 @@ class FoldedFastViT(nn.Module):
             self.expansion = FoldedExpansion(final, layout)
             if projected:
                 self.classifier = nn.Linear(2 * final, classes)
+        set_gelu(self, variant.gelu)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the outputs of the head for images (B, 3, H, W)."""
-        x = self.stem(x)
+        x = self.stem(padded(x, self.variant))
         maps: list[Tensor] = []
         for index, part in enumerate(self.network):
             x = part(x)

@@ -22,14 +22,14 @@ _LAYER_SCALES = ("layer_scale", "gamma", "ls")  # names of the factors of residu
 
 
 @torch.no_grad()
-def randomise(network: nn.Module, seed: int, size: tuple[int, int] = SIZE) -> None:
-    """Draw a network's weights in place, and fit them on noise of `size` (height, width) pixels.
+def randomise(network: nn.Module, seed: int, size: tuple[int, int] = SIZE, channels: int = 3) -> None:
+    """Draw a network's weights in place, and fit them on noise of `size` (height, width) pixels and `channels`.
 
     The running statistics become nearly those of each BatchNorm's input. Layers whose outputs are too large are scaled
     down by powers of two. The result is deterministic in `seed` and `size`, for any dtype.
     """
     draw(network, seed)
-    _fit(network, _images(size, torch.Generator().manual_seed(seed)))
+    _fit(network, _images(channels, size, torch.Generator().manual_seed(seed)))
 
 
 @torch.no_grad()
@@ -72,15 +72,15 @@ def draw(network: nn.Module, seed: int) -> None:
         tensor.copy_(values)
 
 
-def _images(size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Return two images (2, 3, H, W) of noise of variance one: single pixels, and pixels summed with larger spots.
+def _images(channels: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Return two images (2, C, H, W) of noise of variance one: single pixels, and pixels summed with larger spots.
 
     Photographs are smooth and noise is not. On either, activations can explode with weights fitted on the other alone.
     """
-    noise = torch.randn((1, 3, *size), generator=generator)
+    noise = torch.randn((1, channels, *size), generator=generator)
     octaves = [noise]
     for spots in (32, 8, 1):
-        coarse = torch.randn((1, 3, spots, spots), generator=generator)
+        coarse = torch.randn((1, channels, spots, spots), generator=generator)
         octaves.append(nn.functional.interpolate(coarse, size, mode="nearest"))
     return torch.cat([noise, torch.stack(octaves).sum(0) / math.sqrt(len(octaves))])
 

@@ -3,13 +3,13 @@
 import difflib
 from collections import ChainMap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
 from fastvit_bench import install
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.records import ExportSpec, Head, Preparation
+from fastvit_bench.records import ExportSpec, Gelu, Head, Preparation
 from fastvit_bench.records.preparation import CLIP, FASTVLM, IMAGENET, IMAGENET_95, UNNORMALISED
 
 STRIDE = 32  # total, of a FastViT: stem 4, then 2 in front of stages 2, 3 and 4
@@ -47,6 +47,9 @@ class Variant:
     norm: Literal["batchnorm", "layernorm"] = "batchnorm"  # in front of attention; LayerNorm is over channels
     stem_scale: bool = True  # whether the stem is trained with 1 x 1 branches beside its 3 x 3 convolutions
     width: int = 0  # of its embedding; 0 of a network that is published as a classifier, or without a projection
+    channels_in: int = 3  # of its images
+    gelu: Gelu = "erf"
+    pad: bool = False  # whether images are padded by zeros, right and below, to multiples of the stride
 
     @property
     def stride(self) -> int:
@@ -85,16 +88,22 @@ ENCODERS: dict[str, Variant] = {
 NETWORKS: Mapping[str, Variant] = ChainMap(VARIANTS, ENCODERS)  # every network of `network.fastvit`, by name
 
 
+def design(name: str, channels_in: int = 3, gelu: Gelu = "erf", *, pad: bool = False) -> Variant:
+    """Return the design of a network of `NETWORKS` with other images or another GELU than published."""
+    return replace(NETWORKS[name], channels_in=channels_in, gelu=gelu, pad=pad)
+
+
 LARGEST_SIDE = 16_384  # pixels of an image
 
 
 def check_size(height: int, width: int, stride: int = STRIDE) -> None:
     """Raise `UsageError` unless sides are multiples of a network's total stride, from 32 to `LARGEST_SIDE`."""
+    least = max(STRIDE, stride)
     if max(height, width) > LARGEST_SIDE:
         raise UsageError(f"A side of {max(height, width)} pixels is above {LARGEST_SIDE}; use a smaller image.")
     for name, size in (("height", height), ("width", width)):
-        if size < STRIDE:
-            raise UsageError(f"{name} {size} is below {STRIDE} pixels; use {STRIDE} or more.")
+        if size < least:
+            raise UsageError(f"{name} {size} is below {least} pixels; use {least} or more.")
         if size % stride:
             below = size // stride * stride
             raise UsageError(

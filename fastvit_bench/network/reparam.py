@@ -252,6 +252,8 @@ def fold(network: FastViT, layout: GraphVariant | None = None) -> folded.FoldedF
         _fold_head(result.dense_head, source.dense_head, norms)
     elif source.taps:
         for norm, bn in zip(result.norms.values(), norms, strict=True):
+            if isinstance(bn, nn.Identity):  # of the stages' own maps
+                continue
             assert isinstance(bn, nn.BatchNorm2d)
             if layout.norms == "batchnorm":
                 norm.load_state_dict(bn.state_dict())

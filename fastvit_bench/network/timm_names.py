@@ -19,7 +19,13 @@ TIMM_NAMES = (
     (r"\.mlp\.", ".convffn."),
     (r"\.gamma$", ""),
 )
+LISTED = re.compile(r"^(stem|stages)_(\d+)$")  # a part of a name in timm's list of a network's feature maps
 STAGES = re.compile(r"^stages\.(\d+)\.(downsample|pos_emb|blocks)\.")
+
+
+def unlisted(part: str) -> str:
+    """Return a part of a name as a network has it; timm's ``features_only`` writes ``stages_0`` for ``stages.0``."""
+    return LISTED.sub(r"\1.\2", part)
 
 
 def published(keys: Iterable[str]) -> list[str]:

@@ -45,6 +45,15 @@ class Published(Record, frozen=True):
         return self.released_top1 or self.top1
 
 
+class PublishedEncoder(Record, frozen=True):
+    """The published figures of a model that has an image encoder of the family; None where nobody printed one."""
+
+    name: str  # of the model, such as MobileCLIP-S0
+    params_m: "Figure | None"  # of the image encoder, millions
+    phone_ms: "Figure | None"  # of the image encoder, iPhone 12 Pro Max, Core ML, one image of 256 x 256
+    zero_shot_top1: "Figure | None"  # percent on ImageNet-1k
+
+
 Status = Literal["sourced", "digitised", "derived"]  # printed in the source, read off its plot, computed or judged
 
 
@@ -114,6 +123,29 @@ def models() -> Mapping[str, Published]:
     return MappingProxyType(by_name)
 
 
+@cache
+def encoders() -> Mapping[str, tuple[PublishedEncoder, ...]]:
+    """Return the models that were published with each image encoder, by its network's name in the registry."""
+    figures: dict[str, dict[str, dict[str, Figure]]] = {}
+    for row in _rows(_ENCODERS):
+        of_model = figures.setdefault(row["network"], {}).setdefault(row["model"], {})
+        if row["column"] in _ENCODER_COLUMNS:
+            of_model[row["column"]] = Figure(
+                value=float(row["value"]), unit=row["unit"], source=row["source"], status=cast(Status, row["status"])
+            )
+    return MappingProxyType(
+        {
+            network: tuple(
+                PublishedEncoder(name=name, **{field: own.get(column) for column, field in _ENCODER_COLUMNS.items()})
+                for name, own in models_.items()
+            )
+            for network, models_ in figures.items()
+        }
+    )
+
+
+_ENCODERS = "encoders.csv"
+_ENCODER_COLUMNS = {"params": "params_m", "mobile_latency": "phone_ms", "zero_shot_top1": "zero_shot_top1"}
 _PAPER = "paper_tables.csv"
 _TIMM = "timm_reference.csv"
 

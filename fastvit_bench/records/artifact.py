@@ -6,7 +6,7 @@ import msgspec
 
 from fastvit_bench.records.parity import HalfWeights, Parity
 from fastvit_bench.records.preparation import Preparation
-from fastvit_bench.records.spec import Device, Fuse, Head, Record, Shape, Weights
+from fastvit_bench.records.spec import Device, Fuse, Gelu, Head, Record, Shape, Weights
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -45,6 +45,8 @@ class ExportSpec(Record, frozen=True):
     path: str  # target path of a request; of an artifact the file's name in the folder of its side-car
     options: dict[str, str] = {}  # of the backend, those that affect the file
     functions: tuple[Shape, ...] = ()  # all shapes of a file that accepts several
+    gelu: Gelu = "erf"  # how the network computes GELU
+    pad: bool = False  # whether the file pads its images to multiples of the network's stride
     contents: str = ""  # where the network lay in its checkpoint, and what else that held
     preparation: Preparation | None = None  # of its images; None of a file of an earlier version
 
@@ -77,6 +79,8 @@ class ExportSpec(Record, frozen=True):
             decisive = (*decisive, self.options, self.functions)
         if self.preparation is not None:
             decisive = (*decisive, self.preparation)
+        if self.gelu != "erf" or self.pad:
+            decisive = (*decisive, self.gelu, self.pad)
         return hashlib.sha256(msgspec.json.encode(decisive, order="sorted")).hexdigest()[:8]
 
 

@@ -13,12 +13,14 @@ class Head(StrEnum):
     at each position, as a language model takes them.
 
     ``dense`` and ``stages`` are the backbone alone. They differ where a positional encoding precedes the fourth stage:
-    the published dense network returns the encoding, and ``stages`` the stage.
+    the published dense network returns the encoding, and ``stages`` the stage. ``features`` are the maps of the stages
+    without the norms that those two have behind them, as timm's ``features_only`` returns them.
     """
 
     CLASSIFIER = "classifier"
     DENSE = "dense"
     STAGES = "stages"
+    FEATURES = "features"
     SEGMENTER = "semantic-fpn"
     DETECTOR = "fpn-rpn"
     EMBEDDING = "embedding"
@@ -56,12 +58,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of every record: frozen, keyword-only fields, unknown fields refused."""
 
 
-class Shape(Record, frozen=True, order=True):
-    """The size of one input batch: `batch` RGB images of `height` x `width` pixels."""
+Gelu = Literal["erf", "tanh"]  # how GELU is computed: exactly, or by the approximation that some networks train with
+
+
+class Shape(Record, frozen=True, order=True, omit_defaults=True):
+    """The size of one input batch: `batch` images of `height` x `width` pixels with `channels` values each."""
 
     batch: int
     height: int
     width: int
+    channels: int = 3  # of RGB; networks of depth maps, several frames or other sensors have others
 
     @property
     def size(self) -> str:
@@ -71,7 +77,7 @@ class Shape(Record, frozen=True, order=True):
     @property
     def nchw(self) -> tuple[int, int, int, int]:
         """Tensor shape (N, C, H, W)."""
-        return (self.batch, 3, self.height, self.width)
+        return (self.batch, self.channels, self.height, self.width)
 
     @property
     def nhwc(self) -> tuple[int, int, int, int]:
@@ -91,10 +97,13 @@ class ModelSpec(Record, frozen=True):
     variant: str  # a network of `fastvit-bench models`, of timm (``timm:NAME``), or ``onnx`` for an ONNX file
     head: Head = Head.CLASSIFIER  # last part of the network
     classes: int = 1000  # outputs of a classifier
+    channels: int = 3  # of the images, for random weights; a checkpoint's first convolution decides
     checkpoint: str | None = None  # path, relative to the configuration file
     sha256: str | None = None  # expected hash of the checkpoint
     weights: str | None = None  # the network to take from a checkpoint with several, by the name of its entry
+    gelu: Gelu = "erf"  # tanh: the approximation, for weights that were trained with it; no file says so
     resolution: int = 256  # evaluation size in pixels
+    pad: bool = False  # whether sides that are no multiple of the network's stride are padded, by zeros
     # of the preparation of its images; what is left out comes from beside the weights, or is the network's own
     crop: float | None = None  # side of the square that is cut from the middle, over the side that was resized to
     mean: Triple | None = None  # of red, green and blue, which is subtracted from pixel / 255

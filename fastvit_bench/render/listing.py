@@ -14,43 +14,20 @@ from fastvit_bench.render.table import NONE, Column, Table, TableReport, clean
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from fastvit_bench.paper.published import Published
+    from fastvit_bench.paper.published import Published, PublishedEncoder
 
 
 def models(facts: Sequence[ModelFacts]) -> TableReport:
-    """Return a table with one row per model: counted and published sizes, and checkpoints in the models folder."""
-    from fastvit_bench.paper import published
-
-    def known(fact: ModelFacts) -> "Published | None":
-        return published.find(fact.spec.published) if fact.spec.published else None
-
-    def printed(name: str) -> Callable[[ModelFacts], float | None]:
-        return lambda fact: figure.value if (figure := getattr(known(fact), name, None)) else None
-
-    def one_digit(of: Callable[[ModelFacts], float | None]) -> Callable[[ModelFacts], str]:
-        return lambda fact: NONE if (value := of(fact)) is None else f"{value:.1f}"
-
+    """Return a table with one row per model: counted and published figures, and checkpoints in the models folder."""
+    first, second, *others = _published_columns()
     columns: list[Column[ModelFacts]] = [
         Column("model", "model", lambda fact: fact.spec.name, role="key"),
         Column("params", "params", lambda fact: fact.params[Fuse.NONE], _three_levels, unit="M", align="right"),
         *(Column(f"params_{level}", "", _params_at(level)) for level in (Fuse.FUSED, Fuse.FOLDED)),
-        Column(
-            "published_params_m",
-            "published params",
-            printed("params_m"),
-            one_digit(printed("params_m")),
-            unit="M",
-            align="right",
-        ),
+        first,
         Column("gmacs", "GMACs", lambda fact: fact.gmacs, lambda fact: f"{fact.gmacs:.2f}", align="right"),
-        Column(
-            "published_flops_g",
-            "published FLOPs",
-            printed("flops_g"),
-            one_digit(printed("flops_g")),
-            unit="G",
-            align="right",
-        ),
+        second,
+        *others,
         Column(
             "stored_bytes",
             "stored",
@@ -68,11 +45,67 @@ def models(facts: Sequence[ModelFacts]) -> TableReport:
     ]
     notes = (
         "Parameters in millions, as trained / fused / folded; GMACs of the folded network for one image.",
-        "Published: the paper's tables, which print fewer parameters than its released code has.",
+        "Published of FastViT: by the paper, which prints fewer parameters than its released code has; iPhone 12 Pro.",
+        "Published of encoders: by MobileCLIP's README; iPhone 12 Pro Max at 256 pixels; top-1 is zero-shot.",
         "Stored: what models/ holds of it, checkpoints and exports; `fastvit-bench clean` shows what can go.",
         "A published checkpoint: fastvit-bench download MODEL [--distilled] [--form fused]",
     )
     return TableReport([Table(facts, columns, "Models")], notes)
+
+
+def _published_columns() -> list[Column[ModelFacts]]:
+    """Return the columns of published figures: one figure each, all top-1, and the names they were published under."""
+
+    def one_digit(of: Callable[[ModelFacts], float | None]) -> Callable[[ModelFacts], str]:
+        return lambda fact: NONE if (value := of(fact)) is None else f"{value:.1f}"
+
+    def listed(of: Callable[[ModelFacts], Sequence[object]]) -> Callable[[ModelFacts], str]:
+        return lambda fact: ", ".join(map(str, of(fact))) or NONE
+
+    def first(*fields: str) -> Callable[[ModelFacts], float | None]:
+        return lambda fact: next(iter(_printed(fact, *fields)), None)
+
+    def top1(fact: ModelFacts) -> tuple[float, ...]:
+        return _printed(fact, "top1_undistilled", "zero_shot_top1")
+
+    def names(fact: ModelFacts) -> tuple[str, ...]:
+        return tuple(model.name for model in _publications(fact))
+
+    figures = (
+        ("params_m", "params", "M", ("params_m",)),
+        ("flops_g", "FLOPs", "G", ("flops_g",)),
+        ("phone_ms", "phone", "ms", ("iphone_ms", "phone_ms")),
+    )
+    return [
+        *(
+            Column(
+                f"published_{name}",
+                f"published {title}",
+                first(*fields),
+                one_digit(first(*fields)),
+                unit=unit,
+                align="right",
+            )
+            for name, title, unit, fields in figures
+        ),
+        Column("published_top1", "published top-1", top1, listed(top1), unit="%", align="right"),
+        Column("published_as", "published as", names, listed(names), wraps=True),
+    ]
+
+
+def _publications(fact: ModelFacts) -> "Sequence[Published | PublishedEncoder]":
+    """Return the published models that have a model's network."""
+    from fastvit_bench.paper import published
+
+    if fact.spec.published:
+        return [published.find(fact.spec.published)]
+    return published.encoders().get(fact.spec.variant, ())
+
+
+def _printed(fact: ModelFacts, *fields: str) -> tuple[float, ...]:
+    """Return the different figures that were published of a model, in any of the fields."""
+    figures = [getattr(model, field, None) for model in _publications(fact) for field in fields]
+    return tuple(dict.fromkeys(figure.value for figure in figures if figure))
 
 
 def _params_at(level: Fuse) -> Callable[[ModelFacts], int]:

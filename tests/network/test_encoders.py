@@ -1,31 +1,22 @@
 """The designs of MobileCLIP's and FastVLM's image encoders, narrow, with timm's networks as a second opinion."""
 
-import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Generator
 from pathlib import Path
 
 import onnx
 import pytest
 import safetensors.torch
 import torch
+from narrow import DEEP, EXCITED
 
 from fastvit_bench import backends, config
 from fastvit_bench.errors import UsageError
 from fastvit_bench.exporting import checkpoints, pipeline
 from fastvit_bench.network import checkpoint, random_weights, reparam, timm_names
-from fastvit_bench.network.checkpoint import recognition
 from fastvit_bench.network.fastvit import FastViT, Form
-from fastvit_bench.network.registry import ENCODERS, Downsampling, Mixer, Variant
-from fastvit_bench.records import Device, Fuse, GraphVariant, Head, Shape
-
-EXCITED = Variant(  # as MCi0 to MCi2
-    (1, 1, 1, 2), (32, 64, 128, 256), 3, Mixer.ATTENTION, 0.0, Downsampling(gelu=True, excited=(3, 4)), width=12
-)
-DEEP = Variant(  # as MCi3, MCi4 and FastViTHD
-    (1, 1, 1, 1, 2), (32, 64, 128, 256, 512), 2, Mixer.ATTENTION, 0.0, Downsampling(gelu=True), "layernorm", False, 12
-)
+from fastvit_bench.network.registry import ENCODERS, Variant
+from fastvit_bench.records import Device, Fuse, GraphVariant, Head, ModelSpec, Shape
 
 
 def theirs(variant: Variant) -> torch.nn.Module:
@@ -139,25 +130,6 @@ def test_a_head_of_four_stages_is_refused_for_five(head: Head):
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-CACHES = (recognition.expected, recognition.words, recognition.roots, recognition._known_names, recognition._template)
-
-
-@pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
-    """MobileCLIP's first and fourth encoder and FastVLM's are narrow in this process."""
-    for name, design in {
-        "fastvit_mci0": dataclasses.replace(EXCITED, width=512),
-        "fastvit_mci3": dataclasses.replace(DEEP, width=768),
-        "fastvithd": dataclasses.replace(DEEP, width=0),
-    }.items():
-        monkeypatch.setitem(ENCODERS, name, design)
-    for cached in CACHES:
-        cached.cache_clear()
-    yield
-    for cached in CACHES:
-        cached.cache_clear()
-
-
 def drawn(name: str, head: Head, outputs: int, form: Form = Form.UNFUSED) -> FastViT:
     """A network of `ENCODERS` with random weights, in float32."""
     network = FastViT(ENCODERS[name], head=head, classes=outputs).eval()
@@ -231,6 +203,42 @@ def test_a_classifier_of_other_classes_stays_one(tmp_path: Path) -> None:
     torch.save(drawn("fastvit_mci0", Head.CLASSIFIER, 10).state_dict(), path)
     loaded = checkpoint.load(path)
     assert (loaded.variant, loaded.head, loaded.classes) == ("fastvit_mci0", Head.CLASSIFIER, 10)
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("narrow")
+def test_timms_features_only_gives_the_maps_of_the_stages(tmp_path: Path, timm, difference) -> None:
+    from timm.models import FeatureListNet
+
+    backbone = FeatureListNet(theirs(EXCITED), out_indices=(0, 1, 2, 3), flatten_sequential=True).double().eval()
+    path = tmp_path / "backbone.pth"
+    torch.save({f"encoder.{name}": value.float() for name, value in backbone.state_dict().items()}, path)
+    loaded = checkpoint.load(path)
+    assert (loaded.variant, loaded.head) == ("fastvit_mci0", Head.FEATURES)
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    wanted = backbone.float().double()(image)
+    network = loaded.network.double()
+    layouts = [GraphVariant(), GraphVariant(doubling="grouped", norms="depthwise")]
+    for maps in (network(image), *(reparam.fold(network, layout)(image) for layout in layouts)):
+        assert len(maps) == 4
+        assert all(difference(actual, expected) < 1e-11 for actual, expected in zip(maps, wanted, strict=True))
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_backbone_without_norms_becomes_a_proved_file(tmp_path: Path) -> None:
+    path = tmp_path / "backbone.pth"
+    torch.save(drawn("fastvit_mci3", Head.FEATURES, 0).state_dict(), path)
+    spec = ModelSpec(name="backbone", variant="fastvit_mci3", checkpoint=str(path))
+    shape, cpu = Shape(batch=1, height=64, width=128), Device(name="cpu", backend="onnxruntime")
+    job = pipeline.job(spec, checkpoints.weights_of(spec, 0), shape, Fuse.FOLDED, cpu, folder=tmp_path)
+    artifact = pipeline.export(job)
+    assert artifact.parity is not None
+    assert artifact.parity.passed
+    assert "BatchNormalization" not in artifact.operations
+    outputs = [
+        [size.dim_value for size in value.type.tensor_type.shape.dim] for value in onnx.load(job.path).graph.output
+    ]
+    assert outputs == [[1, c, 64 // s, 128 // s] for c, s in zip(DEEP.channels, (4, 8, 16, 32, 64), strict=True)]
 
 
 # --- exported files ---------------------------------------------------------------------------------------------------

@@ -467,3 +467,50 @@ def test_a_file_of_many_gigabytes_takes_the_memory_of_its_network(tmp_path: Path
 def test_weights_without_a_checkpoint_are_refused():
     with pytest.raises(UsageError, match="name that file with --checkpoint"):
         options.one_model(options.load(None), "fastvit_t8", None, None, "ema")
+
+
+# --- other shapes of a network ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 4, 6, 12])
+@pytest.mark.parametrize("form", list(Form))
+def test_the_first_convolution_says_how_many_channels_images_have(channels: int, form: Form, tmp_path: Path):
+    made = checkpoint.randomised("fastvit_t8", Head.CLASSIFIER, 3, 5, channels)[0]
+    made = reparam.fuse(made).float() if form is Form.FUSED else made
+    path = tmp_path / "x.pth"
+    torch.save({"state_dict": below("module.", dict(made.state_dict()))}, path)
+    loaded = checkpoint.load(path)
+    assert equal(loaded.network, dict(made.state_dict()))
+    assert f"{channels} input channel" in loaded.summary
+    spec = ModelSpec(name="x", variant="fastvit_t8", checkpoint=str(path), classes=3)
+    assert checkpoints.channels_of(spec) == channels
+    shape = Shape(batch=1, height=32, width=32)
+    cpu = Device(name="cpu", backend="onnxruntime")
+    asked = pipeline.job(spec, checkpoints.weights_of(spec, 0), shape, Fuse.FOLDED, cpu, folder=tmp_path)
+    assert asked.shape.nchw == (1, channels, 32, 32)
+
+
+def test_a_first_convolution_of_no_network_is_named(plain: State, tmp_path: Path):
+    key = "patch_embed.0.rbr_scale.conv.weight"
+    path = tmp_path / "x.pth"
+    torch.save(plain | {key: torch.ones(16, 4, 1, 1)}, path)
+    assert f"{key} has the shape (16, 4, 1, 1), not (16, 3, 1, 1)" in refusal(path)
+
+
+def test_a_checkpoint_of_other_channels_becomes_a_proved_file(tmp_path: Path):
+    path = tmp_path / "x.pth"
+    torch.save(checkpoint.randomised("fastvit_t8", Head.CLASSIFIER, 3, 5, 12)[0].state_dict(), path)
+    spec = ModelSpec(name="x", variant="fastvit_t8", checkpoint=str(path))
+    cpu, shape = Device(name="cpu", backend="onnxruntime"), Shape(batch=1, height=32, width=64)
+    asked = pipeline.job(spec, checkpoints.weights_of(spec, 0), shape, Fuse.FOLDED, cpu, folder=tmp_path)
+    artifact = pipeline.export(asked)
+    assert artifact.parity is not None
+    assert artifact.parity.passed
+    assert (artifact.shape.channels, artifact.classes) == (12, 3)
+
+
+@pytest.mark.parametrize(("classes", "said"), [(1, "classifier with 1 class,"), (7, "classifier with 7 classes,")])
+def test_classes_are_counted_in_words(classes: int, said: str, tmp_path: Path):
+    path = tmp_path / "x.pth"
+    torch.save(checkpoint.randomised("fastvit_t8", Head.CLASSIFIER, classes, 5)[0].state_dict(), path)
+    assert said in checkpoint.load(path).summary

@@ -56,7 +56,7 @@ def printed(table: str) -> dict[tuple[str, str], float]:
 
 def counted(name: str, head: Head, size: int, level: Fuse = Fuse.FUSED) -> tuple[float, float]:
     """10^6 parameters and 10^9 multiply-accumulates."""
-    found = cost.count(factory.skeleton(name, head, 1000, level, (size, size)), square(size))
+    found = cost.count(factory.skeleton(name, head, 1000, level, square(size)), square(size))
     return found.params / 1e6, found.macs / 1e9
 
 

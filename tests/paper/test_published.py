@@ -3,10 +3,12 @@ import csv
 import msgspec
 import pytest
 
-from fastvit_bench import files
+from fastvit_bench import files, options
 from fastvit_bench.errors import ConfigError
-from fastvit_bench.network.registry import VARIANTS
+from fastvit_bench.network.registry import ENCODERS, VARIANTS
 from fastvit_bench.paper import published
+from fastvit_bench.records import Fuse, ModelFacts
+from fastvit_bench.render import listing
 
 # name: params M, FLOPs G, top-1, distilled, released top-1, distilled, iPhone ms, GPU ms; typed from the paper's
 # tables 5 and 6 and from the README of the released code
@@ -110,3 +112,41 @@ def test_the_files_hold_the_columns_that_their_readme_describes() -> None:
         assert f"`{status}`" in readme
     for table in {row["table"] for row in rows}:
         assert f"`{table}`" in readme
+
+
+# of the table of MobileCLIP's README: network, params M, ms of the image half, zero-shot top-1
+PRINTED_ENCODERS = {
+    "MobileCLIP-S0": ("fastvit_mci0", 11.4, 1.5, 67.8),
+    "MobileCLIP2-S0": ("fastvit_mci0", 11.4, 1.5, 71.5),
+    "MobileCLIP-S1": ("fastvit_mci1", 21.5, 2.5, 72.6),
+    "MobileCLIP-S2": ("fastvit_mci2", 35.7, 3.6, 74.4),
+    "MobileCLIP2-S2": ("fastvit_mci2", 35.7, 3.6, 77.2),
+    "MobileCLIP-S3": ("fastvit_mci3", 125.1, 8.0, 78.3),
+    "MobileCLIP2-S3": ("fastvit_mci3", 125.1, 8.0, 80.7),
+    "MobileCLIP-S4": ("fastvit_mci4", 321.6, 19.6, 79.4),
+    "MobileCLIP2-S4": ("fastvit_mci4", 321.6, 19.6, 81.9),
+}
+
+
+def test_the_six_encoders_carry_the_printed_figures() -> None:
+    assert published.encoders().keys() == ENCODERS.keys()
+    models = {model.name: (network, model) for network, known in published.encoders().items() for model in known}
+    assert models.keys() - PRINTED_ENCODERS.keys() == {"FastVLM-0.5B", "FastVLM-1.5B", "FastVLM-7B"}
+    for name, (network, *values) in PRINTED_ENCODERS.items():
+        assert models[name][0] == network
+        figures = [getattr(models[name][1], field) for field in ("params_m", "phone_ms", "zero_shot_top1")]
+        assert [figure.value for figure in figures] == values
+        assert all("apple/ml-mobileclip@" in figure.source for figure in figures)
+
+
+def test_models_lists_variants_and_encoders_with_what_was_printed_of_them() -> None:
+    settings = options.load(files.find("benchmark.toml"))
+    specs = [*settings.models.values(), *settings.select(list(ENCODERS))]
+    facts = [ModelFacts(spec=spec, params=dict.fromkeys(Fuse, 1_000_000), gmacs=1.0, checkpoints=()) for spec in specs]
+    rows = {row["model"]: row for row in listing.models(facts).tables[0].records()}
+    assert list(rows) == [*VARIANTS, *ENCODERS]
+    assert (rows["fastvit_sa12"]["published_phone_ms"], rows["fastvit_sa12"]["published_top1"]) == (1.6, (80.9,))
+    mci0 = rows["fastvit_mci0"]
+    assert mci0["published_as"] == ("MobileCLIP-S0", "MobileCLIP2-S0")
+    assert (mci0["published_params_m"], mci0["published_phone_ms"], mci0["published_top1"]) == (11.4, 1.5, (67.8, 71.5))
+    assert (rows["fastvithd"]["published_params_m"], rows["fastvithd"]["published_top1"]) == (None, ())

@@ -14,7 +14,6 @@ from fastvit_bench.backends._onnx.model import require_strongly_typed
 from fastvit_bench.backends._onnx.session import quiet
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network import registry
-from fastvit_bench.network.registry import STRIDE, check_size
 from fastvit_bench.records import ExportJob, HalfWeights, Shape
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ SMALLEST_NORMAL_HALF = 2.0**-14  # what is smaller keeps fewer than the 11 bits 
 
 
 class Sizes(NamedTuple):
-    """The least and the largest height and width in pixels that a file takes, in multiples of 32."""
+    """The least and the largest that a file takes: height and width in pixels, or images of a batch."""
 
     least: int
     most: int
@@ -63,10 +62,26 @@ def sizes(text: str) -> Sizes | None:
         raise UsageError(f"'{text}' must be two sizes in pixels, such as 224..1024")
     result = Sizes(int(match[1]), int(match[2]))
     for size in result:
-        check_size(size, size)
+        registry.check_size(size, size)
     if not result.least < result.most:
         raise UsageError(f"'{text}' must begin below its end; leave it out for a file of one size")
     return result
+
+
+LARGEST_BATCH = 65_536  # images
+
+
+def batches(text: str) -> Sizes | None:
+    """Return the batches of a text such as ``1..8``; None for an empty text, which means a file of one batch.
+
+    Raises `UsageError` for any other text.
+    """
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d{1,6})\.\.(\d{1,6})", text, re.ASCII)
+    if not match or not 1 <= int(match[1]) < int(match[2]) <= LARGEST_BATCH:
+        raise UsageError(f"'{text[:80]}' must be two numbers of images, the smaller first, such as 1..8")
+    return Sizes(int(match[1]), int(match[2]))
 
 
 def write(
@@ -77,12 +92,14 @@ def write(
     *,
     interface: str | None = None,
     dynamic: Sizes | None = None,
+    any_batch: bool = False,
 ) -> None:
     """Write `network` (float64, evaluation mode) as ONNX to `path`; equal networks give equal bytes.
 
     `asked` names the precision and the shape, the only one that the file takes. With `dynamic` it takes any height and
-    width within, at that batch. `interface` is the type of the input and the outputs, ``fp32`` or ``fp16``, by default
-    the precision. Float32 around an FP16 file is one Cast behind the input and one before each output. Raises
+    width within, and with `any_batch` any batch. `interface` is the type of the input and the outputs, ``fp32`` or
+    ``fp16``, by default the precision. Float32 around an FP16 file is one Cast behind the input and one before each
+    output. Raises
     `UsageError` for weights beyond the precision, an impossible interface or size, `UnavailableError` for mixed types.
     """
     import onnx
@@ -96,14 +113,12 @@ def write(
     inner = torch.float16 if half else torch.float32
     with torch.no_grad(), quiet():
         outer = torch.float32 if interface == "fp32" else torch.float16
-        # the outputs' shapes come from the meta device, because a large batch in float16 takes a CPU minutes;
-        # for a file of several sizes, from a size that every stride up to 64 divides
-        traced = Shape(batch=asked.shape.batch, height=128, width=192) if dynamic else asked.shape
+        traced, free = _traced(asked, dynamic, any_batch=any_batch)
+        # the outputs' shapes come from the meta device, because a large batch in float16 takes a CPU minutes
         outputs = copy.deepcopy(network).float().to("meta")(torch.zeros(traced.nchw, device="meta"))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        example, free = _example(asked.shape, dynamic)
         network = copy.deepcopy(network).to(inner).eval()  # from float64 in one step, so that it rounds once
-        network, image = _wrapped(network, asked, example, inner, outer)
+        network, image = _wrapped(network, asked, traced, inner, outer)
         program = torch.onnx.export(
             network,
             (image,),
@@ -119,7 +134,7 @@ def write(
     model = program.model_proto
     _drop_neutral(model)
     _name_nodes(model, {name for name, _ in network.named_modules()})
-    if dynamic:
+    if free:
         _name_sizes(model, traced, [tuple(output.shape) for output in outputs])
     _strip_notes(model)
     onnx.helper.set_model_props(model, metadata)
@@ -148,27 +163,44 @@ def _strip_notes(model: "onnx.ModelProto") -> None:
     model.doc_string = ""
 
 
-def _example(shape: Shape, dynamic: Sizes | None) -> tuple[Shape, Any]:
+def _traced(asked: ExportJob, dynamic: Sizes | None, *, any_batch: bool) -> tuple[Shape, Any]:
     """Return the shape that a network is traced with, and its free sizes in the form of `torch.onnx.export`."""
     import torch
 
-    if dynamic is None:
-        return shape, None
     # from 2 on, because 1 would be taken for a constant, and without an end; the file contains neither bound
-    rows, columns = (torch.export.Dim(name, min=2) for name in ("rows", "columns"))
-    traced = Shape(batch=shape.batch, height=2 * STRIDE, width=3 * STRIDE)
-    return traced, ({2: STRIDE * rows, 3: STRIDE * columns},)
+    batch, rows, columns = (torch.export.Dim(name, min=2) for name in ("batch", "rows", "columns"))
+    traced, free = asked.shape, dict[int, Any]()
+    if any_batch:
+        # a number that no other size of a network is likely to have
+        traced, free = msgspec.structs.replace(traced, batch=TRACED_BATCH), {0: batch}
+    if dynamic is None:
+        return traced, (free,) if free else None
+    stride = max(registry.STRIDE, registry.find(asked.variant).stride)
+    step = max(2 * registry.STRIDE, stride)  # the last maps of a detector are at stride 64, whatever its backbone
+    traced = msgspec.structs.replace(traced, height=2 * step, width=3 * step)
+    return traced, ({**free, 2: stride * rows, 3: stride * columns},)
+
+
+TRACED_BATCH = 5  # of a file for any batch; few sizes within a network are the same, so that none is mixed up with it
 
 
 def _name_sizes(model: "onnx.ModelProto", shape: Shape, outputs: list[tuple[int, ...]]) -> None:
-    """Name the free sizes ``height`` and ``width``, and those of a map at stride 4 ``height/4`` and ``width/4``.
+    """Name the free sizes ``batch``, ``height`` and ``width``, and those of a map at stride 4 ``height/4`` and so on.
+
+    The free size of a sequence is the number of its ``tokens``.
 
     The exporter's own names are numbered anew in each process. Its notes on intermediate values contain them, so these
     are removed.
     """
     graph = model.graph
     for value, nchw in zip((*graph.input, *graph.output), (shape.nchw, *outputs), strict=True):
-        free = [size for size in value.type.tensor_type.shape.dim if size.HasField("dim_param")]
+        dims = value.type.tensor_type.shape.dim
+        if dims[0].HasField("dim_param"):
+            dims[0].dim_param = "batch"
+        free = [size for size in dims[1:] if size.HasField("dim_param")]
+        if len(nchw) == 3 and free:
+            free[0].dim_param = "tokens"
+            continue
         for size, name, image, part in zip(free, ("height", "width"), shape.nchw[2:], nchw[2:], strict=False):
             size.dim_param = name if image == part else f"{name}/{image // part}"
     del graph.value_info[:]

@@ -141,23 +141,23 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def shape_of(path: Path) -> Shape:
-    """Return the shape of a file's input; for a file of several sizes, the shape in its metadata.
+    """Return the shape of a file's input; for a file of several sizes or batches, the one in its metadata.
 
     Raises `UnavailableError` where the metadata has none.
     """
     model = read(path)
     inputs = model.graph.input[:1]
     dims = [size.dim_value for value in inputs for size in value.type.tensor_type.shape.dim]  # 0 stands for a free one
-    if len(dims) != 4:
-        raise UnavailableError(f"{path.name} does not take images (N, 3, H, W); export the network again.")
-    if not dims[2] or not dims[3]:
-        entries = model.metadata_props
-        resolution = next((entry.value for entry in entries if entry.key == "fastvit_bench.resolution"), "")
-        match = re.fullmatch(r"(\d+)(?:x(\d+))?", resolution)
-        if not match:
+    if len(dims) != 4 or not dims[1]:
+        raise UnavailableError(f"{path.name} does not take images (N, C, H, W); export the network again.")
+    if not all(dims):
+        notes = {entry.key: entry.value for entry in model.metadata_props}
+        match = re.fullmatch(r"(\d+)(?:x(\d+))?", notes.get("fastvit_bench.resolution", ""))
+        batch = re.fullmatch(r"\d+", notes.get("fastvit_bench.batch", str(dims[0])))
+        if not match or not batch:
             raise UnavailableError(f"{path.name} does not say for which size it was exported; export it again.")
-        dims[2:] = int(match[1]), int(match[2] or match[1])
-    return Shape(batch=dims[0], height=dims[2], width=dims[3])
+        dims = [int(batch[0]), dims[1], int(match[1]), int(match[2] or match[1])]
+    return Shape(batch=dims[0], channels=dims[1], height=dims[2], width=dims[3])
 
 
 def operations(path: Path) -> dict[str, int]:

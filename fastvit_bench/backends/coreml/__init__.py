@@ -166,9 +166,9 @@ class CoreML:
 
         for shape in asked.functions or (asked.shape,):
             name = function_name(shape) if asked.functions else ""
-            opened = session.evaluated(path, name or None, asked.labels)
+            opened = session.evaluated(path, name or None, _named(asked))
             yield VerificationRun(name, "MIL program read back and evaluated with PyTorch", shape, opened)
-        plain = not asked.functions and not asked.labels and asked.device.options["location"] == "this-mac"
+        plain = not asked.functions and not _named(asked) and asked.device.options["location"] == "this-mac"
         if plain and devices.device_unavailable_reason(asked.device) is None:
             how = f"Core ML, compute units {asked.device.options['compute_units']}"
             yield VerificationRun("Core ML", how, asked.shape, self.open(path, asked.device), "hardware")
@@ -214,6 +214,15 @@ class CoreML:
         return devices.open(path, device)
 
 
+def _named(asked: ExportJob) -> tuple[str, ...]:
+    """Return the class names that a package answers with.
+
+    Core ML's classifier takes the scores of one image. A package for a batch has the scores of each image as its
+    output, and the names in its metadata alone.
+    """
+    return asked.labels if asked.shape.batch == 1 else ()
+
+
 def _uncompressible_reason(compress: str) -> str | None:
     """Return why weights cannot be compressed in that way, or None."""
     if compress.startswith("palette") and importlib.util.find_spec("sklearn") is None:
@@ -238,9 +247,9 @@ def _convert(network: "nn.Module", asked: ExportJob, shape: Shape, path: Path) -
 
     ct = program.toolkit()
     half = asked.precision == "fp16"
-    example = torch.zeros(shape.nchw)
+    example, named = torch.zeros(shape.nchw), _named(asked)
     with torch.no_grad():
-        if asked.labels:
+        if named:
             network = torch.nn.Sequential(network, torch.nn.Softmax(-1))
         exported = torch.export.export(network, (example,)).run_decompositions({})
     if asked.options["input"] == "image":
@@ -258,8 +267,8 @@ def _convert(network: "nn.Module", asked: ExportJob, shape: Shape, path: Path) -
 
         input_type = ct.TensorType(name=INPUT, shape=shape.nchw, dtype=np.float16 if half else np.float32)
     names = output_names(len(exported.graph_signature.user_outputs), asked.head)
-    outputs = None if asked.labels else [ct.TensorType(name=name) for name in names]  # a classifier's have fixed names
-    classes = ct.ClassifierConfig(list(asked.labels), predicted_feature_name=LABEL) if asked.labels else None
+    outputs = None if named else [ct.TensorType(name=name) for name in names]  # a classifier's have fixed names
+    classes = ct.ClassifierConfig(list(named), predicted_feature_name=LABEL) if named else None
     model = ct.convert(
         exported,
         inputs=[input_type],
@@ -425,11 +434,12 @@ def _describe(package: Path, asked: ExportJob, metadata: dict[str, str]) -> None
             files.remove(extra)
 
 
-_MAPS = ("backbone with four feature maps", "Feature map, channels first.")
+_MAPS = ("backbone with a feature map of each stage", "Feature map, channels first.")
 _ENDS = {
     Head.CLASSIFIER: ("image classifier", "Scores of {} classes."),
     Head.DENSE: _MAPS,
     Head.STAGES: _MAPS,
+    Head.FEATURES: _MAPS,
     Head.SEGMENTER: ("semantic segmentation by Semantic FPN", "Scores of ADE20K's 150 classes at every fourth pixel."),
     Head.DETECTOR: ("region proposals on a feature pyramid", "Of each anchor, channels first: a score, or its deltas."),
     Head.EMBEDDING: ("image encoder", "Embedding, which is not normalised."),
@@ -456,7 +466,7 @@ def _texts(asked: ExportJob, shapes: Sequence[Shape]) -> dict[str, str]:
         if asked.weights.origin == "checkpoint"
         else "MIT (random weights)",
         "input": pixels if asked.options["input"] == "image" else tensor,
-        "output": output.format(asked.classes),
+        "output": output.format(asked.classes) + (" Their names are in the metadata." if asked.labels else ""),
         LABEL: "Name of the most probable class.",
         PROBABILITIES: f"Probability of each of the {asked.classes} classes.",
     }

@@ -607,6 +607,14 @@ def _padded(x: Tensor, before: list[int], after: list[int], value: float = 0.0) 
     )  # the last dimension comes first
 
 
+def _pad(a: Arguments) -> Results:
+    # iOS15/tensor_operation.py; two counts for each of the last dimensions, in their order
+    dtype, x, counts, mode = a.floating("x"), a.tensor("x"), a.numbers("pad", []), a.word("mode", "constant")
+    if mode != "constant" or len(counts) % 2 or len(counts) > 2 * x.ndim or min(counts, default=0) < 0:
+        raise a.refuse(f"this version does not pad {list(x.shape)} by {counts} in its mode {mode}")
+    return Value(dtype, _padded(x, counts[0::2], counts[1::2], a.real("constant_val", 0.0)))
+
+
 def _linear(a: Arguments) -> Results:
     # iOS15/linear.py; x @ weight.T + bias
     dtype = a.floating("x", "weight", "bias")
@@ -875,6 +883,7 @@ OPERATIONS: dict[str, Callable[[Arguments], Results]] = {
     "matmul": _matmul,
     "max_pool": _max_pool,
     "mul": _binary(torch.mul),
+    "pad": _pad,
     "real_div": _binary(torch.div),
     "reduce_mean": _reduce_mean,
     "relu": _elementwise(torch.relu),

@@ -7,6 +7,7 @@ as ``_orig_mod`` in the middle, is a wrapper's, and does not count.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from fastvit_bench.network import timm_names
 from fastvit_bench.network.checkpoint import recognition
 from fastvit_bench.network.checkpoint.contents import Entry, StoredTensor
 from fastvit_bench.network.checkpoint.recognition import NamingScheme, NearestNetwork
@@ -34,7 +35,7 @@ class Located:
 
 def is_candidate(name: str) -> bool:
     """Return whether an entry of that name may be a part of a network."""
-    return not recognition.roots().isdisjoint(name.split(".")[:PARTS])
+    return any(_is_root(part) for part in name.split(".")[:PARTS])
 
 
 def locate(entries: Mapping[str, Entry], variant: str | None = None) -> list[Located]:
@@ -53,12 +54,17 @@ def locate(entries: Mapping[str, Entry], variant: str | None = None) -> list[Loc
 def _places(name: str) -> Iterator[str]:
     """Yield the places that an entry may lie below: in front of each part that a network's names begin with."""
     parts = name.split(".")[:PARTS]
-    return (".".join(parts[:index]) for index, part in enumerate(parts) if part in recognition.roots())
+    return (".".join(parts[:index]) for index, part in enumerate(parts) if _is_root(part))
+
+
+def _is_root(part: str) -> bool:
+    """Return whether names of a network may begin with a part of a name."""
+    return timm_names.unlisted(part).partition(".")[0] in recognition.roots()
 
 
 def _located(place: str, names: list[str], entries: Mapping[str, Entry], variant: str | None) -> Located:
     """Compare the entries below a place with all networks."""
-    tails = [name[len(place) + 1 :] if place else name for name in names]
+    tails = [_unlisted(name[len(place) + 1 :] if place else name) for name in names]
     short = [_unwrapped(tail) for tail in tails]
     titles = [
         recognition.PROJECTION if title == recognition.APPLES_PROJECTION else title
@@ -80,6 +86,11 @@ def _located(place: str, names: list[str], entries: Mapping[str, Entry], variant
     match = recognition.nearest(shapes, variant)
     again = doubled if any(recognition.is_part(title) for title in repeated) else []
     return Located(place, match, recognition.scheme_of(short), own, tuple(again))
+
+
+def _unlisted(tail: str) -> str:
+    """Return a name with each part as a network has it."""
+    return ".".join(map(timm_names.unlisted, tail.split(".")))
 
 
 def _unwrapped(tail: str) -> str:

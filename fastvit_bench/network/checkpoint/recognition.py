@@ -53,6 +53,7 @@ class NearestNetwork:
     variant: str  # key of `NETWORKS`
     head: Head
     classes: int
+    channels: int  # of its images
     fused: frozenset[str]  # blocks that are fused, by their published names
     blocks: int  # number of blocks that can be
     size: int  # number of entries of the network in the forms that its blocks have
@@ -74,12 +75,17 @@ class NearestNetwork:
         """Description for messages, such as ``fastvit_t8 (classifier with 1000 classes, unfused)``."""
         partly = f"{len(self.fused)} of {self.blocks} blocks fused"
         form = partly if self.fused and self.form is Form.UNFUSED else self.form
-        return summary(self.variant, self.head, self.classes, form)
+        return summary(self.variant, self.head, self.classes, form, self.channels)
 
 
-def summary(variant: str, head: Head, classes: int, form: str) -> str:
+def summary(variant: str, head: Head, classes: int, form: str, channels: int = 3) -> str:
     """Describe a network for messages: ``fastvit_t8 (classifier with 1000 classes, unfused)``."""
-    kinds = {Head.CLASSIFIER: f"classifier with {classes} classes", Head.EMBEDDING: f"embedding of {classes} numbers"}
+    form = form if channels == 3 else f"{form}, {channels} input channel{'s' * (channels > 1)}"
+    kinds = {
+        Head.CLASSIFIER: f"classifier with {classes} class{'es' * (classes != 1)}",
+        Head.EMBEDDING: f"embedding of {classes} numbers",
+        Head.FEATURES: "maps of its stages",
+    }
     if head is Head.EMBEDDING and not classes:
         kinds[head] = "features without a projection"
     return f"{variant} ({kinds.get(head, head.value)}, {form})"
@@ -94,10 +100,10 @@ def check_variant(name: str) -> None:
 
 
 @cache
-def expected(variant: str, head: Head, classes: int, form: Form) -> Mapping[str, tuple[int, ...]]:
+def expected(variant: str, head: Head, classes: int, form: Form, channels: int = 3) -> Mapping[str, tuple[int, ...]]:
     """Return the shape of every parameter and statistic of a network by its published key, without allocating any."""
     with torch.device("meta"):
-        network = FastViT(NETWORKS[variant], head=head, classes=classes, form=form)
+        network = FastViT(registry.design(variant, channels), head=head, classes=classes, form=form)
     return MappingProxyType({key: tuple(tensor.shape) for key, tensor in network.state_dict().items()})
 
 
@@ -179,9 +185,9 @@ class _Template:
 
 
 @cache
-def _template(variant: str, head: Head, classes: int) -> _Template:
+def _template(variant: str, head: Head, classes: int, channels: int) -> _Template:
     """Return the entries of a network, sorted by the blocks that can be fused."""
-    fused, unfused = (expected(variant, head, classes, form) for form in (Form.FUSED, Form.UNFUSED))
+    fused, unfused = (expected(variant, head, classes, form, channels) for form in (Form.FUSED, Form.UNFUSED))
     names = {key.rsplit(".", 2)[0] for key in fused.keys() - unfused.keys()}
     blocks = {name: _Block({}, {}) for name in sorted(names)}
     common: dict[str, tuple[int, ...]] = {}
@@ -215,8 +221,9 @@ def nearest(shapes: Mapping[str, tuple[int, ...] | str], preferred: str | None =
     if not 0 < classes <= CLASSES:
         extra = (f"its classifier has {classes} classes",)
         classes = 1000
+    channels = _channels(shapes)
     matches = [
-        _compare(shapes, variant, *own, extra)
+        _compare(shapes, variant, *own, channels, extra)
         for variant, network in NETWORKS.items()
         for own in [_own_head(variant, head, classes, shapes)]
         if can_have(network, own[0])
@@ -232,6 +239,20 @@ def nearest(shapes: Mapping[str, tuple[int, ...] | str], preferred: str | None =
     )
 
 
+# The first convolution of a network, in each form that it can have
+FIRST = ("patch_embed.0.reparam_conv.weight", "patch_embed.0.rbr_conv.0.conv.weight")
+CHANNELS = 1024  # of images, at most
+
+
+def _channels(shapes: Mapping[str, tuple[int, ...] | str]) -> int:
+    """Return the number of values of each pixel that a network's first convolution takes; 3 if there is none."""
+    for key in FIRST:
+        shape = shapes.get(key, "")
+        if not isinstance(shape, str) and len(shape) == 4 and 0 < shape[1] <= CHANNELS:
+            return shape[1]
+    return 3
+
+
 def _published_head(variant: str) -> tuple[Head, int]:
     entry = registry.find(variant)
     return entry.head, entry.outputs
@@ -241,23 +262,30 @@ def _own_head(variant: str, head: Head, classes: int, shapes: Mapping[str, tuple
     """Return the head that a table of shapes means for a variant, and its number of outputs.
 
     A linear layer is the projection of an encoder where it has the published width. Without one, the network ends in
-    its features: at each position for FastVLM's encoder, else their mean.
+    its features: at each position for FastVLM's encoder, else their mean. Without the expansion too, it is a backbone.
     """
     entry = registry.find(variant)
     if head is not Head.CLASSIFIER:
         return head, classes
+    if not {PROJECTION, PROJECTION_BIAS} & shapes.keys() and not any(key.startswith("conv_exp.") for key in shapes):
+        return Head.FEATURES, 1000
     if entry.head is Head.TOKENS:
         return Head.TOKENS, 0
-    if not {PROJECTION, PROJECTION_BIAS} & shapes.keys() and any(key.startswith("conv_exp.") for key in shapes):
+    if not {PROJECTION, PROJECTION_BIAS} & shapes.keys():
         return Head.EMBEDDING, 0
     return (Head.EMBEDDING, classes) if entry.head is Head.EMBEDDING and classes == entry.outputs else (head, classes)
 
 
 def _compare(
-    shapes: Mapping[str, tuple[int, ...] | str], variant: str, head: Head, classes: int, extra: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...] | str],
+    variant: str,
+    head: Head,
+    classes: int,
+    channels: int,
+    extra: tuple[str, ...],
 ) -> NearestNetwork:
     """Compare a table of shapes with one network, each block in the form that the table has it in."""
-    template = _template(variant, head, classes)
+    template = _template(variant, head, classes, channels)
     fused = frozenset(name for name, block in template.blocks.items() if any(key in shapes for key in block.fused))
     wanted = dict(template.common)
     faults = list(extra)
@@ -283,7 +311,7 @@ def _compare(
         and not (head is Head.TOKENS and key in (PROJECTION, PROJECTION_BIAS))
     ]
     return NearestNetwork(
-        variant, head, classes, fused, len(template.blocks), len(wanted), tuple(missing), tuple(faults)
+        variant, head, classes, channels, fused, len(template.blocks), len(wanted), tuple(missing), tuple(faults)
     )
 
 
@@ -294,7 +322,7 @@ def _matters(name: str, shape: tuple[int, ...] | str) -> bool:
 
 def names_in(match: NearestNetwork) -> frozenset[str]:
     """Return the published names of the entries of a network, each block in the form that was recognised."""
-    template = _template(match.variant, match.head, match.classes)
+    template = _template(match.variant, match.head, match.classes, match.channels)
     blocks = (block.fused if name in match.fused else block.unfused for name, block in template.blocks.items())
     return frozenset(template.common).union(*blocks)
 
@@ -304,10 +332,11 @@ def names_in(match: NearestNetwork) -> frozenset[str]:
 
 def build(match: NearestNetwork, state: Mapping[str, Tensor]) -> FastViT:
     """Build a network whose blocks are in the forms that were recognised, in evaluation mode, and fill it."""
+    variant = registry.design(match.variant, match.channels)
     with torch.device("meta"):
-        network = FastViT(NETWORKS[match.variant], head=match.head, classes=match.classes, form=match.form)
+        network = FastViT(variant, head=match.head, classes=match.classes, form=match.form)
         if match.form is Form.UNFUSED and match.fused:
-            fused = FastViT(NETWORKS[match.variant], head=match.head, classes=match.classes, form=Form.FUSED)
+            fused = FastViT(variant, head=match.head, classes=match.classes, form=Form.FUSED)
             for name in match.fused:
                 network.set_submodule(name, fused.get_submodule(name))
     absent: dict[str, Tensor] = {

@@ -381,7 +381,7 @@ def fold(network: MetaFormer, layout: GraphVariant | None = None) -> MetaFormer:
     layout = layout or GraphVariant()
     result = fuse(network)
     if isinstance(result.stem, nn.Sequential):
-        stem = factorised_stem(network.design.channels[0]).double()
+        stem = factorised_stem(3, network.design.channels[0]).double()
         convolutions = (layer for layer in stem if isinstance(layer, nn.Conv2d))
         for target, source in zip(convolutions, result.stem, strict=True):
             fill(target, _kernel(source))

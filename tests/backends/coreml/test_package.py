@@ -269,6 +269,21 @@ def test_a_classifier_answers_with_a_name(tmp_path: Path) -> None:
         pipeline.export(job(tmp_path, head=Head.DENSE, labels=labels))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
+def test_a_batch_has_scores_of_each_image_and_the_names_in_its_metadata(tmp_path: Path) -> None:
+    labels = tuple(f"class {number}" for number in range(10))
+    asked = job(tmp_path, classes=10, labels=labels, batch=2)
+    made = pipeline.export(asked)
+    assert made.parity is not None
+    assert made.parity.passed
+    package = program.read(Path(asked.path))
+    (output,) = package.outputs
+    assert (output.name, output.shape) == ("logits", (2, 10))
+    assert package.metadata["fastvit_bench.labels"].split("\n") == list(labels)
+    assert made.options["labels"]
+
+
 def artifact_differs(one: ExportJob, other: ExportJob) -> bool:
     return one.path != other.path
 
