@@ -90,9 +90,11 @@ def at_size(artifact: Artifact, shape: Shape) -> Artifact:
     from fastvit_bench.network import cost, factory
 
     try:
+        if artifact.level is None:
+            raise UsageError(f"'{artifact.variant}' is a file of the user's")
         layout = backends.get(artifact.backend).layout(artifact.options)
         size = (shape.height, shape.width)
-        network = factory.skeleton(artifact.variant, artifact.head, artifact.classes, artifact.fused, size, layout)
+        network = factory.skeleton(artifact.variant, artifact.head, artifact.classes, artifact.level, size, layout)
     except (KeyError, UsageError) as error:
         raise UsageError(
             f"The metadata of {artifact.model} names settings that this version does not know: {error}."
@@ -185,7 +187,7 @@ def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
             backend=backend,
             precision=facts["precision"],
             shape=_shape(facts["resolution"], batch),
-            fused=Fuse(facts["fused"]),
+            fused=None if facts["variant"] == registry.ONNX else Fuse(facts["fused"]),
             weights=msgspec.convert(
                 {
                     "origin": facts["weights"],

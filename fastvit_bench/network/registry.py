@@ -9,7 +9,7 @@ from typing import Literal
 
 from fastvit_bench import install
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.records import Head
+from fastvit_bench.records import ONNX, Head
 
 STRIDE = 32  # total, of a FastViT: stem 4, then 2 in front of stages 2, 3 and 4
 
@@ -107,9 +107,6 @@ Family = Literal["fastvit", "metaformer", "cmt", "litv2", "timm", "file"]
 
 
 TIMM = "timm:"  # prefix of a name in timm's registry
-
-
-ONNX = "onnx"  # the variant of a model that is an ONNX file
 
 
 # What networks take of pixels, in words. MobileCLIP S0 to S2 and FastVLM divide by 255 alone; S3 and S4 subtract and

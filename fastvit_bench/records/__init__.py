@@ -70,6 +70,7 @@ from fastvit_bench.records.run import SCHEMA, Request, Run
 from fastvit_bench.records.spec import (
     DRAW,
     METHODS,
+    ONNX,
     PROCESSES,
     SETTINGS,
     CallPattern,
@@ -96,6 +97,7 @@ __all__ = [
     "MEMORY_RATIO",
     "METHODS",
     "MICROBENCHMARKS_VERSION",
+    "ONNX",
     "PROCESSES",
     "SCHEMA",
     "SETTINGS",

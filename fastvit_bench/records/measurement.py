@@ -407,7 +407,7 @@ class Cell(Record, frozen=True, order=False):
 
     model: str
     shape: Shape
-    fused: Fuse
+    fused: Fuse | None  # None of a user's file
     weights: Weights
 
     @property
