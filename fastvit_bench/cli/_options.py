@@ -37,6 +37,13 @@ class VerdictFormat(StrEnum):
     JSON = "json"
 
 
+class RecordFormat(StrEnum):
+    """Output formats of a proof."""
+
+    RICH = "rich"
+    JSON = "json"
+
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="Configuration file. [default: ./benchmark.toml, else the packaged one]"),
