@@ -33,7 +33,8 @@ class Stranger:
         """Write a network by torch's older exporter, which most files come from."""
         path = self.folder / "theirs.onnx"
         example = torch.zeros(shape, dtype=torch.float16 if half else torch.float32)
-        torch.onnx.export(network, (example,), str(path), **{"opset_version": 17, "dynamo": False, **more})
+        settings: dict[str, Any] = {"opset_version": 17, "dynamo": False, **more}
+        torch.onnx.export(network, (example,), str(path), **settings)
         return path
 
     def audit(self, path: Path, size: tuple[int, int] | None = None) -> Audit:

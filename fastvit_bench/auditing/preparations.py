@@ -1,5 +1,6 @@
 """Preparations of images that files are exported with, and the images they are tried on."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -73,6 +74,25 @@ PLAIN = (TrialPreparation("RGB", _BYTES), TrialPreparation("RGB", _UNIT))
 def of_network(variant: str) -> TrialPreparation:
     """Return the preparation that a network is published with."""
     return TrialPreparation("RGB", NORMALISATIONS[_OF_NETWORKS[registry.find(variant).images]])
+
+
+_ALIKE = 0.3  # shift of the mean over the deviation, and ratio of deviations as a logarithm, together
+
+
+def alike(own: TrialPreparation) -> tuple[TrialPreparation, ...]:
+    """Return the preparations so near to one that the rounding of float16 could hide the difference."""
+
+    def apart(other: Normalisation) -> float:
+        return max(
+            abs(mean - own_mean) / own_std + abs(math.log(std / own_std))
+            for mean, std, own_mean, own_std in zip(
+                other.mean, other.std, own.normalisation.mean, own.normalisation.std, strict=True
+            )
+        )
+
+    return tuple(
+        trial for trial in TRIALS if trial != own and trial.order == own.order and apart(trial.normalisation) < _ALIKE
+    )
 
 
 def of_port(port: "Port", own: TrialPreparation) -> tuple[TrialPreparation, ...]:

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastvit_bench.cli import _complete, _output
-from fastvit_bench.cli._options import ConfigOption, RecordFormat, WeightsOption
-from fastvit_bench.cli._progress import ProgressLine
-from fastvit_bench.errors import FastViTBenchError, ParityError, UsageError
+from fastvit_bench.cli._comparison import MaxTimeOption, locked
+from fastvit_bench.cli._options import ConfigOption, DeviceOption, RecordFormat, WeightsOption
+from fastvit_bench.cli._progress import ProgressLine, of_blocks
+from fastvit_bench.errors import FastViTBenchError, NotComparableError, ParityError, UsageError
 
 if TYPE_CHECKING:
     from fastvit_bench.backends import Backend
     from fastvit_bench.config import Config
     from fastvit_bench.records import ModelSpec
+    from fastvit_bench.records.audit import Audit
 
 
 # long: declares the options of the command
@@ -42,6 +44,11 @@ def verify(
         str | None,
         typer.Option("--res", help="Size to run a file of others at, where its sizes are open. [default: the model's]"),
     ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Also time a file of others and this tool's own export of it in turns.")
+    ] = False,
+    device: DeviceOption = "cpu",
+    max_time: MaxTimeOption = None,
     format_: Annotated[RecordFormat, typer.Option("--format", "-f", help="Format of the proof.")] = RecordFormat.RICH,
     config_file: ConfigOption = None,
 ) -> None:
@@ -50,7 +57,7 @@ def verify(
     A file that `export` wrote names its network, and must compute what that computes. Of a file of others, this says
     whether it is the checkpoint's network, how far off, and which preparation of images fits. It counts what could
     have been folded, and the operations of this tool's own export, which is kept in models/. Exit code 5: its outputs
-    differ, or its content was changed.
+    differ, or its content was changed. Exit code 4: --latency could not time it.
 
     \b
     fastvit-bench verify t8.mlpackage
@@ -64,9 +71,12 @@ def verify(
     with files.temporary_files_apart():
         if _is_of_others(path, backend):
             spec = options.one_model(settings, model, checkpoint, weights=weights)
-            _audit(path, spec, settings, res, format_)
+            result = _audit(path, spec, settings, res)
+            if latency:
+                result = _timed(result, settings, device, max_time)
+            _conclude(result, format_)
             return
-        for name, value in (("--model", model), ("--res", res)):
+        for name, value in (("--model", model), ("--res", res), ("--latency", latency or None)):
             if value is not None:
                 raise UsageError(f"{path} says itself which network it is, at which size; leave {name} out.")
         _prove(path, checkpoint, Path(settings.paths.models), weights, format_)
@@ -102,15 +112,13 @@ def _prove(path: Path, checkpoint: Path | None, models: Path, weights: str | Non
         _output.show(f"{path}: proved")
 
 
-def _audit(path: Path, spec: "ModelSpec", settings: "Config", res: str | None, format_: RecordFormat) -> None:
-    """Run a file of others beside the network of a checkpoint, and print what it is."""
+def _audit(path: Path, spec: "ModelSpec", settings: "Config", res: str | None) -> "Audit":
+    """Return what a file of others is, beside the network of a checkpoint."""
     from fastvit_bench import config
     from fastvit_bench.auditing import audit as auditing
     from fastvit_bench.auditing import own
     from fastvit_bench.exporting import checkpoints
     from fastvit_bench.network import factory
-    from fastvit_bench.render import audit as render
-    from fastvit_bench.render import data
 
     if spec.checkpoint is None:
         raise UsageError(
@@ -128,11 +136,63 @@ def _audit(path: Path, spec: "ModelSpec", settings: "Config", res: str | None, f
         item = auditing.subject(path, factory.of(network), spec.variant, identity, size, spec.resolution)
         result = auditing.audit(item, progress.step)
         progress.step(f"exporting {spec.name} {item.shape.size} beside it")
-        result = own.beside(result, spec, item, Path(settings.paths.models))
+        return own.beside(result, spec, item, Path(settings.paths.models))
+
+
+def _timed(result: "Audit", settings: "Config", device: str, max_time: str | None) -> "Audit":
+    """Return an audit with the latencies of the file and of this tool's own export of it, which take turns."""
+    import msgspec
+
+    from fastvit_bench import options
+    from fastvit_bench.comparing import inputs, interleaved
+    from fastvit_bench.records.audit import TurnTimes
+    from fastvit_bench.sweep import preflight
+
+    plan = options.comparison_plan(settings, None, None, max_time, 0)
+    precision = result.precision.partition(",")[0]
+    try:
+        if not result.own_path:
+            raise NotComparableError(f"there is no export of this tool beside it ({result.own_reason})")
+        chosen = options.resolve_device(settings.device(device), precision=precision, batch=result.shape.batch)
+        chosen, machine = preflight.preflight(chosen, name=settings.machine_name(None))
+        options.require_folders(settings, chosen.name)
+        with locked(settings, chosen.name), ProgressLine(_output.stderr()) as progress:
+            sides = (result.file, result.own_path)
+            pairs = inputs.resolve_pair(*sides, sides, settings, chosen, [result.shape], notify=progress.step)
+            contest = interleaved.InterleavedRun(
+                pairs,
+                plan,
+                machine,
+                timeout_s=settings.sweep.timeout_s,
+                same=inputs.allow_any,
+                notify=of_blocks(progress, plan.max_time_s),
+            )
+            (cell,) = interleaved.results(contest, contest.run())
+    except FastViTBenchError as error:
+        return msgspec.structs.replace(result, times=TurnTimes(device=device, reason=str(error).rstrip(".")))
+    times = TurnTimes(
+        device=chosen.name,
+        file_ms=cell.base_ms,
+        own_ms=cell.head_ms,
+        ratio=cell.verdict.ratio,
+        interval=cell.verdict.interval,
+        blocks=len(cell.blocks),
+        reason=cell.verdict.reason.rstrip(".") if cell.verdict.ratio is None else "",
+    )
+    return msgspec.structs.replace(result, times=times)
+
+
+def _conclude(result: "Audit", format_: RecordFormat) -> None:
+    """Print an audit, and raise what it ends with."""
+    from fastvit_bench.render import audit as render
+    from fastvit_bench.render import data
+
     if format_ is RecordFormat.JSON:
         sys.stdout.write(data.json(result))
     else:
         for line in render.lines(result, verbose=_output.verbose()):
             _output.show(line)
     if not result.passed:
-        raise ParityError(f"{path}: {render.verdict(result)}.")
+        raise ParityError(f"{result.file}: {render.verdict(result)}.")
+    if result.times is not None and result.times.ratio is None:
+        raise NotComparableError(f"{result.file} was not timed on {result.times.device}: {result.times.reason}.")

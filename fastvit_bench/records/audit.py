@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from fastvit_bench.records.measurement import Interval
 from fastvit_bench.records.parity import Error
 from fastvit_bench.records.spec import Head, Record, Shape, Weights
 
@@ -38,6 +39,18 @@ class TriedPreparation(Record, frozen=True):
     error: Error | None  # of the worst output, as a share of what is allowed; None where nothing could be compared
 
 
+class TurnTimes(Record, frozen=True):
+    """Latencies of the file and of this tool's own export, which took turns."""
+
+    device: str
+    file_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None  # median; None where nothing was measured
+    own_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    ratio: Annotated[float, msgspec.Meta(gt=0)] | None = None  # own over the file's
+    interval: Interval | None = None  # of the ratio
+    blocks: int = 0
+    reason: str = ""  # why nothing was measured
+
+
 class Audit(Record, frozen=True):
     """What is known of a file that others wrote, beside a network and its weights."""
 
@@ -67,3 +80,4 @@ class Audit(Record, frozen=True):
     own_path: str = ""  # of that export
     own_reason: str = ""  # why there is none
     notes: tuple[str, ...] = ()
+    times: TurnTimes | None = None  # None where they were not asked for

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from fastvit_bench.records.audit import Audit, FoldableOperations, OutputProof
+from fastvit_bench.records.audit import Audit, FoldableOperations, OutputProof, TurnTimes
 from fastvit_bench.render.table import clean
 
 _SHOWN = 3  # names of nodes of a kind, and tried preparations, without -v
@@ -78,9 +78,22 @@ def _lines(audit: Audit, *, verbose: bool) -> Iterator[str]:
     for kind in audit.foldable if verbose else ():
         yield f"{kind.kind}: {', '.join(kind.names)}"
     yield from _operations(audit, verbose=verbose)
+    if audit.times is not None:
+        yield _times(audit.times)
     yield from audit.notes
     if verbose:
         yield f"{audit.images} images drawn from seed {audit.seed}; computed by {audit.how}, against float64"
+
+
+def _times(times: TurnTimes) -> str:
+    if times.file_ms is None or times.own_ms is None or times.ratio is None:
+        return f"latency: not measured on {times.device}: {times.reason}"
+    span = times.interval
+    bounds = f", [{span.low:.3f}, {span.high:.3f}] at {100 * span.confidence:.0f} %" if span else ""
+    return (
+        f"latency on {times.device}: {times.file_ms:.2f} ms, and {times.own_ms:.2f} ms of this tool's own: "
+        f"ratio {times.ratio:.3f}{bounds}, of {times.blocks} blocks in turns"
+    )
 
 
 def _foldable_line(foldable: tuple[FoldableOperations, ...]) -> str:

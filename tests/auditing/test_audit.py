@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from strangers import CLASSES, SHAPE, SIZE, Changed, Stranger, normalised, timms
 from torch import nn
 
+from fastvit_bench.auditing import preparations
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.records import MEAN, STD
 
@@ -156,6 +157,21 @@ def test_float16_is_judged_by_its_own_limit(stranger: Stranger) -> None:
     assert (audit.precision, output.tolerance, output.shape) == ("fp16", 2e-2, (4, CLASSES))
     assert output.error is not None
     assert output.error > 1e-4
+
+
+def test_rounding_does_not_hide_another_mean(stranger: Stranger) -> None:
+    clip = preparations.NORMALISATIONS[3]
+    half = copy.deepcopy(stranger.fused).half()
+    within = Changed(half, lambda x: normalised(clip.mean, clip.std)(x).half())
+    audit = stranger.audit(stranger.onnx(within))
+    assert (audit.precision, audit.passed, audit.preparation) == ("fp16", False, "RGB, pixels in 0..1")
+    assert audit.computed == "RGB, CLIP's mean and std"
+
+
+def test_only_what_is_near_is_alike() -> None:
+    own = preparations.of_network("fastvit_t8")
+    assert [str(trial) for trial in preparations.alike(own)] == ["RGB, CLIP's mean and std"]
+    assert preparations.alike(preparations.of_network("fastvit_mci0")) == ()
 
 
 # --- what is not the network ------------------------------------------------------------------------------------------
