@@ -124,7 +124,7 @@ def audit(item: AuditSubject, notify: Callable[[str], None] = lambda what: None)
     if best.rank > 1:
         notify("trying preparations within the file")
         plain = [trial for trial in preparations.PLAIN if trial in preparations.of_port(file.port, own)]
-        others = [other for other in (*preparations.TRIALS, *preparations.CROSSED) if other != own]
+        others = [other for other in preparations.WITHIN if other != own]
         within = [runs.compare(first, fed, other) for fed in plain for other in others]
         nearest = min(within, key=lambda trial: trial.rank)
         best = nearest if nearest.rank <= 1 else best  # of what does not fit, the nearest of the usual ones says more

@@ -65,8 +65,22 @@ class TrialPreparation:
 
 
 TRIALS = tuple(TrialPreparation(order, by) for by in NORMALISATIONS for order in ("RGB", "BGR"))
-# mistakes that a file may hold, besides
-CROSSED = tuple(TrialPreparation("crossed", by) for by in NORMALISATIONS if len({*by.mean, *by.std}) > 2)
+# What a file may do within, besides. An image input of Core ML has a bias for each colour and one scale for all, so
+# coremltools' guide divides by 0.226 and subtracts mean / std.
+_SCALE = 0.226
+_WITHIN = (
+    Normalisation(
+        f"ImageNet's mean over its std, and pixels over {_SCALE}",
+        (MEAN[0] * _SCALE / STD[0], MEAN[1] * _SCALE / STD[1], MEAN[2] * _SCALE / STD[2]),
+        (_SCALE, _SCALE, _SCALE),
+    ),
+    Normalisation("ImageNet's std without its mean", (0.0, 0.0, 0.0), STD),
+)
+WITHIN = (
+    *TRIALS,
+    *(TrialPreparation("crossed", by) for by in NORMALISATIONS if len({*by.mean, *by.std}) > 2),
+    *(TrialPreparation(order, by) for by in _WITHIN for order in ("RGB", "BGR")),
+)
 # what a file that normalises by itself is fed
 PLAIN = (TrialPreparation("RGB", _BYTES), TrialPreparation("RGB", _UNIT))
 
@@ -91,7 +105,7 @@ def alike(own: TrialPreparation) -> tuple[TrialPreparation, ...]:
         )
 
     return tuple(
-        trial for trial in TRIALS if trial != own and trial.order == own.order and apart(trial.normalisation) < _ALIKE
+        trial for trial in WITHIN if trial != own and trial.order == own.order and apart(trial.normalisation) < _ALIKE
     )
 
 

@@ -170,7 +170,10 @@ def test_rounding_does_not_hide_another_mean(stranger: Stranger) -> None:
 
 def test_only_what_is_near_is_alike() -> None:
     own = preparations.of_network("fastvit_t8")
-    assert [str(trial) for trial in preparations.alike(own)] == ["RGB, CLIP's mean and std"]
+    assert [str(trial) for trial in preparations.alike(own)] == [
+        "RGB, CLIP's mean and std",
+        "RGB, ImageNet's mean over its std, and pixels over 0.226",
+    ]
     assert preparations.alike(preparations.of_network("fastvit_mci0")) == ()
 
 

@@ -10,7 +10,7 @@ from strangers import CLASSES, SHAPE, Changed, Stranger, normalised
 from torch import nn
 
 from fastvit_bench.errors import ParityError
-from fastvit_bench.records import STD
+from fastvit_bench.records import MEAN, STD
 
 PIXELS: dict[str, Any] = {"name": "picture", "shape": SHAPE, "scale": 1 / 255}
 BIAS = [-0.485, -0.456, -0.406]
@@ -52,7 +52,7 @@ def test_a_tensor_in_training_form(stranger: Stranger, tmp_path: Path) -> None:
     ("layout", "bias", "computed"),
     [
         (ct.colorlayout.RGB, BIAS, ""),
-        (ct.colorlayout.RGB, [0, 0, 0], "nothing"),  # divided by the deviation, and the mean forgotten
+        (ct.colorlayout.RGB, [0, 0, 0], "RGB, ImageNet's std without its mean"),
         (ct.colorlayout.BGR, BIAS, "BGR, ImageNet's mean and std in the order of RGB"),
     ],
 )
@@ -60,9 +60,19 @@ def test_an_image(layout: Any, bias: list[float], computed: str, stranger: Stran
     port = ct.ImageType(**PIXELS, bias=bias, color_layout=layout)
     audit = stranger.audit(package(divided(stranger.fused), tmp_path, port))
     assert audit.passed == (not computed)
-    assert audit.computed == computed.replace("nothing", "")
-    assert audit.outputs[0].passed == (computed != "nothing")
+    assert audit.computed == computed
+    assert audit.outputs[0].passed
     assert audit.preparation == "RGB, pixels in 0..255"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [ct.precision.FLOAT16, ct.precision.FLOAT32])
+def test_an_image_by_the_guide_of_coremltools(precision: Any, stranger: Stranger, tmp_path: Path) -> None:
+    bias = [-mean / std for mean, std in zip(MEAN, STD, strict=True)]
+    port = ct.ImageType(**PIXELS | {"scale": 1 / (0.226 * 255)}, bias=bias)
+    audit = stranger.audit(package(stranger.fused, tmp_path, port, compute_precision=precision))
+    assert audit.computed == "RGB, ImageNet's mean over its std, and pixels over 0.226"
+    assert not audit.passed
 
 
 @pytest.mark.slow
