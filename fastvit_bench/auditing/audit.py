@@ -124,14 +124,14 @@ def audit(item: AuditSubject, notify: Callable[[str], None] = lambda what: None)
     if best.rank > 1:
         notify("trying preparations within the file")
         plain = [trial for trial in preparations.PLAIN if trial in preparations.of_port(file.port, own)]
-        others = [other for other in preparations.WITHIN if other != own]
-        within = [runs.compare(first, fed, other) for fed in plain for other in others]
-        nearest = min(within, key=lambda trial: trial.rank)
+        candidates = [computed for computed in preparations.WITHIN if computed != own]
+        trials = [runs.compare(first, fed, computed) for fed in plain for computed in candidates]
+        nearest = min(trials, key=lambda trial: trial.rank)
         best = nearest if nearest.rank <= 1 else best  # of what does not fit, the nearest of the usual ones says more
     elif best.error > ROUNDING:
         # one that computes another network so much better is no matter of rounding
-        for other in preparations.alike(own):
-            closer = runs.compare(first, best.fed, other)
+        for computed in preparations.alike(own):
+            closer = runs.compare(first, best.fed, computed)
             best = closer if closer.rank < best.rank / 2 else best
     notify("comparing all images")
     final = runs.compare(item.pixels, best.fed, best.computed)

@@ -110,7 +110,7 @@ def _attention_scales(graph: FileGraph) -> Iterator[str]:
             continue
         before = graph.maker(computed[0], *_VIEWS)
         after = [reader for value in node.outputs for reader in _behind(graph, value)]
-        if any(_is_product(graph, other) for other in (before, *after)):
+        if any(_is_product(graph, neighbour) for neighbour in (before, *after)):
             yield node.name
 
 

@@ -96,11 +96,11 @@ _ALIKE = 0.3  # shift of the mean over the deviation, and ratio of deviations as
 def alike(own: TrialPreparation) -> tuple[TrialPreparation, ...]:
     """Return the preparations so near to one that the rounding of float16 could hide the difference."""
 
-    def apart(other: Normalisation) -> float:
+    def apart(by: Normalisation) -> float:
         return max(
             abs(mean - own_mean) / own_std + abs(math.log(std / own_std))
             for mean, std, own_mean, own_std in zip(
-                other.mean, other.std, own.normalisation.mean, own.normalisation.std, strict=True
+                by.mean, by.std, own.normalisation.mean, own.normalisation.std, strict=True
             )
         )
 
@@ -124,8 +124,8 @@ def fed(port: "Port", layout: Layout, pixels: "NDArray[np.uint8]", trial: TrialP
         return pixels
     values = trial.apply(pixels)
     values = values if layout == "NCHW" else values.transpose(0, 2, 3, 1)
-    whole = values if "float" in port.dtype else np.rint(values)
-    batch = np.ascontiguousarray(whole.astype(port.dtype))
+    exact = values if "float" in port.dtype else np.rint(values)
+    batch = np.ascontiguousarray(exact.astype(port.dtype))
     return batch[0] if len(port.shape) == 3 else batch
 
 
