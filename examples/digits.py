@@ -318,7 +318,7 @@ class Row:
 
 def rows(results: Path) -> list[Row]:
     """All files of all networks as run files tell of them, of several figures the newest; `KeyError` without one."""
-    accuracies: dict[tuple[str, str, Fuse], Accuracy] = {}
+    accuracies: dict[tuple[str, str, Fuse | None], Accuracy] = {}
     measurements: dict[str, Measurement] = {}
     for path in store_runs.all_runs(results):
         run = store_runs.read(path)

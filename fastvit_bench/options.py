@@ -345,7 +345,7 @@ def export_jobs(
 def export_phrase(job: ExportJob) -> str:
     """Return what a job exports as a phrase, such as "exporting fastvit_t8 256 b1 (folded, fp32, random(seed 0))"."""
     sizes = " ".join(shape.size for shape in job.functions or (job.shape,))
-    settings = f"{job.fused}, {job.precision}, {job.weights.label}"
+    settings = ", ".join(filter(None, (job.fused, job.precision, job.weights.label)))
     return f"exporting {job.model} {sizes} b{job.shape.batch} ({settings})"
 
 

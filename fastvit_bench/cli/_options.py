@@ -44,6 +44,13 @@ class GeluForm(StrEnum):
     TANH = "tanh"
 
 
+class RecordFormat(StrEnum):
+    """Output formats of a proof."""
+
+    RICH = "rich"
+    JSON = "json"
+
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="Configuration file. [default: ./benchmark.toml, else the packaged one]"),

@@ -581,7 +581,7 @@ def parse_input(text: str, label: str, settings: config.Config, device: Device) 
     """Parse one side of `compare`, before anything is exported; raises `UsageError` for an invalid one."""
     parsed = parse_spec(text)
     own = {name: value for name, value in parsed.settings.items() if name not in KEYS or name == "threads"}
-    if _on_disk(parsed.name):
+    if _on_disk(parsed.name) and not _is_of_others(Path(parsed.name)):
         beside = [name for name in parsed.settings if name not in own]
         if beside:
             raise UsageError(f"{parsed.name} is exported already; leave out {', '.join(beside)}, or name a model.")
@@ -683,6 +683,16 @@ def resolve_pair(
 def _on_disk(name: str) -> bool:
     """Return whether a name means a path: it exists, or it has a slash or a suffix, which no model has."""
     return files.exists(Path(name)) or "/" in name or bool(Path(name).suffix)
+
+
+def _is_of_others(path: Path) -> bool:
+    """Return whether a path is an ONNX file that this tool did not write; it is read where nothing beside it says."""
+    if path.suffix != f".{registry.ONNX}" or not path.is_file() or metadata.metadata_path(path).exists():
+        return False
+    try:
+        return not metadata.is_own(backends.of_file(path).metadata(path))
+    except UnavailableError:
+        return False  # what cannot be read is refused as an exported file
 
 
 def python_command(python: str) -> Command:

@@ -94,8 +94,10 @@ def at_size(artifact: Artifact, shape: Shape) -> Artifact:
     from fastvit_bench.network import cost, factory
 
     try:
+        if artifact.level is None:
+            raise UsageError(f"'{artifact.variant}' is a file of the user's")
         layout = backends.get(artifact.backend).layout(artifact)
-        asked = (artifact.variant, artifact.head, artifact.classes, artifact.fused)
+        asked = (artifact.variant, artifact.head, artifact.classes, artifact.level)
         network = factory.skeleton(*asked, shape, layout, pad=artifact.pad)
     except (KeyError, UsageError) as error:
         raise UsageError(
@@ -193,7 +195,7 @@ def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
             backend=backend,
             precision=facts["precision"],
             shape=_shape(facts["resolution"], batch, channels),
-            fused=Fuse(facts["fused"]),
+            fused=None if facts["variant"] == registry.ONNX else Fuse(facts["fused"]),
             weights=msgspec.convert(
                 {
                     "origin": facts["weights"],

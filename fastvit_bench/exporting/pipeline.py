@@ -65,7 +65,7 @@ def job(
     spec: ModelSpec,
     weights: Weights,
     shape: Shape,
-    fused: Fuse,
+    fused: Fuse | None,
     device: Device,
     *,
     folder: Path,
@@ -102,7 +102,7 @@ def job(
         backend=device.backend,
         precision=device.precision,
         shape=shape,
-        fused=fused,
+        fused=None if spec.variant == registry.ONNX else fused,
         device=msgspec.structs.replace(device, options=options),
         toolchain=toolchain,
         path="",
@@ -115,8 +115,8 @@ def job(
     )
     if path is None:
         name = spec.name.replace(":", "-")  # in names of timm's networks, which some file systems refuse
-        parts = (name, shape.size, f"b{shape.batch}", device.precision, fused, asked.key)
-        path = folder / name / ("_".join(parts) + backend.suffix)
+        parts = (name, shape.size, f"b{shape.batch}", device.precision, asked.fused, asked.key)
+        path = folder / name / ("_".join(filter(None, parts)) + backend.suffix)
     return msgspec.structs.replace(asked, path=str(path))
 
 
@@ -405,14 +405,16 @@ def _from_network(asked: ExportJob, backend: backends.Backend) -> _Source:
     from fastvit_bench.exporting import verification
     from fastvit_bench.network import cost, factory
 
+    level = asked.fused
+    assert level is not None
     reference = _reference_of(asked)
-    if asked.fused is Fuse.NONE and reference.form == "fused":
+    if level is Fuse.NONE and reference.form == "fused":
         raise UsageError(
             f"{asked.checkpoint} holds the fused form, whose branches are gone; export it with --fuse fused or folded."
         )
     asked = msgspec.structs.replace(asked, head=reference.head, classes=reference.classes)
     how = registry.preparation_of(asked)
-    network = factory.at_level(asked.variant, reference, asked.fused, backend.layout(asked))
+    network = factory.at_level(asked.variant, reference, level, backend.layout(asked))
     return _Source(
         asked,
         cost.count(network, asked.shape),

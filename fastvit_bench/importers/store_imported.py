@@ -9,7 +9,6 @@ from fastvit_bench.errors import UsageError
 from fastvit_bench.importers.imported_measurement import ImportedMeasurement, facts
 from fastvit_bench.records import (
     Artifact,
-    Fuse,
     ModelSpec,
     Request,
 )
@@ -36,7 +35,7 @@ def store_imported_run(
         device=device,
         models=(_spec_of(artifact, specs),) if artifact else (),
         shapes=() if shape is None else (shape,),
-        fused=artifact.fused if artifact else Fuse.NONE,
+        fused=artifact.fused if artifact else None,
         method=measurement.method,
         seed=(artifact.weights.seed if artifact else None) or 0,
         timeout_s=0,  # nothing was waited for

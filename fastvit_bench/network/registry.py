@@ -9,7 +9,7 @@ from typing import Literal
 
 from fastvit_bench import install
 from fastvit_bench.errors import UnavailableError, UsageError
-from fastvit_bench.records import ExportSpec, Gelu, Head, Preparation
+from fastvit_bench.records import ONNX, ExportSpec, Gelu, Head, Preparation
 from fastvit_bench.records.preparation import CLIP, FASTVLM, IMAGENET, IMAGENET_95, UNNORMALISED
 
 STRIDE = 32  # total, of a FastViT: stem 4, then 2 in front of stages 2, 3 and 4
@@ -117,9 +117,6 @@ Family = Literal["fastvit", "metaformer", "cmt", "litv2", "timm", "file"]
 
 
 TIMM = "timm:"  # prefix of a name in timm's registry
-
-
-ONNX = "onnx"  # the variant of a model that is an ONNX file
 
 
 @dataclass(frozen=True)

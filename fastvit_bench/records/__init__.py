@@ -75,6 +75,7 @@ from fastvit_bench.records.run import SCHEMA, Request, Run
 from fastvit_bench.records.spec import (
     DRAW,
     METHODS,
+    ONNX,
     PROCESSES,
     SETTINGS,
     CallPattern,
@@ -102,6 +103,7 @@ __all__ = [
     "MEMORY_RATIO",
     "METHODS",
     "MICROBENCHMARKS_VERSION",
+    "ONNX",
     "PROCESSES",
     "SCHEMA",
     "SETTINGS",

@@ -6,7 +6,7 @@ import msgspec
 
 from fastvit_bench.records.parity import HalfWeights, Parity
 from fastvit_bench.records.preparation import Preparation
-from fastvit_bench.records.spec import Device, Fuse, Gelu, Head, Record, Shape, Weights
+from fastvit_bench.records.spec import ONNX, Device, Fuse, Gelu, Head, Record, Shape, Weights
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -39,7 +39,7 @@ class ExportSpec(Record, frozen=True):
     backend: str
     precision: str
     shape: Shape  # the default one of a file that accepts several
-    fused: Fuse
+    fused: Fuse | None  # None of a user's file, whose form is not known
     weights: Weights
     toolchain: dict[str, str]  # package -> version, for every package that affects the file
     path: str  # target path of a request; of an artifact the file's name in the folder of its side-car
@@ -49,6 +49,11 @@ class ExportSpec(Record, frozen=True):
     pad: bool = False  # whether the file pads its images to multiples of the network's stride
     contents: str = ""  # where the network lay in its checkpoint, and what else that held
     preparation: Preparation | None = None  # of its images; None of a file of an earlier version
+
+    @property
+    def level(self) -> Fuse | None:
+        """The fuse level; None of a user's file, for which earlier versions recorded the one that was asked for."""
+        return None if self.variant == ONNX else self.fused
 
     @property
     def key(self) -> str:

@@ -105,7 +105,7 @@ class Plan(Record, frozen=True):
 
 # properties of an exported file that a gate compares, unless it is told to allow a difference -> their value
 ALLOWABLE: dict[str, Callable[[Artifact], object]] = {
-    "fuse": lambda artifact: artifact.fused.value,
+    "fuse": lambda artifact: artifact.level.value if artifact.level else "unknown",
     "variant": lambda artifact: artifact.variant,
     "classes": lambda artifact: artifact.classes,
     "head": lambda artifact: artifact.head.value,

@@ -458,7 +458,7 @@ class Cell(Record, frozen=True, order=False):
 
     model: str
     shape: Shape
-    fused: Fuse
+    fused: Fuse | None  # None of a user's file
     weights: Weights
 
     @property

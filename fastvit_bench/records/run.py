@@ -14,7 +14,7 @@ class Request(Record, frozen=True):
     device: Device
     models: tuple[ModelSpec, ...]
     shapes: tuple[Shape, ...]
-    fused: Fuse
+    fused: Fuse | None  # None of a report on a file of others
     method: Method
     seed: int  # of random weights
     timeout_s: float  # for one export or one measurement

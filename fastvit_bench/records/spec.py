@@ -54,6 +54,9 @@ class CallPattern(StrEnum):
     REMOTE_CALL = "remote-call"  # each run is requested over a cable, and the device idles in between
 
 
+ONNX = "onnx"  # the variant of a model that is a user's ONNX file
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every record: frozen, keyword-only fields, unknown fields refused."""
 

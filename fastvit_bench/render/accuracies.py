@@ -53,7 +53,7 @@ COLUMNS: list[Column[Accuracy]] = [
         lambda accuracy: accuracy.artifact.weights.label,
         lambda accuracy: printable(accuracy.artifact.weights.label),
     ),
-    Column("fused", "", lambda accuracy: accuracy.artifact.fused.value),
+    Column("fused", "", lambda accuracy: level.value if (level := accuracy.artifact.level) else None),
     Column("device", "device", lambda accuracy: accuracy.device.name, lambda accuracy: printable(accuracy.device.name)),
     Column("backend", "", lambda accuracy: accuracy.artifact.backend),
     Column(

@@ -14,9 +14,11 @@ from fastvit_bench.errors import StoreError
 from fastvit_bench.paper import published
 from fastvit_bench.paper.published import Published
 from fastvit_bench.records import (
+    ONNX,
     Accuracy,
     Artifact,
     CallPattern,
+    Cell,
     Device,
     Engine,
     ExternalModel,
@@ -189,8 +191,8 @@ def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
                 name = keys.of(line)
                 if (row := rows.get(name)) is None:
                     row = rows[name] = measured_row(line, run, name)
-                    if row.fused and row.weights:  # no sweep fails on a model of another origin
-                        settings[name] = _setting(row, row.fused, row.weights)
+                    if row.weights:  # no sweep fails on a model of another origin
+                        settings[name] = _setting(row, row.weights)
                 _take(row, line.shape, line)
                 of_this_run[name] = row
             elif isinstance(line, Run):
@@ -212,7 +214,7 @@ def gather(files: Iterable[Iterable[Line]]) -> list[Row]:
             asked.device.name,
             (run.machine.name, *run.machine.hardware),
             cell.model,
-            cell.fused,
+            _level(cell, run),
             cell.weights,
             cell.shape.batch,
         )
@@ -267,7 +269,7 @@ def best_of(accuracies: Iterable[Accuracy]) -> dict[str, Accuracy]:
 
 
 # what a plan and a measurement both know of a row: device, machine, model, fuse level, weights, batch
-_Setting = tuple[str, tuple[object, ...], str, Fuse, Weights, int]
+_Setting = tuple[str, tuple[object, ...], str, Fuse | None, Weights, int]
 
 # options that decide what a figure on a GPU means; a failure knows them too
 RUNNING = frozenset({"graph", "transfers", "sync", "cuda_binding", "compile", "provider"})
@@ -276,8 +278,8 @@ RUNNING = frozenset({"graph", "transfers", "sync", "cuda_binding", "compile", "p
 _Way = tuple[Statistic, tuple[tuple[str, str], ...]]
 
 
-def _setting(row: Row, fused: Fuse, weights: Weights) -> _Setting:
-    return (row.device.name, (row.machine.name, *row.machine.hardware), row.model, fused, weights, row.batch)
+def _setting(row: Row, weights: Weights) -> _Setting:
+    return (row.device.name, (row.machine.name, *row.machine.hardware), row.model, row.fused, weights, row.batch)
 
 
 def _way(device: Device, method: Method, shaping: set[str]) -> _Way:
@@ -342,7 +344,7 @@ def _network_key(artifact: Artifact | ExternalModel) -> bytes:
         # without an image size nothing but the inputs distinguishes two of one name
         network = (artifact.model, artifact.operations, artifact.inputs if artifact.shape is None else None)
     else:
-        network = (artifact.model, artifact.variant, artifact.head, artifact.classes, artifact.weights, artifact.fused)
+        network = (artifact.model, artifact.variant, artifact.head, artifact.classes, artifact.weights, artifact.level)
         network = (*network, artifact.options, artifact.functions)
     batch = artifact.shape.batch if artifact.shape else 1
     return _encoded((type(artifact).__name__, network, batch, artifact.precision))
@@ -396,7 +398,7 @@ def measured_row(measurement: Measurement, run: Run, name: bytes | None = None) 
         head=exported.head if exported else None,
         classes=exported.classes if exported else None,
         weights=exported.weights if exported else None,
-        fused=exported.fused if exported else None,
+        fused=exported.level if exported else None,
         form=_form(measurement),
         functions=exported.functions if exported else (),
         batch=_batch(measurement),
@@ -411,10 +413,19 @@ def measured_row(measurement: Measurement, run: Run, name: bytes | None = None) 
     )
 
 
-def _failed_row(failure: Failure, run: Run, key: bytes) -> Row:
-    cell = failure.cell
+def _spec(cell: Cell, run: Run) -> ModelSpec:
+    """Return the model of a cell as the run declares it."""
     spec = next((spec for spec in run.request.models if spec.name == cell.model), None)
-    spec = spec or ModelSpec(name=cell.model, variant=cell.model)
+    return spec or ModelSpec(name=cell.model, variant=cell.model)
+
+
+def _level(cell: Cell, run: Run) -> Fuse | None:
+    """Return the fuse level of a cell; None of a user's file, for which earlier versions recorded one."""
+    return None if _spec(cell, run).variant == ONNX else cell.fused
+
+
+def _failed_row(failure: Failure, run: Run, key: bytes) -> Row:
+    cell, spec = failure.cell, _spec(failure.cell, run)
     return Row(
         key=key,
         device=run.request.device,
@@ -424,7 +435,7 @@ def _failed_row(failure: Failure, run: Run, key: bytes) -> Row:
         head=spec.head,
         classes=spec.classes,
         weights=cell.weights,
-        fused=cell.fused,
+        fused=_level(cell, run),
         form={},
         functions=(),
         batch=cell.shape.batch,

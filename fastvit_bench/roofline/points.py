@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastvit_bench import backends
-from fastvit_bench.records import Artifact, DevicePeak, Fuse, Measurement, Traffic
+from fastvit_bench.records import Artifact, DevicePeak, Measurement, Traffic
 from fastvit_bench.render import data
 from fastvit_bench.render.row_text import legend, model_name, variant_label
 from fastvit_bench.render.rows import Row, size_of
@@ -254,7 +254,7 @@ def _columns(marks: Mapping[bytes, str], names: Mapping[int, str]) -> list[Colum
         Column(
             "fused",
             "fused",
-            lambda point: (point.row.fused or Fuse.FOLDED).value,
+            lambda point: point.row.fused.value if point.row.fused else None,
             lambda point: point.row.fused.value if point.row.fused else NONE,
             role="key",
             shown="varied",

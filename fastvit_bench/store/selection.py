@@ -50,7 +50,7 @@ def _facts(line: Measurement | Failure | Accuracy, run: Run) -> _Facts:
         cell, device = line.cell, run.request.device
         return _Facts(run, device, run.machine, cell.model, device.precision, cell.shape, cell.fused, cell.weights)
     file = line.artifact
-    own = (None, None) if isinstance(file, ExternalModel) else (file.fused, file.weights)
+    own = (None, None) if isinstance(file, ExternalModel) else (file.level, file.weights)
     return _Facts(run, line.device, line.machine, file.model, file.precision, file.shape, *own)
 
 

@@ -41,7 +41,7 @@ def plan(request: Request, models: Path) -> list[Step]:
         for shape in request.shapes:
             job = pipeline.job(spec, weights, shape, request.fused, request.device, folder=models)
             files.sweep(Path(job.path).parent)  # of drafts by killed processes
-            cell = Cell(model=spec.name, shape=job.shape, fused=request.fused, weights=weights)
+            cell = Cell(model=spec.name, shape=job.shape, fused=job.fused, weights=weights)
             steps.append(Step(cell, job, pipeline.cached(job)))
     return steps
 

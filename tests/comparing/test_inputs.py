@@ -6,10 +6,12 @@ from pathlib import Path
 import builders
 import hypothesis.strategies as st
 import msgspec
+import onnx
 import pytest
 from conftest import export_job
 from hypothesis import given
 
+from fastvit_bench import options
 from fastvit_bench.comparing import inputs
 from fastvit_bench.comparing.inputs import Candidate, Unavailable
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, NotComparableError, StoreError, UsageError
@@ -65,6 +67,20 @@ def folder(exported: Path, tmp_path: Path) -> Path:
     """A folder with one proved export in it."""
     shutil.copytree(Path(export_job(exported).path).parent, tmp_path / "kept")
     return tmp_path / "kept"
+
+
+def test_an_onnx_file_of_others_is_a_model(tmp_path: Path, folder: Path) -> None:
+    """One of this tool's own without its side-car is not: it has lost its proof."""
+    settings, device = options.load(None), CPU
+    graph = onnx.helper.make_graph([], "theirs", [], [])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    onnx.save(model, tmp_path / "theirs.onnx")
+    asked = inputs.parse_input(str(tmp_path / "theirs.onnx"), "a", settings, device)
+    assert (asked.path, [spec.variant for spec in asked.specs]) == (None, ["onnx"])
+    (exported,) = folder.rglob("*.onnx")
+    moved = Path(shutil.copy(exported, tmp_path / "moved.onnx"))
+    for path in (exported, moved):
+        assert inputs.parse_input(str(path), "a", settings, device).path == path
 
 
 def test_a_folder_of_exports_is_ready_to_run(folder: Path) -> None:

@@ -73,6 +73,21 @@ def columns(written: str) -> dict[str, list[str]]:
     return dict(zip(heading, map(list, zip(*lines, strict=True)), strict=True))
 
 
+@pytest.mark.parametrize("recorded", [None, Fuse.FOLDED])
+def test_no_fuse_level_is_printed_of_a_file_of_others(recorded: Fuse | None) -> None:
+    """Earlier versions recorded the level that was asked for."""
+    external = builders.artifact(model="theirs", variant="onnx", fused=recorded)
+    failed = builders.failure(cell=builders.cell(model="theirs", shape=builders.shape(512), fused=recorded))
+    declared = (builders.spec(name="theirs", variant="onnx", checkpoint="theirs.onnx"),)
+    run = builders.run(request=builders.request(models=declared))
+    stored = RunFile(path=Path("run.jsonl"), lines=(run, builders.measurement(artifact=external), failed), torn_bytes=0)
+    (row,) = collect([stored])
+    assert row.fused is None
+    for format_ in table.FORMATS.values():
+        assert "folded" not in format_([row])
+    assert "folded" not in text([row], 200)
+
+
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 

@@ -43,6 +43,12 @@ def text(found: list[RooflinePoint], held: tuple[DevicePeak, ...] | None = None)
     return markdown.report(roofline_points.report(found, (builders.peak(),) if held is None else held))
 
 
+def test_a_level_that_is_not_known_is_none() -> None:
+    (point,) = points(counted(artifact=builders.artifact(variant="onnx", fused=None, traffic=builders.traffic())))
+    (line,) = csv.DictReader(io.StringIO(roofline_points.csv([point], (builders.peak(),))))
+    assert line["fused"] == ""
+
+
 # --- the arithmetic ---------------------------------------------------------------------------------------------------
 
 

@@ -99,11 +99,11 @@ def _infinite(model: "onnx.ModelProto") -> list[str]:
     return [
         f"initialiser {tensor.name} with values beyond float16"
         for tensor in model.graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT16 and not np.isfinite(_numbers(tensor)).all()
+        if tensor.data_type == onnx.TensorProto.FLOAT16 and not np.isfinite(numbers(tensor)).all()
     ]
 
 
-def _numbers(tensor: "onnx.TensorProto") -> Any:
+def numbers(tensor: "onnx.TensorProto") -> Any:
     """Return the array of an initialiser. Raises `UnavailableError` for one that does not hold its numbers."""
     import onnx
 
@@ -197,7 +197,7 @@ def rounding(model: "onnx.ModelProto") -> "onnx.ModelProto":
     nodes = [cast(value.name, twin(value.name), single) for value in graph.input if value.name in narrow]
     for index, tensor in enumerate(graph.initializer):
         if tensor.data_type == half:
-            wide = _numbers(tensor).astype("float32")
+            wide = numbers(tensor).astype("float32")
             graph.initializer[index].CopyFrom(onnx.numpy_helper.from_array(wide, twin(tensor.name)))
     for node in graph.node:
         outputs = [name for name in node.output if name in narrow]

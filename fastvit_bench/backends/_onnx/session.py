@@ -180,6 +180,19 @@ def _opened(
     level: Literal["ORT_ENABLE_ALL", "ORT_DISABLE_ALL"] = "ORT_ENABLE_ALL",
 ) -> Generator[OnnxSession]:
     """Open a session; with `trace`, it writes a trace to a file whose name begins so."""
+    yield OnnxSession(_native(name, model, threads, trace, level))
+
+
+def native(path: Path, threads: int) -> Any:
+    """Return ONNX Runtime's own session on a file of any input, whose operators run one by one as they are stored.
+
+    Raises as `on_processor` does.
+    """
+    read(path)
+    return _native(path.name, path, threads, None, "ORT_DISABLE_ALL")
+
+
+def _native(name: str, model: "Path | bytes", threads: int, trace: Path | None, level: str) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -191,12 +204,11 @@ def _opened(
     if trace:
         options.enable_profiling, options.profile_file_prefix = True, str(trace)
     try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except MemoryError:
         raise
     except Exception as error:  # its exceptions share no base class but this one
         raise UnavailableError(f"ONNX Runtime cannot load {name}: {first_line(error)}.") from error
-    yield OnnxSession(session)
 
 
 @contextmanager

@@ -73,6 +73,19 @@ def test_a_given_file_is_proved_against_its_own_operators(tmp_path: Path) -> Non
     assert made.parity.passed
     assert "one by one" in made.parity.reference
     assert pipeline.cached(asked) == made
+    assert made.fused is None  # nothing is known of its form
+    assert not [key for key in pipeline.backends.get("onnxruntime").metadata(Path(asked.path)) if "fused" in key]
+    assert (
+        pipeline.job(
+            ModelSpec(name="theirs", variant="onnx", checkpoint=str(path)),
+            made.weights,
+            SHAPE,
+            Fuse.NONE,
+            asked.device,
+            folder=tmp_path / "models",
+        )
+        == asked
+    )
     proved = pipeline.verify(Path(asked.path), path, tmp_path)
     assert all(each.passed for each in proved.values())
 
