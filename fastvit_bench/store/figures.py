@@ -4,6 +4,7 @@ A hundred thousand figures then take a tenth of the memory. They have the values
 errors; what is read in this way is not written again.
 """
 
+import functools
 import gc
 from array import array
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -37,6 +38,7 @@ class _Parts(NamedTuple):
     known: dict[bytes, Any]
 
 
+@functools.cache
 def _draft(record: type[Measurement | Run]) -> type[Any]:
     """Return a record's type whose shared parts are left as text."""
     fields: list[Any] = []
