@@ -150,7 +150,7 @@ class Fleet:
         }
         name = f"w{len(self.workers)}"
         arguments = ["worker", "--scheduler", self.address, "--device", devices, "--name", name]
-        arguments += ["--cache", str(self.folder / f"cache-{name}"), *words]
+        arguments += ["--cache", str(self.folder / f"cache-{name}"), "--locks", str(self.folder), *words]
         self.workers.append(self._spawn("fastvit_bench", *arguments, log=name, environment=preload))
 
     def wait_for_workers(self) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import filelock
 import msgspec
 from distributed import Worker as DaskWorker
 from distributed import get_worker
@@ -15,7 +14,7 @@ from distributed.utils import sync
 import fastvit_bench
 from fastvit_bench import config
 from fastvit_bench.errors import FastViTBenchError
-from fastvit_bench.fleet import transfer
+from fastvit_bench.fleet import machine_lock, transfer
 from fastvit_bench.measuring.worker import Worker
 from fastvit_bench.records import CellError, Device, Machine, Measurement, Record
 from fastvit_bench.sweep import preflight
@@ -115,9 +114,6 @@ def _measured(asked: CellOrder, worker: DaskWorker) -> Measurement | CellError:
         asked.job.export, path=str(folder / Path(asked.job.artifact.path).name), device=device
     )
     job = msgspec.structs.replace(asked.job, export=export)
-    apart = APART in worker.state.total_resources
-    locks = transfer.cache() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(locks / (device_resource(device.name) if apart else MACHINE)):
+    with machine_lock.measuring(device.name, apart=APART in worker.state.total_resources):
         outcome, _ = measure(job, machine, transfer.cache(), start=start)
     return outcome

@@ -74,7 +74,7 @@ class FileServer(Server):
 
 
 def cache() -> Path:
-    """Return this worker's folder for fetched files and locks."""
+    """Return this worker's folder for fetched files."""
     chosen = os.environ.get(CACHE_VARIABLE)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(chosen) if chosen else base / "fastvit-bench"

@@ -19,7 +19,7 @@ from distributed.security import Security
 
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.exporting import pipeline
-from fastvit_bench.fleet import cluster, remote, transfer
+from fastvit_bench.fleet import cluster, machine_lock, remote, transfer
 from fastvit_bench.fleet import executor as executors
 from fastvit_bench.fleet.executor import DaskExecutor
 from fastvit_bench.fleet.offer import WorkerOptions
@@ -66,6 +66,7 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
     """A request of five sizes whose files exist, and stand-ins that measure them at once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(transfer.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(machine_lock.LOCKS_VARIABLE, str(tmp_path))
     monkeypatch.setenv("STANDIN_S", "0.01")
     monkeypatch.setenv("STANDIN_LOG", str(tmp_path))
     monkeypatch.setattr(remote, "start", load("_standin").StandIn)
