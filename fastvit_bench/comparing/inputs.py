@@ -42,6 +42,7 @@ from fastvit_bench.records import (
 from fastvit_bench.records.comparison import ALLOWABLE, NoBaseline, Outcome
 from fastvit_bench.store import runs
 from fastvit_bench.sweep import plan, run
+from fastvit_bench.sweep.block import BlockSide
 
 Command = tuple[str, ...]
 
@@ -55,6 +56,13 @@ class Candidate:
     path: Path
     device: Device  # options filled in
     command: Command = ()  # that starts its worker process; empty: the Python of this process
+
+    @property
+    def side(self) -> BlockSide:
+        """The same as a record, for a block."""
+        return BlockSide(
+            label=self.label, artifact=self.artifact, path=str(self.path), device=self.device, command=self.command
+        )
 
 
 @dataclass(frozen=True)
