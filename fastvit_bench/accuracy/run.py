@@ -3,8 +3,10 @@
 Cells, exports and files are those of a sweep, so that the file that is counted is the file that is timed.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+import functools
+import itertools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,19 +29,21 @@ from fastvit_bench.records import (
     CellError,
     Device,
     Evaluation,
-    EvaluationJob,
     Failure,
     Head,
     Machine,
+    Measurement,
     ModelSpec,
     Preprocessing,
     Request,
 )
 from fastvit_bench.store import runs
-from fastvit_bench.sweep import plan
 from fastvit_bench.sweep import preflight as sweep_preflight
 from fastvit_bench.sweep import run as sweep_run
+from fastvit_bench.sweep.executor import Counting, Executor, LocalExecutor, Notify, Task
 from fastvit_bench.sweep.plan import Step
+
+OTHER_IMAGES = "images changed since the model before was counted, or another worker has others of the same names"
 
 
 @dataclass(frozen=True)
@@ -190,68 +194,100 @@ def _earlier(file: runs.RunFile, step: Step) -> list[AccuracyChunk]:
     return tallies
 
 
+@dataclass(frozen=True)
+class PlannedCount:
+    """The steps of an evaluation that remain, its images, and the run file that takes their results."""
+
+    request: Request
+    steps: Sequence[Step]
+    images: DataSet
+    path: Path
+    on_device: bool  # False: by the runtime that proves the files
+    earlier: Mapping[Cell, Sequence[AccuracyChunk]] = field(default_factory=dict[Cell, Sequence[AccuracyChunk]])
+
+    def counting(self, step: Step) -> Counting:
+        """Return the images of a step, from the first one that is not counted yet."""
+        assert self.request.evaluation is not None
+        tallies = self.earlier.get(step.cell, ())
+        spec = next(spec for spec in self.request.models if spec.name == step.cell.model)
+        return Counting(
+            folder=str(self.images.folder),
+            pictures=self.images.pictures,
+            preprocessing=Preprocessing(resolution=step.cell.shape.height, crop=spec.crop),
+            workers=self.request.evaluation.workers,
+            on_device=self.on_device,
+            first=sum(tally.pictures for tally in tallies),
+            contents=tallies[-1].contents if tallies else "",
+        )
+
+
 def run(
     request: Request,
     steps: Sequence[Step],
     images: DataSet,
     target: AccuracyTarget,
     path: Path,
-    earlier: dict[Cell, list[AccuracyChunk]] | None = None,
-    notify: Callable[[Step, str], None] = lambda step, what: None,
+    earlier: Mapping[Cell, Sequence[AccuracyChunk]] | None = None,
+    notify: Notify = lambda step, what: None,
     command: Sequence[str] | None = None,
 ) -> Generator[tuple[Step, AccuracyChunk | Accuracy | Failure]]:
-    """Export missing files, count, write each record to the run file, then yield it with its step.
+    """Export missing files, count on this machine, write each record to the run file, then yield it with its step.
 
     `earlier` holds the tallies that `resume` returned. `notify` is called with each step and the phase that begins.
     `command` starts the workers instead of this package's own.
     """
-    assert request.evaluation is not None
-    options = {} if command is None else {"command": command}
+    start = Worker if command is None else functools.partial(Worker, command)
+    planned = PlannedCount(request, steps, images, path, target.on_device, earlier or {})
+    yield from run_all([planned], LocalExecutor(target.machine, None, start), notify, start)
+
+
+def run_all(
+    counts: Sequence[PlannedCount], executor: Executor, notify: Notify, start: Callable[[], Worker] = Worker
+) -> Generator[tuple[Step, AccuracyChunk | Accuracy | Failure]]:
+    """Export the steps of evaluations in turns, have an executor count, write each record, then yield it with its step.
+
+    Files are exported here, in a process that `start` makes.
+    """
+    turns = itertools.zip_longest(*([(planned, step) for step in planned.steps] for planned in counts))
+    pairs = [pair for turn in turns for pair in turn if pair is not None]
+    of_run = {planned.path: planned for planned in counts}
+    tallies = {(planned.path, step.cell): list(planned.earlier.get(step.cell, ())) for planned, step in pairs}
     digests: set[str] = set()  # of the images' contents, as each model saw them
-    with Worker(**options) as exporter:
-        for step in steps:
-            artifact = sweep_run.ready(step, exporter, request.timeout_s, notify, engine=target.on_device)
-            if isinstance(artifact, CellError):
-                yield step, _record(path, sweep_run.failure(step, artifact))
-                continue
-            notify(step, "counting")
-            tallies = list((earlier or {}).get(step.cell, []))
-            spec = next(spec for spec in request.models if spec.name == step.cell.model)
-            how = Preprocessing(resolution=step.cell.shape.height, crop=spec.crop)
-            job = EvaluationJob(
-                artifact=artifact,
-                export=msgspec.structs.replace(step.job, path=plan.file_of(step, artifact)),
-                on_device=target.on_device,
-                machine=target.machine,
-                folder=str(images.folder),
-                pictures=images.pictures,
-                first=sum(tally.pictures for tally in tallies),
-                contents=tallies[-1].contents if tallies else "",
-                preprocessing=how,
-                workers=request.evaluation.workers,
+    with start() as exporter:
+        tasks = (
+            Task(
+                planned.request,
+                step,
+                planned.path,
+                sweep_run.ready(step, exporter, planned.request.timeout_s, notify, engine=False),
+                planned.counting(step),
             )
-            trouble: CellError | None = None
-            with Worker(**options) as counter:
-                for reply in counter.evaluate(job, request.timeout_s):
-                    if isinstance(reply, CellError):
-                        trouble = reply
-                        break
-                    tallies.append(reply)
-                    runs.append(path, reply)
-                    yield step, reply
-            outcome = trouble or _summed(request, artifact, how, tallies, target.machine)
+            for planned, step in pairs
+        )
+        for task, reply in executor.outcomes(tasks, len(pairs), notify):
+            chunks = tallies[task.path, task.step.cell]
+            if isinstance(reply, AccuracyChunk):
+                chunks.append(reply)
+                runs.append(task.path, reply)
+                yield task.step, reply
+                continue
+            assert not isinstance(reply, Measurement)  # nothing is timed
+            outcome = reply if isinstance(reply, CellError) else _summed(of_run[task.path], task, chunks, reply.machine)
             if isinstance(outcome, Accuracy):
                 digests.add(outcome.contents)
-                if len(digests) > 1:  # two models of one run would be compared on different images
-                    outcome = CellError(stage="accuracy", reason="images changed since the model before was counted")
-            yield step, _record(path, sweep_run.failure(step, outcome) if isinstance(outcome, CellError) else outcome)
+                if len(digests) > 1:  # two models would be compared on different images
+                    outcome = CellError(stage="accuracy", reason=OTHER_IMAGES)
+            result = sweep_run.failure(task.step, outcome) if isinstance(outcome, CellError) else outcome
+            yield task.step, _record(task.path, result)
 
 
 def _summed(
-    request: Request, artifact: Artifact, how: Preprocessing, tallies: Sequence[AccuracyChunk], machine: Machine
+    planned: PlannedCount, task: Task, tallies: Sequence[AccuracyChunk], machine: Machine
 ) -> Accuracy | CellError:
     """Return the accuracy of all tallies of an artifact, or an error if none of the images could be read."""
+    request, artifact = task.request, task.artifact
     assert request.evaluation is not None
+    assert isinstance(artifact, Artifact)
     unreadable = tuple(picture for tally in tallies for picture in tally.unreadable)
     counted = sum(tally.pictures for tally in tallies) - len(unreadable)
     if counted == 0:
@@ -263,7 +299,7 @@ def _summed(
         artifact=artifact,
         how=tallies[-1].how,
         evaluation=request.evaluation,
-        preprocessing=how,
+        preprocessing=planned.counting(task.step).preprocessing,
         images=counted,
         top1=sum(tally.top1 for tally in tallies),
         top5=sum(tally.top5 or 0 for tally in tallies) if all(tally.top5 is not None for tally in tallies) else None,

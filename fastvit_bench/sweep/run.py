@@ -158,8 +158,9 @@ def run_all(
             Task(sweep.request, step, sweep.path, ready(step, exporter, sweep.request.timeout_s, notify, engine=False))
             for sweep, step in pairs
         )
-        for task, outcome in executor.outcomes(tasks, len(pairs), notify):
-            yield _record(task.path, outcome if isinstance(outcome, Measurement) else failure(task.step, outcome))
+        for task, reply in executor.outcomes(tasks, len(pairs), notify):
+            assert isinstance(reply, Measurement | CellError)  # nothing is counted
+            yield _record(task.path, reply if isinstance(reply, Measurement) else failure(task.step, reply))
 
 
 def ready(

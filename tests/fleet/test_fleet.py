@@ -27,6 +27,7 @@ from fastvit_bench.measuring import machine
 from fastvit_bench.records import CellError, Failure, Measurement, Request
 from fastvit_bench.store import runs
 from fastvit_bench.sweep import plan, preflight, run
+from fastvit_bench.sweep.cell import CellJob
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -142,9 +143,11 @@ def test_a_file_that_arrives_changed_costs_its_cell(
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", ".hidden", "a//../b"])
 def test_a_name_outside_the_cache_is_not_fetched(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(transfer.CACHE_VARIABLE, str(tmp_path / "cache"))
-    manifest = (transfer.FileReference(name=name, sha256="0" * 64, size_bytes=1),)
-    with pytest.raises(UsageError, match="is not fetched"):
-        transfer.fetch(manifest, "tcp://127.0.0.1:1")
+    reference = transfer.FileReference(name=name, sha256="0" * 64, size_bytes=1)
+    parcels = transfer.Parcel(name="x", files=(reference,)), transfer.Parcel(name=name, files=())
+    for parcel in parcels:
+        with pytest.raises(UsageError, match="is not fetched"):
+            transfer.fetch(parcel, "tcp://127.0.0.1:1")
     assert not (tmp_path / "cache").exists()
 
 
@@ -152,12 +155,12 @@ def test_a_cell_that_ended_two_workers_is_not_begun_again(client: Client, reques
     entry = planned(request_)
     artifact = entry.steps[0].cached
     assert artifact is not None
-    job = remote.CellJob(export=entry.steps[0].job, artifact=artifact, method=request_.method, timeout_s=1)
-    order = remote.CellOrder(topic="planted", job=job, manifest=(), client="")
+    job = CellJob(export=entry.steps[0].job, artifact=artifact, method=request_.method, timeout_s=1)
+    order = remote.Order(topic="planted", job=job, parcels={}, client="")
     for name in ("one", "another"):
         client.log_event("planted", msgspec.to_builtins(remote.Start(worker=name)))
-    reply = client.submit(remote.measure_cell, msgspec.json.encode(order), pure=False).result()
-    error = msgspec.json.decode(reply, type=CellError)
+    reply = client.submit(remote.perform, msgspec.json.encode(order), pure=False).result()
+    (error,) = msgspec.json.decode(reply, type=list[CellError])
     assert "one and another were lost" in error.reason
     assert not list(tmp_path.glob("*.jsonl"))  # no stand-in began
 
