@@ -40,8 +40,9 @@ from fastvit_bench.records import (
 from fastvit_bench.store import runs
 from fastvit_bench.sweep import preflight as sweep_preflight
 from fastvit_bench.sweep import run as sweep_run
+from fastvit_bench.sweep.cell import CountEnd
 from fastvit_bench.sweep.executor import Counting, Executor, LocalExecutor, Notify, Task
-from fastvit_bench.sweep.plan import Step
+from fastvit_bench.sweep.plan import Step, plan
 
 OTHER_IMAGES = "images changed since the model before was counted, or another worker has others of the same names"
 
@@ -75,8 +76,11 @@ def preflight(device: Device, name: str = "") -> AccuracyTarget:
     return AccuracyTarget(device, machine, None)
 
 
-def described(images: DataSet, data: Path, limit: int | None, workers: int) -> Evaluation:
-    """Return the record of a data set in a run; `data` is the folder as the user named it."""
+def described(images: DataSet, data: Path, limit: int | None, workers: int, decoder: str | None = None) -> Evaluation:
+    """Return the record of a data set in a run; `data` is the folder as the user named it.
+
+    `decoder` is the library that decodes the images, by default this machine's.
+    """
     return Evaluation(
         data=str(data),
         labels=str(images.labels) if images.labels else None,
@@ -84,7 +88,7 @@ def described(images: DataSet, data: Path, limit: int | None, workers: int) -> E
         images=len(images.pictures),
         digest=images.digest,
         workers=workers,
-        decoder=preprocessing.decoder(),
+        decoder=decoder or preprocessing.decoder(),
     )
 
 
@@ -126,32 +130,72 @@ def resume(
     were counted have other contents. Raises `UsageError` for a run that timed.
     """
     file, steps = sweep_run.reopen(path, models, machine)
+    asked = evaluation_of(file)
+    images = dataset.collect(Path(asked.data), Path(asked.labels) if asked.labels else None, asked.limit)
+    remaining = _remaining(file, steps, images, preprocessing.decoder())
+    earlier = {step.cell: _earlier(file, step) for step in remaining}
+    if remaining:
+        _check_contents(file.runs[0].id, images, file.accuracies, earlier, asked.workers)
+    sweep_run.go_on(file, machine)
+    return file.runs[0].request, remaining, images, earlier
+
+
+def begun(
+    request: Request, machine: Machine, images: DataSet, models: Path, results: Path, on_device: bool
+) -> "PlannedCount":
+    """Return a new evaluation that `machine` counts, or others of a fleet. Raises what `check` raises."""
+    steps = plan(request, models)
+    check(request, steps, images)
+    return PlannedCount(request, steps, images, sweep_run.begin(request, steps, machine, results), on_device)
+
+
+def resumed(path: Path, models: Path, target: AccuracyTarget) -> "PlannedCount":
+    """Return what remains of an evaluation, to be counted on this machine; raises what `resume` raises."""
+    request, steps, images, earlier = resume(path, models, target.machine)
+    return PlannedCount(request, steps, images, path, target.on_device, earlier)
+
+
+def resumed_on_fleet(path: Path, models: Path, machine: Machine, images: DataSet, decoder: str) -> "PlannedCount":
+    """Return what remains of an evaluation, to be counted on other machines, which `decoder` decodes the images on.
+
+    Each accuracy has its own machine. So models that were counted are kept, and the parts of others are counted anew.
+    Raises `NotComparableError` for other images or another decoder, and `UsageError` for a run that timed.
+    """
+    file = runs.reopen(path)
+    steps = sweep_run.planned_again(file, models)
+    remaining = _remaining(file, steps, images, decoder)
+    sweep_run.go_on(file, machine)
+    known = frozenset(accuracy.contents for accuracy in file.accuracies)
+    return PlannedCount(file.runs[0].request, remaining, images, path, on_device=True, known=known)
+
+
+def evaluation_of(file: runs.RunFile) -> Evaluation:
+    """Return the images and settings of a run; raises `UsageError` for one that timed."""
     first = file.runs[0]
-    asked = first.request.evaluation
-    if asked is None:
+    if first.request.evaluation is None:
         raise UsageError(
             f"Run {first.id} times networks instead of counting right answers; go on with: "
             f"fastvit-bench latency --device {first.request.device.name} --resume {first.id}."
         )
-    images = dataset.collect(Path(asked.data), Path(asked.labels) if asked.labels else None, asked.limit)
+    return first.request.evaluation
+
+
+def _remaining(file: runs.RunFile, steps: Sequence[Step], images: DataSet, decoder: str) -> list[Step]:
+    """Return the steps without an accuracy; raises `NotComparableError` for other images or another decoder."""
+    first, asked = file.runs[0], evaluation_of(file)
     if images.digest != asked.digest:
         raise NotComparableError(
             f"Run {first.id} cannot go on, because the images in {asked.data} are not those it began with. "
             f"Start a new run."
         )
-    if preprocessing.decoder() != asked.decoder:
+    if decoder != asked.decoder:
         raise NotComparableError(
             f"Run {first.id} cannot go on, because its images were decoded by {asked.decoder}, and here is "
-            f"{preprocessing.decoder()}. Start a new run."
+            f"{decoder}. Start a new run."
         )
     check(first.request, steps, images)
     done = {_cell_of(accuracy.artifact) for accuracy in file.accuracies}
-    remaining = [step for step in steps if step.cell not in done]
-    earlier = {step.cell: _earlier(file, step) for step in remaining}
-    if remaining:
-        _check_contents(first.id, images, file.accuracies, earlier, asked.workers)
-    sweep_run.go_on(file, machine)
-    return first.request, remaining, images, earlier
+    return [step for step in steps if step.cell not in done]
 
 
 def _check_contents(
@@ -204,6 +248,7 @@ class PlannedCount:
     path: Path
     on_device: bool  # False: by the runtime that proves the files
     earlier: Mapping[Cell, Sequence[AccuracyChunk]] = field(default_factory=dict[Cell, Sequence[AccuracyChunk]])
+    known: frozenset[str] = frozenset()  # digests of the images' contents, as models before saw them
 
     def counting(self, step: Step) -> Counting:
         """Return the images of a step, from the first one that is not counted yet."""
@@ -252,7 +297,7 @@ def run_all(
     pairs = [pair for turn in turns for pair in turn if pair is not None]
     of_run = {planned.path: planned for planned in counts}
     tallies = {(planned.path, step.cell): list(planned.earlier.get(step.cell, ())) for planned, step in pairs}
-    digests: set[str] = set()  # of the images' contents, as each model saw them
+    digests = {digest for planned in counts for digest in planned.known}
     with start() as exporter:
         tasks = (
             Task(
@@ -272,7 +317,7 @@ def run_all(
                 yield task.step, reply
                 continue
             assert not isinstance(reply, Measurement)  # nothing is timed
-            outcome = reply if isinstance(reply, CellError) else _summed(of_run[task.path], task, chunks, reply.machine)
+            outcome = reply if isinstance(reply, CellError) else _summed(of_run[task.path], task, chunks, reply)
             if isinstance(outcome, Accuracy):
                 digests.add(outcome.contents)
                 if len(digests) > 1:  # two models would be compared on different images
@@ -281,9 +326,7 @@ def run_all(
             yield task.step, _record(task.path, result)
 
 
-def _summed(
-    planned: PlannedCount, task: Task, tallies: Sequence[AccuracyChunk], machine: Machine
-) -> Accuracy | CellError:
+def _summed(planned: PlannedCount, task: Task, tallies: Sequence[AccuracyChunk], end: CountEnd) -> Accuracy | CellError:
     """Return the accuracy of all tallies of an artifact, or an error if none of the images could be read."""
     request, artifact = task.request, task.artifact
     assert request.evaluation is not None
@@ -305,8 +348,9 @@ def _summed(
         top5=sum(tally.top5 or 0 for tally in tallies) if all(tally.top5 is not None for tally in tallies) else None,
         overflowed=sum(tally.overflowed for tally in tallies),
         unreadable=unreadable,
-        machine=machine,
+        machine=end.machine,
         contents=tallies[-1].contents,
+        tool=end.tool,
     )
 
 

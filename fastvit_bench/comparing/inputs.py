@@ -670,8 +670,10 @@ def resolve_pair(
     shapes: Sequence[Shape],
     commands: Sequence[Command] = ((), ()),
     notify: Callable[[str], None] = lambda what: None,
+    *,
+    engines: bool = True,
 ) -> list[ComparisonPair]:
-    """Return the pairs of `compare`, exporting models and building engines as needed.
+    """Return the pairs of `compare`, exporting models as needed, and building engines unless another machine does.
 
     Without `shapes`, a model is exported at the sizes of the files that it is compared with.
     """
@@ -681,7 +683,8 @@ def resolve_pair(
     for at in (first, 1 - first):
         wanted = shapes or [entry.artifact.shape for side in sides.values() for entry in side]
         sides[at] = resolve_inputs(asked[at], settings, wanted, commands[at], notify)
-        build_engines(sides[at], settings.sweep.timeout_s, notify)
+        if engines:
+            build_engines(sides[at], settings.sweep.timeout_s, notify)
     return by_shape(sides[0], sides[1])
 
 

@@ -1,11 +1,12 @@
 """The executor that has cells measured by the workers of a Dask cluster."""
 
+import contextlib
 import functools
 import queue
 import secrets
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +23,14 @@ import fastvit_bench
 from fastvit_bench import backends
 from fastvit_bench.errors import NotComparableError, UnavailableError
 from fastvit_bench.fleet import cluster, remote
+from fastvit_bench.fleet.cluster import LOST, SWEEPS, SweepProgress
 from fastvit_bench.fleet.images import LIST, ImageFolder
 from fastvit_bench.fleet.transfer import FileServer, Parcel
 from fastvit_bench.measuring import machine as machines
-from fastvit_bench.records import Artifact, CellError, Device, LabelledImage, Machine
+from fastvit_bench.records import Artifact, Cell, CellError, Device, LabelledImage, Machine, Measurement
 from fastvit_bench.sweep import preflight
 from fastvit_bench.sweep.block import BlockFailed, BlockJob, BlockReply, BlockSide, BlockTimed, OutOfReach
-from fastvit_bench.sweep.cell import CellJob, CountJob
+from fastvit_bench.sweep.cell import CellJob, CountEnd, CountJob
 from fastvit_bench.sweep.executor import Notify, Outcome, Reply, Task
 from fastvit_bench.sweep.plan import file_of
 
@@ -40,7 +42,6 @@ ABSENT_S = 15  # that a device may be missing when a sweep begins: a lost worker
 SEAT_S = 60  # that a worker may take to look for a device
 SEAT_TRIES = 5
 BLOCK_POLL_S = 0.1  # between two looks at a block
-LOST = (OSError, RuntimeError, TimeoutError, CancelledError, AttributeError)  # raised between two connections
 POLL_S = 1.0  # between two looks at the workers while nothing finishes
 
 
@@ -59,6 +60,8 @@ class DaskExecutor:
         self._scheduler = str(cast("Any", client.scheduler).address)
         self._beside = False  # whether a worker is on this machine, where exports would disturb it
         self._seat: remote.Seat | None = None  # of a comparison
+        self._progress: dict[Path, SweepProgress] = {}
+        self._costs: dict[tuple[Path, Cell], float] = {}  # estimated device-seconds of cells that remain
         self._blocks = 0  # of comparisons, submitted so far
         self._session = secrets.token_hex(4)  # a resumed run counts the starts of its cells anew
         security = Security()
@@ -72,7 +75,9 @@ class DaskExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the listener."""
+        """End the listener, and tell the fleet that nothing more comes."""
+        for progress in self._progress.values():
+            self._publish(msgspec.structs.replace(progress, ended=True))
         self._synced(self._files.close)
 
     @property
@@ -195,6 +200,41 @@ class DaskExecutor:
         others = ", ".join(sorted({name for offer in offers for name in offer.devices})) or "none"
         raise UnavailableError(f"No worker offers device '{device}'. Offered: {others}.")
 
+    def expect(self, path: Path, device: str, costs: "Mapping[Cell, float]") -> None:
+        """Let the fleet know of a run that begins, and of the estimated device-seconds of its cells."""
+        self._progress[path] = SweepProgress(
+            run=path.stem,
+            device=device,
+            session=self._session,
+            cells=len(costs),
+            finished=0,
+            left_s=sum(costs.values()),
+            measured_s=0.0,
+            expected_s=0.0,
+        )
+        self._costs |= {(path, cell): seconds for cell, seconds in costs.items()}
+        self._publish(self._progress[path])
+
+    def _finish(self, task: Task, measured_s: float | None) -> None:
+        """Let the fleet know that a cell is finished, which took so many seconds; None if it was not measured."""
+        progress = self._progress.get(task.path)
+        if progress is None:
+            return
+        cost_s = self._costs.pop((task.path, task.step.cell), 0.0)
+        self._progress[task.path] = progress = msgspec.structs.replace(
+            progress,
+            finished=progress.finished + 1,
+            left_s=max(0.0, progress.left_s - cost_s),
+            measured_s=progress.measured_s + (measured_s or 0.0),
+            expected_s=progress.expected_s + (cost_s if measured_s is not None else 0.0),
+        )
+        self._publish(progress)
+
+    def _publish(self, progress: SweepProgress) -> None:
+        if self._client.status == "running":
+            with contextlib.suppress(*LOST):  # the next look at the workers says what is lost
+                self._client.log_event(SWEEPS, msgspec.to_builtins(progress))
+
     def outcomes(self, tasks: Iterable[Task], count: int, notify: Notify) -> Generator[Outcome]:
         """Yield each task with its measurement, its chunks or its failure as it finishes.
 
@@ -214,16 +254,19 @@ class DaskExecutor:
                 match event:
                     case Task(artifact=CellError() as error):
                         done = [(event, error)]
+                        self._finish(event, None)
                     case Task():
                         waiting[_device(event)].append(event)
                     case BaseException():
                         raise event
                     case (task, key, future):
                         del submitted[key]
-                        replies = self._replies(self._topic(task), _run_of(task), future)
-                        done = [(task, cast("Reply", reply)) for reply in replies]
-                        if not done:
+                        ended = self._ended(self._topic(task), _run_of(task), future)
+                        if ended is None:
                             waiting[_device(task)].appendleft(task)
+                        else:
+                            done = [(task, cast("Reply", reply)) for reply in ended.replies]
+                            self._finish(task, ended.seconds)
                     case _:  # nothing for a while
                         pass
                 if exported == count or not self._beside:
@@ -334,9 +377,9 @@ class DaskExecutor:
                 future.cancel()  # its worker is lost: no other one may run it, so it would wait for ever
                 break
             else:
-                replies = self._replies(topic, run, future)
-                if replies:
-                    (reply,) = replies
+                ended = self._ended(topic, run, future)
+                if ended is not None:
+                    (reply,) = ended.replies
                     assert isinstance(reply, CellError | BlockTimed | BlockFailed | OutOfReach)
                     return (
                         BlockFailed(reason=reply.reason, stage=reply.stage) if isinstance(reply, CellError) else reply
@@ -365,21 +408,22 @@ class DaskExecutor:
         except LOST:
             raise self._gone([run]) from None
 
-    def _replies(self, topic: str, run: str, future: Future) -> "list[remote.Reply]":
-        """Return what became of a job; nothing where it has to be submitted again."""
+    def _ended(self, topic: str, run: str, future: Future) -> remote.Done | None:
+        """Return what became of a job; None where it has to be submitted again."""
         if future.status == "cancelled":
             raise self._gone([run])
         starts = self._starts(topic)
         error = future.exception() if future.status == "error" else None
         if isinstance(error, KilledWorker) and len(starts) < remote.MOST_STARTS:
-            return []
+            return None
         self._note_repeats(starts)
+        if error is None:
+            return _with_versions(msgspec.json.decode(future.result(), type=remote.Done))
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        failure = CellError(stage="timing", reason=reason)
         if isinstance(error, KilledWorker):
-            return [remote.lost([start["worker"] for _, start in starts])]
-        if error is not None:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            return [CellError(stage="timing", reason=reason)]
-        return msgspec.json.decode(future.result(), type=list[remote.Reply])
+            failure = remote.lost([start["worker"] for _, start in starts])
+        return remote.Done(replies=(failure,), seconds=0.0, tool="")
 
     def _topic(self, task: Task) -> str:
         """Return the name of a cell among all that a cluster ever measures."""
@@ -416,6 +460,17 @@ def _device(task: Task) -> str:
 
 def _run_of(task: Task) -> str:
     return f"{task.path.stem} ({_device(task)})"
+
+
+def _with_versions(done: remote.Done) -> remote.Done:
+    """Return what became of a job, its figures with the version of a worker that has another one than this client."""
+    if done.tool == fastvit_bench.__version__:
+        return done
+    replies = [
+        msgspec.structs.replace(reply, tool=done.tool) if isinstance(reply, Measurement | CountEnd) else reply
+        for reply in done.replies
+    ]
+    return msgspec.structs.replace(done, replies=tuple(replies))
 
 
 def _seat(content: bytes) -> remote.Seat | remote.Refusal:

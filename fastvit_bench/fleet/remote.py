@@ -16,6 +16,7 @@ from fastvit_bench import backends, config
 from fastvit_bench.errors import FastViTBenchError, UnavailableError
 from fastvit_bench.exporting import metadata
 from fastvit_bench.fleet import images, machine_lock, transfer
+from fastvit_bench.measuring import machine as machines
 from fastvit_bench.measuring.worker import Worker
 from fastvit_bench.records import (
     AccuracyChunk,
@@ -53,6 +54,14 @@ class Order(Record, frozen=True):
 
 
 Reply = Measurement | AccuracyChunk | CountEnd | CellError | BlockTimed | BlockFailed | OutOfReach
+
+
+class Done(Record, frozen=True):
+    """What became of an order."""
+
+    replies: tuple[Reply, ...]
+    seconds: float  # that it took, without the wait for the machine
+    tool: str  # version of this package that did it
 
 
 class Seat(Record, frozen=True, tag="seat", tag_field="kind"):
@@ -123,21 +132,29 @@ def find_images(order: bytes) -> bytes:
 
 
 def perform(order: bytes) -> bytes:
-    """Return the replies to the job of an `Order`; no other job runs on the device meanwhile."""
+    """Return what became of an `Order`, as `Done`; no other job runs on the device meanwhile."""
     asked = msgspec.json.decode(order, type=Order)
     worker: DaskWorker = get_worker()
-    stage: Stage = "accuracy" if isinstance(asked.job, CountJob) else "timing"
     earlier = [event["worker"] for event in _events(worker, asked.topic)]
     if len(earlier) >= MOST_STARTS:
-        return msgspec.json.encode([lost(earlier)])
+        return msgspec.json.encode(Done(replies=(lost(earlier),), seconds=0.0, tool=tool()))
     scheduler: Any = worker.scheduler
     sync(worker.loop, scheduler.log_event, topic=asked.topic, msg=msgspec.to_builtins(Start(worker=str(worker.name))))
+    stage: Stage = "accuracy" if isinstance(asked.job, CountJob) else "timing"
+    replies: list[Reply]
+    seconds = 0.0
     try:
-        return msgspec.json.encode(_replies(asked, worker))
+        paths = {role: transfer.fetch(parcel, asked.client) for role, parcel in asked.parcels.items()}
+        apart = APART in worker.state.total_resources
+        with machine_lock.measuring(_device(asked.job).name, apart=apart):
+            since = machines.monotonic_s()
+            replies = _replies(asked.job, paths)
+            seconds = machines.monotonic_s() - since
     except FastViTBenchError as error:
-        return msgspec.json.encode([CellError(stage=stage, reason=str(error))])
+        replies = [CellError(stage=stage, reason=str(error))]
     except OSError as error:
-        return msgspec.json.encode([CellError(stage=stage, reason=f"{type(error).__name__}: {error}")])
+        replies = [CellError(stage=stage, reason=f"{type(error).__name__}: {error}")]
+    return msgspec.json.encode(Done(replies=tuple(replies), seconds=seconds, tool=tool()))
 
 
 def lost(workers: list[str]) -> CellError:
@@ -152,24 +169,31 @@ def _events(worker: DaskWorker, topic: str) -> list[dict[str, str]]:
     return [message for _, message in sync(worker.loop, scheduler.events, topic=topic)]
 
 
-def _replies(asked: Order, worker: DaskWorker) -> list[Reply]:
-    paths = {role: transfer.fetch(parcel, asked.client) for role, parcel in asked.parcels.items()}
-    apart = APART in worker.state.total_resources
-    match asked.job:
-        case CellJob() as job:
+def _device(job: CellJob | CountJob | BlockJob) -> Device:
+    match job:
+        case CellJob():
+            return job.export.device
+        case CountJob():
+            return job.evaluation.export.device
+        case BlockJob():
+            return job.head.device
+
+
+def _replies(job: CellJob | CountJob | BlockJob, paths: dict[str, Path]) -> list[Reply]:
+    """Return the replies to a job, whose files are in the cache by their roles."""
+    match job:
+        case CellJob():
             device, machine = here(job.export.device)
             export = msgspec.structs.replace(job.export, path=str(paths["export"]), device=device)
-            with machine_lock.measuring(device.name, apart=apart):
-                reply, _ = measure(msgspec.structs.replace(job, export=export), machine, transfer.cache(), start=start)
+            reply, _ = measure(msgspec.structs.replace(job, export=export), machine, transfer.cache(), start=start)
             return [reply]
-        case CountJob() as job:
-            return _counted(job, paths, apart=apart)
-        case BlockJob() as job:
-            with machine_lock.measuring(job.head.device.name, apart=apart):
-                return [_block(job, paths)]
+        case CountJob():
+            return _counted(job, paths)
+        case BlockJob():
+            return [_block(job, paths)]
 
 
-def _counted(job: CountJob, paths: dict[str, Path], *, apart: bool) -> list[Reply]:
+def _counted(job: CountJob, paths: dict[str, Path]) -> list[Reply]:
     """Count on the images of this machine, which must be those of the client."""
     asked = job.evaluation
     device, machine = here(asked.export.device)
@@ -182,8 +206,7 @@ def _counted(job: CountJob, paths: dict[str, Path], *, apart: bool) -> list[Repl
         pictures=pictures,
         workers=min(asked.workers, backends.available_cores()),
     )
-    with machine_lock.measuring(device.name, apart=apart):
-        return list(count(msgspec.structs.replace(job, evaluation=evaluation), start=start))
+    return list(count(msgspec.structs.replace(job, evaluation=evaluation), start=start))
 
 
 def _block(job: BlockJob, paths: dict[str, Path]) -> BlockReply:

@@ -105,6 +105,7 @@ class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
     unreadable: tuple[Unreadable, ...]
     machine: Machine
     contents: str = ""  # digest of the contents of the images; empty in runs of earlier versions
+    tool: str = ""  # version of fastvit-bench that counted on a fleet; empty: that of the run
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for counts that so many images cannot have, and for an accuracy of none."""

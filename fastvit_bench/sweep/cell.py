@@ -51,6 +51,7 @@ class CountEnd(Record, frozen=True, tag="count-end", tag_field="kind"):
     """The end of a count whose chunks are complete."""
 
     machine: Machine  # that counted
+    tool: str = ""  # version of fastvit-bench that counted; empty: that of the run
 
 
 def count(

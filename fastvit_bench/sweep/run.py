@@ -71,7 +71,7 @@ def planned_on_fleet(
         return PlannedRun(request, steps, begin(request, steps, machine, results))
     file = runs.reopen(path)
     _refuse_accuracy(file)
-    steps = _planned_again(file, models)
+    steps = planned_again(file, models)
     go_on(file, machine)
     done = {cell_of(measurement) for measurement in file.measurements}
     return PlannedRun(request, [step for step in steps if step.cell not in done], path)
@@ -87,10 +87,10 @@ def reopen(path: Path, models: Path, machine: Machine) -> tuple[runs.RunFile, li
             f"Run {first.id} cannot go on, because this is not the machine it began on ({'; '.join(changes)}). "
             f"Start a new run; this one stays readable."
         )
-    return file, _planned_again(file, models)
+    return file, planned_again(file, models)
 
 
-def _planned_again(file: runs.RunFile, models: Path) -> list[Step]:
+def planned_again(file: runs.RunFile, models: Path) -> list[Step]:
     """Return all steps of a run; raises `NotComparableError` where a checkpoint has changed."""
     first = file.runs[0]
     steps = plan(first.request, models)
