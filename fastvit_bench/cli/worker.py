@@ -36,6 +36,12 @@ def worker(
             help="Folder of the machine's lock, the same for all of its workers. [default: the one that users share]",
         ),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", help="Folder of images for `accuracy`. [default: the one that the client names]"
+        ),
+    ] = None,
     dashboard: Annotated[
         str | None, typer.Option("--dashboard", help="Address of the worker's dashboard, such as :0. [default: none]")
     ] = None,
@@ -79,6 +85,7 @@ def worker(
             machine=settings.machine_name(machine_name),
             cache=cache.absolute() if cache else None,
             locks=locks.absolute() if locks else None,
+            data=data.absolute() if data else None,
             dashboard=dashboard,
         )
     )

@@ -13,7 +13,7 @@ from distributed.security import Security
 
 from fastvit_bench import config
 from fastvit_bench.errors import UnavailableError
-from fastvit_bench.fleet import machine_lock, remote, transfer
+from fastvit_bench.fleet import images, machine_lock, remote, transfer
 
 AGAIN_S = 5.0  # between two attempts to reach a scheduler that is gone
 
@@ -33,6 +33,7 @@ class WorkerOptions:
     machine: str = ""  # a person's name for it
     cache: Path | None = None
     locks: Path | None = None  # folder of the machine's lock
+    data: Path | None = None  # folder of images
     dashboard: str | None = None
 
     @property
@@ -49,6 +50,7 @@ class WorkerOptions:
             config.MACHINE_VARIABLE: self.machine,
             transfer.CACHE_VARIABLE: self.cache,
             machine_lock.LOCKS_VARIABLE: self.locks,
+            images.DATA_VARIABLE: self.data,
         }
         return {name: str(value) for name, value in chosen.items() if value}
 
