@@ -126,9 +126,9 @@ def sweeps(client: Client) -> list[SweepOnDevice]:
             progress = msgspec.convert(message, SweepProgress)
             newest[progress.run, progress.device, progress.session] = at, progress
     workers = Counter(device for offer in offers(client) for device in offer.devices)
-    now = datetime.now(UTC).timestamp()
+    read_at = datetime.now(UTC).timestamp()
     return [
-        SweepOnDevice(progress, workers[progress.device], max(0.0, now - at))
+        SweepOnDevice(progress, workers[progress.device], max(0.0, read_at - at))
         for at, progress in newest.values()
         if not progress.ended
     ]

@@ -172,7 +172,7 @@ class DaskExecutor:
             try:
                 reply = decode(future.result(timeout=1))
             except TimeoutError:
-                if offer.address not in {other.address for other in cluster.offers(self._client)}:
+                if offer.address not in {known.address for known in cluster.offers(self._client)}:
                     break
             except (KilledWorker, CancelledError):
                 break
