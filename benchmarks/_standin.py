@@ -6,11 +6,13 @@ The variables STANDIN_S and STANDIN_LOG are the seconds of a cell, and the folde
 import json
 import os
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastvit_bench.records import MachineState, Measurement, TimingJob, Window
+from fastvit_bench.accuracy import contents
+from fastvit_bench.records import AccuracyChunk, EvaluationJob, MachineState, Measurement, TimingJob, Window
 
 
 class StandIn:
@@ -45,6 +47,28 @@ class StandIn:
             state=MachineState(),
             parity=job.artifact.parity,
         )
+
+    def evaluate(self, job: EvaluationJob, timeout_s: float) -> Iterator[AccuracyChunk]:
+        """Count every image as right, once its content is read."""
+        cell = f"{job.export.device.name} {job.artifact.model} {job.artifact.shape.size}"
+        _log(cell, "begin")
+        time.sleep(float(os.environ["STANDIN_S"]))
+        total = len(job.pictures)
+        for first in range(job.first, total, 2):
+            after = min(first + 2, total)
+            digest = contents.digests_after(Path(job.folder), job.pictures, {after}, 1)[after]
+            yield AccuracyChunk(
+                artifact=job.artifact.sha256 or "",
+                how="a stand-in",
+                first=first,
+                pictures=after - first,
+                top1=after - first,
+                top5=after - first,
+                overflowed=0,
+                unreadable=(),
+                contents=digest,
+            )
+        _log(cell, "end")
 
 
 def _log(cell: str, event: str) -> None:

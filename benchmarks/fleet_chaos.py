@@ -8,6 +8,7 @@ chaos      4 workers with a device each, 200 cells; a worker's process is killed
            in its run file exactly once. Reported: kills, cells begun again, device-seconds spent twice.
 two        two sweeps at once on one device: no two of its cells overlap in time, by the stand-ins' own clock.
 scheduler  the scheduler is killed in the middle and started again: one message, exit code 6, and --resume completes.
+client     the command is killed (SIGKILL) in the middle and begun again with --resume: every cell once.
 deadly     a cell that ends its worker's process: it is recorded as failed after two workers, and the others are kept.
 tls        certificates made here: a client with one measures, a client without is refused.
 overhead   60 cells on two workers: the wall time over that of the cells themselves. Goal: at most 5 % more.
@@ -150,7 +151,7 @@ class Fleet:
         }
         name = f"w{len(self.workers)}"
         arguments = ["worker", "--scheduler", self.address, "--device", devices, "--name", name]
-        arguments += ["--cache", str(self.folder / f"cache-{name}"), *words]
+        arguments += ["--cache", str(self.folder / f"cache-{name}"), "--locks", str(self.folder), *words]
         self.workers.append(self._spawn("fastvit_bench", *arguments, log=name, environment=preload))
 
     def wait_for_workers(self) -> None:
@@ -331,6 +332,36 @@ def scheduler(folder: Path, quick: bool) -> list[str]:
         )
 
 
+def client(folder: Path, quick: bool) -> list[str]:
+    sizes = SIZES[:6] if quick else SIZES[:20]
+    with Fleet(folder, 0.5) as fleet:
+        fleet.prepare("a", sizes)
+        fleet.add_worker("a")
+        fleet.wait_for_workers()
+        killed = fleet.client(*fleet.latency("a", sizes))
+        while sum(fleet.results()[0].values()) < 2:
+            time.sleep(0.1)
+        killed.kill()  # SIGKILL: it tidies nothing up
+        killed.communicate()
+        kept = sum(fleet.results()[0].values())
+        run = runs.all_runs(folder / "results")[0].stem
+        done = fleet.call("latency", "--device", "a", "--resume", run, "--scheduler", fleet.address, "--any-speed")
+        counts, failures = fleet.results()
+        begun = Counter(event["cell"] for event in fleet.events() if event["event"] == "begin")
+        again = sum(times - 1 for times in begun.values())
+        print(
+            f"client: {kept} cells kept of a killed client, {len(counts)} after --resume, {again} measured twice; "
+            f"{overlaps(fleet.events(), fleet.cell_s)} overlap"
+        )
+        faults = [f"client: --resume ended with {done.returncode}: {done.stderr[-500:]}"] * bool(done.returncode)
+        faults += ["client: a failure is recorded"] * bool(failures)
+        # what ran or waited when the client ended may be measured once more, and nothing else
+        faults += [f"client: {again} cells were measured twice"] * (again > 2)
+        return faults + ["client: cells are lost or twice"] * (
+            len(counts) != len(sizes) or set(counts.values()) != {1} or kept >= len(sizes)
+        )
+
+
 def deadly(folder: Path, quick: bool) -> list[str]:
     sizes = SIZES[:4]
     with Fleet(folder, 0.2, {"STANDIN_DEADLY": str(sizes[1])}) as fleet:
@@ -437,6 +468,7 @@ PARTS: dict[str, Callable[[Path, bool], list[str]]] = {
     "chaos": chaos,
     "two": two,
     "scheduler": scheduler,
+    "client": client,
     "deadly": deadly,
     "tls": tls,
     "overhead": overhead,

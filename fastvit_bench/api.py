@@ -5,13 +5,14 @@ text is meant for a person. Nothing is printed. Arguments have the names and mea
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from fastvit_bench import backends, config, options
+from fastvit_bench import backends, config, fleet, options
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.records import (
     Accuracy,
@@ -19,14 +20,17 @@ from fastvit_bench.records import (
     Artifact,
     ClassNumbering,
     ClassOrder,
+    Device,
     Failure,
     Fuse,
     Gelu,
     Head,
     LabelIds,
+    Machine,
     Measurement,
     Protocol,
     RankedClasses,
+    Request,
     Shape,
 )
 from fastvit_bench.records.comparison import BaselineKind, Comparison
@@ -34,6 +38,8 @@ from fastvit_bench.records.comparison import BaselineKind, Comparison
 if TYPE_CHECKING:
     from torch import nn
 
+    from fastvit_bench.accuracy.run import PlannedCount
+    from fastvit_bench.sweep.executor import Executor
     from fastvit_bench.sweep.plan import Step
 
 Sizes = str | int | Sequence[int]  # as --res takes them: 256, "224..1024", "384x512", [224, 256]
@@ -171,6 +177,8 @@ def measure(
     wait_s: float | None = 60,
     fuse: Fuse = Fuse.FOLDED,
     seed: int = 0,
+    scheduler: str | None = None,
+    plaintext: str | None = None,
     resume: str | None = None,
     machine_name: str | None = None,
     configuration: Path | str | None = None,
@@ -180,7 +188,8 @@ def measure(
 
     There is one for each model and size. `wait_s` is the time in seconds to wait, in all, for the machine's usual
     speed; None accepts figures of any speed. `resume` is an id, a prefix of it, a file or "last": what that run still
-    lacks is measured and returned, with the models, sizes and method that it began with.
+    lacks is measured and returned, with the models, sizes and method that it began with. With `scheduler`, the workers
+    of a fleet measure.
 
     Raises:
         UnavailableError: The device is not available here, or a size failed. The other sizes are kept in the run file.
@@ -189,6 +198,7 @@ def measure(
     """
     from fastvit_bench.store import runs as store_runs
     from fastvit_bench.sweep import plan, preflight, run
+    from fastvit_bench.sweep.executor import LocalExecutor
 
     progress = progress or _ignore
     settings = options.load(_path(configuration))
@@ -200,43 +210,59 @@ def measure(
         "cuda_binding": cuda_binding,
         "threads": threads,
     }
-    chosen = options.resolve_device(settings.device(device), protocol, precision, batch, device_options)
-    chosen, machine = preflight.preflight(
-        chosen, "rename" if allow_device_mismatch else "refuse", settings.machine_name(machine_name)
-    )
-    options.require_folders(settings, chosen.name)
-    with store_runs.lock(results, chosen.name):
-        if resume is not None:
-            path = options.run_to_resume(chosen.name, store_runs.find(results, resume))
-            request, steps = run.resume(path, models, machine)
+    target = options.resolve_device(settings.device(device), protocol, precision, batch, device_options)
+    fleet.check_options(scheduler, plaintext, machine_name)
+
+    def request_of(chosen: Device, machine: Machine) -> Request:
+        return options.sweep_request(
+            settings,
+            chosen,
+            options.select_models(settings, _names(model), _path(checkpoint), head, weights, gelu, pad=pad),
+            res=_sizes(res),
+            protocol=protocol,
+            runs=runs,
+            warmup=warmup,
+            fuse=fuse,
+            seed=seed,
+            profile=profile,
+        )
+
+    measurements: list[Measurement] = []
+    failures: list[Failure] = []
+    with ExitStack() as stack:
+        if scheduler is not None:
+            from fastvit_bench.fleet import place
+
+            options.require_folders(settings, target.name)
+            executor: Executor = stack.enter_context(place.executor_of(scheduler, plaintext, wait_s))
+            earlier = None if resume is None else options.run_to_resume(target.name, store_runs.find(results, resume))
+            planned, _ = stack.enter_context(place.latencies(executor, target, request_of, models, results, earlier))
         else:
-            request = options.sweep_request(
-                settings,
-                chosen,
-                options.select_models(settings, _names(model), _path(checkpoint), head, weights, gelu, pad=pad),
-                res=_sizes(res),
-                protocol=protocol,
-                runs=runs,
-                warmup=warmup,
-                fuse=fuse,
-                seed=seed,
-                profile=profile,
-            )
-            steps = plan.plan(request, models)
-            plan.check_checkpoints(request, steps)
-            path = run.begin(request, steps, machine, results)
-        measurements: list[Measurement] = []
-        failures: list[Failure] = []
+            mismatch = "rename" if allow_device_mismatch else "refuse"
+            chosen, machine = preflight.preflight(target, mismatch, settings.machine_name(machine_name))
+            options.require_folders(settings, chosen.name)
+            stack.enter_context(store_runs.lock(results, chosen.name))
+            executor = LocalExecutor(machine, wait_s)
+            if resume is not None:
+                path = options.run_to_resume(chosen.name, store_runs.find(results, resume))
+                request, steps = run.resume(path, models, machine)
+            else:
+                request = request_of(chosen, machine)
+                steps = plan.plan(request, models)
+                plan.check_checkpoints(request, steps)
+                path = run.begin(request, steps, machine, results)
+            planned = run.PlannedRun(request, steps, path)
 
         def notify(step: "Step", stage: str) -> None:
-            progress(Progress(f"{stage} {step.cell.label}", len(measurements) + len(failures), len(steps)))
+            done = len(measurements) + len(failures)
+            progress(Progress(f"{stage} {step.cell.label}", done, len(planned.steps)))
 
-        for result in run.run(request, steps, machine, path, notify, wait_s=wait_s):
+        for result in run.run_all([planned], executor, notify):
             if isinstance(result, Failure):
                 failures.append(result)
             else:
                 measurements.append(result)
-    _refuse_failures(failures, path)
+    _refuse_failures(failures, planned.path)
     return measurements
 
 
@@ -262,6 +288,8 @@ def evaluate(
     workers: int | None = None,
     fuse: Fuse = Fuse.FOLDED,
     seed: int = 0,
+    scheduler: str | None = None,
+    plaintext: str | None = None,
     resume: str | None = None,
     machine_name: str | None = None,
     configuration: Path | str | None = None,
@@ -271,62 +299,49 @@ def evaluate(
 
     `data` is a folder of images, as DIR/CLASS/…, or of any layout with `labels`. The file that `measure` times is what
     is run. If the device is not available here, the reference runtime of its files runs it, and `Accuracy.how` says so.
-    The counts are kept in a run file, and `resume` continues one, with the images and models that it began with.
+    The counts are kept in a run file, and `resume` continues one, with the images and models that it began with. With
+    `scheduler`, the workers of a fleet count, each on its own copy of the images.
 
     Raises:
         UsageError: A model cannot name the classes of these images, or the arguments do not fit together.
         UnavailableError: A model failed. What was counted is kept in the run file.
     """
-    from fastvit_bench.accuracy import dataset
     from fastvit_bench.accuracy import run as accuracy_run
-    from fastvit_bench.store import runs as store_runs
-    from fastvit_bench.sweep import plan, run
 
     progress = progress or _ignore
     settings = options.load(_path(configuration))
-    models, results = Path(settings.paths.models), Path(settings.paths.results)
     chosen = options.resolve_device(settings.device(device), precision=precision, batch=batch)
-    backends.require(chosen.backend, chosen)
-    target = accuracy_run.preflight(chosen, settings.machine_name(machine_name))
-    options.require_folders(settings, target.device.name)
-    with store_runs.lock(results, target.device.name):
-        if resume is not None:
-            path = options.run_to_resume(target.device.name, store_runs.find(results, resume))
-            request, steps, images, earlier = accuracy_run.resume(path, models, target.machine)
-        else:
-            if data is None:
-                raise UsageError("Name the folder with the images: data, or a run to resume.")
-            specs = options.select_models(settings, _names(model), _path(checkpoint), None, weights)
-            collected, earlier = dataset.collect(Path(data), _path(labels)), {}
-            numbering = ClassNumbering(
-                order=class_order, class_map=str(class_map) if class_map else None, label_ids=label_ids
-            )
-            evaluation = accuracy_run.described(
-                Path(data),
-                _path(labels),
-                limit,
-                workers or backends.available_cores(),
-                accuracy_run.Choices(
-                    numbering,
-                    among,
-                    _path(class_embeddings),
-                    accuracy_run.REFERENCE_IMAGES if reference_images is None else reference_images,
-                ),
-            )
-            request = options.evaluation_request(
-                settings, target.device, specs, evaluation, res=_sizes(res), fuse=fuse, seed=seed
-            )
-            steps = plan.plan(request, models)
-            request, images = accuracy_run.numbered(request, steps, collected)
-            path = run.begin(request, steps, target.machine, results)
-        accuracies: list[Accuracy] = []
-        failures: list[Failure] = []
-        counted, total = 0, len(steps) * len(images.pictures)
+    fleet.check_options(scheduler, plaintext, machine_name)
+    if data is None and resume is None:
+        raise UsageError("Name the folder with the images: data, or a run to resume.")
+
+    if scheduler is not None and class_embeddings is not None:
+        raise UsageError("class_embeddings counts on this machine only; leave scheduler out.")
+    choices = accuracy_run.Choices(
+        ClassNumbering(order=class_order, class_map=str(class_map) if class_map else None, label_ids=label_ids),
+        among,
+        _path(class_embeddings),
+        accuracy_run.REFERENCE_IMAGES if reference_images is None else reference_images,
+    )
+    folder = Path(data or "")
+
+    def request_of(device: Device, cores: int, decoder: str | None) -> Request:
+        evaluation = accuracy_run.described(folder, _path(labels), limit, workers or cores, choices, decoder)
+        specs = options.select_models(settings, _names(model), _path(checkpoint), None, weights)
+        return options.evaluation_request(settings, device, specs, evaluation, res=_sizes(res), fuse=fuse, seed=seed)
+
+    accuracies: list[Accuracy] = []
+    failures: list[Failure] = []
+    with ExitStack() as stack:
+        planned, executor = _planned_count(
+            stack, settings, chosen, scheduler, plaintext, machine_name, resume, request_of, folder, _path(labels)
+        )
+        counted, total = 0, len(planned.steps) * len(planned.images.pictures)
 
         def notify(step: "Step", stage: str) -> None:
             progress(Progress(f"{stage} {step.cell.label}", counted, total))
 
-        for step, result in accuracy_run.run(request, steps, images, target, path, earlier, notify):
+        for step, result in accuracy_run.run_all([planned], executor, notify):
             if isinstance(result, AccuracyChunk):
                 counted += result.pictures
                 notify(step, "counting")
@@ -334,8 +349,60 @@ def evaluate(
                 failures.append(result)
             else:
                 accuracies.append(result)
-    _refuse_failures(failures, path)
+    _refuse_failures(failures, planned.path)
     return accuracies
+
+
+def _planned_count(
+    stack: ExitStack,
+    settings: config.Config,
+    chosen: Device,
+    scheduler: str | None,
+    plaintext: str | None,
+    machine_name: str | None,
+    resume: str | None,
+    request_of: Callable[[Device, int, str | None], Request],
+    folder: Path,
+    labels: Path | None,
+) -> "tuple[PlannedCount, Executor]":
+    """Return an evaluation that is ready to be counted, here or on a fleet, and what counts it; `stack` ends both."""
+    from fastvit_bench.accuracy import dataset
+    from fastvit_bench.accuracy import run as accuracy_run
+    from fastvit_bench.store import runs as store_runs
+    from fastvit_bench.sweep.executor import LocalExecutor
+
+    models, results = Path(settings.paths.models), Path(settings.paths.results)
+    if scheduler is not None:
+        from fastvit_bench.fleet import place
+
+        options.require_folders(settings, chosen.name)
+        executor: Executor = stack.enter_context(place.executor_of(scheduler, plaintext))
+        earlier_run = None if resume is None else options.run_to_resume(chosen.name, store_runs.find(results, resume))
+        images = place.images_of(earlier_run, folder, labels)
+        counts = place.counts(
+            executor,
+            chosen,
+            images,
+            lambda device, machine, decoder: request_of(device, machine.cores or 1, decoder),
+            models,
+            results,
+            earlier_run,
+        )
+        planned, _ = stack.enter_context(counts)
+    else:
+        backends.require(chosen.backend, chosen)
+        target = accuracy_run.preflight(chosen, settings.machine_name(machine_name))
+        options.require_folders(settings, target.device.name)
+        stack.enter_context(store_runs.lock(results, target.device.name))
+        executor = LocalExecutor(target.machine, None)
+        if resume is not None:
+            path = options.run_to_resume(target.device.name, store_runs.find(results, resume))
+            planned = accuracy_run.resumed(path, models, target)
+        else:
+            images = dataset.collect(folder, labels)
+            request = request_of(target.device, backends.available_cores(), None)
+            planned = accuracy_run.begun(request, target.machine, images, models, results, target.on_device)
+    return planned, executor
 
 
 # long: takes the options of the command
@@ -354,6 +421,8 @@ def compare(
     report: Path | str | None = None,
     report_formats: Sequence[str] = ("markdown", "json", "svg"),
     force: bool = False,
+    scheduler: str | None = None,
+    plaintext: str | None = None,
     machine_name: str | None = None,
     configuration: Path | str | None = None,
     progress: ProgressCallback | None = None,
@@ -363,6 +432,7 @@ def compare(
     A side is an exported file, a folder of them, or a model with settings of its own (``fastvit_t8,fuse=none``).
     `max_regression` is the share by which the new side may be slower, such as 0.05. `report` is a folder for files of
     `report_formats`, which replace others' files only with `force`; without it nothing but exported files is written.
+    With `scheduler`, one worker of a fleet measures all of it.
 
     Raises:
         NotComparableError: Nothing of the two sides fits together.
@@ -371,18 +441,15 @@ def compare(
         StoreError: A report cannot be written.
     """
     from fastvit_bench.comparing import formats, inputs, interleaved
+    from fastvit_bench.fleet import place
     from fastvit_bench.store import runs as store_runs
-    from fastvit_bench.sweep import preflight
 
     progress = progress or _ignore
     settings = options.load(_path(configuration))
-    chosen = options.resolve_device(settings.device(device), batch=batch)
-    chosen, machine = preflight.preflight(chosen, name=settings.machine_name(machine_name))
-    wanted = formats.checked(report_formats) if report is not None else []
-    formats.require(wanted)
-    formats.check_outputs(_path(report) or Path(), wanted, "compare", force=force)
-    options.require_folders(settings, chosen.name, _path(report))
-    shapes: list[Shape] = config.shapes(_sizes(res) or "", settings.sweep.grid, chosen.batch) if res is not None else []
+    target = options.resolve_device(settings.device(device), batch=batch)
+    fleet.check_options(scheduler, plaintext, machine_name)
+    if scheduler is not None and (base_python or new_python):
+        raise UsageError("base_python and new_python are for this machine; a worker has its own Python.")
     commands = [inputs.python_command(python) if python else () for python in (base_python, new_python)]
     plan = options.comparison_plan(settings, None, None, None, seed)
     if max_regression is not None:
@@ -393,7 +460,19 @@ def compare(
     def notify(cell: str, block: int, look: int) -> None:
         progress(Progress(f"timing {cell}", block - 1, look))
 
-    with store_runs.lock(Path(settings.paths.results), chosen.name):
+    name = "" if scheduler else settings.machine_name(machine_name)
+    with ExitStack() as stack:
+        where = stack.enter_context(place.of_comparison(target, name, scheduler, plaintext))
+        chosen = where.device
+        wanted = formats.checked(report_formats) if report is not None else []
+        formats.require(wanted)
+        formats.check_outputs(_path(report) or Path(), wanted, "compare", force=force)
+        options.require_folders(settings, chosen.name, _path(report))
+        shapes: list[Shape] = []
+        if res is not None:
+            shapes = config.shapes(_sizes(res) or "", settings.sweep.grid, chosen.batch)
+        if where.local:
+            stack.enter_context(store_runs.lock(Path(settings.paths.results), chosen.name))
         pairs = inputs.resolve_pair(
             base,
             new,
@@ -403,10 +482,17 @@ def compare(
             shapes,
             commands,
             lambda message: progress(Progress(message, 0, 0)),
+            engines=where.local,
         )
         started = datetime.now(UTC)
         timing = interleaved.InterleavedRun(
-            pairs, plan, machine, timeout_s=settings.sweep.timeout_s, same=inputs.allow_any, notify=notify
+            pairs,
+            plan,
+            where.machine,
+            timeout_s=settings.sweep.timeout_s,
+            same=inputs.allow_any,
+            notify=notify,
+            measure=where.measure,
         )
         verdicts = timing.run()
     comparison = interleaved.to_comparison(
@@ -417,7 +503,7 @@ def compare(
         base=base,
         head=new,
         started=started,
-        warnings=inputs.same_content(pairs),
+        warnings=[*where.notes, *inputs.same_content(pairs)],
     )
     if report is not None:
         lost = formats.publish(comparison, Path(report), wanted, "compare").lost

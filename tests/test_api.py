@@ -54,8 +54,6 @@ RENAMED: dict[str, str | None] = {
     "any_speed": None,  # wait_s=None
     "format_": None,  # the result is no text
     "context": None,
-    "scheduler": None,  # a fleet is for the command line
-    "plaintext": None,
 }
 
 

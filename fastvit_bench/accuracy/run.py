@@ -3,8 +3,10 @@
 Cells, exports and files are those of a sweep, so that the file that is counted is the file that is timed.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+import functools
+import itertools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -33,20 +35,23 @@ from fastvit_bench.records import (
     Device,
     EmbeddingCosines,
     Evaluation,
-    EvaluationJob,
     Failure,
     Head,
     Machine,
+    Measurement,
     ModelSpec,
     Preprocessing,
     RankedClasses,
     Request,
 )
 from fastvit_bench.store import runs
-from fastvit_bench.sweep import plan
 from fastvit_bench.sweep import preflight as sweep_preflight
 from fastvit_bench.sweep import run as sweep_run
-from fastvit_bench.sweep.plan import Step
+from fastvit_bench.sweep.cell import CountEnd
+from fastvit_bench.sweep.executor import Counting, Executor, LocalExecutor, Notify, Task
+from fastvit_bench.sweep.plan import Step, plan
+
+OTHER_IMAGES = "images changed since the model before was counted, or another worker has others of the same names"
 
 REFERENCE_IMAGES = 64  # default: in float64, a reference network takes a second an image, and up to ten
 
@@ -89,8 +94,13 @@ def preflight(device: Device, name: str = "") -> AccuracyTarget:
     return AccuracyTarget(device, machine, None)
 
 
-def described(data: Path, labels: Path | None, limit: int | None, workers: int, choices: Choices) -> Evaluation:
-    """Return the record of images in a run before they are read; `data` is the folder as the user named it."""
+def described(
+    data: Path, labels: Path | None, limit: int | None, workers: int, choices: Choices, decoder: str | None = None
+) -> Evaluation:
+    """Return the record of images in a run before they are read; `data` is the folder as the user named it.
+
+    `decoder` is the library that decodes the images, by default this machine's.
+    """
     return Evaluation(
         data=str(data),
         labels=str(labels) if labels else None,
@@ -98,7 +108,7 @@ def described(data: Path, labels: Path | None, limit: int | None, workers: int, 
         images=0,
         digest="",
         workers=workers,
-        decoder=preprocessing.decoder(),
+        decoder=decoder or preprocessing.decoder(),
         numbering=choices.numbering,
         among=choices.among,
         class_embeddings=embeddings.read(choices.class_embeddings).record if choices.class_embeddings else None,
@@ -197,32 +207,73 @@ def resume(
     were counted have other contents. Raises `UsageError` for a run that timed.
     """
     file, steps = sweep_run.reopen(path, models, machine)
+    asked = evaluation_of(file)
+    collected = dataset.collect(Path(asked.data), Path(asked.labels) if asked.labels else None)
+    _, images = numbered(file.runs[0].request, steps, collected)
+    remaining = _remaining(file, steps, images, preprocessing.decoder())
+    earlier = {step.cell: _earlier(file, step) for step in remaining}
+    if remaining:
+        _check_contents(file.runs[0].id, images, file.accuracies, earlier, asked.workers)
+    sweep_run.go_on(file, machine)
+    return file.runs[0].request, remaining, images, earlier
+
+
+def begun(
+    request: Request, machine: Machine, collected: ImageFiles, models: Path, results: Path, on_device: bool
+) -> "PlannedCount":
+    """Return a new evaluation that `machine` counts, or others of a fleet. Raises what `numbered` raises."""
+    steps = plan(request, models)
+    request, images = numbered(request, steps, collected)
+    return PlannedCount(request, steps, images, sweep_run.begin(request, steps, machine, results), on_device)
+
+
+def resumed(path: Path, models: Path, target: AccuracyTarget) -> "PlannedCount":
+    """Return what remains of an evaluation, to be counted on this machine; raises what `resume` raises."""
+    request, steps, images, earlier = resume(path, models, target.machine)
+    return PlannedCount(request, steps, images, path, target.on_device, earlier)
+
+
+def resumed_on_fleet(path: Path, models: Path, machine: Machine, collected: ImageFiles, decoder: str) -> "PlannedCount":
+    """Return what remains of an evaluation, to be counted on other machines, which `decoder` decodes the images on.
+
+    Each accuracy has its own machine. So models that were counted are kept, and the parts of others are counted anew.
+    Raises `NotComparableError` for other images or another decoder, and `UsageError` for a run that timed.
+    """
+    file = runs.reopen(path)
+    steps = sweep_run.planned_again(file, models)
+    _, images = numbered(file.runs[0].request, steps, collected)
+    remaining = _remaining(file, steps, images, decoder)
+    sweep_run.go_on(file, machine)
+    known = frozenset(accuracy.contents for accuracy in file.accuracies)
+    return PlannedCount(file.runs[0].request, remaining, images, path, on_device=True, known=known)
+
+
+def evaluation_of(file: runs.RunFile) -> Evaluation:
+    """Return the images and settings of a run; raises `UsageError` for one that timed."""
     first = file.runs[0]
-    asked = first.request.evaluation
-    if asked is None:
+    if first.request.evaluation is None:
         raise UsageError(
             f"Run {first.id} times networks instead of counting right answers; go on with: "
             f"fastvit-bench latency --device {first.request.device.name} --resume {first.id}."
         )
-    collected = dataset.collect(Path(asked.data), Path(asked.labels) if asked.labels else None)
-    _, images = numbered(first.request, steps, collected)
+    return first.request.evaluation
+
+
+def _remaining(file: runs.RunFile, steps: Sequence[Step], images: DataSet, decoder: str) -> list[Step]:
+    """Return the steps without an accuracy; raises `NotComparableError` for other images or another decoder."""
+    first, asked = file.runs[0], evaluation_of(file)
     if images.digest != asked.digest:
         raise NotComparableError(
             f"Run {first.id} cannot go on, because the images in {asked.data} are not those it began with. "
             f"Start a new run."
         )
-    if preprocessing.decoder() != asked.decoder:
+    if decoder != asked.decoder:
         raise NotComparableError(
             f"Run {first.id} cannot go on, because its images were decoded by {asked.decoder}, and here is "
-            f"{preprocessing.decoder()}. Start a new run."
+            f"{decoder}. Start a new run."
         )
     done = {_cell_of(accuracy.artifact) for accuracy in file.accuracies}
-    remaining = [step for step in steps if step.cell not in done]
-    earlier = {step.cell: _earlier(file, step) for step in remaining}
-    if remaining:
-        _check_contents(first.id, images, file.accuracies, earlier, asked.workers)
-    sweep_run.go_on(file, machine)
-    return first.request, remaining, images, earlier
+    return [step for step in steps if step.cell not in done]
 
 
 def _check_contents(
@@ -265,71 +316,103 @@ def _earlier(file: runs.RunFile, step: Step) -> list[AccuracyChunk]:
     return tallies
 
 
+@dataclass(frozen=True)
+class PlannedCount:
+    """The steps of an evaluation that remain, its images, and the run file that takes their results."""
+
+    request: Request
+    steps: Sequence[Step]
+    images: DataSet
+    path: Path
+    on_device: bool  # False: by the runtime that proves the files
+    earlier: Mapping[Cell, Sequence[AccuracyChunk]] = field(default_factory=dict[Cell, Sequence[AccuracyChunk]])
+    known: frozenset[str] = frozenset()  # digests of the images' contents, as models before saw them
+
+    def counting(self, step: Step) -> Counting:
+        """Return the images of a step, from the first one that is not counted yet."""
+        asked = self.request.evaluation
+        assert asked is not None
+        tallies = self.earlier.get(step.cell, ())
+        values = msgspec.structs.asdict(registry.preparation_of(step.job))
+        return Counting(
+            folder=str(self.images.folder),
+            pictures=self.images.pictures,
+            preprocessing=Preprocessing(resolution=step.cell.shape.height, **values),
+            workers=asked.workers,
+            on_device=self.on_device,
+            first=sum(tally.pictures for tally in tallies),
+            contents=tallies[-1].contents if tallies else "",
+            candidates=self.images.present if asked.among is RankedClasses.PRESENT else None,
+            class_embeddings=asked.class_embeddings,
+            reference_images=asked.reference_images,
+        )
+
+
 def run(
     request: Request,
     steps: Sequence[Step],
     images: DataSet,
     target: AccuracyTarget,
     path: Path,
-    earlier: dict[Cell, list[AccuracyChunk]] | None = None,
-    notify: Callable[[Step, str], None] = lambda step, what: None,
+    earlier: Mapping[Cell, Sequence[AccuracyChunk]] | None = None,
+    notify: Notify = lambda step, what: None,
     command: Sequence[str] | None = None,
 ) -> Generator[tuple[Step, AccuracyChunk | Accuracy | Failure]]:
-    """Export missing files, count, write each record to the run file, then yield it with its step.
+    """Export missing files, count on this machine, write each record to the run file, then yield it with its step.
 
     `earlier` holds the tallies that `resume` returned. `notify` is called with each step and the phase that begins.
     `command` starts the workers instead of this package's own.
     """
-    assert request.evaluation is not None
-    options = {} if command is None else {"command": command}
-    digests: set[str] = set()  # of the images' contents, as each model saw them
-    with Worker(**options) as exporter:
-        for step in steps:
-            artifact = sweep_run.ready(step, exporter, request.timeout_s, notify, engine=target.on_device)
-            if isinstance(artifact, CellError):
-                yield step, _record(path, sweep_run.failure(step, artifact))
-                continue
-            notify(step, "counting")
-            tallies = list((earlier or {}).get(step.cell, []))
-            values = msgspec.structs.asdict(registry.preparation_of(artifact))
-            how = Preprocessing(resolution=step.cell.shape.height, **values)
-            job = EvaluationJob(
-                artifact=artifact,
-                export=msgspec.structs.replace(step.job, path=plan.file_of(step, artifact)),
-                on_device=target.on_device,
-                machine=target.machine,
-                folder=str(images.folder),
-                pictures=images.pictures,
-                first=sum(tally.pictures for tally in tallies),
-                contents=tallies[-1].contents if tallies else "",
-                preprocessing=how,
-                workers=request.evaluation.workers,
-                candidates=images.present if request.evaluation.among is RankedClasses.PRESENT else None,
-                class_embeddings=request.evaluation.class_embeddings,
-                reference_images=request.evaluation.reference_images,
+    start = Worker if command is None else functools.partial(Worker, command)
+    planned = PlannedCount(request, steps, images, path, target.on_device, earlier or {})
+    yield from run_all([planned], LocalExecutor(target.machine, None, start), notify, start)
+
+
+def run_all(
+    counts: Sequence[PlannedCount], executor: Executor, notify: Notify, start: Callable[[], Worker] = Worker
+) -> Generator[tuple[Step, AccuracyChunk | Accuracy | Failure]]:
+    """Export the steps of evaluations in turns, have an executor count, write each record, then yield it with its step.
+
+    Files are exported here, in a process that `start` makes.
+    """
+    turns = itertools.zip_longest(*([(planned, step) for step in planned.steps] for planned in counts))
+    pairs = [pair for turn in turns for pair in turn if pair is not None]
+    of_run = {planned.path: planned for planned in counts}
+    tallies = {(planned.path, step.cell): list(planned.earlier.get(step.cell, ())) for planned, step in pairs}
+    digests = {digest for planned in counts for digest in planned.known}
+    with start() as exporter:
+        tasks = (
+            Task(
+                planned.request,
+                step,
+                planned.path,
+                sweep_run.ready(step, exporter, planned.request.timeout_s, notify, engine=False),
+                planned.counting(step),
             )
-            trouble: CellError | None = None
-            with Worker(**options) as counter:
-                for reply in counter.evaluate(job, request.timeout_s):
-                    if isinstance(reply, CellError):
-                        trouble = reply
-                        break
-                    tallies.append(reply)
-                    runs.append(path, reply)
-                    yield step, reply
-            outcome = trouble or _summed(request, artifact, how, tallies, target.machine)
+            for planned, step in pairs
+        )
+        for task, reply in executor.outcomes(tasks, len(pairs), notify):
+            chunks = tallies[task.path, task.step.cell]
+            if isinstance(reply, AccuracyChunk):
+                chunks.append(reply)
+                runs.append(task.path, reply)
+                yield task.step, reply
+                continue
+            assert not isinstance(reply, Measurement)  # nothing is timed
+            outcome = reply if isinstance(reply, CellError) else _summed(of_run[task.path], task, chunks, reply)
             if isinstance(outcome, Accuracy):
                 digests.add(outcome.contents)
-                if len(digests) > 1:  # two models of one run would be compared on different images
-                    outcome = CellError(stage="accuracy", reason="images changed since the model before was counted")
-            yield step, _record(path, sweep_run.failure(step, outcome) if isinstance(outcome, CellError) else outcome)
+                if len(digests) > 1:  # two models would be compared on different images
+                    outcome = CellError(stage="accuracy", reason=OTHER_IMAGES)
+            result = sweep_run.failure(task.step, outcome) if isinstance(outcome, CellError) else outcome
+            yield task.step, _record(task.path, result)
 
 
-def _summed(
-    request: Request, artifact: Artifact, how: Preprocessing, tallies: Sequence[AccuracyChunk], machine: Machine
-) -> Accuracy | CellError:
+def _summed(planned: PlannedCount, task: Task, tallies: Sequence[AccuracyChunk], end: CountEnd) -> Accuracy | CellError:
     """Return the accuracy of all tallies of an artifact, or an error if none of the images could be read."""
+    request, artifact = task.request, task.artifact
     assert request.evaluation is not None
+    assert isinstance(artifact, Artifact)
     unreadable = tuple(picture for tally in tallies for picture in tally.unreadable)
     counted = sum(tally.pictures for tally in tallies) - len(unreadable)
     if counted == 0:
@@ -341,16 +424,17 @@ def _summed(
         artifact=artifact,
         how=tallies[-1].how,
         evaluation=request.evaluation,
-        preprocessing=how,
+        preprocessing=planned.counting(task.step).preprocessing,
         images=counted,
         top1=sum(tally.top1 for tally in tallies),
         top5=sum(tally.top5 or 0 for tally in tallies) if all(tally.top5 is not None for tally in tallies) else None,
         overflowed=sum(tally.overflowed for tally in tallies),
         unreadable=unreadable,
-        machine=machine,
+        machine=end.machine,
         contents=tallies[-1].contents,
         own=own if (own := registry.find(artifact.variant).preparation) != artifact.preparation else None,
         cosines=_joined(tallies),
+        tool=end.tool,
     )
 
 

@@ -1,5 +1,6 @@
 """Options and steps shared by `compare`, `gate` and `calibrate`."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 import typer
 
-from fastvit_bench.cli import _output
+from fastvit_bench.cli import _fleet, _output
 from fastvit_bench.cli._options import VerdictFormat
 from fastvit_bench.cli._progress import ProgressLine, of_blocks
 from fastvit_bench.errors import StoreError, UsageError
@@ -67,11 +68,18 @@ def announce(sentences: list[str]) -> list[str]:
     return sentences
 
 
-def locked(settings: "Config", device: str) -> Any:
-    """Return a context manager that locks the device against other measurements; see `runs.lock`."""
+def locked(settings: "Config", device: str, scheduler: str | None = None, begun: "Unfinished | None" = None) -> Any:
+    """Return a context manager that locks the device against other measurements; see `runs.lock`.
+
+    On a fleet the worker locks its machine, so that only a comparison that goes on is locked here.
+    """
     from fastvit_bench.store import runs
 
-    return runs.lock(Path(settings.paths.results), device)
+    if scheduler is None:
+        return runs.lock(Path(settings.paths.results), device)
+    if begun is None:
+        return contextlib.nullcontext()
+    return runs.lock(Path(settings.paths.results), device, begun.start.id)
 
 
 def report_formats(report: Path | None, names: str | None, usual: str, stem: str, *, force: bool) -> list[str]:
@@ -104,10 +112,11 @@ def run_blocks(
     progress: "ProgressLine",
     journal: "Journal",
     warnings: Sequence[str] = (),
+    scheduler: str | None = None,
 ) -> "Comparison":
     """Run an interleaved comparison under a line of progress and return its result.
 
-    An interruption ends with its own exit code, after a line that says how to go on.
+    An interruption ends with its own exit code, after a line that says how to go on; so does a fleet that is lost.
     """
     from datetime import datetime
 
@@ -117,7 +126,7 @@ def run_blocks(
     try:
         verdicts = contest.run()
     except KeyboardInterrupt as error:
-        command = f"{journal.path.name.partition('-')[0]} --resume {journal.start.id}"
+        command = f"{journal.path.name.partition('-')[0]} --resume {journal.start.id}{_fleet.suffix(scheduler)}"
         raise _output.interrupted(error, "every finished block", command, progress.console) from None
     return interleaved.to_comparison(
         contest,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastvit_bench.cli import _output, _resolve
+from fastvit_bench.cli import _fleet, _output, _resolve
 from fastvit_bench.cli._options import (
     CheckpointOption,
     ConfigOption,
@@ -14,19 +14,34 @@ from fastvit_bench.cli._options import (
     FuseLevelOption,
     MachineOption,
     ModelsOption,
+    PlaintextOption,
     PrecisionOption,
     ResumeOption,
+    SchedulerOption,
     TableFormat,
     WeightSeedOption,
     WeightsOption,
 )
 from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.errors import ExitCode, UsageError
-from fastvit_bench.records import ClassNumbering, ClassOrder, Failure, Fuse, LabelIds, RankedClasses, Request
+from fastvit_bench.records import (
+    ClassNumbering,
+    ClassOrder,
+    Device,
+    Failure,
+    Fuse,
+    LabelIds,
+    Machine,
+    RankedClasses,
+    Request,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastvit_bench.accuracy.dataset import DataSet
     from fastvit_bench.accuracy.run import AccuracyTarget
+    from fastvit_bench.config import Config
     from fastvit_bench.records import AccuracyChunk, Cell
     from fastvit_bench.sweep.plan import Step
 
@@ -120,6 +135,8 @@ def accuracy(
     ] = None,
     fuse: FuseLevelOption = Fuse.FOLDED,
     seed: WeightSeedOption = 0,
+    scheduler: SchedulerOption = None,
+    plaintext: PlaintextOption = None,
     resume: ResumeOption = None,
     machine_name: MachineOption = None,
     format_: FormatOption = TableFormat.RICH,
@@ -131,19 +148,17 @@ def accuracy(
     the device, the file runs on the runtime that proves such files, and the result says so. Images are prepared as for
     the published accuracies. The counts are saved every few images, so an interrupted run can continue with --resume.
     Files that cannot be read as images are left out, counted and named. An encoder takes --class-embeddings, and is
-    counted zero-shot.
+    counted zero-shot. On a fleet, each worker has the images.
 
     \b
     fastvit-bench accuracy --data imagenet/val -c fastvit_t8.pth.tar
     fastvit-bench accuracy --data val -c s0.pt --class-embeddings text.npy
     fastvit-bench accuracy --resume last
     """
-    from fastvit_bench import backends, options
-    from fastvit_bench.accuracy import dataset
+    from fastvit_bench import options
     from fastvit_bench.accuracy import run as accuracy_run
+    from fastvit_bench.fleet import place
     from fastvit_bench.store import runs
-    from fastvit_bench.sweep import plan
-    from fastvit_bench.sweep import run as sweep_run
 
     settings = options.load(config_file)
     models, results = Path(settings.paths.models), Path(settings.paths.results)
@@ -151,9 +166,68 @@ def accuracy(
         _resolve.refuse_besides_resume(context)
     if resume is None and data is None:
         raise UsageError("Name the folder with the images: --data DIR.")
-    chosen = options.resolve_device(settings.device(device), precision=precision, batch=batch)
+    chosen = [
+        options.resolve_device(settings.device(name), precision=precision, batch=batch) for name in _fleet.names(device)
+    ]
+    _fleet.check(scheduler, plaintext, machine_name, chosen)
+
+    choices = accuracy_run.Choices(
+        ClassNumbering(order=class_order, class_map=str(class_map) if class_map else None, label_ids=label_ids),
+        among,
+        class_embeddings,
+        accuracy_run.REFERENCE_IMAGES if reference_images is None else reference_images,
+    )
+    folder = data or Path()
+
+    def request_of(device: Device, cores: int, decoder: str | None) -> Request:
+        specs = options.select_models(settings, model or [], checkpoint, None, weights)
+        _output.say_contents(specs)
+        evaluation = accuracy_run.described(folder, labels, limit, workers or cores, choices, decoder)
+        return options.evaluation_request(settings, device, specs, evaluation, res=res, fuse=fuse, seed=seed)
+
+    if scheduler is not None:
+        if class_embeddings is not None:
+            raise UsageError("--class-embeddings counts on this machine only; leave --scheduler out.")
+        for entry in chosen:
+            options.require_folders(settings, entry.name)
+        path = _fleet.run_to_resume(chosen, results, resume)
+        images = place.images_of(path, folder, labels)
+
+        def on_fleet(device: Device, machine: Machine, decoder: str) -> Request:
+            return request_of(device, machine.cores or 1, decoder)
+
+        paths, failed = _fleet.count(scheduler, plaintext, chosen, images, on_fleet, path, models, results)
+    else:
+        name = settings.machine_name(machine_name)
+        path, failed = _here(chosen[0], settings, name, request_of, resume, data, labels)
+        paths = [path]
+    _output.print_accuracies([line for path in paths for line in runs.read(path).accuracies], format_)
+    for path in paths:
+        _output.say(f"results: {path}")
+    if failed:
+        raise typer.Exit(ExitCode.CELLS_FAILED)
+
+
+def _here(
+    chosen: Device,
+    settings: "Config",
+    machine_name: str,
+    request_of: "Callable[[Device, int, str | None], Request]",
+    resume: str | None,
+    data: Path | None,
+    labels: Path | None,
+) -> tuple[Path, int]:
+    """Count on this machine; return the run file, and the number of failures."""
+    from fastvit_bench import backends, options
+    from fastvit_bench.accuracy import dataset
+    from fastvit_bench.accuracy import run as accuracy_run
+    from fastvit_bench.store import runs
+    from fastvit_bench.sweep import plan
+    from fastvit_bench.sweep import run as sweep_run
+
+    models, results = Path(settings.paths.models), Path(settings.paths.results)
     backends.require(chosen.backend, chosen)
-    target = accuracy_run.preflight(chosen, settings.machine_name(machine_name))
+    target = accuracy_run.preflight(chosen, machine_name)
     options.require_folders(settings, target.device.name)
     if target.lacking:
         reason = target.lacking.partition(";")[0]
@@ -167,29 +241,17 @@ def accuracy(
             request, steps, images, earlier = accuracy_run.resume(path, models, target.machine)
             _resolve.print_host_hint(target.machine, runs.read(path).runs[0].machine)
             failed = _count(request, steps, images, target, path, earlier)
-    else:
-        assert data is not None
-        specs = options.select_models(settings, model or [], checkpoint, None, weights)
-        choices = accuracy_run.Choices(
-            ClassNumbering(order=class_order, class_map=str(class_map) if class_map else None, label_ids=label_ids),
-            among,
-            class_embeddings,
-            accuracy_run.REFERENCE_IMAGES if reference_images is None else reference_images,
-        )
-        _output.say_contents(specs)
-        collected = dataset.collect(data, labels)
-        evaluation = accuracy_run.described(data, labels, limit, workers or backends.available_cores(), choices)
-        request = options.evaluation_request(settings, target.device, specs, evaluation, res=res, fuse=fuse, seed=seed)
-        steps = plan.plan(request, models)
-        request, images = accuracy_run.numbered(request, steps, collected)
-        _output.say(f"classes: numbered {images.numbered}")
-        with runs.lock(results, chosen.name):
-            path = sweep_run.begin(request, steps, target.machine, results)
-            failed = _count(request, steps, images, target, path, {})
-    _output.print_accuracies(runs.read(path).accuracies, format_)
-    _output.say(f"results: {path}")
-    if failed:
-        raise typer.Exit(ExitCode.CELLS_FAILED)
+        return path, failed
+    assert data is not None
+    collected = dataset.collect(data, labels)
+    request = request_of(target.device, backends.available_cores(), None)
+    steps = plan.plan(request, models)
+    request, images = accuracy_run.numbered(request, steps, collected)
+    _output.say(f"classes: numbered {images.numbered}")
+    with runs.lock(results, chosen.name):
+        path = sweep_run.begin(request, steps, target.machine, results)
+        failed = _count(request, steps, images, target, path, {})
+    return path, failed
 
 
 def _count(

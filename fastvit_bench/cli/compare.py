@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastvit_bench.cli import _complete, _output
+from fastvit_bench.cli import _complete, _fleet, _output
 from fastvit_bench.cli._comparison import (
     KNOWN_FORMATS,
     MaxRegressionOption,
@@ -28,6 +28,8 @@ from fastvit_bench.cli._options import (
     DeviceOption,
     ForceOption,
     MachineOption,
+    PlaintextOption,
+    SchedulerOption,
     VerdictFormat,
 )
 from fastvit_bench.cli._progress import ProgressLine
@@ -36,6 +38,7 @@ from fastvit_bench.records.unfinished import CompareOptions
 
 if TYPE_CHECKING:
     from fastvit_bench.config import Config
+    from fastvit_bench.fleet.place import ComparisonPlace
     from fastvit_bench.records.unfinished import Unfinished
 
 # the default of --report-format
@@ -82,6 +85,8 @@ def compare(
     ] = None,
     force: ForceOption = False,
     format_: VerdictFormatOption = VerdictFormat.RICH,
+    scheduler: SchedulerOption = None,
+    plaintext: PlaintextOption = None,
     resume: ResumeComparisonOption = None,
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
@@ -97,6 +102,7 @@ def compare(
     fastvit-bench compare old.onnx new.onnx --max-regression 5%
     """
     from fastvit_bench import options
+    from fastvit_bench.fleet import place
 
     own = CompareOptions(
         base=base,
@@ -115,22 +121,33 @@ def compare(
     )
     settings = options.load(config_file)
     asked, begun = earlier(context, own, Path(settings.paths.results), resume)
-    _compare(asked, begun, settings, settings.machine_name(machine_name), format_)
+    device_ = options.resolve_device(settings.device(asked.device), batch=asked.batch)
+    if asked.base is None or asked.head is None:
+        raise UsageError("Name two sides, such as: fastvit-bench compare fastvit_t8,fuse=none fastvit_t8.")
+    if scheduler is not None and (asked.base_python or asked.head_python):
+        raise UsageError("--base-python and --head-python are for this machine; a worker has its own Python.")
+    like = begun.start.machine if begun is not None else None
+    _fleet.check(scheduler, plaintext, machine_name, [device_])
+    name = "" if scheduler else settings.machine_name(machine_name)
+    with place.of_comparison(device_, name, scheduler, plaintext, like) as where:
+        _compare(asked, (asked.base, asked.head), begun, settings, where, scheduler, format_)
 
 
 def _compare(
-    asked: CompareOptions, begun: "Unfinished | None", settings: "Config", machine_name: str, format_: VerdictFormat
+    asked: CompareOptions,
+    texts: tuple[str, str],
+    begun: "Unfinished | None",
+    settings: "Config",
+    where: "ComparisonPlace",
+    scheduler: str | None,
+    format_: VerdictFormat,
 ) -> None:
     """Resolve both sides, measure them in turns, write and print the result, and end with its exit code."""
     from fastvit_bench import config, options
     from fastvit_bench.comparing import inputs, interleaved
     from fastvit_bench.records.comparison import BaselineKind, Outcome
-    from fastvit_bench.sweep import preflight
 
-    if asked.base is None or asked.head is None:
-        raise UsageError("Name two sides, such as: fastvit-bench compare fastvit_t8,fuse=none fastvit_t8.")
-    device = options.resolve_device(settings.device(asked.device), batch=asked.batch)
-    chosen, machine = preflight.preflight(device, name=machine_name)
+    chosen, machine = where.device, where.machine
     report = None if asked.report is None else Path(asked.report)
     formats = report_formats(report, asked.report_format, COMPARE_FORMATS, "compare", force=asked.force)
     options.require_folders(settings, chosen.name, report)
@@ -138,11 +155,12 @@ def _compare(
     pythons = (asked.base_python, asked.head_python)
     commands = [inputs.python_command(python) if python else () for python in pythons]
     plan = options.comparison_plan(settings, asked.max_regression, None, asked.max_time, asked.seed)
-    texts = (asked.base, asked.head)
     labels = [f"{text} (in {python})" if python else text for text, python in zip(texts, pythons, strict=True)]
 
-    with locked(settings, chosen.name), ProgressLine(_output.stderr()) as progress:
-        pairs = inputs.resolve_pair(*texts, (labels[0], labels[1]), settings, chosen, shapes, commands, progress.step)
+    with locked(settings, chosen.name, scheduler, begun), ProgressLine(_output.stderr()) as progress:
+        pairs = inputs.resolve_pair(
+            *texts, (labels[0], labels[1]), settings, chosen, shapes, commands, progress.step, engines=where.local
+        )
         journal = open_journal(
             begun, settings, asked, "compare", machine=machine, plan=plan, pairs=pairs, device=chosen
         )
@@ -154,10 +172,11 @@ def _compare(
             same=inputs.allow_any,
             recorded=journal.recorded,
             record=journal.record,
+            measure=where.measure,
         )
-        announced = announce(inputs.same_content(pairs))
+        announced = announce([*where.notes, *inputs.same_content(pairs)])
         comparison = run_blocks(
-            contest, BaselineKind.PAIRED, chosen, labels[0], labels[1], progress, journal, announced
+            contest, BaselineKind.PAIRED, chosen, labels[0], labels[1], progress, journal, announced, scheduler
         )
     conclude(comparison, "compare", journal, report, formats, format_)
     judged = asked.max_regression is not None or comparison.outcome is Outcome.INCOMPARABLE

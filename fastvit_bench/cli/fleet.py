@@ -12,7 +12,7 @@ def fleet(
     scheduler: Annotated[str, typer.Option("--scheduler", help="Dask scheduler: tls://HOST:PORT or tcp://HOST:PORT.")],
     format_: ListFormatOption = SeriesFormat.RICH,
 ) -> None:
-    """Show the workers of a fleet: their devices, what runs and waits.
+    """Show the workers of a fleet, what runs and waits, and what each sweep will take.
 
     \b
     fastvit-bench fleet --scheduler tls://HOST:8786
@@ -25,7 +25,7 @@ def fleet(
     from fastvit_bench.render import listing
 
     with cluster.connect(scheduler) as client:
-        offers = cluster.offers(client)
+        offers, sweeps = cluster.offers(client), cluster.sweeps(client)
     rows = [
         listing.FleetRow(
             worker=offer.name,
@@ -37,4 +37,15 @@ def fleet(
         )
         for offer in offers
     ]
-    _output.print_report(listing.fleet(rows), format_.value)
+    of_sweeps = [
+        listing.SweepRow(
+            run=sweep.progress.run,
+            device=sweep.progress.device,
+            finished=sweep.progress.finished,
+            cells=sweep.progress.cells,
+            seconds=sweep.seconds,
+            silent_s=sweep.silent_s,
+        )
+        for sweep in sweeps
+    ]
+    _output.print_report(listing.fleet(rows, of_sweeps), format_.value)

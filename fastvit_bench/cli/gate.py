@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from fastvit_bench.cli import _complete, _output
+from fastvit_bench.cli import _complete, _fleet, _output
 from fastvit_bench.cli._comparison import (
     KNOWN_FORMATS,
     MaxRegressionOption,
@@ -29,6 +29,8 @@ from fastvit_bench.cli._options import (
     DeviceOption,
     ForceOption,
     MachineOption,
+    PlaintextOption,
+    SchedulerOption,
     ThreadsOption,
     VerdictFormat,
 )
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
     from fastvit_bench.comparing.inputs import ComparisonPair
     from fastvit_bench.config import Config
+    from fastvit_bench.fleet.place import ComparisonPlace
     from fastvit_bench.records import Device, Machine
     from fastvit_bench.records.unfinished import Unfinished
 
@@ -118,6 +121,8 @@ def gate(
     ] = None,
     force: ForceOption = False,
     format_: VerdictFormatOption = VerdictFormat.RICH,
+    scheduler: SchedulerOption = None,
+    plaintext: PlaintextOption = None,
     resume: ResumeComparisonOption = None,
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
@@ -133,6 +138,7 @@ def gate(
     fastvit-bench gate --baseline exported/ --max-regression 3%
     """
     from fastvit_bench import options
+    from fastvit_bench.fleet import place
 
     own = GateOptions(
         baseline=None if baseline is None else str(baseline),
@@ -156,11 +162,31 @@ def gate(
     asked, begun = earlier(context, own, Path(settings.paths.results), resume)
     if (asked.baseline is None) == (asked.baseline_rev is None):
         raise UsageError("Say what to compare with: --baseline DIR or RUN.jsonl, or --baseline-rev REVISION.")
-    _gate(asked, begun, settings, settings.machine_name(machine_name), format_)
+    device_ = options.resolve_device(settings.device(asked.device), options={"threads": asked.threads})
+    _fleet.check(scheduler, plaintext, machine_name, [device_])
+    name = "" if scheduler else settings.machine_name(machine_name)
+    with place.of_comparison(device_, name, scheduler, plaintext, _measured_on(asked, begun, device_)) as where:
+        _gate(asked, begun, settings, where, scheduler, format_)
+
+
+def _measured_on(asked: GateOptions, begun: "Unfinished | None", device: "Device") -> "Machine | None":
+    """Return the machine that measured a part of the comparison before: its earlier blocks, or its stored base."""
+    from fastvit_bench.store import runs
+
+    if begun is not None:
+        return begun.start.machine
+    if asked.baseline is not None and _stored(asked.baseline, device):
+        return next((line.machine for line in runs.read(Path(asked.baseline)).measurements), None)
+    return None
 
 
 def _gate(
-    asked: GateOptions, begun: "Unfinished | None", settings: "Config", machine_name: str, format_: VerdictFormat
+    asked: GateOptions,
+    begun: "Unfinished | None",
+    settings: "Config",
+    where: "ComparisonPlace",
+    scheduler: str | None,
+    format_: VerdictFormat,
 ) -> None:
     """Resolve both sides, measure them in turns, write and print the result, and end with its exit code."""
     from contextlib import ExitStack
@@ -169,10 +195,8 @@ def _gate(
     from fastvit_bench.comparing import calibrate, inputs, interleaved
     from fastvit_bench.records.comparison import BaselineKind
     from fastvit_bench.store import speeds
-    from fastvit_bench.sweep import preflight
 
-    device = options.resolve_device(settings.device(asked.device), options={"threads": asked.threads})
-    chosen, machine = preflight.preflight(device, name=machine_name)
+    chosen, machine = where.device, where.machine
     allowed = inputs.check_allowed(asked.allow)
     report = None if asked.report is None else Path(asked.report)
     formats = report_formats(report, asked.report_format, GATE_FORMATS, "gate", force=asked.force)
@@ -185,8 +209,10 @@ def _gate(
     if stored:
         plan = interleaved.widen_margins(plan, config.share(settings.gate.stored_extra))
     results = Path(settings.paths.results)
-    with locked(settings, chosen.name), ProgressLine(_output.stderr()) as progress, ExitStack() as stack:
-        pairs = _pairs(asked, settings, chosen, machine, stack, progress.step)
+    with ExitStack() as stack:
+        stack.enter_context(locked(settings, chosen.name, scheduler, begun))
+        progress = stack.enter_context(ProgressLine(_output.stderr()))
+        pairs = _pairs(asked, settings, where, stack, progress.step)
         doubts = calibrate.doubts(results / chosen.name, plan, machine)  # refuses a calibration that cannot be read
         journal = open_journal(begun, settings, asked, "gate", machine=machine, plan=plan, pairs=pairs, device=chosen)
         contest = interleaved.InterleavedRun(
@@ -198,8 +224,9 @@ def _gate(
             factors=speeds.load(results, machine).factors if stored else None,
             recorded=journal.recorded,
             record=journal.record,
+            measure=where.measure,
         )
-        announced = announce([*inputs.same_content(pairs), *inputs.other_weights(pairs)])
+        announced = announce([*where.notes, *inputs.same_content(pairs), *inputs.other_weights(pairs)])
         comparison = run_blocks(
             contest,
             BaselineKind.STORED if stored else BaselineKind.PAIRED,
@@ -209,6 +236,7 @@ def _gate(
             progress,
             journal,
             [*announced, *inputs.host_hints((pair.base for pair in pairs), machine), *doubts],
+            scheduler,
         )
     conclude(comparison, "gate", journal, report, formats, format_)
     raise typer.Exit(comparison.exit_code)
@@ -225,8 +253,7 @@ def _stored(baseline: str | None, device: "Device") -> bool:
 def _pairs(
     asked: GateOptions,
     settings: "Config",
-    device: "Device",
-    machine: "Machine",
+    where: "ComparisonPlace",
     stack: "ExitStack",
     notify: Callable[[str], None],
 ) -> "list[ComparisonPair]":
@@ -234,6 +261,7 @@ def _pairs(
     from fastvit_bench import options
     from fastvit_bench.comparing import inputs
 
+    device, machine = where.device, where.machine
     specs, shapes = options.gate_selection(settings, asked.model, asked.res, device.batch)
     if asked.baseline is None:
         assert asked.baseline_rev is not None
@@ -256,7 +284,7 @@ def _pairs(
             timeout_s=settings.sweep.timeout_s,
             notify=notify,
         )
-    for side in (bases, heads):
+    for side in (bases, heads) if where.local else ():
         inputs.build_engines(side, settings.sweep.timeout_s, notify)
     wanted = [cell_name(spec.name, shape) for spec in specs for shape in shapes]
     return [

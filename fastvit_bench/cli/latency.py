@@ -130,9 +130,8 @@ def latency(
 
     settings = options.load(config_file)
     models, results = Path(settings.paths.models), Path(settings.paths.results)
-    if plaintext is not None and scheduler is None:
-        raise UsageError("--plaintext belongs to --scheduler.")
     chosen = [settings.device(name) for name in _fleet.names(device)]
+    _fleet.check(scheduler, plaintext, machine_name, chosen)
     if resume is not None:
         _resolve.refuse_besides_resume(context)
     device_options = {
@@ -163,19 +162,13 @@ def latency(
         )
 
     if scheduler is not None:
-        if allow_device_mismatch or machine_name is not None:
-            raise UsageError("--allow-device-mismatch and --machine are for this machine; a fleet has its workers'.")
+        if allow_device_mismatch:
+            raise UsageError("--allow-device-mismatch is for this machine; a fleet has its workers'.")
         for entry in chosen:
             options.require_folders(settings, entry.name)
-        path = None
-        if resume is not None:
-            if len(chosen) > 1:
-                raise UsageError("--resume continues one run; name its device alone.")
-            path = options.run_to_resume(chosen[0].name, store_runs.find(results, resume))
+        path = _fleet.run_to_resume(chosen, results, resume)
         paths, failed = _fleet.sweep(scheduler, plaintext, chosen, request_of, path, models, results, wait_s)
     else:
-        if len(chosen) > 1:
-            raise UsageError("Several devices at once take a fleet, --scheduler; here, call this once for each device.")
         name = settings.machine_name(machine_name)
         target, machine = preflight.preflight(chosen[0], "rename" if allow_device_mismatch else "refuse", name)
         options.require_folders(settings, target.name)

@@ -1,15 +1,16 @@
 """Command `study`: measure a table of the paper in pairs."""
 
+import contextlib
 import fnmatch
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from fastvit_bench.cli import _complete, _output, _resolve
+from fastvit_bench.cli import _complete, _fleet, _output, _resolve
 from fastvit_bench.cli._options import (
     BatchOption,
     ConfigOption,
@@ -17,6 +18,8 @@ from fastvit_bench.cli._options import (
     ForceOption,
     MachineOption,
     PictureOption,
+    PlaintextOption,
+    SchedulerOption,
     SeriesFormat,
     ThreadsOption,
 )
@@ -25,6 +28,7 @@ from fastvit_bench.errors import ExitCode, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from fastvit_bench.config import Config
+    from fastvit_bench.fleet.place import ComparisonPlace
     from fastvit_bench.paper.study import Planned
     from fastvit_bench.records import Device, Machine
     from fastvit_bench.records.study import Study, StudyResult
@@ -104,6 +108,8 @@ def study(
     format_: Annotated[SeriesFormat, typer.Option("--format", "-f", help="Format of the table.")] = SeriesFormat.RICH,
     output: PictureOption = None,
     force: ForceOption = False,
+    scheduler: SchedulerOption = None,
+    plaintext: PlaintextOption = None,
     machine_name: MachineOption = None,
     config_file: ConfigOption = None,
 ) -> None:
@@ -143,22 +149,30 @@ def study(
     elif top1 is not None:
         raise UsageError("--top1 is of the network of --against; name that too.")
     asked = options.resolve_device(settings.device(device), batch=batch, options={"threads": threads})
-    target, machine = _target(asked, settings.machine_name(machine_name), dry_run)
-    if resume:
-        path = _newest(results, target, name)
-        planned = studying.resumed(study_table.read(path), settings, machine)
-    else:
-        planned = studying.plan(chosen, settings, target, machine, sizes=sizes, blocks=blocks, seed=seed)
-        path = studying.file_of(planned.result, results)
-    times = studying.run_times(results, target)
-    _output.say(studying.outline(planned, times))
-    if dry_run:
-        _show_plan(planned, format_)
-        return
-    options.require_folders(settings, target.name)
-    _output.warn_unknown_commit()
-    with runs.lock(results, target.name):
-        result = _measure(planned, settings, path, times)
+    earlier = study_table.read(_newest(results, asked.name, name)) if resume else None
+    _fleet.check(scheduler, plaintext, machine_name, [asked])
+    label = "" if scheduler else settings.machine_name(machine_name)
+    like = earlier.machine if earlier is not None else None
+    with _place(asked, label, scheduler, plaintext, like, dry_run=dry_run) as where:
+        if earlier is not None:
+            path = _newest(results, asked.name, name)
+            planned = studying.resumed(earlier, settings, where.machine)
+        else:
+            planned = studying.plan(
+                chosen, settings, where.device, where.machine, sizes=sizes, blocks=blocks, seed=seed
+            )
+            path = studying.file_of(planned.result, results)
+        times = studying.run_times(results, where.device)
+        _output.say(studying.outline(planned, times))
+        if dry_run:
+            _show_plan(planned, format_)
+            return
+        options.require_folders(settings, where.device.name)
+        _output.warn_unknown_commit()
+        for note in where.notes:
+            _output.warn(note)
+        with runs.lock(results, where.device.name, path.stem if scheduler else ""):
+            result = _measure(planned, settings, path, times, where, scheduler)
     _show(result, format_, output, force=force)
     _output.say(f"study: {path}")
     if any(cell.verdict.ratio is None for cell in result.cells):
@@ -214,27 +228,39 @@ def _groups(chosen: "Study") -> list[str]:
     return list(dict.fromkeys(row.group for row in chosen.rows))
 
 
-def _target(asked: "Device", machine_label: str, dry_run: bool) -> "tuple[Device, Machine]":
-    """Return the device, with its options filled in, and this machine; a dry run needs no working device."""
-    from fastvit_bench.sweep import preflight
+@contextlib.contextmanager
+def _place(
+    asked: "Device",
+    machine_label: str,
+    scheduler: str | None,
+    plaintext: str | None,
+    like: "Machine | None",
+    *,
+    dry_run: bool,
+) -> "Generator[ComparisonPlace]":
+    """Yield where the study is measured; a dry run needs no working device."""
+    from fastvit_bench.fleet import place
+    from fastvit_bench.sweep import block, preflight
 
-    try:
-        return preflight.preflight(asked, name=machine_label)
-    except UnavailableError as error:
-        if not dry_run:
-            raise
-        machine = preflight.this_machine(machine_label)
-        _output.say(f"only planned: {error}")
-        return asked, machine
+    with contextlib.ExitStack() as stack:
+        try:
+            where = stack.enter_context(place.of_comparison(asked, machine_label, scheduler, plaintext, like))
+        except UnavailableError as error:
+            if not dry_run:
+                raise
+            _output.say(f"only planned: {error}")
+            machine = preflight.this_machine(machine_label)
+            where = place.ComparisonPlace(asked, machine, block.measure, local=True)
+        yield where
 
 
-def _newest(results: Path, target: "Device", name: str) -> Path:
+def _newest(results: Path, device: str, name: str) -> Path:
     """Return the file of the newest study of a name on a device."""
     from fastvit_bench.paper import study_table
 
-    paths = study_table.lying([results / target.name], name)
+    paths = study_table.lying([results / device], name)
     if not paths:
-        raise UsageError(f"There is no study '{name}' of {target.name} in {results} to go on with; leave --resume out.")
+        raise UsageError(f"There is no study '{name}' of {device} in {results} to go on with; leave --resume out.")
     return paths[-1]
 
 
@@ -277,7 +303,14 @@ def _show_plan(planned: "Planned", format_: SeriesFormat) -> None:
     _output.print_report(TableReport([Table(planned.remaining, columns)]), format_.value)
 
 
-def _measure(planned: "Planned", settings: "Config", path: Path, times: "RunTimes") -> "StudyResult":
+def _measure(
+    planned: "Planned",
+    settings: "Config",
+    path: Path,
+    times: "RunTimes",
+    where: "ComparisonPlace",
+    scheduler: str | None,
+) -> "StudyResult":
     """Measure the planned pairs under a line of progress, print a line after each pass, and return the result."""
     from fastvit_bench.paper import study as studying
     from fastvit_bench.paper import study_table
@@ -288,7 +321,14 @@ def _measure(planned: "Planned", settings: "Config", path: Path, times: "RunTime
         notify = _of_passes(progress, planned, times)
         try:
             for result in studying.run(
-                planned, settings, path, announce=progress.step, notify=notify, warn=_output.warn
+                planned,
+                settings,
+                path,
+                announce=progress.step,
+                notify=notify,
+                warn=_output.warn,
+                measure=where.measure,
+                engines=where.local,
             ):
                 for cell in result.cells:
                     if cell.verdict.ratio is None and cell.name not in failed:
@@ -296,7 +336,7 @@ def _measure(planned: "Planned", settings: "Config", path: Path, times: "RunTime
                         failed.add(cell.name)
                 progress.say(studying.progress(result))
         except KeyboardInterrupt as error:
-            command = f"study {result.study.name} --device {result.device.name} --resume"
+            command = f"study {result.study.name} --device {result.device.name} --resume{_fleet.suffix(scheduler)}"
             raise _output.interrupted(error, "every finished block", command, progress.console) from None
     return result
 

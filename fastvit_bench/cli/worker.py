@@ -26,7 +26,21 @@ def worker(
     ] = None,
     plaintext: PlaintextOption = None,
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder for files and locks. [default: ~/.cache/fastvit-bench]")
+        Path | None, typer.Option("--cache", help="Folder for files. [default: ~/.cache/fastvit-bench]")
+    ] = None,
+    locks: Annotated[
+        Path | None,
+        typer.Option(
+            "--locks",
+            metavar="DIR",
+            help="Folder of the machine's lock, the same for all of its workers. [default: the one that users share]",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", help="Folder of images for `accuracy`. [default: the one that the client names]"
+        ),
     ] = None,
     dashboard: Annotated[
         str | None, typer.Option("--dashboard", help="Address of the worker's dashboard, such as :0. [default: none]")
@@ -70,6 +84,8 @@ def worker(
             apart=devices_apart,
             machine=settings.machine_name(machine_name),
             cache=cache.absolute() if cache else None,
+            locks=locks.absolute() if locks else None,
+            data=data.absolute() if data else None,
             dashboard=dashboard,
         )
     )

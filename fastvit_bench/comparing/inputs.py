@@ -42,6 +42,7 @@ from fastvit_bench.records import (
 from fastvit_bench.records.comparison import ALLOWABLE, NoBaseline, Outcome
 from fastvit_bench.store import runs
 from fastvit_bench.sweep import plan, run
+from fastvit_bench.sweep.block import BlockSide
 
 Command = tuple[str, ...]
 
@@ -55,6 +56,13 @@ class Candidate:
     path: Path
     device: Device  # options filled in
     command: Command = ()  # that starts its worker process; empty: the Python of this process
+
+    @property
+    def side(self) -> BlockSide:
+        """The same as a record, for a block."""
+        return BlockSide(
+            label=self.label, artifact=self.artifact, path=str(self.path), device=self.device, command=self.command
+        )
 
 
 @dataclass(frozen=True)
@@ -665,8 +673,10 @@ def resolve_pair(
     shapes: Sequence[Shape],
     commands: Sequence[Command] = ((), ()),
     notify: Callable[[str], None] = lambda what: None,
+    *,
+    engines: bool = True,
 ) -> list[ComparisonPair]:
-    """Return the pairs of `compare`, exporting models and building engines as needed.
+    """Return the pairs of `compare`, exporting models as needed, and building engines unless another machine does.
 
     Without `shapes`, a model is exported at the sizes of the files that it is compared with.
     """
@@ -676,7 +686,8 @@ def resolve_pair(
     for at in (first, 1 - first):
         wanted = shapes or [entry.artifact.shape for side in sides.values() for entry in side]
         sides[at] = resolve_inputs(asked[at], settings, wanted, commands[at], notify)
-        build_engines(sides[at], settings.sweep.timeout_s, notify)
+        if engines:
+            build_engines(sides[at], settings.sweep.timeout_s, notify)
     return by_shape(sides[0], sides[1])
 
 

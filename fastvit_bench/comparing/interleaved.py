@@ -4,7 +4,6 @@
 themselves.
 """
 
-import itertools
 import math
 import random
 import re
@@ -12,28 +11,20 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NoReturn
 
 import msgspec
 
 import fastvit_bench
-from fastvit_bench import backends
 from fastvit_bench.comparing.inputs import BaseSide, Candidate, ComparisonPair, Unavailable, incompatibilities, unproved
 from fastvit_bench.errors import NotComparableError, UnavailableError
 from fastvit_bench.measuring import machine as machines
 from fastvit_bench.measuring.git import current_commit
-from fastvit_bench.measuring.jobs import Opened, OpenJob, TurnJob, WarmUpJob
-from fastvit_bench.measuring.processes import timed
-from fastvit_bench.measuring.worker import Worker, can_stop
+from fastvit_bench.measuring.worker import can_stop
 from fastvit_bench.records import (
-    Answer,
-    Artifact,
-    CellError,
     Device,
-    GpuState,
-    Job,
     Machine,
     Measurement,
-    TimingJob,
     gpu_warnings,
 )
 from fastvit_bench.records.comparison import (
@@ -52,6 +43,8 @@ from fastvit_bench.records.comparison import (
 from fastvit_bench.records.unfinished import BlockLine
 from fastvit_bench.stats import sequential
 from fastvit_bench.stats.intervals import median
+from fastvit_bench.sweep.block import BlockFailed, BlockJob, BlockReply, OutOfReach, Reach
+from fastvit_bench.sweep.block import measure as measure_block
 
 # A block counts as disturbed where other processes used more than this share of one processor while it ran, or the
 # hypervisor took more than this share of all. A quiet Linux machine shows 1 to 3 and 0.
@@ -108,23 +101,23 @@ class InterleavedRun:
         timeout_s: float,
         same: Callable[[BaseSide, Candidate], list[str]] = incompatibilities,
         notify: Notify = lambda cell, block, look: None,
-        start: Callable[[Candidate], Worker] | None = None,
+        measure: Callable[[BlockJob], BlockReply] = measure_block,
         factors: tuple[float, float] | None = None,
         recorded: Sequence[BlockLine] = (),
         record: Callable[[BlockLine], None] = lambda line: None,
     ) -> None:
         """Check which pairs can be compared; nothing is measured yet.
 
-        `same` returns the properties that forbid comparing two sides. `start` replaces this package's worker as the
-        process of a side. `factors` are the smallest and the largest known change of this machine's speed, for figures
-        of another day. `recorded` are the blocks of an interrupted comparison of the same pairs and plan, which count
-        as if they were measured again; every new block is handed to `record` at once.
+        `same` returns the properties that forbid comparing two sides. `measure` measures a block, by default on this
+        machine, and always on the one of `machine`. `factors` are the smallest and the largest known change of this
+        machine's speed, for figures of another day. `recorded` are the blocks of an interrupted comparison of the same
+        pairs and plan, which count as if they were measured again; every new block is handed to `record` at once.
         """
         self._recorded, self._record = deque(recorded), record
         self._earlier_s = 0.0  # that the recorded blocks took
         self._factors = factors or FACTORS
-        self._checked = False  # whether `_check_reach` has run
-        self._start = start or _worker
+        self._checked = False  # whether the time allowed is known to be enough
+        self._measure = measure
         self.plan, self.machine = plan, machine
         self._pairs = {pair.name: pair for pair in pairs}
         self._timeout_s, self.notify = timeout_s, notify
@@ -276,186 +269,61 @@ class InterleavedRun:
 
     def measure(self, name: str) -> Block | Unavailable:
         """Measure one block of a cell, disturbed or not, without adding it to the cell."""
+        cell = self.cells[name]
+        reply = self._measure(self._job(name))
+        if isinstance(reply, OutOfReach):
+            self._refuse_reach(reply.needed_s)
+        if isinstance(reply, BlockFailed):
+            return Unavailable(name, reply.reason, reply.stage)
+        self._checked = True
+        if cell.base is None:
+            cell.base, cell.head, cell.runs = reply.base, reply.head, reply.runs
+        if isinstance(self._pairs[name].base, Measurement):
+            cell.references.append(reply.reference_ns)
+        return msgspec.structs.replace(reply.block, disturbed=tuple(disturbances(reply.block)))
+
+    def _job(self, name: str) -> BlockJob:
+        """Return the next block of a cell, to be measured wherever."""
         cell, pair = self.cells[name], self._pairs[name]
+        number = len(cell.blocks) + 1
         assert isinstance(pair.head, Candidate)
         assert not isinstance(pair.base, Unavailable)
-        if isinstance(pair.base, Measurement):
-            return self._against_stored(pair, cell)
-        since = machines.monotonic_s()
-        with self._start(pair.base) as base, self._start(pair.head) as head:
-            loaded = [(pair.base, base), (pair.head, head)]
-            jobs = [
-                OpenJob(artifact=entry.artifact, path=str(entry.path), device=entry.device, machine=self.machine)
-                for entry, _ in loaded
-            ]
-            for (_, worker), job in zip(loaded, jobs, strict=True):  # both load at the same time: nothing is timed yet
-                worker.send(job)
-            opened: list[Opened] = []
-            for (entry, worker), job in zip(loaded, jobs, strict=True):
-                reply = worker.receive(job, self._timeout_s)
-                if isinstance(reply, CellError):
-                    return _broken(pair.name, entry, reply)
-                opened.append(reply)
-            stops = self._stops(pair.head)
-            for _, worker in loaded if stops else ():
-                worker.stop()
-            runs_ns: list[int] = []
-            for entry, worker in loaded:
-                warm = self._alone(worker, stops, WarmUpJob(turns=self.plan.turns))
-                if isinstance(warm, CellError):
-                    return _broken(pair.name, entry, warm)
-                runs_ns.append(warm.run_ns)
-            problem = self._introduced(pair, cell, opened, max(runs_ns))
-            if problem:
-                return problem
-            self._check_reach(name, machines.monotonic_s() - since, runs_ns)
-            return self._turns(pair, cell, base, head)
-
-    def _stops(self, entry: Candidate) -> bool:
-        """Return whether one side is halted while its opponent runs, which only sides on the processor need."""
-        return self.plan.turns.idle == "stopped" and not _on_gpu(entry)
-
-    def _alone(self, worker: Worker, stops: bool, job: Job[Answer]) -> Answer | CellError:
-        """Send a job to one side and return its reply, while its opponent is halted if `stops`."""
-        if stops:
-            worker.go_on()
-        reply = worker.ask(job, self._timeout_s)
-        if stops:
-            worker.stop()
-        return reply
-
-    def _check_reach(self, name: str, loading_s: float, runs_ns: Sequence[int]) -> None:
-        """Raise `_OutOfReachError` before the first block if the fewest blocks of all cells take too long."""
-        if self._checked:
-            return
-        self._checked = True
-        turns, runs = self.plan.turns, self.cells[name].runs
-        calls_s = turns.turns * (turns.settle + runs) * sum(runs_ns) / 1e9
-        fixed_s = loading_s + 2 * turns.turns * turns.pause_ms / 1e3
-        alive = [cell_name for cell_name, cell in self.cells.items() if cell.failed is None]
-        blocks = self.plan.looks[0]
-        needed_s = blocks * sum(
-            fixed_s + calls_s * min(1.0, self._work(cell_name) / self._work(name)) for cell_name in alive
+        return BlockJob(
+            name=name,
+            number=number,
+            order=sequential.block_order(self.plan, name, number),
+            turns=self.plan.turns,
+            base=pair.base if isinstance(pair.base, Measurement) else pair.base.side,
+            head=pair.head.side,
+            machine=self.machine,
+            timeout_s=self._timeout_s,
+            runs=cell.runs,
+            reach=None if self._checked or isinstance(pair.base, Measurement) else self._reach(name),
         )
-        if needed_s > self.plan.max_time_s:
-            cells = f"{len(alive)} cells" if len(alive) > 1 else "one cell"
-            raise _OutOfReachError(
-                f"Nothing was measured: {blocks} blocks of {cells}, the fewest that can decide, take about "
-                f"{needed_s:.0f} s here, and the time allowed is {self.plan.max_time_s:g} s; allow more."
-            )
+
+    def _reach(self, name: str) -> Reach:
+        """Return the fewest blocks of all cells, which must fit the time."""
+        alive = [cell_name for cell_name, cell in self.cells.items() if cell.failed is None]
+        return Reach(
+            blocks=self.plan.looks[0],
+            cells=len(alive),
+            work=sum(min(1.0, self._work(cell_name) / self._work(name)) for cell_name in alive),
+            limit_s=self.plan.max_time_s,
+        )
+
+    def _refuse_reach(self, needed_s: float) -> NoReturn:
+        count = sum(cell.failed is None for cell in self.cells.values())
+        cells = f"{count} cells" if count > 1 else "one cell"
+        raise _OutOfReachError(
+            f"Nothing was measured: {self.plan.looks[0]} blocks of {cells}, the fewest that can decide, take about "
+            f"{needed_s:.0f} s here, and the time allowed is {self.plan.max_time_s:g} s; allow more."
+        )
 
     def _work(self, name: str) -> int:
         """Return the multiply-accumulates of a cell's base, at least 1."""
         base = self._pairs[name].base
         assert isinstance(base, Candidate)
         return max(1, base.artifact.macs)
-
-    def _introduced(
-        self, pair: ComparisonPair, cell: _Progress, opened: Sequence[Opened], slower: int
-    ) -> Unavailable | None:
-        """Store the sides as their processes report them; return a reason if their times must not be compared.
-
-        `slower` is the duration of a run of the slower side in nanoseconds.
-        """
-        assert isinstance(pair.base, Candidate)
-        assert isinstance(pair.head, Candidate)
-        base, head = (
-            _side(entry, reply, self.machine) for entry, reply in zip((pair.base, pair.head), opened, strict=True)
-        )
-        if difference := _first_difference(base, head, ("window", "clock", "pacing")):
-            return Unavailable(pair.name, difference)
-        if cell.base is None:
-            cell.base, cell.head = base, head
-            turns = self.plan.turns
-            cell.runs = max(1, min(turns.runs, 1_000_000 * turns.turn_ms // max(1, slower)))
-        return None
-
-    def _turns(self, pair: ComparisonPair, cell: _Progress, base: Worker, head: Worker) -> Block | Unavailable:
-        """Measure the turns of one block, both sides loaded."""
-        plan, number = self.plan.turns, len(cell.blocks) + 1
-        order = sequential.block_order(self.plan, pair.name, number)
-        samples_ns: dict[str, list[tuple[int, ...]]] = {"A": [], "B": []}
-        looks: list[GpuState] = []
-        watch = machines.Between(base.busy_s() + head.busy_s())
-        assert isinstance(pair.base, Candidate)
-        assert isinstance(pair.head, Candidate)
-        on_gpu, stops = _on_gpu(pair.head), self._stops(pair.head)
-        for letter in order:
-            if not on_gpu:  # where nothing spins on the processor, a pause would only let the clocks drop
-                machines.pause(plan.pause_ms / 1e3)
-            worker, entry = (base, pair.base) if letter == "A" else (head, pair.head)
-            reply = self._alone(worker, stops, TurnJob(runs=cell.runs, untimed=plan.settle))
-            if isinstance(reply, CellError):
-                return _broken(pair.name, entry, reply)
-            samples_ns[letter].append(reply.samples_ns)
-            looks += [_without_counterpart(reply.gpu)] if reply.gpu else []
-        readings = watch.readings(base.busy_s() + head.busy_s(), looks)
-        block = Block(
-            number=number,
-            order=order,
-            base_ns=tuple(samples_ns["A"]),
-            head_ns=tuple(samples_ns["B"]),
-            readings=readings,
-        )
-        return msgspec.structs.replace(block, disturbed=tuple(disturbances(block)))
-
-    def _against_stored(self, pair: ComparisonPair, cell: _Progress) -> Block | Unavailable:
-        """Time one new process of the new side, as a block against a figure of another day."""
-        base, entry = pair.base, pair.head
-        assert isinstance(base, Measurement)
-        assert isinstance(entry, Candidate)
-        job = TimingJob(
-            artifact=entry.artifact,
-            path=str(entry.path),
-            device=entry.device,
-            method=base.method,
-            machine=self.machine,
-        )
-        watch = machines.Between(0.0)
-        reply, busy_s = timed(job, self._timeout_s, start=lambda: self._start(entry))
-        readings = watch.readings(busy_s)
-        if not isinstance(reply, Measurement):
-            return _broken(pair.name, entry, reply)
-        if difference := _first_difference(base, reply, ("window", "clock", "pacing", "method")):
-            return Unavailable(pair.name, difference)
-        if cell.head is None:
-            cell.base, cell.head = _side_of(base, "stored"), _side_of(reply, entry.label)
-        old_reference, reference = base.reference_median_ns, reply.reference_median_ns
-        cell.references.append(reply.reference_samples_ns)
-        block = Block(
-            number=len(cell.blocks) + 1,
-            order="B",
-            base_ns=(tuple(itertools.chain(*base.samples_ns)),),
-            head_ns=(tuple(itertools.chain(*reply.samples_ns)),),
-            # of the timed runs alone, as counted by their process; loading may use the quota up too
-            readings=msgspec.structs.replace(readings, quota_periods=reply.state.quota_periods),
-            reference=reference / old_reference if old_reference and reference else None,
-        )
-        return msgspec.structs.replace(block, disturbed=tuple(disturbances(block)))
-
-
-def _first_difference(base: Side | Measurement, new: Side | Measurement, names: Sequence[str]) -> str:
-    """Return a sentence on the first of the named attributes in which two sides differ, empty if there is none."""
-    for name in names:
-        old_value, new_value = getattr(base, name), getattr(new, name)
-        if old_value != new_value:
-            return f"not comparable: {name}: {old_value} there, {new_value} here"
-    return ""
-
-
-def _on_gpu(entry: Candidate) -> bool:
-    """Return whether a side computes on a GPU; only such devices have a warm-up policy."""
-    return bool(backends.get(entry.device.backend).warmup_policy(entry.device))
-
-
-def _without_counterpart(look: GpuState) -> GpuState:
-    """Return a GPU state without the process of the opposite side, which is loaded too but does not disturb."""
-    disturbing = max(0, (look.other_processes or 0) - 1)
-    return msgspec.structs.replace(
-        look,
-        other_processes=None if look.other_processes is None else disturbing,
-        other_memory_mib=look.other_memory_mib if disturbing else None,
-    )
 
 
 def disturbances(block: Block) -> list[str]:
@@ -500,10 +368,6 @@ def regimes(blocks: Sequence[Block]) -> str | None:
     return None
 
 
-def _worker(entry: Candidate) -> Worker:
-    return Worker(entry.command) if entry.command else Worker()
-
-
 def _unable(pair: ComparisonPair, same: Callable[[BaseSide, Candidate], list[str]]) -> Unavailable | None:
     """Return the reason why a pair cannot be compared, before anything is measured, or None."""
     for side in (pair.base, pair.head):
@@ -516,37 +380,6 @@ def _unable(pair: ComparisonPair, same: Callable[[BaseSide, Candidate], list[str
             return problem
     differences = same(pair.base, pair.head)
     return Unavailable(pair.name, "not comparable: " + "; ".join(differences)) if differences else None
-
-
-def _broken(name: str, entry: Candidate, error: CellError) -> Unavailable:
-    return Unavailable(name, f"{entry.label}: {error.reason}", error.stage)
-
-
-def _side(entry: Candidate, opened: Opened, machine: Machine) -> Side:
-    return Side(
-        label=entry.label,
-        artifact=entry.artifact,
-        device=entry.device,
-        window=opened.window,
-        clock=opened.clock,
-        pacing=opened.pacing,
-        machine=msgspec.structs.replace(machine, python=opened.python, packages=opened.packages),
-        parity=opened.parity.relative_error,
-    )
-
-
-def _side_of(measurement: Measurement, label: str) -> Side:
-    assert isinstance(measurement.artifact, Artifact)
-    return Side(
-        label=label,
-        artifact=measurement.artifact,
-        device=measurement.device,
-        window=measurement.window,
-        clock=measurement.clock,
-        pacing=measurement.pacing,
-        machine=measurement.machine,
-        parity=measurement.parity.relative_error if measurement.parity else None,
-    )
 
 
 # --- results ----------------------------------------------------------------------------------------------------------

@@ -3,18 +3,23 @@
 import contextlib
 import ipaddress
 import logging
+from collections import Counter
 from collections.abc import Generator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import dask.config
+import msgspec
 from dask.utils import parse_timedelta
 from distributed import Client
 from distributed.security import Security
 
 from fastvit_bench.errors import UnavailableError, UsageError
 from fastvit_bench.fleet.remote import APART, MACHINE, device_resource
+from fastvit_bench.records import Record
 
 LOOPBACK = "127.0.0.1"
 CONNECT_S = 10.0  # unless Dask's configuration says less
@@ -72,6 +77,61 @@ def connect(scheduler: str) -> "Generator[Client]":
     finally:
         with contextlib.suppress(OSError, TimeoutError, RuntimeError):
             client.close(timeout=2)
+
+
+SWEEPS = "fastvit-bench-sweeps"  # topic of the events on how far sweeps are
+LOST = (OSError, RuntimeError, TimeoutError, CancelledError, AttributeError)  # raised between two connections
+
+
+class SweepProgress(Record, frozen=True):
+    """An event: how far a sweep is on one device, and what its client expects of the rest."""
+
+    run: str
+    device: str
+    session: str  # of the client
+    cells: int
+    finished: int
+    left_s: float  # estimated device time of the cells that remain
+    measured_s: float  # device time of the finished cells
+    expected_s: float  # estimated device time of the same
+    ended: bool = False
+
+    @property
+    def remaining_s(self) -> float:
+        """The device time of the cells that remain, as the finished ones correct it."""
+        return self.left_s * (self.measured_s / self.expected_s if self.measured_s and self.expected_s else 1.0)
+
+
+@dataclass(frozen=True)
+class SweepOnDevice:
+    """A sweep of some client on one device."""
+
+    progress: SweepProgress
+    workers: int  # that offer the device now
+    silent_s: float  # since the client's last event; one that is killed says no more
+
+    @property
+    def seconds(self) -> float | None:
+        """The time that remains if no other sweep wants the device; None where nobody offers it."""
+        return self.progress.remaining_s / self.workers if self.workers else None
+
+
+def sweeps(client: Client) -> list[SweepOnDevice]:
+    """Return the sweeps that have not ended, in the order of their first events."""
+    scheduler: Any = client.scheduler
+    events: Any = client.sync(scheduler.events, topic=SWEEPS)
+    newest: dict[tuple[str, str, str], tuple[float, SweepProgress]] = {}
+    for at, message in events:
+        with contextlib.suppress(msgspec.ValidationError):  # of a client of another version
+            progress = msgspec.convert(message, SweepProgress)
+            newest[progress.run, progress.device, progress.session] = at, progress
+    workers = Counter(device for offer in offers(client) for device in offer.devices)
+    read_at = datetime.now(UTC).timestamp()
+    return [
+        SweepOnDevice(progress, workers[progress.device], max(0.0, read_at - at))
+        for at, progress in newest.values()
+        if not progress.ended
+    ]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from distributed.security import Security
 
 from fastvit_bench import config
 from fastvit_bench.errors import UnavailableError
-from fastvit_bench.fleet import remote, transfer
+from fastvit_bench.fleet import images, machine_lock, remote, transfer
 
 AGAIN_S = 5.0  # between two attempts to reach a scheduler that is gone
 
@@ -32,6 +32,8 @@ class WorkerOptions:
     apart: bool = False  # whether several devices may be busy at once
     machine: str = ""  # a person's name for it
     cache: Path | None = None
+    locks: Path | None = None  # folder of the machine's lock
+    data: Path | None = None  # folder of images
     dashboard: str | None = None
 
     @property
@@ -44,8 +46,13 @@ class WorkerOptions:
     @property
     def environment(self) -> Mapping[str, str]:
         """Variables of the worker's process."""
-        chosen = {config.MACHINE_VARIABLE: self.machine} if self.machine else {}
-        return {**chosen, transfer.CACHE_VARIABLE: str(self.cache)} if self.cache else chosen
+        chosen = {
+            config.MACHINE_VARIABLE: self.machine,
+            transfer.CACHE_VARIABLE: self.cache,
+            machine_lock.LOCKS_VARIABLE: self.locks,
+            images.DATA_VARIABLE: self.data,
+        }
+        return {name: str(value) for name, value in chosen.items() if value}
 
 
 def serve(options: WorkerOptions) -> None:

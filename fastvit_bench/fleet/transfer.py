@@ -33,6 +33,13 @@ class FileReference(Record, frozen=True):
     size_bytes: int
 
 
+class Parcel(Record, frozen=True):
+    """A file and those that belong to it, to be fetched together."""
+
+    name: str  # of the file or package that the others belong to
+    files: tuple[FileReference, ...]
+
+
 def references(path: Path) -> dict[FileReference, Path]:
     """Return the files that make up an exported one: its own or those of its package, and those beside it."""
     own = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
@@ -43,7 +50,7 @@ def references(path: Path) -> dict[FileReference, Path]:
             sha256=files.file_sha256(file),
             size_bytes=file.stat().st_size,
         ): file
-        for file in (*own, *beside)
+        for file in (*own, *(file for file in beside if files.exists(file)))
     }
 
 
@@ -52,44 +59,57 @@ class FileServer(Server):
 
     def __init__(self, security: Security) -> None:
         self.sent_bytes = 0
-        self._paths: dict[str, Path] = {}
+        self._sources: dict[str, Path | bytes] = {}
+        self._parcels: dict[Path, Parcel] = {}
         # messages stay as they arrive: nothing in them is unpickled
         super().__init__(
             {"chunk": self.chunk}, deserialize=False, connection_args=security.get_connection_args("client")
         )
 
-    def add(self, path: Path) -> tuple[FileReference, ...]:
-        """Offer the files of an exported one and return their references."""
-        added = references(path)
-        self._paths.update({reference.sha256: file for reference, file in added.items()})
-        return tuple(added)
+    def add(self, path: Path) -> Parcel:
+        """Offer the files of an exported one, which is hashed once, and return them as a parcel."""
+        if path not in self._parcels:
+            added = references(path)
+            self._sources.update({reference.sha256: file for reference, file in added.items()})
+            self._parcels[path] = Parcel(name=path.name, files=tuple(added))
+        return self._parcels[path]
+
+    def add_content(self, name: str, content: bytes) -> Parcel:
+        """Offer a content as a file of that name, and return it as a parcel."""
+        reference = FileReference(name=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+        self._sources[reference.sha256] = content
+        return Parcel(name=name, files=(reference,))
 
     async def chunk(self, sha256: str, offset: int) -> bytes:
         """Return the bytes of a file from an offset on, `CHUNK` at most. Raises `KeyError` for an unknown file."""
-        with files.open_regular(self._paths[sha256]) as file:
-            file.seek(offset)
-            content = file.read(CHUNK)
+        source = self._sources[sha256]
+        if isinstance(source, bytes):
+            content = source[offset : offset + CHUNK]
+        else:
+            with files.open_regular(source) as file:
+                file.seek(offset)
+                content = file.read(CHUNK)
         self.sent_bytes += len(content)
         return content
 
 
 def cache() -> Path:
-    """Return this worker's folder for fetched files and locks."""
+    """Return this worker's folder for fetched files."""
     chosen = os.environ.get(CACHE_VARIABLE)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(chosen) if chosen else base / "fastvit-bench"
 
 
-def fetch(manifest: tuple[FileReference, ...], address: str) -> Path:
-    """Return the folder with the files of a manifest; what the cache lacks is fetched from the client at `address`.
+def fetch(parcel: Parcel, address: str) -> Path:
+    """Return the path of a parcel's file; what the cache lacks is fetched from the client at `address`.
 
     Raises `ChecksumError` for a file that arrives with another content, and `UsageError` for a name that would lie
     outside. A fetch that fails leaves nothing under the folder's name.
     """
-    for reference in manifest:
-        if not all(files.is_part(part) for part in PurePosixPath(reference.name).parts) or reference.name[:1] == "/":
-            raise UsageError(f"A file named {reference.name!r} is not fetched.")
-    key = hashlib.sha256(msgspec.json.encode(sorted(manifest, key=lambda entry: entry.name))).hexdigest()
+    for name in (parcel.name, *(reference.name for reference in parcel.files)):
+        if not all(files.is_part(part) for part in PurePosixPath(name).parts) or name[:1] == "/":
+            raise UsageError(f"A file named {name!r} is not fetched.")
+    key = hashlib.sha256(msgspec.json.encode(sorted(parcel.files, key=lambda entry: entry.name))).hexdigest()
     folder = cache() / "files" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder.with_name(f".{key}.lock")):
@@ -97,12 +117,12 @@ def fetch(manifest: tuple[FileReference, ...], address: str) -> Path:
             draft = folder.with_name(f".{key}.draft")
             shutil.rmtree(draft, ignore_errors=True)  # of a killed worker
             try:
-                for reference in manifest:
+                for reference in parcel.files:
                     _fetch_file(reference, address, draft / reference.name)
                 draft.replace(folder)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
-    return folder
+    return folder / parcel.name
 
 
 def _fetch_file(reference: FileReference, address: str, target: Path) -> None:

@@ -247,7 +247,7 @@ def also_changed(before: HistoryPoint, after: HistoryPoint) -> tuple[str, ...]:
         f"{name}: {was or NONE} then, {is_ or NONE} now"
         for name, was, is_ in (
             ("commit", before.commit, after.commit),
-            ("fastvit-bench", before.run.tool, after.run.tool),
+            ("fastvit-bench", old.tool or before.run.tool, new.tool or after.run.tool),
         )
         if was != is_
     ]

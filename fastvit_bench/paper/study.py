@@ -24,9 +24,10 @@ from fastvit_bench.records import Artifact, Device, Machine, Method, ModelSpec, 
 from fastvit_bench.records.comparison import CellResult, Outcome, Plan
 from fastvit_bench.records.study import SCHEMA, Contestant, Match, Study, StudyNetwork, StudyResult, StudyRow
 from fastvit_bench.store import runs, unfinished
-from fastvit_bench.sweep import estimate
+from fastvit_bench.sweep import block, estimate
 from fastvit_bench.sweep import plan as sweep_plan
 from fastvit_bench.sweep import run as sweep_run
+from fastvit_bench.sweep.block import BlockJob, BlockReply
 from fastvit_bench.sweep.estimate import RunTimes
 from fastvit_bench.sweep.plan import Step
 
@@ -344,13 +345,16 @@ def run(
     announce: Callable[[str], None] = lambda what: None,
     notify: Notify = lambda cell, block, look: None,
     warn: Callable[[str], None] = lambda what: None,
+    measure: Callable[[BlockJob], BlockReply] = block.measure,
+    engines: bool = True,
 ) -> Iterator[StudyResult]:
     """Export the missing files, then pass over all matches block by block; yields the study after each pass.
 
     A pass measures one block of every match, in an order drawn from the seed, so that the ratios of two matches are of
     the same moments. The study was written to `path` when it is yielded. A row that cannot be exported or timed becomes
     a cell without a figure and stops no other row. Every block is kept at once, so that a study that is killed goes on
-    within the pass. `announce` gets each export as it begins.
+    within the pass. `announce` gets each export as it begins. `measure` measures a block, by default on this machine;
+    with `engines` those of the files are built here.
     """
     result, timeout_s, remaining = planned.result, settings.sweep.timeout_s, planned.remaining
     study_table.write(result, path)
@@ -361,7 +365,8 @@ def run(
     with Worker() as exporter:
         for contestant in needed:
             entries[contestant] = _entry(contestant, planned.steps[contestant], exporter, timeout_s, announce)
-    inputs.build_engines(entries.values(), timeout_s, announce)
+    if engines:
+        inputs.build_engines(entries.values(), timeout_s, announce)
     pairs = [ComparisonPair(match.name, entries[match.reference], entries[match.row]) for match in remaining]
     contest_plan = Plan(looks=(result.blocks,), max_time_s=UNLIMITED_S, seed=result.seed, turns=result.turns)
     blocks = _journal(pairs, contest_plan, result, path, warn)
@@ -374,6 +379,7 @@ def run(
         notify=notify,
         recorded=blocks.recorded,
         record=blocks.record,
+        measure=measure,
     )
     none_can_run = all(cell.failed is not None for cell in contest.cells.values())  # then there is no pass
     for _ in itertools.chain(contest.passes(), [None] if none_can_run else []):

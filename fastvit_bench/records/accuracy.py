@@ -185,6 +185,7 @@ class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
     contents: str = ""  # digest of the contents of the images; empty in runs of earlier versions
     own: Preparation | None = None  # the network's own preparation, where the images were prepared in another way
     cosines: EmbeddingCosines | None = None  # of an embedding network, with its reference network
+    tool: str = ""  # version of fastvit-bench that counted on a fleet; empty: that of the run
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for counts that so many images cannot have, and for an accuracy of none."""

@@ -206,6 +206,7 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
     best_reference_ns: Annotated[int, msgspec.Meta(gt=0)] | None = None  # of this machine, as known then
     usual_scatter: Annotated[float, msgspec.Meta(gt=0)] | None = None  # of processes on this machine, as known then
     remeasured: int = 0  # processes whose runs were dropped because the machine ran slowly
+    tool: str = ""  # version of fastvit-bench that measured it on a fleet; empty: that of the run
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for what no figure can be computed of."""

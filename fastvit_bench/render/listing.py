@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastvit_bench.records import Artifact, Device, Fuse, Fusing, HalfWeights, ModelFacts, Parity
 from fastvit_bench.records.removable import Removable
@@ -187,8 +187,20 @@ class FleetRow:
     waiting: tuple[str, ...]
 
 
-def fleet(rows: Sequence[FleetRow]) -> TableReport:
-    """Return a table with one row per worker of a fleet."""
+@dataclass(frozen=True)
+class SweepRow:
+    """A sweep that a client has on one device of a fleet."""
+
+    run: str
+    device: str
+    finished: int
+    cells: int
+    seconds: float | None  # that remain if no other sweep wants the device; None where nobody offers it
+    silent_s: float  # since its client's last news
+
+
+def fleet(rows: Sequence[FleetRow], sweeps: Sequence[SweepRow]) -> TableReport:
+    """Return a table with one row per worker of a fleet, and one with a row per sweep if there is any."""
     columns: list[Column[FleetRow]] = [
         Column("worker", "worker", lambda row: row.worker, role="key"),
         Column("devices", "devices", lambda row: row.devices, lambda row: ", ".join(row.devices), wraps=True),
@@ -197,7 +209,32 @@ def fleet(rows: Sequence[FleetRow]) -> TableReport:
         Column("waiting", "waits", lambda row: row.waiting, lambda row: ", ".join(row.waiting) or NONE, wraps=True),
         Column("address", "address", lambda row: row.address),
     ]
-    return TableReport([Table(rows, columns)], ("At once: devices of the worker that may be busy together.",))
+    of_sweeps: list[Column[SweepRow]] = [
+        Column("run", "run", lambda row: row.run, role="key"),
+        Column("device", "device", lambda row: row.device),
+        Column("finished", "done", lambda row: row.finished, align="right"),
+        Column("cells", "of", lambda row: row.cells, align="right"),
+        Column("seconds", "takes about", lambda row: row.seconds, lambda row: _duration(row.seconds), align="right"),
+        Column("silent_s", "last news", lambda row: row.silent_s, lambda row: f"{_duration(row.silent_s)} ago"),
+    ]
+    notes = ["At once: devices of the worker that may be busy together."]
+    tables: list[Table[Any]] = [Table(rows, columns)]
+    if sweeps:
+        tables.append(Table(sweeps, of_sweeps))
+        notes.append(
+            "Takes about: what remains, by earlier figures of the same cells and by those that are done, with all "
+            "workers of the device and no other sweep. A client that was killed gives no more news."
+        )
+    return TableReport(tables, tuple(notes))
+
+
+def _duration(seconds: float | None) -> str:
+    """Return a duration as text, rounded as an estimate deserves."""
+    if seconds is None:
+        return "no worker"
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def devices_text(rows: Sequence[Profile], machine: str, width: int) -> str:

@@ -1,7 +1,7 @@
-"""Measure one exported cell on this machine: build its engine, time it, and wait for the machine's usual speed."""
+"""Measure one exported cell on this machine: build its engine, time it or count, wait for the machine's usual speed."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import msgspec
@@ -13,9 +13,11 @@ from fastvit_bench.measuring.processes import timed
 from fastvit_bench.measuring.worker import Worker
 from fastvit_bench.records import (
     SLOW,
+    AccuracyChunk,
     Artifact,
     CellError,
     EngineJob,
+    EvaluationJob,
     ExportJob,
     Machine,
     Measurement,
@@ -27,7 +29,7 @@ from fastvit_bench.stats.intervals import median
 from fastvit_bench.store import speeds
 
 
-class CellJob(Record, frozen=True):
+class CellJob(Record, frozen=True, tag="cell", tag_field="job"):
     """An exported cell to be measured; its outcome depends on nothing else but the machine."""
 
     export: ExportJob  # its path is that of the exported file, and its device the one to measure on
@@ -36,6 +38,54 @@ class CellJob(Record, frozen=True):
     timeout_s: float  # for each process
     wait_s: float = 0.0  # that may be waited for the machine's usual speed; 0 accepts figures of any speed
     profile: bool = False
+
+
+class CountJob(Record, frozen=True, tag="count", tag_field="job"):
+    """An exported cell whose right answers are to be counted."""
+
+    evaluation: EvaluationJob
+    timeout_s: float  # for each process, and for each chunk
+
+
+class CountEnd(Record, frozen=True, tag="count-end", tag_field="kind"):
+    """The end of a count whose chunks are complete."""
+
+    machine: Machine  # that counted
+    tool: str = ""  # version of fastvit-bench that counted; empty: that of the run
+
+
+def count(
+    job: CountJob, announce: Callable[[str], None] = lambda stage: None, start: Callable[[], Worker] = Worker
+) -> Generator[AccuracyChunk | CountEnd | CellError]:
+    """Yield the chunks of a count as they are complete, and then its end, or the failure that ends it.
+
+    `announce` gets each stage as it begins.
+    """
+    export = job.evaluation.export
+    if job.evaluation.on_device:
+        failure = _built(export, job.timeout_s, announce, start)
+        if failure is not None:
+            yield failure
+            return
+    announce("counting")
+    with start() as counter:
+        for reply in counter.evaluate(job.evaluation, job.timeout_s):
+            yield reply
+            if isinstance(reply, CellError):
+                return
+    yield CountEnd(machine=job.evaluation.machine)
+
+
+def _built(
+    export: ExportJob, timeout_s: float, announce: Callable[[str], None], start: Callable[[], Worker]
+) -> CellError | None:
+    """Build the engine of an exported file where its toolkit runs engines; return why that failed."""
+    if backends.get(export.backend).engines is None:
+        return None
+    announce("building")
+    with start() as builder:
+        reply = builder.ask(EngineJob(export=export), timeout_s)
+    return reply if isinstance(reply, CellError) else None
 
 
 def measure(
@@ -50,12 +100,9 @@ def measure(
     `machine` is the record of this machine, whose speeds are stored in `results`. `announce` gets each stage as it
     begins. Runs that a process timed while the machine was slow are timed again once it is quick.
     """
-    if backends.get(job.export.backend).engines is not None:
-        announce("building")
-        with start() as builder:
-            built = builder.ask(EngineJob(export=job.export), job.timeout_s)
-        if isinstance(built, CellError):
-            return built, 0.0
+    failure = _built(job.export, job.timeout_s, announce, start)
+    if failure is not None:
+        return failure, 0.0
     announce("timing")
     timing = TimingJob(
         artifact=job.artifact,

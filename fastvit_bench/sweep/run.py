@@ -70,7 +70,7 @@ def planned_on_fleet(
         return PlannedRun(request, steps, begin(request, steps, machine, results))
     file = runs.reopen(path)
     _refuse_accuracy(file)
-    steps = _planned_again(file, models)
+    steps = planned_again(file, models)
     go_on(file, machine)
     done = {cell_of(measurement) for measurement in file.measurements}
     return PlannedRun(request, [step for step in steps if step.cell not in done], path)
@@ -86,10 +86,10 @@ def reopen(path: Path, models: Path, machine: Machine) -> tuple[runs.RunFile, li
             f"Run {first.id} cannot go on, because this is not the machine it began on ({'; '.join(changes)}). "
             f"Start a new run; this one stays readable."
         )
-    return file, _planned_again(file, models)
+    return file, planned_again(file, models)
 
 
-def _planned_again(file: runs.RunFile, models: Path) -> list[Step]:
+def planned_again(file: runs.RunFile, models: Path) -> list[Step]:
     """Return all steps of a run; raises `NotComparableError` where a checkpoint has changed."""
     first = file.runs[0]
     steps = plan(first.request, models)
@@ -157,8 +157,9 @@ def run_all(
             Task(sweep.request, step, sweep.path, ready(step, exporter, sweep.request.timeout_s, notify, engine=False))
             for sweep, step in pairs
         )
-        for task, outcome in executor.outcomes(tasks, len(pairs), notify):
-            yield _record(task.path, outcome if isinstance(outcome, Measurement) else failure(task.step, outcome))
+        for task, reply in executor.outcomes(tasks, len(pairs), notify):
+            assert isinstance(reply, Measurement | CellError)  # nothing is counted
+            yield _record(task.path, reply if isinstance(reply, Measurement) else failure(task.step, reply))
 
 
 def ready(

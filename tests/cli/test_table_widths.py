@@ -174,6 +174,11 @@ FLEET = [
     listing.FleetRow(LONG, "tls://10.0.0.8:43211", ("jetson",), 1, (), ("fastvit_t8-256-b1",)),
 ]
 
+SWEEPS = [
+    listing.SweepRow("20261127-095456-0c3846", "rtx2080ti", 12, 50, 1000.0, 3.2),
+    listing.SweepRow("20261127-095456-0c3847", LONG, 0, 6, None, 4000.0),
+]
+
 Show = Callable[[int, pytest.CaptureFixture[str]], str]
 
 # command -> its tables by what they are of, and figures that must stand in them; a sentence for one without a table
@@ -185,8 +190,8 @@ TABLES: dict[str, str | dict[str, tuple[Show, tuple[str, ...]]]] = {
     "worker": "prints Dask's log",
     "fleet": {
         "workers": (
-            lambda width, _: drawn(width, terminal.report(listing.fleet(FLEET), width)),
-            ("rtx2080ti, cpu", "2"),
+            lambda width, _: drawn(width, terminal.report(listing.fleet(FLEET, SWEEPS), width)),
+            ("rtx2080ti, cpu", "2", "17 min", "3 s ago"),
         )
     },
     "fuse": {"levels": (lambda width, _: drawn(width, listing.fusing(FUSED, width)), ("4,025,064", "1.2e-07"))},

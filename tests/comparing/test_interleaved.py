@@ -8,7 +8,7 @@ import builders
 import msgspec
 import pytest
 from conftest import export_job
-from fakes.worker import QUIET, Side
+from fakes.worker import QUIET, Side, timed_by
 
 from fastvit_bench.comparing import inputs, interleaved
 from fastvit_bench.comparing.inputs import Candidate, ComparisonPair, Unavailable
@@ -18,6 +18,7 @@ from fastvit_bench.measuring.jobs import Reply
 from fastvit_bench.records import CellError, Interval, Method, Window
 from fastvit_bench.records.comparison import BaselineKind, Block, InterleavePlan, Outcome, Plan, Readings, Verdict
 from fastvit_bench.stats import sequential
+from fastvit_bench.sweep.block import BlockSide
 
 
 @pytest.fixture(autouse=True)
@@ -38,17 +39,20 @@ def pair(model: str = "fastvit_t8", size: int = 256) -> ComparisonPair:
 
 
 def contest(
-    *pairs: ComparisonPair, ratio: float | Callable[[Candidate], float] = 1.0, plan: Plan | None = None, **faults: Any
+    *pairs: ComparisonPair, ratio: float | Callable[[BlockSide], float] = 1.0, plan: Plan | None = None, **faults: Any
 ) -> interleaved.InterleavedRun:
     """Of pairs whose heads take `ratio` times as long as their bases; faults are the heads'."""
 
-    def start(entry: Candidate) -> Any:
+    def start(entry: BlockSide) -> Any:
         of = ratio(entry) if callable(ratio) else ratio
         if entry.label == "base":
             return Side("base", 10.0)
         return Side("head", 10.0 * of, **faults)
 
-    return interleaved.InterleavedRun(pairs or (pair(),), plan or Plan(), builders.machine(), timeout_s=60, start=start)
+    measure = timed_by(start)
+    return interleaved.InterleavedRun(
+        pairs or (pair(),), plan or Plan(), builders.machine(), timeout_s=60, measure=measure
+    )
 
 
 def told(found: interleaved.InterleavedRun) -> Any:
@@ -293,7 +297,7 @@ def against_stored(head_ms: float, factors: tuple[float, float] | None = None, *
         timeout_s=60,
         same=inputs.allow_any,
         factors=factors,
-        start=lambda entry: Again("head", head_ms, **faults),  # type: ignore[arg-type, return-value]
+        measure=timed_by(lambda entry: Again("head", head_ms, **faults)),
     )
     return interleaved.to_comparison(
         found,

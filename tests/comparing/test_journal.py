@@ -9,7 +9,7 @@ from typing import Any
 import builders
 import msgspec
 import pytest
-from fakes.worker import QUIET, Side
+from fakes.worker import QUIET, Side, timed_by
 
 from fastvit_bench.comparing import inputs, interleaved, journal
 from fastvit_bench.comparing.inputs import Candidate, ComparisonPair
@@ -60,7 +60,13 @@ def run(recorded: Sequence[BlockLine] = (), *, stop: int | None = None, **faults
         return Side(side.label, 10.0, **(faults if side.label == "head" else {}))
 
     contest = interleaved.InterleavedRun(
-        pairs(), PLAN, builders.machine(), timeout_s=60, start=start, recorded=recorded, record=record
+        pairs(),
+        PLAN,
+        builders.machine(),
+        timeout_s=60,
+        measure=timed_by(start),
+        recorded=recorded,
+        record=record,
     )
     with contextlib.suppress(KilledError):
         contest.verdicts = contest.run()  # type: ignore[attr-defined]

@@ -1,6 +1,8 @@
 """A stand-in for a worker process of a comparison: it says times around a median and computes nothing."""
 
+import functools
 import random
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -9,6 +11,13 @@ import builders
 from fastvit_bench.measuring.jobs import Opened, OpenJob, Reply, Turned, TurnJob, WarmedUp, WarmUpJob
 from fastvit_bench.records import CallPattern, Window
 from fastvit_bench.records.comparison import Readings
+from fastvit_bench.sweep.block import BlockJob, BlockReply, BlockSide, measure
+
+
+def timed_by(start: Callable[[BlockSide], Any]) -> Callable[[BlockJob], BlockReply]:
+    """What measures a block with processes that `start` makes."""
+    return functools.partial(measure, start=start)
+
 
 QUIET = Readings(load=0.1, others_percent=1.0, steal_percent=0.0)
 

@@ -9,15 +9,14 @@ import pytest
 from fakes.worker import QUIET, Side
 
 from fastvit_bench import backends, config
-from fastvit_bench.comparing import interleaved
-from fastvit_bench.comparing.inputs import Candidate
 from fastvit_bench.errors import NotComparableError, UsageError
 from fastvit_bench.measuring import machine as machines
 from fastvit_bench.paper import study, study_table
 from fastvit_bench.records import Artifact, CellError
 from fastvit_bench.records.comparison import Outcome
 from fastvit_bench.records.study import Study, StudyRow
-from fastvit_bench.sweep import run
+from fastvit_bench.sweep import block, run
+from fastvit_bench.sweep.block import BlockSide
 from fastvit_bench.sweep.estimate import RunTimes
 
 TIMES_MS = {"Pooling": 10.0, "RepMixer": 7.5, "Pooling, BatchNorm": 9.5}
@@ -30,7 +29,7 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> config.Config:
     Side.log = []
     monkeypatch.setattr(machines, "pause", lambda seconds: None)
     monkeypatch.setattr(machines.Between, "readings", lambda self, own_s, gpu=(): QUIET)
-    monkeypatch.setattr(interleaved, "_worker", lambda entry: Side(entry.label, _time(entry)))
+    monkeypatch.setattr(block, "process_of", lambda entry: Side(entry.label, _time(entry)))
 
     def ready(step: Any, *_: Any, **__: Any) -> Artifact:
         return builders.artifact(model=step.cell.model, shape=step.cell.shape)
@@ -39,7 +38,7 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> config.Config:
     return config.load(None, backends=backends.implemented())
 
 
-def _time(entry: Candidate) -> float:
+def _time(entry: BlockSide) -> float:
     label, _, size = entry.label.rpartition(" ")
     return TIMES_MS[label] * (int(size) / 384) ** 2
 
