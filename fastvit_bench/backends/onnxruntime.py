@@ -43,6 +43,7 @@ class OnnxRuntime(OnnxFileBackend):
     suffix = ".onnx"
     product = "ONNX Runtime"
     distribution = "onnxruntime"
+    precisions = (*OnnxFileBackend.precisions, "int8")
     accepts_external_onnx = True
 
     def device_unavailable_reason(self, device: Device) -> str | None:
@@ -82,6 +83,8 @@ class OnnxRuntime(OnnxFileBackend):
         if provider not in PROVIDERS:
             raise UsageError(f"Device '{device.name}': provider = {provider!r} must be {' or '.join(PROVIDERS)}.")
         if _on_gpu(device):
+            if device.precision == "int8":
+                raise UsageError(f"Device '{device.name}': INT8 runs on the processor only; leave `provider` out.")
             nvidia_gpu.only_known(device, {"provider", *nvidia_gpu.NAMES})
             return {"provider": provider, **nvidia_gpu.options(device)}
         return {"threads": threads(device, {"provider", "threads"})}
@@ -90,6 +93,10 @@ class OnnxRuntime(OnnxFileBackend):
         """Yield the file on this processor: as it will be timed on it or, for a GPU, as its types say."""
         if _on_gpu(asked.device):
             yield from super().verification_sessions(path, asked)
+        elif asked.precision == "int8":
+            yield self.operators(path, asked)
+            how = "ONNX Runtime's kernels on this processor"
+            yield VerificationRun("INT8 kernels", how, asked.shape, self.open(path, asked.device), "hardware")
         else:
             yield VerificationRun("", "ONNX Runtime on this processor", asked.shape, self.open(path, asked.device))
 

@@ -187,6 +187,9 @@ def _print_artifact(artifact: Artifact, *, verbose: bool) -> None:
         assert proof is not None
         _output.say(listing.proof(name, proof, verbose=verbose))
     _output.say(listing.content(artifact, verbose=verbose))
+    if artifact.quantisation is not None:
+        for line in listing.quantisation(artifact.quantisation, artifact.classes):
+            _output.say(line)
     if artifact.half_weights and (verbose or artifact.half_weights.zeroed):
         _output.say(listing.half_weights(artifact.half_weights))
 

@@ -47,4 +47,5 @@ def verify(
     if failed:
         raise ParityError(f"{path} does not compute what its network computes: {failed[0].reason}.")
     if verbose:
-        _output.show(f"{path}: proved")
+        quantised = proofs.keys() & {"INT8 file"}
+        _output.show(f"{path}: {'quantised as its scheme says' if quantised else 'proved'}")

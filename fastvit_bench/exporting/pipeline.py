@@ -22,7 +22,7 @@ from fastvit_bench.errors import (
     UnavailableError,
     UsageError,
 )
-from fastvit_bench.exporting import calibration
+from fastvit_bench.exporting import calibration, quantised
 from fastvit_bench.exporting.checkpoints import contents as checkpoint_contents
 from fastvit_bench.exporting.checkpoints import find_checkpoint, load_network
 from fastvit_bench.exporting.metadata import (
@@ -51,7 +51,9 @@ from fastvit_bench.records import (
 )
 
 if TYPE_CHECKING:
-    from fastvit_bench.backends import Session, Subject
+    from torch import nn
+
+    from fastvit_bench.backends import QuantisedFile, Session, Subject
     from fastvit_bench.exporting.verification import ReferenceOutputs
     from fastvit_bench.network.cost import Cost
     from fastvit_bench.network.factory import Reference
@@ -89,6 +91,8 @@ def job(
     toolchain = {"fastvit-bench": own_version(), **backends.toolchain(backend)}
     if registry.find(spec.variant).family == "timm":
         toolchain |= backends.versions(("timm",))
+    if images is not None:
+        toolchain |= backends.versions(("onnxruntime",))
     asked = ExportJob(
         model=spec.name,
         variant=spec.variant,
@@ -147,12 +151,15 @@ def export(asked: ExportJob) -> Artifact:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.temporary_folder(path.parent) as folder:
             draft = folder / f"{path.name.removesuffix(backend.suffix)}{backend.suffix}"
-            source.write(draft, metadata_entries(asked, source.price))
-            proofs = _prove(source.wanted, draft, asked)
+            written = source.write(draft, metadata_entries(asked, source.price))
+            wanted, proofs = _proved(source, draft)
             proof = max(proofs.values(), key=lambda parity: (not parity.passed, parity.spent))
             artifact = _artifact(source, backend, draft, proofs, proof)
+            if written is not None:
+                quantisation = quantised.record(written, asked, source.reference, draft)
+                artifact = msgspec.structs.replace(artifact, quantisation=quantisation)
             final = path.with_name(artifact.path)
-            _publish(artifact, draft, final, source.wanted.of(asked.shape) if proof.passed else None)
+            _publish(artifact, draft, final, wanted.of(asked.shape) if proof.passed else None)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     if not proof.passed:
@@ -334,12 +341,17 @@ class ReferenceCache:
 
 @dataclass(frozen=True)
 class _Source:
-    """A network to export: its job, its cost, its reference outputs, and the function that writes it."""
+    """A network to export: its job, its cost, its reference outputs, and the function that writes it.
+
+    The function takes a path and metadata, and returns what was done to a network that it quantised.
+    """
 
     asked: ExportJob  # with the head and classes of the loaded network
     price: "Cost"
     wanted: ReferenceCache
-    write: Callable[[Path, dict[str, str]], None]  # takes a path and metadata
+    write: "Callable[[Path, dict[str, str]], QuantisedFile | None]"
+    network: "nn.Module | None" = None  # at its fuse level
+    reference: "Reference | None" = None
 
 
 def _source(asked: ExportJob, backend: backends.Backend) -> _Source:
@@ -361,11 +373,19 @@ def _from_network(asked: ExportJob, backend: backends.Backend) -> _Source:
         )
     asked = msgspec.structs.replace(asked, head=reference.head, classes=reference.classes)
     network = factory.at_level(asked.variant, reference, asked.fused, backend.layout(asked.options))
+
+    def write(path: Path, metadata: dict[str, str]) -> "QuantisedFile | None":
+        if asked.calibration is None:
+            return backend.export(network, asked, path, metadata)
+        return backend.quantise(network, asked, path, metadata, calibration.prepared(asked.calibration))
+
     return _Source(
         asked,
         cost.count(network, asked.shape),
         ReferenceCache(lambda shape, form: verification.reference_outputs(reference, shape, form)),
-        lambda path, metadata: backend.export(network, asked, path, metadata),
+        write,
+        network,
+        reference,
     )
 
 
@@ -397,6 +417,21 @@ def _from_file(asked: ExportJob, backend: backends.Backend) -> _Source:
         ReferenceCache(outputs),
         lambda path, metadata: external.write(model, path, metadata),
     )
+
+
+def _proved(source: _Source, path: Path) -> tuple[ReferenceCache, dict[str, Parity]]:
+    """Prove a file; return what it must compute, and the proofs by name.
+
+    A file in INT8 must compute what the network rounded to its grids computes, which has a proof of its own before it
+    is rounded.
+    """
+    if source.asked.precision != "int8":
+        return source.wanted, _prove(source.wanted, path, source.asked)
+    assert source.network is not None
+    proof, outputs = quantised.references(source.network, source.wanted.outputs, source.asked, path)
+    wanted = ReferenceCache(lambda shape, form: outputs)
+    wanted.outputs(source.asked.shape, outputs.form)
+    return wanted, {"float graph": proof, **_prove(wanted, path, source.asked)}
 
 
 def _prove(wanted: ReferenceCache, path: Path, asked: ExportJob) -> dict[str, Parity]:
@@ -491,7 +526,7 @@ def verify(path: Path, checkpoint: Path | None, models: Path, entry: str | None 
         )
     _check_described(path)
     try:
-        return _prove(_source(asked, backends.get(asked.backend)).wanted, path, asked)
+        return _proved(_source(asked, backends.get(asked.backend)), path)[1]
     except FastViTBenchError:
         raise
     except MemoryError:

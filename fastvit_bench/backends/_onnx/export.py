@@ -33,6 +33,9 @@ PRECISIONS = ("fp32", "fp16")
 LARGEST_HALF = 65504.0
 
 
+SMALLEST_HALF = 2.0**-24
+
+
 SMALLEST_NORMAL_HALF = 2.0**-14  # what is smaller keeps fewer than the 11 bits of float16
 
 
@@ -76,7 +79,20 @@ def write(
     interface: str | None = None,
     dynamic: Sizes | None = None,
 ) -> None:
-    """Write `network` (float64, evaluation mode) as ONNX to `path`; equal networks give equal bytes.
+    """Write the ONNX model of `network` to `path`, as `model_of` makes it."""
+    model = model_of(network, asked, metadata, interface=interface, dynamic=dynamic)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def model_of(
+    network: "nn.Module",
+    asked: ExportJob,
+    metadata: dict[str, str],
+    *,
+    interface: str | None = None,
+    dynamic: Sizes | None = None,
+) -> "onnx.ModelProto":
+    """Return `network` (float64, evaluation mode) as an ONNX model; equal networks give equal models.
 
     `asked` names the precision and the shape, the only one that the file takes. With `dynamic` it takes any height and
     width within, at that batch. `interface` is the type of the input and the outputs, ``fp32`` or ``fp16``, by default
@@ -126,7 +142,7 @@ def write(
     onnx.checker.check_model(model)
     if half:
         require_strongly_typed(model, asked.model)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    return model
 
 
 def _check(asked: ExportJob, interface: str, dynamic: Sizes | None) -> None:
