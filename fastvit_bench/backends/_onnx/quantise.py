@@ -283,7 +283,7 @@ def quantised(
         values = extremes(model, images, threads)
     counted(model, images, threads, values)
     ranges = {name: clipped(known, choices.ranges, signed=scheme.signed) for name, known in values.items()}
-    left, kept = _in_float(model, choices)
+    excluded, kept = _in_float(model, choices)
     outputs = [] if scheme.rounded_outputs else list(PRODUCTS)
     with onnx_session.quiet():
         writer = QDQQuantizer(
@@ -300,7 +300,7 @@ def quantised(
                 },
             ),
             [],
-            left,
+            excluded,
             [*PRODUCTS, *_BESIDE],
             {
                 "ActivationSymmetric": scheme.signed,
@@ -322,17 +322,17 @@ def _in_float(model: "onnx.ModelProto", choices: Choices) -> tuple[list[str], li
     """Return the names of all operators that stay in float by choice, and of the products among them."""
     nodes = list(model.graph.node)
     products = [node.name for node in nodes if node.op_type in PRODUCTS]
-    left: list[str] = []
+    excluded: list[str] = []
     if choices.stem_in_float:
-        left += products[:1]
+        excluded += products[:1]
     if choices.classifier_in_float:
-        left += [node.name for node in nodes if node.op_type == "Gemm"]
+        excluded += [node.name for node in nodes if node.op_type == "Gemm"]
     if choices.gates_in_float:  # between the mean of a map and the Sigmoid that multiplies it
-        left += [node.name for node in nodes if "/" in node.name and ".se" in node.name.rpartition("/")[0]]
-        left = [name for name in left if not name.endswith("/Mul")]
+        excluded += [node.name for node in nodes if "/" in node.name and ".se" in node.name.rpartition("/")[0]]
+        excluded = [name for name in excluded if not name.endswith("/Mul")]
     if choices.attention_in_float:
-        left += [node.name for node in nodes if node.op_type in {"MatMul", "Split", "Transpose", "Reshape"}]
-    return left, [name for name in products if name in left]
+        excluded += [node.name for node in nodes if node.op_type in {"MatMul", "Split", "Transpose", "Reshape"}]
+    return excluded, [name for name in products if name in excluded]
 
 
 def arithmetic(model: "onnx.ModelProto") -> tuple[dict[str, int], dict[str, int]]:
