@@ -71,6 +71,8 @@ def export(
     res: Sizes | None = None,
     batch: int | str = 1,
     precision: str | None = None,
+    calibration: Path | str | None = None,
+    calibration_images: int | None = None,
     fuse: Fuse = Fuse.FOLDED,
     head: Head | None = None,
     input: str | None = None,  # noqa: A002 - as the option is called
@@ -121,7 +123,9 @@ def export(
         "dynamic": dynamic,
         "batches": batches,
     }
-    device = options.export_device(target, backend, precision, images, target_options)
+    device = options.export_device(
+        target, backend, precision, images, target_options, _path(calibration), calibration_images
+    )
     backends.require(backend.name, device)
     jobs = options.export_jobs(
         settings,

@@ -334,6 +334,7 @@ def test_the_readme_describes_every_script():
         "fusing",
         "gate",
         "gate_simulation",
+        "int8",
         "kills",
         "many_rows",
         "next_run",

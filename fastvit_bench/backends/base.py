@@ -1,7 +1,7 @@
 """The interface of a backend: the methods of every toolkit that runs exported networks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
@@ -132,6 +132,31 @@ class VerificationRun(NamedTuple):
     precision: str | None = None  # of the arithmetic, which decides the limit; None: the job's
 
 
+class QuantisedFile(NamedTuple):
+    """What a backend did to a network when it wrote it in INT8."""
+
+    weights: str  # type, symmetry and granularity, as `Quantisation` has them
+    activations: str
+    ranges: str
+    quantiser: str
+    integer: Mapping[str, int]
+    floating: Mapping[str, int]
+    kept: tuple[str, ...]
+    changes: Mapping[str, int]
+
+
+class QuantisedTwins(NamedTuple):
+    """The two networks in float that a file in INT8 is proved by, each as a session.
+
+    The first is the network as it was quantised, which must compute what the network in float64 computes. The second is
+    the first with its weights and activations rounded to the file's grids, in float: the file must compute the same.
+    """
+
+    unrounded: AbstractContextManager[Session]
+    rounded: AbstractContextManager[Session]
+    how: str  # what computes both
+
+
 class Hardware(NamedTuple):
     """The hardware that was detected for a device, where it is not this machine's processor."""
 
@@ -221,7 +246,28 @@ class Backend(Protocol):
     def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
         """Write `network` (float64, evaluation mode) to `path` as `asked` says, with `metadata` inside the file.
 
-        The network is not changed, and a failed export leaves nothing at `path`.
+        The network is not changed, and a failed export leaves nothing at `path`. Called for every precision but int8.
+        """
+        ...
+
+    def quantise(
+        self,
+        network: "nn.Module",
+        asked: ExportJob,
+        path: Path,
+        metadata: dict[str, str],
+        images: "Sequence[NDArray[np.float32]]",
+    ) -> QuantisedFile:
+        """Write `network` in INT8, calibrated on normalised images (3, H, W), and return what was done.
+
+        Equal arguments give equal files. Called where int8 is among the `precisions`.
+        """
+        ...
+
+    def quantised_twins(self, network: "nn.Module", asked: ExportJob, path: Path) -> QuantisedTwins:
+        """Return the networks in float that the file in INT8 at `path` is proved by.
+
+        Raises `ParityError` for a file that has other operators than the network, or in other places.
         """
         ...
 

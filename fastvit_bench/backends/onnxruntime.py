@@ -48,6 +48,7 @@ class OnnxRuntime(OnnxFileBackend):
     suffix = ".onnx"
     product = "ONNX Runtime"
     distribution = "onnxruntime"
+    precisions = (*OnnxFileBackend.precisions, "int8")
     accepts_external_onnx = True
     export_options = ("batches",)
     flags = ("batches",)
@@ -90,6 +91,8 @@ class OnnxRuntime(OnnxFileBackend):
         if provider not in PROVIDERS:
             raise UsageError(f"Device '{device.name}': provider = {provider!r} must be {' or '.join(PROVIDERS)}.")
         if _on_gpu(device):
+            if device.precision == "int8":
+                raise UsageError(f"Device '{device.name}': INT8 runs on the processor only; leave `provider` out.")
             nvidia_gpu.only_known(device, {"provider", "input", *nvidia_gpu.NAMES})
             return {"provider": provider, **nvidia_gpu.options(device), **image_input(device)}
         known = {"provider", "threads", "input", "batches"}
@@ -116,6 +119,11 @@ class OnnxRuntime(OnnxFileBackend):
         """
         if _on_gpu(asked.device):
             yield from super().verification_sessions(path, asked)
+            return
+        if asked.precision == "int8":
+            yield self.operators(path, asked)
+            how = "ONNX Runtime's kernels on this processor"
+            yield VerificationRun("INT8 kernels", how, asked.shape, self.open(path, asked.device), "hardware")
             return
         how, range_ = "ONNX Runtime on this processor", onnx_export.batches(asked.options.get("batches", ""))
         own = asked.shape.batch

@@ -16,6 +16,7 @@ import msgspec
 from fastvit_bench import files, install
 from fastvit_bench.backends import INPUT, Images, Session, VerificationRun
 from fastvit_bench.backends._onnx import model as onnx_model
+from fastvit_bench.backends._onnx import quantise as onnx_quantise
 from fastvit_bench.backends._onnx.backend import OnnxFileBackend, uninstalled
 from fastvit_bench.backends._text import printable
 from fastvit_bench.errors import UnavailableError, UsageError
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
 
     from fastvit_bench.backends import Batch
 
-HINTS = {"fp32": "f32", "bf16": "bf16"}  # precision -> OpenVINO's name of it; its own default differs by processor
+# precision -> OpenVINO's name of its float arithmetic; its own default differs by processor
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # OpenVINO takes AVX-512 alone for BF16, and then converts around float32
 CPUINFO = Path("/proc/cpuinfo")
 _ARITHMETIC = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}  # layers that are nearly all of the work
+_INTEGERS = {"u8", "i8"}
 _UNTIMED = 5  # runs before those of a profile
 
 
@@ -111,6 +114,11 @@ class OpenVINO(OnnxFileBackend):
         The first proof judges the file, whose numbers are float32, by the narrow limit of float32. The second judges
         the rounding of the arithmetic.
         """
+        if asked.precision == "int8":
+            yield self.operators(path, asked)
+            how = "OpenVINO's kernels on this processor"
+            yield VerificationRun("INT8 kernels", how, asked.shape, self.open(path, asked.device), "hardware")
+            return
         fp32 = msgspec.structs.replace(asked.device, precision="fp32")
         how = "OpenVINO on this processor, in float32"
         yield VerificationRun("", how, asked.shape, self.open(path, fp32), precision="fp32")
@@ -186,6 +194,15 @@ def _loaded(path: Path, device: Device, *, profiled: bool) -> OpenVINOSession:
         )
     layers = [layer.rt_info for layer in session.model.get_runtime_model().get_ops()]
     ran = [info["runtimePrecision"].astype(str) for info in layers if info["layerType"].astype(str) in _ARITHMETIC]
+    if device.precision == "int8":
+        integer, _ = onnx_quantise.arithmetic(onnx_model.read(path))
+        least = sum(integer.get(kind, 0) for kind in onnx_quantise.PRODUCTS)
+        if (count := sum(precision in _INTEGERS for precision in ran)) < least:
+            raise UnavailableError(
+                f"OpenVINO runs {count} convolutions and matrix products of {path.name} in 8-bit integers, and the "
+                f"file has {least} such, so it would not be INT8."
+            )
+        return session
     if others := sorted({precision for precision in ran if precision != wanted}):
         raise UnavailableError(
             f"OpenVINO runs {len(ran) - ran.count(wanted)} of {len(ran)} convolutions and matrix products of "

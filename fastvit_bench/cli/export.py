@@ -48,7 +48,22 @@ def export(
     precision: Annotated[
         str | None,
         typer.Option(
-            "--precision", help="Arithmetic of the file: fp32, fp16 or bf16. [default: fp16; of onnx and openvino fp32]"
+            "--precision",
+            help="Arithmetic of the file: fp32, fp16, bf16 or int8. [default: fp16; of onnx and openvino fp32]",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="DIR",
+            help="int8: folder of images like those that the network will see. [default: none, which int8 refuses]",
+        ),
+    ] = None,
+    calibration_images: Annotated[
+        int | None,
+        typer.Option(
+            "--calibration-images", min=1, help="int8: how many images are drawn from it, by --seed. [default: 128]"
         ),
     ] = None,
     fuse: Annotated[
@@ -102,7 +117,7 @@ def export(
     ] = None,
     gelu: GeluOption = None,
     pad: PadOption = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights, and of the draw of images.")] = 0,
     output: Annotated[  # as text: a path loses the slash that ends a folder's name
         str | None,
         typer.Option(
@@ -145,7 +160,7 @@ def export(
         "dynamic": dynamic,
         "batches": batches,
     }
-    device = options.export_device(target, backend, precision, images, target_options)
+    device = options.export_device(target, backend, precision, images, target_options, calibration, calibration_images)
     backends.require(backend.name, device)
     jobs = options.export_jobs(
         settings,
@@ -188,6 +203,9 @@ def _print_artifact(artifact: Artifact, *, verbose: bool) -> None:
         assert proof is not None
         _output.say(listing.proof(name, proof, verbose=verbose))
     _output.say(listing.content(artifact, verbose=verbose))
+    if artifact.quantisation is not None:
+        for line in listing.quantisation(artifact.quantisation, artifact.classes):
+            _output.say(line)
     if artifact.half_weights and (verbose or artifact.half_weights.zeroed):
         _output.say(listing.half_weights(artifact.half_weights))
 

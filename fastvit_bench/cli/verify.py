@@ -118,7 +118,8 @@ def _prove(
     if failed:
         raise ParityError(f"{path} does not compute what its network computes: {failed[0].reason}.")
     if verbose and format_ is RecordFormat.RICH:
-        _output.show(f"{path}: proved")
+        quantised = "INT8 file" in proofs
+        _output.show(f"{path}: {'quantised as its scheme says' if quantised else 'proved'}")
 
 
 def _say_differences(path: Path, backend: "Backend", settings: "Config", checkpoint: Path | None) -> None:

@@ -22,6 +22,7 @@ from fastvit_bench.errors import (
     UnavailableError,
     UsageError,
 )
+from fastvit_bench.exporting import calibration, quantised
 from fastvit_bench.exporting.checkpoints import channels_of, find_checkpoint, load_network
 from fastvit_bench.exporting.checkpoints import contents as checkpoint_contents
 from fastvit_bench.exporting.metadata import (
@@ -54,8 +55,9 @@ from fastvit_bench.records import (
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import nn
 
-    from fastvit_bench.backends import Batch, Session, Subject
+    from fastvit_bench.backends import Batch, QuantisedFile, Session, Subject
     from fastvit_bench.exporting.verification import ReferenceOutputs
     from fastvit_bench.network.cost import Cost
     from fastvit_bench.network.factory import Reference
@@ -73,16 +75,22 @@ def job(
     functions: tuple[Shape, ...] = (),
     labels: tuple[str, ...] = (),
     force: bool = False,
+    seed: int = 0,
 ) -> ExportJob:
     """Return the job that exports a model for a device; without `path`, to ``folder/MODEL/`` under a name with its key.
 
     `functions` are all shapes of a file that takes several, `shape` first. `labels` are class names to put into it.
+    `seed` draws the calibration images of a device in INT8. Raises `UsageError` for INT8 without such images.
     """
     backend = backends.get(device.backend)
     options = backend.options(device)
     shaping = backends.shaping_options(backend, options)
     if labels:
         shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
+    images = calibration.choose(spec, shape, device, seed) if device.precision == "int8" else None
+    if images is not None:
+        chosen = images.chosen
+        shaping["calibration"] = f"{chosen.images} images, {chosen.digest[:16]}"
     registry.require(spec.variant)
     channels = channels_of(spec)
     shape, *functions_ = (msgspec.structs.replace(entry, channels=channels) for entry in (shape, *functions))
@@ -90,6 +98,8 @@ def job(
     toolchain = {"fastvit-bench": own_version(), **backends.toolchain(backend)}
     if registry.find(spec.variant).family == "timm":
         toolchain |= backends.versions(("timm",))
+    if images is not None:
+        toolchain |= backends.versions(("onnxruntime",))
     asked = ExportJob(
         model=spec.name,
         variant=spec.variant,
@@ -111,6 +121,7 @@ def job(
         gelu=spec.gelu,
         pad=spec.pad and any(side % stride for entry in (shape, *functions) for side in (entry.height, entry.width)),
         labels=labels,
+        calibration=images,
         force=force,
     )
     if path is None:
@@ -150,12 +161,15 @@ def export(asked: ExportJob) -> Artifact:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.temporary_folder(path.parent) as folder:
             draft = folder / f"{path.name.removesuffix(backend.suffix)}{backend.suffix}"
-            source.write(draft, metadata_entries(asked, source.price))
-            proofs = _prove(source.wanted, draft, asked)
+            written = source.write(draft, metadata_entries(asked, source.price))
+            wanted, proofs = _proved(source, draft)
             proof = max(proofs.values(), key=lambda parity: (not parity.passed, parity.spent))
             artifact = _artifact(source, backend, draft, proofs, proof)
+            if written is not None:
+                quantisation = quantised.record(written, asked, source.reference, draft)
+                artifact = msgspec.structs.replace(artifact, quantisation=quantisation)
             final = path.with_name(artifact.path)
-            _publish(artifact, draft, final, source.wanted.of(asked.shape) if proof.passed else None)
+            _publish(artifact, draft, final, wanted.of(asked.shape) if proof.passed else None)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     if not proof.passed:
@@ -205,6 +219,17 @@ def _check_sizes(asked: ExportJob) -> None:
             f"An input of 8-bit pixels is RGB, and {asked.model} takes {asked.shape.channels} channels; "
             "give --input tensor."
         )
+    if asked.calibration is not None:
+        without = {"input": "image", "batches": asked.options.get("batches")}
+        wrong = next((name for name, value in without.items() if value and asked.options.get(name) == value), None)
+        if wrong or asked.shape.channels != 3:
+            what = {"input": "8-bit pixels as its input", "batches": "several batches"}.get(
+                wrong or "", "these channels"
+            )
+            raise UsageError(
+                f"A file of 8 bits is calibrated on RGB tensors of one batch, so it cannot have {what}; export it in "
+                f"fp32, or without."
+            )
     for shape in (asked.shape, *asked.functions):
         registry.check_size(shape.height, shape.width, stride)
     for size in onnx_export.sizes(asked.options.get("dynamic", "")) or ():
@@ -361,12 +386,17 @@ class ReferenceCache:
 
 @dataclass(frozen=True)
 class _Source:
-    """A network to export: its job, its cost, its reference outputs, and the function that writes it."""
+    """A network to export: its job, its cost, its reference outputs, and the function that writes it.
+
+    The function takes a path and metadata, and returns what was done to a network that it quantised.
+    """
 
     asked: ExportJob  # with the head and classes of the loaded network
     price: "Cost"
     wanted: ReferenceCache
-    write: Callable[[Path, dict[str, str]], None]  # takes a path and metadata
+    write: "Callable[[Path, dict[str, str]], QuantisedFile | None]"
+    network: "nn.Module | None" = None  # at its fuse level
+    reference: "Reference | None" = None
 
 
 def _source(asked: ExportJob, backend: backends.Backend) -> _Source:
@@ -415,11 +445,19 @@ def _from_network(asked: ExportJob, backend: backends.Backend) -> _Source:
     asked = msgspec.structs.replace(asked, head=reference.head, classes=reference.classes)
     how = registry.preparation_of(asked)
     network = factory.at_level(asked.variant, reference, level, backend.layout(asked))
+
+    def write(path: Path, metadata: dict[str, str]) -> "QuantisedFile | None":
+        if asked.calibration is None:
+            return backend.export(network, asked, path, metadata)
+        return backend.quantise(network, asked, path, metadata, calibration.prepared(asked.calibration))
+
     return _Source(
         asked,
         cost.count(network, asked.shape),
         ReferenceCache(lambda shape, form: verification.reference_outputs(reference, shape, form, how)),
-        lambda path, metadata: backend.export(network, asked, path, metadata),
+        write,
+        network,
+        reference,
     )
 
 
@@ -453,6 +491,21 @@ def _from_file(asked: ExportJob, backend: backends.Backend) -> _Source:
         ReferenceCache(outputs),
         lambda path, metadata: external.write(model, path, metadata),
     )
+
+
+def _proved(source: _Source, path: Path) -> tuple[ReferenceCache, dict[str, Parity]]:
+    """Prove a file; return what it must compute, and the proofs by name.
+
+    A file in INT8 must compute what the network rounded to its grids computes, which has a proof of its own before it
+    is rounded.
+    """
+    if source.asked.precision != "int8":
+        return source.wanted, _prove(source.wanted, path, source.asked)
+    assert source.network is not None
+    proof, outputs = quantised.references(source.network, source.wanted.outputs, source.asked, path)
+    wanted = ReferenceCache(lambda shape, form: outputs)
+    wanted.outputs(source.asked.shape, outputs.form)
+    return wanted, {"float graph": proof, **_prove(wanted, path, source.asked)}
 
 
 def _prove(wanted: ReferenceCache, path: Path, asked: ExportJob) -> dict[str, Parity]:
@@ -547,7 +600,7 @@ def verify(path: Path, checkpoint: Path | None, models: Path, entry: str | None 
         )
     _check_described(path)
     try:
-        return _prove(_source(asked, backends.get(asked.backend)).wanted, path, asked)
+        return _proved(_source(asked, backends.get(asked.backend)), path)[1]
     except FastViTBenchError:
         raise
     except MemoryError:

@@ -15,8 +15,6 @@ from fastvit_bench.records.accuracy import (
     Evaluation,
     EvaluationJob,
     LabelIds,
-    LabelledImage,
-    Preprocessing,
     RankedClasses,
     Share,
     Unreadable,
@@ -36,6 +34,7 @@ from fastvit_bench.records.artifact import (
 )
 from fastvit_bench.records.engine import Engine, TimingCache
 from fastvit_bench.records.gpu import GpuIdentity, GpuState, gpu_warnings
+from fastvit_bench.records.images import LabelledImage, Preprocessing
 from fastvit_bench.records.machine import MEMORY_RATIO, Machine, MachineState, by_name
 from fastvit_bench.records.measurement import (
     SLOW,
@@ -71,8 +70,16 @@ from fastvit_bench.records.peak import (
     spread_ratio,
 )
 from fastvit_bench.records.preparation import MEAN, STD, Preparation
+from fastvit_bench.records.quantisation import (
+    FEW_IMAGES,
+    CalibrationImages,
+    CalibrationSet,
+    Fidelity,
+    Quantisation,
+)
 from fastvit_bench.records.run import SCHEMA, Request, Run
 from fastvit_bench.records.spec import (
+    CALIBRATION_IMAGES,
     DRAW,
     METHODS,
     ONNX,
@@ -98,7 +105,9 @@ from fastvit_bench.records.spec import (
 
 __all__ = [
     "BUSY_PERCENT",
+    "CALIBRATION_IMAGES",
     "DRAW",
+    "FEW_IMAGES",
     "MEAN",
     "MEMORY_RATIO",
     "METHODS",
@@ -114,6 +123,8 @@ __all__ = [
     "AccuracyChunk",
     "Answer",
     "Artifact",
+    "CalibrationImages",
+    "CalibrationSet",
     "CallPattern",
     "Cell",
     "CellError",
@@ -132,6 +143,7 @@ __all__ = [
     "ExportSpec",
     "ExternalModel",
     "Failure",
+    "Fidelity",
     "Fuse",
     "Fusing",
     "Gelu",
@@ -163,6 +175,7 @@ __all__ = [
     "Preparation",
     "Preprocessing",
     "Protocol",
+    "Quantisation",
     "RankedClasses",
     "Record",
     "Request",

@@ -1,12 +1,22 @@
 """Lists for people: the models, the devices, and the result of a fuse."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from fastvit_bench.records import Artifact, Device, Fuse, Fusing, HalfWeights, ModelFacts, Parity
+from fastvit_bench.records import (
+    FEW_IMAGES,
+    Artifact,
+    Device,
+    Fuse,
+    Fusing,
+    HalfWeights,
+    ModelFacts,
+    Parity,
+    Quantisation,
+)
 from fastvit_bench.records.removable import Removable
 from fastvit_bench.render import terminal
 from fastvit_bench.render.table import NONE, Column, Table, TableReport, clean
@@ -286,6 +296,61 @@ def half_weights(counts: HalfWeights) -> str:
         f"of {counts.weights:,} weights in float16, {counts.subnormal:,} are subnormal (below 2^-14, fewer digits) and "
         f"{counts.zeroed:,} became 0; the largest is {counts.largest:.4g} ({counts.largest_of})"
     )
+
+
+def quantisation(record: Quantisation, classes: int) -> list[str]:
+    """Return lines on a file in INT8: its likeness to the network, scheme, operations and calibration, and doubts.
+
+    `classes` are the network's.
+    """
+    lines: list[str] = []
+    likeness, calibration = record.fidelity, record.calibration
+    if likeness is not None:
+        agreed = likeness.top1_agreement
+        top1 = "" if agreed is None else f", the same top-1 on {round(agreed * likeness.images)} of them"
+        lines.append(
+            f"quantised: {likeness.snr_db:.1f} dB signal to noise against the float64 network, "
+            f"1 - cosine {max(0.0, 1 - likeness.cosine):.0e} on {likeness.images} calibration images{top1}"
+        )
+    kept = f"; by choice {len(record.kept)} of them in float" if record.kept else ""
+    lines.append(
+        f"weights {record.weights}, activations {record.activations}, ranges by {record.ranges} "
+        f"({record.quantiser}{''.join(f', {count} {what}' for what, count in record.changes.items())})"
+    )
+    lines.append(f"between integers: {_kinds(record.integer)}; in float: {_kinds(record.floating)}{kept}")
+    lines.append(
+        f"calibrated on {calibration.images} of {calibration.available} images (seed {calibration.seed}, contents "
+        f"{calibration.digest[:12]}, {calibration.decoder})"
+    )
+    if calibration.images < FEW_IMAGES:
+        lines.append(
+            f"note: {calibration.images} calibration images are few; values that are usual in others may be cut off. "
+            f"128 and more are better."
+        )
+    if calibration.classes and calibration.classes != classes:
+        lines.append(
+            f"note: the calibration folder holds {calibration.classes} folders and the network has {classes} classes; "
+            f"check that the images are of its data set."
+        )
+    elif (
+        likeness is not None
+        and likeness.correct is not None
+        and likeness.correct <= likeness.images * _CHANCE / classes
+    ):
+        lines.append(
+            f"note: the float64 network names the folder of {likeness.correct} of {likeness.images} calibration "
+            f"images, which is no more than chance; check that the images are of its data set."
+        )
+    return [_line(line) for line in lines]
+
+
+_CHANCE = 2  # times the right answers of guessing, up to which a network seems not to know the images
+
+
+def _kinds(counts: Mapping[str, int]) -> str:
+    """Return ``72 (Conv 54, Add 10, …)``: a total and its kinds, the most frequent first."""
+    kinds = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return f"{sum(counts.values())} ({', '.join(f'{kind} {count}' for kind, count in kinds)})" if kinds else "none"
 
 
 def content(artifact: Artifact, *, verbose: bool = True) -> str:

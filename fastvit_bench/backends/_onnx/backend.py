@@ -5,15 +5,24 @@ A subclass sets its names and runs a file; all other methods have a default that
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvit_bench import install
-from fastvit_bench.backends import Engines, Hardware, Session, VerificationRun, available_cores
+from fastvit_bench.backends import (
+    Engines,
+    Hardware,
+    QuantisedFile,
+    QuantisedTwins,
+    Session,
+    VerificationRun,
+    available_cores,
+)
 from fastvit_bench.backends._onnx import export as onnx_export
 from fastvit_bench.backends._onnx import model, session
+from fastvit_bench.backends._onnx import quantise as onnx_quantise
 from fastvit_bench.backends._onnx import traffic as onnx_traffic
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network import registry
@@ -21,6 +30,8 @@ from fastvit_bench.records import Device, ExportJob, ExportSpec, GraphVariant, L
 from fastvit_bench.records.spec import Triple
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from fastvit_bench.backends import Batch
@@ -34,6 +45,7 @@ class OnnxFileBackend(ABC):
     suffix: str
     product: str  # the toolkit's own name
     distribution: str  # the package that runs the files
+    scheme: onnx_quantise.Scheme = onnx_quantise.PROCESSOR  # of files in INT8
     precisions: tuple[str, ...] = onnx_export.PRECISIONS
     packages: tuple[str, ...] = onnx_export.PACKAGES
     proof_packages: tuple[str, ...] = session.RUNTIMES
@@ -78,6 +90,21 @@ class OnnxFileBackend(ABC):
         self.require_precision(asked.precision)
         onnx_export.write(network, asked, path, metadata)
 
+    def quantise(
+        self,
+        network: "nn.Module",
+        asked: ExportJob,
+        path: Path,
+        metadata: dict[str, str],
+        images: "Sequence[NDArray[np.float32]]",
+    ) -> QuantisedFile:
+        """Write an ONNX file of one shape with Q/DQ nodes, by the toolkit's `scheme`."""
+        return onnx_quantise.write(network, asked, path, metadata, images, self.scheme, available_cores())
+
+    def quantised_twins(self, network: "nn.Module", asked: ExportJob, path: Path) -> QuantisedTwins:
+        """Return the float graph of the network, and the same with its values rounded to the file's grids."""
+        return onnx_quantise.twins(network, asked, model.read(path), available_cores())
+
     def require_precision(self, precision: str) -> None:
         """Raise `UsageError` for a precision that the toolkit has no files in."""
         if precision not in self.precisions:
@@ -85,7 +112,17 @@ class OnnxFileBackend(ABC):
 
     def verification_sessions(self, path: Path, asked: ExportJob) -> Iterable[VerificationRun]:
         """Yield the file on this processor: its types set its arithmetic on every runtime."""
+        if asked.precision == "int8":
+            yield self.operators(path, asked)
+            return
         yield VerificationRun("", self.prover(asked), asked.shape, session.as_typed(path, available_cores()))
+
+    def operators(self, path: Path, asked: ExportJob) -> VerificationRun:
+        """Return the check of a file in INT8 by its operators one by one, where no kernel rounds in its own way."""
+        wide = onnx_quantise.widened(model.read(path))
+        opened = session.unoptimised(path.name, wide.SerializeToString(), available_cores())
+        how = "its operators one by one in ONNX Runtime, in float32 and integers"
+        return VerificationRun("INT8 file", how, asked.shape, opened)
 
     def prover(self, asked: ExportJob) -> str:
         """Return the name of the runtime that computes the compared outputs, for messages."""
@@ -97,7 +134,12 @@ class OnnxFileBackend(ABC):
         return model.operations(path)
 
     def traffic(self, path: Path, shape: Shape) -> Traffic | None:
-        """Count the ONNX file's arithmetic and bytes; a runtime that fuses nodes moves less."""
+        """Count the ONNX file's arithmetic and bytes; a runtime that fuses nodes moves less.
+
+        A file in INT8 is not counted: its Q/DQ nodes say nothing of the bytes that move between integer kernels.
+        """
+        if self.metadata(path).get("fastvit_bench.precision") == "int8":
+            return None
         return onnx_traffic.count(path, shape)
 
     def metadata(self, path: Path) -> dict[str, str]:

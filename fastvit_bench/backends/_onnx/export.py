@@ -34,6 +34,9 @@ PRECISIONS = ("fp32", "fp16")
 LARGEST_HALF = 65504.0
 
 
+SMALLEST_HALF = 2.0**-24
+
+
 SMALLEST_NORMAL_HALF = 2.0**-14  # what is smaller keeps fewer than the 11 bits of float16
 
 
@@ -94,7 +97,21 @@ def write(
     dynamic: Sizes | None = None,
     any_batch: bool = False,
 ) -> None:
-    """Write `network` (float64, evaluation mode) as ONNX to `path`; equal networks give equal bytes.
+    """Write the ONNX model of `network` to `path`, as `model_of` makes it."""
+    model = model_of(network, asked, metadata, interface=interface, dynamic=dynamic, any_batch=any_batch)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def model_of(
+    network: "nn.Module",
+    asked: ExportJob,
+    metadata: dict[str, str],
+    *,
+    interface: str | None = None,
+    dynamic: Sizes | None = None,
+    any_batch: bool = False,
+) -> "onnx.ModelProto":
+    """Return `network` (float64, evaluation mode) as an ONNX model; equal networks give equal models.
 
     `asked` names the precision and the shape, the only one that the file takes. With `dynamic` it takes any height and
     width within, and with `any_batch` any batch. `interface` is the type of the input and the outputs, ``fp32`` or
@@ -142,7 +159,7 @@ def write(
     onnx.checker.check_model(model)
     if half:
         require_strongly_typed(model, asked.model)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    return model
 
 
 def _check(asked: ExportJob, interface: str, dynamic: Sizes | None) -> None:
