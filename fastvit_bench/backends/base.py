@@ -110,9 +110,8 @@ class Session(ABC):
         return None
 
 
-# What a check judges: a file by its own types; a file on an interpreter that rounds a convolution and its bias apart;
-# or a processor that rounds in its own way.
-Subject = Literal["file", "interpreter", "hardware"]
+# What a check judges: a file by its own types, or a processor that rounds in its own way.
+Subject = Literal["file", "hardware"]
 
 
 class VerificationRun(NamedTuple):

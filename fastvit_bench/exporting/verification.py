@@ -63,11 +63,6 @@ LIMITS = {
 # Random weights amplify rounding more than weights that were trained: MA36 with seed 0 gives 2.8e-2.
 RANDOM_FP16 = Limit("max", 5e-2)
 
-# For a file whose convolutions and biases are rounded apart, as on Core AI's reference interpreter. With the golden
-# weights of the tests, at 64 or 256 pixels: T8 2.0e-2, SA36 3.5e-2, others between. Every weight of such a file is
-# compared bit for bit besides, so this limit must only tell a wrong graph from rounding.
-INTERPRETED_FP16 = Limit("max", 5e-2)
-
 # For files with compressed weights, whose outputs change. These limits only separate a lossy file from a broken one,
 # whose error is above 1; the record holds the loss itself.
 COMPRESSED = {"int8": Limit("rms", 0.2), "palette6": Limit("rms", 0.4), "palette4": Limit("rms", 0.8)}
@@ -148,8 +143,6 @@ def limit(
         return HARDWARE
     if compress != "none":
         return COMPRESSED[compress]
-    if (precision, head, subject) == ("fp16", Head.CLASSIFIER, "interpreter"):
-        return INTERPRETED_FP16
     if (precision, random) == ("fp16", True) and head in (Head.CLASSIFIER, Head.EMBEDDING):
         return RANDOM_FP16
     return LIMITS[precision, head]

@@ -116,7 +116,7 @@ class CoreAI:
         from fastvit_bench.backends.coreai import interpreter
 
         how = "Apple's Core AI runtime on this machine, its reference interpreter"
-        yield VerificationRun("", how, asked.shape, interpreter.interpreted(path), "interpreter")
+        yield VerificationRun("", how, asked.shape, interpreter.interpreted(path))
         if devices.unavailable_reason() is None:
             how = f"Core AI, compute units {asked.device.options['compute_units']}"
             yield VerificationRun("Core AI", how, asked.shape, self.open(path, asked.device), "hardware")

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 
 def write(network: "nn.Module", asked: ExportJob, path: Path) -> None:
-    """Convert a network in float32 and write its asset; equal networks give equal bytes.
+    """Convert a network in float32, which is changed, and write its asset; equal networks give equal bytes.
 
     Raises `ParityError` for weights that FP16 cannot hold, `UnavailableError` where coreai-torch fails.
     """
     import torch
 
+    from fastvit_bench.backends.coreai import projection
+
+    projection.replace_linear_layers(network)
     if asked.precision == "fp16":
         _require_fitting(network)
         network = network.half()
