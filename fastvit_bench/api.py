@@ -60,6 +60,8 @@ def export(
     res: Sizes | None = None,
     batch: int = 1,
     precision: str | None = None,
+    calibration: Path | str | None = None,
+    calibration_images: int | None = None,
     fuse: Fuse = Fuse.FOLDED,
     head: Head | None = None,
     input: str | None = None,  # noqa: A002 - as the option is called
@@ -106,7 +108,9 @@ def export(
         "compute_capability": compute_capability,
         "dynamic": dynamic,
     }
-    device = options.export_device(target, backend, precision, batch, target_options)
+    device = options.export_device(
+        target, backend, precision, batch, target_options, _path(calibration), calibration_images
+    )
     backends.require(backend.name, device)
     jobs = options.export_jobs(
         settings,

@@ -27,6 +27,7 @@ _LARGEST = 2**53  # of whole numbers whose bounds are not known; no float holds 
 # largest value of a key of whole numbers
 _MOST = {
     "batch": 65536,
+    "calibration_images": 10**6,
     "classes": 10**6,
     "resolution": LARGEST_SIDE,
     "runs": 10**6,
@@ -345,8 +346,11 @@ class _Reader:
         self.models(models)
         for name, device in devices.items():
             self.one_of(device.backend, backends, f"device.{name}", "backend")
-            self.one_of(device.precision, ("fp32", "fp16", "bf16"), f"device.{name}", "precision")
-            self.counts(f"device.{name}", batch=device.batch)
+            self.one_of(device.precision, ("fp32", "fp16", "bf16", "int8"), f"device.{name}", "precision")
+            self.counts(f"device.{name}", batch=device.batch, calibration_images=device.calibration_images)
+            if device.calibration is not None:
+                folder = str(self.path.parent / device.calibration)
+                devices[name] = msgspec.structs.replace(device, calibration=folder)
         method = config.method
         if method.warmup < 0:
             raise self.error(f"warmup = {method.warmup} is negative", "method", "warmup")

@@ -15,6 +15,7 @@ from fastvit_bench.config import Config
 from fastvit_bench.errors import StoreError, UsageError
 from fastvit_bench.network import registry
 from fastvit_bench.records import (
+    CALIBRATION_IMAGES,
     METHODS,
     SETTINGS,
     Device,
@@ -249,19 +250,32 @@ def evaluation_request(
 
 
 def export_device(
-    target: str, backend: Backend, precision: str | None, batch: int, options: Mapping[str, object]
+    target: str,
+    backend: Backend,
+    precision: str | None,
+    batch: int,
+    options: Mapping[str, object],
+    calibration: Path | None = None,
+    calibration_images: int | None = None,
 ) -> Device:
-    """Return the device that a file is exported for; raises `UsageError` for an option the target does not have."""
+    """Return the device that a file is exported for.
+
+    Raises `UsageError` for an option that the target does not have, and for calibration images without INT8.
+    """
     for name in sorted(name for name, value in options.items() if value is not None and name not in backend.flags):
         raise UsageError(f"--{name.replace('_', '-')} means nothing for --target {target}; leave it out.")
     precision = precision or backend.precisions[0]
     if precision not in backend.precisions:
         raise UsageError(f"--target {target} exports {' or '.join(backend.precisions)}, not {precision}.")
+    if precision != "int8" and (calibration or calibration_images):
+        raise UsageError("--calibration is for files in INT8; give --precision int8, or leave it out.")
     return Device(
         name=target,
         backend=backend.name,
         precision=precision,
         batch=batch,
+        calibration=None if calibration is None else str(calibration),
+        calibration_images=calibration_images or CALIBRATION_IMAGES,
         options={name: str(options[name]) for name in backend.export_options if options[name] is not None},
     )
 
@@ -306,6 +320,7 @@ def export_jobs(
             functions=tuple(sizes) if multifunction else (),
             labels=labels,
             force=force,
+            seed=seed,
         )
         for sizes in of_files
     ]

@@ -13,6 +13,7 @@ from fastvit_bench.records import (
     Accuracy,
     AccuracyChunk,
     Artifact,
+    CalibrationSet,
     CallPattern,
     Cell,
     Device,
@@ -22,6 +23,7 @@ from fastvit_bench.records import (
     ExportJob,
     ExternalModel,
     Failure,
+    Fidelity,
     Fuse,
     GpuIdentity,
     GpuState,
@@ -39,6 +41,7 @@ from fastvit_bench.records import (
     Placement,
     PlannedOperation,
     Preprocessing,
+    Quantisation,
     Request,
     Run,
     Shape,
@@ -155,6 +158,41 @@ def export_job(**changes: Any) -> ExportJob:
         device=device(),
         toolchain={},
         path="",
+    )
+    return msgspec.structs.replace(usual, **changes)
+
+
+def calibration_set(**changes: Any) -> CalibrationSet:
+    usual = CalibrationSet(
+        images=128,
+        available=50_000,
+        seed=0,
+        digest="cd" * 32,
+        classes=1000,
+        preprocessing=Preprocessing(resolution=256, crop=0.9),
+        decoder="Pillow 12.0.0",
+    )
+    return msgspec.structs.replace(usual, **changes)
+
+
+def fidelity(**changes: Any) -> Fidelity:
+    usual = Fidelity(images=16, snr_db=38.2, cosine=0.9991, top1_agreement=1.0, correct=12)
+    return msgspec.structs.replace(usual, **changes)
+
+
+def quantisation(**changes: Any) -> Quantisation:
+    """T8 in INT8, with its GELUs in float."""
+    usual = Quantisation(
+        weights="int8 symmetric per channel",
+        activations="uint8 asymmetric per tensor",
+        ranges="least squared error",
+        quantiser="onnxruntime.quantization 1.32.0",
+        integer={"Conv": 55, "Add": 10},
+        floating={"Gelu": 17, "Conv": 1},
+        kept=("stem.0/Conv",),
+        changes={"equalised": 4},
+        calibration=calibration_set(),
+        fidelity=fidelity(),
     )
     return msgspec.structs.replace(usual, **changes)
 

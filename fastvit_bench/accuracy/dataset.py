@@ -71,6 +71,28 @@ def collect(folder: Path, labels: Path | None = None, limit: int | None = None) 
     return DataSet(images.folder, chosen, images.classes, images.labels)
 
 
+def any_images(folder: Path) -> DataSet:
+    """Collect all images at and below a folder, by their endings; labels are optional.
+
+    Where all images are in folders, those are the classes, as in `collect`. Otherwise there are none, and every label
+    is -1. Raises `UsageError` for a folder that does not exist or cannot be read.
+    """
+    try:
+        if not folder.is_dir():
+            what = "is not a folder" if files.exists(folder) else "does not exist"
+            raise UsageError(f"{folder} {what}; name a folder of images.")
+        root = _root(folder)
+        sized = [(name, size) for name, size in _files(root) if _is_image(Path(name))]
+    except OSError as error:
+        raise UsageError(f"The folder {error.filename or folder} cannot be read: {error.strerror}.") from None
+    tops = {name.partition("/")[0] for name, _ in sized} if all("/" in name for name, _ in sized) else set[str]()
+    classes = {name: label for label, name in enumerate(sorted(tops))}
+    pictures = (
+        LabelledImage(name=name, size_bytes=size, label=classes.get(name.partition("/")[0], -1)) for name, size in sized
+    )
+    return DataSet(root, tuple(pictures), tuple(map(printable, classes)))
+
+
 def check_classes(images: DataSet, classes: int, model: str) -> None:
     """Raise `UsageError` unless the images are of the classes that a network of so many classes has."""
     named = len(images.classes)

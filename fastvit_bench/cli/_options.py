@@ -75,7 +75,8 @@ BatchOption = Annotated[
     int | None, typer.Option("--batch", "-b", "--batch-size", min=1, help="Images per run. [default: the device's]")
 ]
 PrecisionOption = Annotated[
-    str | None, typer.Option("--precision", help="Arithmetic of the file: fp32, fp16 or bf16. [default: the device's]")
+    str | None,
+    typer.Option("--precision", help="Arithmetic of the file: fp32, fp16, bf16 or int8. [default: the device's]"),
 ]
 SchedulerOption = Annotated[
     str | None,

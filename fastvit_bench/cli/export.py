@@ -45,7 +45,22 @@ def export(
     precision: Annotated[
         str | None,
         typer.Option(
-            "--precision", help="Arithmetic of the file: fp32, fp16 or bf16. [default: fp16; of onnx and openvino fp32]"
+            "--precision",
+            help="Arithmetic of the file: fp32, fp16, bf16 or int8. [default: fp16; of onnx and openvino fp32]",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="DIR",
+            help="int8: folder of images like those that the network will see. [default: none, which int8 refuses]",
+        ),
+    ] = None,
+    calibration_images: Annotated[
+        int | None,
+        typer.Option(
+            "--calibration-images", min=1, help="int8: how many images are drawn from it, by --seed. [default: 128]"
         ),
     ] = None,
     fuse: Annotated[
@@ -93,7 +108,7 @@ def export(
             help="tensorrt, tensorrt-rtx: one file for all sizes of a range, such as 224..1024. [default: none]",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights, and of the draw of images.")] = 0,
     output: Annotated[  # as text: a path loses the slash that ends a folder's name
         str | None,
         typer.Option(
@@ -134,7 +149,7 @@ def export(
         "compute_capability": compute_capability,
         "dynamic": dynamic,
     }
-    device = options.export_device(target, backend, precision, batch, target_options)
+    device = options.export_device(target, backend, precision, batch, target_options, calibration, calibration_images)
     backends.require(backend.name, device)
     jobs = options.export_jobs(
         settings,

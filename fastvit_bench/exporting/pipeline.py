@@ -22,6 +22,7 @@ from fastvit_bench.errors import (
     UnavailableError,
     UsageError,
 )
+from fastvit_bench.exporting import calibration
 from fastvit_bench.exporting.checkpoints import contents as checkpoint_contents
 from fastvit_bench.exporting.checkpoints import find_checkpoint, load_network
 from fastvit_bench.exporting.metadata import (
@@ -68,16 +69,22 @@ def job(
     functions: tuple[Shape, ...] = (),
     labels: tuple[str, ...] = (),
     force: bool = False,
+    seed: int = 0,
 ) -> ExportJob:
     """Return the job that exports a model for a device; without `path`, to ``folder/MODEL/`` under a name with its key.
 
     `functions` are all shapes of a file that takes several, `shape` first. `labels` are class names to put into it.
+    `seed` draws the calibration images of a device in INT8. Raises `UsageError` for INT8 without such images.
     """
     backend = backends.get(device.backend)
     options = backend.options(device)
     shaping = {name: str(options[name]) for name in backend.export_options if options[name] != ""}
     if labels:
         shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
+    images = calibration.choose(spec, shape, device, seed) if device.precision == "int8" else None
+    if images is not None:
+        chosen = images.chosen
+        shaping["calibration"] = f"{chosen.images} images, {chosen.digest[:16]}, crop {chosen.preprocessing.crop}"
     registry.require(spec.variant)
     toolchain = {"fastvit-bench": own_version(), **backends.toolchain(backend)}
     if registry.find(spec.variant).family == "timm":
@@ -100,6 +107,7 @@ def job(
         options=shaping,
         functions=functions,
         labels=labels,
+        calibration=images,
         force=force,
     )
     if path is None:

@@ -6,14 +6,10 @@ interval, warnings) is a property and never stored.
 """
 
 from fastvit_bench.records.accuracy import (
-    MEAN,
-    STD,
     Accuracy,
     AccuracyChunk,
     Evaluation,
     EvaluationJob,
-    LabelledImage,
-    Preprocessing,
     Share,
     Unreadable,
     share,
@@ -32,6 +28,7 @@ from fastvit_bench.records.artifact import (
 )
 from fastvit_bench.records.engine import Engine, TimingCache
 from fastvit_bench.records.gpu import GpuIdentity, GpuState, gpu_warnings
+from fastvit_bench.records.images import MEAN, STD, LabelledImage, Preprocessing
 from fastvit_bench.records.machine import MEMORY_RATIO, Machine, MachineState, by_name
 from fastvit_bench.records.measurement import (
     SLOW,
@@ -66,8 +63,16 @@ from fastvit_bench.records.peak import (
     MicrobenchmarkWritten,
     spread_ratio,
 )
+from fastvit_bench.records.quantisation import (
+    FEW_IMAGES,
+    CalibrationImages,
+    CalibrationSet,
+    Fidelity,
+    Quantisation,
+)
 from fastvit_bench.records.run import SCHEMA, Request, Run
 from fastvit_bench.records.spec import (
+    CALIBRATION_IMAGES,
     DRAW,
     METHODS,
     PROCESSES,
@@ -91,7 +96,9 @@ from fastvit_bench.records.spec import (
 
 __all__ = [
     "BUSY_PERCENT",
+    "CALIBRATION_IMAGES",
     "DRAW",
+    "FEW_IMAGES",
     "MEAN",
     "MEMORY_RATIO",
     "METHODS",
@@ -106,6 +113,8 @@ __all__ = [
     "AccuracyChunk",
     "Answer",
     "Artifact",
+    "CalibrationImages",
+    "CalibrationSet",
     "CallPattern",
     "Cell",
     "CellError",
@@ -120,6 +129,7 @@ __all__ = [
     "ExportSpec",
     "ExternalModel",
     "Failure",
+    "Fidelity",
     "Fuse",
     "Fusing",
     "GpuIdentity",
@@ -148,6 +158,7 @@ __all__ = [
     "PlannedOperation",
     "Preprocessing",
     "Protocol",
+    "Quantisation",
     "Record",
     "Request",
     "ResourceUsage",

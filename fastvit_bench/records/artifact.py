@@ -5,6 +5,7 @@ from typing import Annotated, Generic, TypeVar
 import msgspec
 
 from fastvit_bench.records.parity import HalfWeights, Parity
+from fastvit_bench.records.quantisation import CalibrationImages, Quantisation
 from fastvit_bench.records.spec import Device, Fuse, Head, Record, Shape, Weights
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -88,6 +89,7 @@ class Artifact(ExportSpec, frozen=True, kw_only=True, tag="artifact", tag_field=
     operations: dict[str, int] = {}  # kind -> count in the file's program, where the backend counts them
     half_weights: HalfWeights | None = None  # effect of FP16 on the weights, where the backend reports it
     traffic: Traffic | None = None  # counted on the file, where the backend can
+    quantisation: Quantisation | None = None  # of a file in INT8
 
 
 Answer = TypeVar("Answer")
@@ -105,6 +107,7 @@ class ExportJob(ExportSpec, Job[Artifact], frozen=True, kw_only=True, tag="expor
     checkpoint: str | None
     device: Device  # verification runs the file with its options
     labels: tuple[str, ...] = ()  # class names to put into the file; `options` holds their digest
+    calibration: CalibrationImages | None = None  # of a file in INT8; `options` holds its digest
     force: bool = False  # whether files at the path that this tool did not write are replaced
 
 

@@ -89,14 +89,19 @@ class ModelSpec(Record, frozen=True):
     published: str | None = None  # the model's name in results/published
 
 
+CALIBRATION_IMAGES = 128  # default number of images that ranges of activations are measured on
+
+
 class Device(Record, frozen=True):
     """A device profile as declared in ``[device.NAME]`` of benchmark.toml."""
 
     name: str
     backend: str  # toolkit that runs the exported file
-    precision: str = "fp32"  # fp32, fp16 or bf16: arithmetic of the exported file
+    precision: str = "fp32"  # fp32, fp16, bf16 or int8: arithmetic of the exported file
     batch: int = 1  # images per run
     match: str | None = None  # text that the detected hardware's name must contain
+    calibration: str | None = None  # folder of images, for int8; relative to the configuration file
+    calibration_images: int = CALIBRATION_IMAGES  # how many are drawn from it
     options: dict[str, str | int | float | bool] = {}  # of the backend
 
 

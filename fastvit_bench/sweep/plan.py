@@ -39,7 +39,7 @@ def plan(request: Request, models: Path) -> list[Step]:
     for spec in request.models:
         weights = checkpoints.weights_of(spec, request.seed)
         for shape in request.shapes:
-            job = pipeline.job(spec, weights, shape, request.fused, request.device, folder=models)
+            job = pipeline.job(spec, weights, shape, request.fused, request.device, folder=models, seed=request.seed)
             files.sweep(Path(job.path).parent)  # of drafts by killed processes
             cell = Cell(model=spec.name, shape=shape, fused=request.fused, weights=weights)
             steps.append(Step(cell, job, pipeline.cached(job)))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fastvit_bench import records
 from fastvit_bench.records import (
     METHODS,
+    CalibrationImages,
     CallPattern,
     CellError,
     Device,
@@ -272,7 +273,11 @@ ONE_OF_EACH: list[Record] = [
     builders.RANDOM,
     builders.CHECKPOINT,
     builders.parity(passed=False, reason="too far", top1_agreement=None),
-    builders.artifact(),
+    builders.artifact(quantisation=builders.quantisation()),
+    builders.quantisation(),
+    builders.calibration_set(),
+    builders.fidelity(),
+    CalibrationImages(folder="images", pictures=(PICTURE,), chosen=builders.calibration_set()),
     builders.traffic(),
     builders.probe(),
     builders.peak(),

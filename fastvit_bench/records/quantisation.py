@@ -1,0 +1,66 @@
+"""Records of a quantised file: its calibration images, its scheme, and the likeness of its outputs."""
+
+from typing import Annotated
+
+import msgspec
+
+from fastvit_bench.records.images import LabelledImage, Preprocessing
+from fastvit_bench.records.spec import Record
+
+FEW_IMAGES = 32  # fewer leave out values that are usual; a note says so
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+
+
+class CalibrationSet(Record, frozen=True):
+    """The images that ranges of activations are measured on, known by their contents."""
+
+    images: Annotated[int, msgspec.Meta(ge=1, le=10**7)]
+    available: _Count  # images in the folder, of which these were drawn
+    seed: _Count  # of the draw
+    digest: str  # SHA-256 over their contents, in the order of the draw
+    classes: _Count  # folders of classes that the folder holds; 0 for images without classes
+    preprocessing: Preprocessing
+    decoder: str  # library that decoded and resized them, with its version
+
+
+class CalibrationImages(Record, frozen=True):
+    """A calibration with the place of its images, as a job needs it."""
+
+    folder: str
+    pictures: tuple[LabelledImage, ...]  # in the order of the draw; a label of -1 stands for none
+    chosen: CalibrationSet
+
+
+class Fidelity(Record, frozen=True):
+    """The likeness of a quantised file's outputs to the float64 network's on calibration images.
+
+    It is reported and never judged: how much is good enough depends on the use.
+    """
+
+    images: _Count
+    snr_db: float  # mean square of the network's outputs over that of the errors, of the worst output
+    cosine: float  # smallest cosine similarity of an image's outputs
+    top1_agreement: float | None = None  # share of images with the same top-1 class; None without a classifier
+    correct: int | None = None  # images whose folder the network itself names; None without folders of its classes
+
+
+class Quantisation(Record, frozen=True):
+    """The scheme of a quantised file, and the operations that compute in integers by it and in float."""
+
+    weights: str  # type, symmetry and granularity, such as ``int8 symmetric per channel``
+    activations: str  # of the same form, such as ``uint8 asymmetric per tensor``
+    ranges: str  # the rule that turned the values of activations into ranges, such as ``least squared error``
+    quantiser: str  # library that wrote the file, with its version
+    integer: dict[str, _Count]  # kind -> number of operations between integers
+    floating: dict[str, _Count]  # kind -> number of operations in float
+    calibration: CalibrationSet
+    kept: tuple[str, ...] = ()  # names of convolutions and products that stay in float by choice
+    changes: dict[str, _Count] = {}  # exact change of the graph before it was quantised -> number of places
+    fidelity: Fidelity | None = None
+
+    @property
+    def integer_share(self) -> float:
+        """The share of operations that compute between integers."""
+        integer, floating = sum(self.integer.values()), sum(self.floating.values())
+        return integer / (integer + floating) if integer + floating else 0.0
