@@ -1,7 +1,7 @@
 """The interface of a backend: the methods of every toolkit that runs exported networks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +18,7 @@ from fastvit_bench.records import (
     LayerTime,
     Parity,
     Placement,
+    Quantisation,
     Shape,
     Traffic,
     Window,
@@ -125,6 +126,29 @@ class VerificationRun(NamedTuple):
     precision: str | None = None  # of the arithmetic, which decides the limit; None: the job's
 
 
+class RoundedNetwork(NamedTuple):
+    """A network in float32 whose weights, and activations, have the values that a file with 8-bit numbers has."""
+
+    network: "nn.Module"
+    scheme: Quantisation
+
+
+class Rounder(Protocol):
+    """The part of a backend that rounds networks before they are exported in 8 bits."""
+
+    PRECISIONS: tuple[str, ...]
+    PACKAGES: tuple[str, ...]  # distributions whose versions shape the network
+
+    def rounded(
+        self, network: "nn.Module", asked: ExportJob, images: "Sequence[NDArray[np.float32]]"
+    ) -> RoundedNetwork:
+        """Return a copy of `network` with rounded values, activations by their ranges on normalised images (3, H, W).
+
+        It takes its images in the form of `Backend.layout`.
+        """
+        ...
+
+
 class Hardware(NamedTuple):
     """The hardware that was detected for a device, where it is not this machine's processor."""
 
@@ -166,6 +190,7 @@ class Backend(Protocol):
     flags: tuple[str, ...]  # of `export`, those that mean something to this toolkit and not to every one
     accepts_external_onnx: bool  # whether it runs ONNX files that this tool did not export
     engines: Engines | None  # of a toolkit that runs engines instead of the files themselves
+    rounder: Rounder | None  # of a toolkit whose 8-bit files are proved against a rounded network
 
     def unavailable_reason(self, device: Device | None = None) -> str | None:
         """Return why files cannot be written here and the command that fixes it; None where they can.

@@ -36,6 +36,7 @@ from fastvit_bench.exporting.metadata import (
 )
 from fastvit_bench.network import registry
 from fastvit_bench.records import (
+    CALIBRATED,
     DRAW,
     Artifact,
     Device,
@@ -46,11 +47,14 @@ from fastvit_bench.records import (
     Head,
     ModelSpec,
     Parity,
+    Quantisation,
     Shape,
     Weights,
 )
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fastvit_bench.backends import Session, Subject
     from fastvit_bench.exporting.verification import ReferenceOutputs
     from fastvit_bench.network.cost import Cost
@@ -81,14 +85,12 @@ def job(
     shaping = {name: str(options[name]) for name in backend.export_options if options[name] != ""}
     if labels:
         shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
-    images = calibration.choose(spec, shape, device, seed) if device.precision == "int8" else None
+    images = calibration.choose(spec, shape, device, seed) if device.precision in CALIBRATED else None
     if images is not None:
         chosen = images.chosen
         shaping["calibration"] = f"{chosen.images} images, {chosen.digest[:16]}, crop {chosen.preprocessing.crop}"
     registry.require(spec.variant)
-    toolchain = {"fastvit-bench": own_version(), **backends.toolchain(backend)}
-    if registry.find(spec.variant).family == "timm":
-        toolchain |= backends.versions(("timm",))
+    toolchain = _toolchain(spec, device, backend)
     asked = ExportJob(
         model=spec.name,
         variant=spec.variant,
@@ -115,6 +117,23 @@ def job(
         parts = (name, shape.size, f"b{shape.batch}", device.precision, fused, asked.key)
         path = folder / name / ("_".join(parts) + backend.suffix)
     return msgspec.structs.replace(asked, path=str(path))
+
+
+def _toolchain(spec: ModelSpec, device: Device, backend: backends.Backend) -> dict[str, str]:
+    """Return the versions of all packages that affect the file of a model for a device."""
+    toolchain = {"fastvit-bench": own_version(), **backends.toolchain(backend)}
+    if registry.find(spec.variant).family == "timm":
+        toolchain |= backends.versions(("timm",))
+    if _is_rounded(device.precision, backend):
+        assert backend.rounder is not None
+        backends.require(backend.name, device)
+        toolchain |= backends.versions(backend.rounder.PACKAGES)
+    return toolchain
+
+
+def _is_rounded(precision: str, backend: backends.Backend) -> bool:
+    """Return whether files of a precision are proved against a rounded network, and not against that in float64."""
+    return backend.rounder is not None and precision in backend.rounder.PRECISIONS
 
 
 def cached(asked: ExportJob) -> Artifact | None:
@@ -291,6 +310,7 @@ def _artifact(
         operations=backend.operations(draft),
         half_weights=_half_weights(backend.metadata(draft)),
         traffic=backend.traffic(draft, asked.shape),
+        quantisation=source.quantisation,
     )
 
 
@@ -340,6 +360,7 @@ class _Source:
     price: "Cost"
     wanted: ReferenceCache
     write: Callable[[Path, dict[str, str]], None]  # takes a path and metadata
+    quantisation: Quantisation | None = None  # where the network was rounded
 
 
 def _source(asked: ExportJob, backend: backends.Backend) -> _Source:
@@ -361,9 +382,12 @@ def _from_network(asked: ExportJob, backend: backends.Backend) -> _Source:
         )
     asked = msgspec.structs.replace(asked, head=reference.head, classes=reference.classes)
     network = factory.at_level(asked.variant, reference, asked.fused, backend.layout(asked.options))
+    price = cost.count(network, asked.shape)
+    if _is_rounded(asked.precision, backend):
+        return _rounded(asked, backend, reference, network, price)
     return _Source(
         asked,
-        cost.count(network, asked.shape),
+        price,
         ReferenceCache(lambda shape, form: verification.reference_outputs(reference, shape, form)),
         lambda path, metadata: backend.export(network, asked, path, metadata),
     )
@@ -396,6 +420,26 @@ def _from_file(asked: ExportJob, backend: backends.Backend) -> _Source:
         Cost(params=counted.params, macs=counted.macs),
         ReferenceCache(outputs),
         lambda path, metadata: external.write(model, path, metadata),
+    )
+
+
+def _rounded(
+    asked: ExportJob, backend: backends.Backend, reference: "Reference", network: "nn.Module", price: "Cost"
+) -> _Source:
+    """Return the source of a file in 8 bits: a rounded network, which the file is proved against."""
+    from fastvit_bench.exporting import rounding
+
+    assert backend.rounder is not None
+    images = calibration.prepared(asked.calibration) if asked.calibration else []
+    rounded = backend.rounder.rounded(network, asked, images)
+    centred = backend.layout(asked.options).images == "centred"
+    fidelity = rounding.fidelity(rounded.network, reference, images, asked.shape, centred=centred)
+    return _Source(
+        asked,
+        price,
+        ReferenceCache(lambda shape, form: rounding.outputs(rounded.network, reference, shape, form, centred=centred)),
+        lambda path, metadata: backend.export(rounded.network, asked, path, metadata),
+        msgspec.structs.replace(rounded.scheme, fidelity=fidelity),
     )
 
 
@@ -473,6 +517,8 @@ def verify(path: Path, checkpoint: Path | None, models: Path, entry: str | None 
     too. Raises `ChecksumError` for a file that is damaged or not the one its side-car describes, and `CheckpointError`
     if the weights are missing.
     """
+    from fastvit_bench.exporting import verification
+
     if not files.exists(path):
         raise UsageError(f"{path} does not exist; `fastvit-bench export` writes such files.")
     try:
@@ -491,6 +537,9 @@ def verify(path: Path, checkpoint: Path | None, models: Path, entry: str | None 
         )
     _check_described(path)
     try:
+        if asked.precision in CALIBRATED:  # its images are not here
+            stored = verification.load(reference_outputs_path(path))
+            return _prove(ReferenceCache(lambda shape, form: stored), path, asked)
         return _prove(_source(asked, backends.get(asked.backend)).wanted, path, asked)
     except FastViTBenchError:
         raise

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from fastvit_bench.records import Artifact, Device, Fuse, Fusing, HalfWeights, ModelFacts, Parity
+from fastvit_bench.records import Artifact, Device, Fuse, Fusing, HalfWeights, ModelFacts, Parity, Quantisation
 from fastvit_bench.records.removable import Removable
 from fastvit_bench.render import terminal
 from fastvit_bench.render.table import NONE, Column, Table, TableReport, clean
@@ -192,6 +192,26 @@ def proof(name: str, parity: Parity, *, verbose: bool = True) -> str:
         f"{where}proved against the {parity.reference} ({parity.how}): largest error {parity.max_abs_error:.1e}, "
         f"{parity.relative_error:.1e} of the outputs' standard deviation{rms} ({allowed}){likeness}{agreement} "
         f"on {parity.images} images"
+    )
+
+
+def quantisation(scheme: Quantisation, *, verbose: bool = True) -> str:
+    """Return a line on a rounded file: its fidelity, which is no proof; with `verbose` its scheme and operations."""
+    fidelity, chosen = scheme.fidelity, scheme.calibration
+    likeness = "fidelity not known"
+    if fidelity is not None:
+        top1 = "" if fidelity.top1_agreement is None else f", top-1 agreement {100 * fidelity.top1_agreement:.0f} %"
+        likeness = (
+            f"{fidelity.snr_db:.1f} dB, cosine {fidelity.cosine:.4f}{top1} against the network in float64 "
+            f"on {fidelity.images} images"
+        )
+    if not verbose:
+        return _line(f"quantised: {likeness}")
+    images = f", calibrated on {chosen.images} of {chosen.available} images (seed {chosen.seed})" if chosen else ""
+    counts = f"{sum(scheme.integer.values())} operations take 8-bit inputs, {sum(scheme.floating.values())} do not"
+    return _line(
+        f"quantised: {likeness}; weights {scheme.weights}, activations {scheme.activations}, ranges by "
+        f"{scheme.ranges}{images}; {counts}; by {scheme.quantiser}"
     )
 
 
