@@ -390,7 +390,7 @@ class _Reader:
         self.models(models)
         for name, device in devices.items():
             self.one_of(device.backend, backends, f"device.{name}", "backend")
-            self.one_of(device.precision, ("fp32", "fp16", "bf16", "int8"), f"device.{name}", "precision")
+            self.one_of(device.precision, ("fp32", "fp16", "bf16", "int8", "w8", "w8a8"), f"device.{name}", "precision")
             self.counts(f"device.{name}", batch=device.batch, calibration_images=device.calibration_images)
             if device.calibration is not None:
                 folder = str(self.path.parent / device.calibration)

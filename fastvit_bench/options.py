@@ -16,6 +16,7 @@ from fastvit_bench.config import Config
 from fastvit_bench.errors import StoreError, UsageError
 from fastvit_bench.network import registry
 from fastvit_bench.records import (
+    CALIBRATED,
     CALIBRATION_IMAGES,
     METHODS,
     SETTINGS,
@@ -298,8 +299,10 @@ def export_device(
     precision = precision or backend.precisions[0]
     if precision not in backend.precisions:
         raise UsageError(f"--target {target} exports {' or '.join(backend.precisions)}, not {precision}.")
-    if precision != "int8" and (calibration or calibration_images):
-        raise UsageError("--calibration is for files in INT8; give --precision int8, or leave it out.")
+    if precision not in CALIBRATED and (calibration or calibration_images):
+        raise UsageError(
+            f"--calibration is for activations of 8 bits; give --precision {' or '.join(CALIBRATED)}, or leave it out."
+        )
     return Device(
         name=target,
         backend=backend.name,

@@ -19,6 +19,7 @@ from fastvit_bench.records import (
     LayerTime,
     Parity,
     Placement,
+    Quantisation,
     Shape,
     Traffic,
     Window,
@@ -116,9 +117,8 @@ class Session(ABC):
         return None
 
 
-# What a check judges: a file by its own types; a file on an interpreter that rounds a convolution and its bias apart;
-# or a processor that rounds in its own way.
-Subject = Literal["file", "interpreter", "hardware"]
+# What a check judges: a file by its own types, or a processor that rounds in its own way.
+Subject = Literal["file", "hardware"]
 
 
 class VerificationRun(NamedTuple):
@@ -155,6 +155,29 @@ class QuantisedTwins(NamedTuple):
     unrounded: AbstractContextManager[Session]
     rounded: AbstractContextManager[Session]
     how: str  # what computes both
+
+
+class RoundedNetwork(NamedTuple):
+    """A network in float32 whose weights, and activations, have the values that a file with 8-bit numbers has."""
+
+    network: "nn.Module"
+    scheme: Quantisation
+
+
+class Rounder(Protocol):
+    """The part of a backend that rounds networks before they are exported in 8 bits."""
+
+    PRECISIONS: tuple[str, ...]
+    PACKAGES: tuple[str, ...]  # distributions whose versions shape the network
+
+    def rounded(
+        self, network: "nn.Module", asked: ExportJob, images: "Sequence[NDArray[np.float32]]"
+    ) -> RoundedNetwork:
+        """Return a copy of `network` with rounded values, activations by their ranges on normalised images (3, H, W).
+
+        It takes its images in the form of `Backend.layout`.
+        """
+        ...
 
 
 class Hardware(NamedTuple):
@@ -198,6 +221,7 @@ class Backend(Protocol):
     flags: tuple[str, ...]  # of `export`, those that mean something to this toolkit and not to every one
     accepts_external_onnx: bool  # whether it runs ONNX files that this tool did not export
     engines: Engines | None  # of a toolkit that runs engines instead of the files themselves
+    rounder: Rounder | None  # of a toolkit whose 8-bit files are proved against a rounded network
 
     def unavailable_reason(self, device: Device | None = None) -> str | None:
         """Return why files cannot be written here and the command that fixes it; None where they can.

@@ -50,8 +50,8 @@ class OnnxRuntime(OnnxFileBackend):
     distribution = "onnxruntime"
     precisions = (*OnnxFileBackend.precisions, "int8")
     accepts_external_onnx = True
-    export_options = ("batches",)
-    flags = ("batches",)
+    export_options = (*OnnxFileBackend.export_options, "batches")
+    flags = (*OnnxFileBackend.flags, "batches")
 
     def device_unavailable_reason(self, device: Device) -> str | None:
         """Return why the device cannot be used, and the remedy, or None; the processor always can be.

@@ -64,6 +64,7 @@ class PyTorch:
     flags = ()
     accepts_external_onnx = False
     engines = None
+    rounder = None
 
     def unavailable_reason(self, device: Device | None = None) -> str | None:
         """Return why files cannot be written here, or None where torch is installed."""

@@ -49,7 +49,8 @@ def export(
         str | None,
         typer.Option(
             "--precision",
-            help="Arithmetic of the file: fp32, fp16, bf16 or int8. [default: fp16; of onnx and openvino fp32]",
+            help="Arithmetic of the file: fp32, fp16, bf16 or int8; coreai: w8, w8a8. "
+            "[default: fp16; of onnx and openvino fp32]",
         ),
     ] = None,
     calibration: Annotated[
@@ -57,13 +58,15 @@ def export(
         typer.Option(
             "--calibration",
             metavar="DIR",
-            help="int8: folder of images like those that the network will see. [default: none, which int8 refuses]",
+            help="int8, w8a8: folder of images like those that the network will see. [default: none: refused]",
         ),
     ] = None,
     calibration_images: Annotated[
         int | None,
         typer.Option(
-            "--calibration-images", min=1, help="int8: how many images are drawn from it, by --seed. [default: 128]"
+            "--calibration-images",
+            min=1,
+            help="int8, w8a8: how many images are drawn from it, by --seed. [default: 128]",
         ),
     ] = None,
     fuse: Annotated[
@@ -199,7 +202,8 @@ def _print_artifact(artifact: Artifact, *, verbose: bool) -> None:
     """Print the proofs and the content of an exported file."""
     from fastvit_bench.render import listing
 
-    for name, proof in (artifact.proofs or {"": artifact.parity}).items():
+    against = "" if artifact.quantisation is None else "own rounded network"  # what the only proof is against
+    for name, proof in (artifact.proofs or {against: artifact.parity}).items():
         assert proof is not None
         _output.say(listing.proof(name, proof, verbose=verbose))
     _output.say(listing.content(artifact, verbose=verbose))

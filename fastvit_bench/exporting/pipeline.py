@@ -37,6 +37,7 @@ from fastvit_bench.exporting.metadata import (
 from fastvit_bench.exporting.preparation import resolve
 from fastvit_bench.network import registry
 from fastvit_bench.records import (
+    CALIBRATED,
     DRAW,
     Artifact,
     Device,
@@ -48,6 +49,7 @@ from fastvit_bench.records import (
     Head,
     ModelSpec,
     Parity,
+    Quantisation,
     Shape,
     Weights,
 )
@@ -87,7 +89,7 @@ def job(
     shaping = backends.shaping_options(backend, options)
     if labels:
         shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
-    images = calibration.choose(spec, shape, device, seed) if device.precision == "int8" else None
+    images = calibration.choose(spec, shape, device, seed) if device.precision in CALIBRATED else None
     if images is not None:
         chosen = images.chosen
         shaping["calibration"] = f"{chosen.images} images, {chosen.digest[:16]}"
@@ -95,11 +97,7 @@ def job(
     channels = channels_of(spec)
     shape, *functions_ = (msgspec.structs.replace(entry, channels=channels) for entry in (shape, *functions))
     stride = registry.find(spec.variant).stride
-    toolchain = {"fastvit-bench": own_version(), **backends.toolchain(backend)}
-    if registry.find(spec.variant).family == "timm":
-        toolchain |= backends.versions(("timm",))
-    if images is not None:
-        toolchain |= backends.versions(("onnxruntime",))
+    toolchain = _toolchain(spec, device, backend)
     asked = ExportJob(
         model=spec.name,
         variant=spec.variant,
@@ -129,6 +127,25 @@ def job(
         parts = (name, shape.size, f"b{shape.batch}", device.precision, asked.fused, asked.key)
         path = folder / name / ("_".join(filter(None, parts)) + backend.suffix)
     return msgspec.structs.replace(asked, path=str(path))
+
+
+def _toolchain(spec: ModelSpec, device: Device, backend: backends.Backend) -> dict[str, str]:
+    """Return the versions of all packages that affect the file of a model for a device."""
+    toolchain = {"fastvit-bench": own_version(), **backends.toolchain(backend)}
+    if registry.find(spec.variant).family == "timm":
+        toolchain |= backends.versions(("timm",))
+    if device.precision == "int8":
+        toolchain |= backends.versions(("onnxruntime",))
+    if _is_rounded(device.precision, backend):
+        assert backend.rounder is not None
+        backends.require(backend.name, device)
+        toolchain |= backends.versions(backend.rounder.PACKAGES)
+    return toolchain
+
+
+def _is_rounded(precision: str, backend: backends.Backend) -> bool:
+    """Return whether files of a precision are proved against a rounded network, and not against that in float64."""
+    return backend.rounder is not None and precision in backend.rounder.PRECISIONS
 
 
 def cached(asked: ExportJob) -> Artifact | None:
@@ -343,6 +360,7 @@ def _artifact(
         operations=backend.operations(draft),
         half_weights=_half_weights(backend.metadata(draft)),
         traffic=backend.traffic(draft, asked.shape),
+        quantisation=source.quantisation,
     )
 
 
@@ -397,6 +415,7 @@ class _Source:
     write: "Callable[[Path, dict[str, str]], QuantisedFile | None]"
     network: "nn.Module | None" = None  # at its fuse level
     reference: "Reference | None" = None
+    quantisation: Quantisation | None = None  # where the network was rounded
 
 
 def _source(asked: ExportJob, backend: backends.Backend) -> _Source:
@@ -445,6 +464,9 @@ def _from_network(asked: ExportJob, backend: backends.Backend) -> _Source:
     asked = msgspec.structs.replace(asked, head=reference.head, classes=reference.classes)
     how = registry.preparation_of(asked)
     network = factory.at_level(asked.variant, reference, level, backend.layout(asked))
+    price = cost.count(network, asked.shape)
+    if _is_rounded(asked.precision, backend):
+        return _rounded(asked, backend, reference, network, price)
 
     def write(path: Path, metadata: dict[str, str]) -> "QuantisedFile | None":
         if asked.calibration is None:
@@ -453,7 +475,7 @@ def _from_network(asked: ExportJob, backend: backends.Backend) -> _Source:
 
     return _Source(
         asked,
-        cost.count(network, asked.shape),
+        price,
         ReferenceCache(lambda shape, form: verification.reference_outputs(reference, shape, form, how)),
         write,
         network,
@@ -506,6 +528,26 @@ def _proved(source: _Source, path: Path) -> tuple[ReferenceCache, dict[str, Pari
     wanted = ReferenceCache(lambda shape, form: outputs)
     wanted.outputs(source.asked.shape, outputs.form)
     return wanted, {"float graph": proof, **_prove(wanted, path, source.asked)}
+
+
+def _rounded(
+    asked: ExportJob, backend: backends.Backend, reference: "Reference", network: "nn.Module", price: "Cost"
+) -> _Source:
+    """Return the source of a file in 8 bits: a rounded network, which the file is proved against."""
+    from fastvit_bench.exporting import rounding
+
+    assert backend.rounder is not None
+    images = calibration.prepared(asked.calibration) if asked.calibration else []
+    rounded = backend.rounder.rounded(network, asked, images)
+    how, std = registry.preparation_of(asked), backend.layout(asked).std
+    fidelity = rounding.fidelity(rounded.network, reference, images, asked.shape, std)
+    return _Source(
+        asked,
+        price,
+        ReferenceCache(lambda shape, form: rounding.outputs(rounded.network, reference, shape, form, how, std)),
+        lambda path, metadata: backend.export(rounded.network, asked, path, metadata),
+        quantisation=msgspec.structs.replace(rounded.scheme, fidelity=fidelity),
+    )
 
 
 def _prove(wanted: ReferenceCache, path: Path, asked: ExportJob) -> dict[str, Parity]:
@@ -582,6 +624,8 @@ def verify(path: Path, checkpoint: Path | None, models: Path, entry: str | None 
     too. Raises `ChecksumError` for a file that is damaged or not the one its side-car describes, and `CheckpointError`
     if the weights are missing.
     """
+    from fastvit_bench.exporting import verification
+
     if not files.exists(path):
         raise UsageError(f"{path} does not exist; `fastvit-bench export` writes such files.")
     try:
@@ -600,6 +644,9 @@ def verify(path: Path, checkpoint: Path | None, models: Path, entry: str | None 
         )
     _check_described(path)
     try:
+        if asked.precision == "w8a8":  # its images are not here
+            stored = verification.load(reference_outputs_path(path))
+            return _prove(ReferenceCache(lambda shape, form: stored), path, asked)
         return _proved(_source(asked, backends.get(asked.backend)), path)[1]
     except FastViTBenchError:
         raise

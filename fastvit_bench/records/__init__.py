@@ -79,6 +79,7 @@ from fastvit_bench.records.quantisation import (
 )
 from fastvit_bench.records.run import SCHEMA, Request, Run
 from fastvit_bench.records.spec import (
+    CALIBRATED,
     CALIBRATION_IMAGES,
     DRAW,
     METHODS,
@@ -105,6 +106,7 @@ from fastvit_bench.records.spec import (
 
 __all__ = [
     "BUSY_PERCENT",
+    "CALIBRATED",
     "CALIBRATION_IMAGES",
     "DRAW",
     "FEW_IMAGES",

@@ -116,6 +116,7 @@ class ModelSpec(Record, frozen=True):
     published: str | None = None  # the model's name in results/published
 
 
+CALIBRATED = ("int8", "w8a8")  # precisions that need images for the ranges of activations
 CALIBRATION_IMAGES = 128  # default number of images that ranges of activations are measured on
 
 
@@ -124,7 +125,7 @@ class Device(Record, frozen=True):
 
     name: str
     backend: str  # toolkit that runs the exported file
-    precision: str = "fp32"  # fp32, fp16, bf16 or int8: arithmetic of the exported file
+    precision: str = "fp32"  # fp32, fp16, bf16, int8, w8 or w8a8: arithmetic of the exported file
     batch: int = 1  # images per run
     match: str | None = None  # text that the detected hardware's name must contain
     calibration: str | None = None  # folder of images, for int8; relative to the configuration file

@@ -299,7 +299,7 @@ def half_weights(counts: HalfWeights) -> str:
 
 
 def quantisation(record: Quantisation, classes: int) -> list[str]:
-    """Return lines on a file in INT8: its likeness to the network, scheme, operations and calibration, and doubts.
+    """Return lines on a file in 8 bits: its likeness to the network, scheme, operations and calibration, and doubts.
 
     `classes` are the network's.
     """
@@ -310,7 +310,8 @@ def quantisation(record: Quantisation, classes: int) -> list[str]:
         top1 = "" if agreed is None else f", the same top-1 on {round(agreed * likeness.images)} of them"
         lines.append(
             f"quantised: {likeness.snr_db:.1f} dB signal to noise against the float64 network, "
-            f"1 - cosine {max(0.0, 1 - likeness.cosine):.0e} on {likeness.images} calibration images{top1}"
+            f"1 - cosine {max(0.0, 1 - likeness.cosine):.0e} on {likeness.images} "
+            f"{'calibration' if calibration else 'fixed'} images{top1}"
         )
     kept = f"; by choice {len(record.kept)} of them in float" if record.kept else ""
     lines.append(
@@ -318,6 +319,8 @@ def quantisation(record: Quantisation, classes: int) -> list[str]:
         f"({record.quantiser}{''.join(f', {count} {what}' for what, count in record.changes.items())})"
     )
     lines.append(f"between integers: {_kinds(record.integer)}; in float: {_kinds(record.floating)}{kept}")
+    if calibration is None:  # only weights are rounded
+        return [_line(line) for line in lines]
     lines.append(
         f"calibrated on {calibration.images} of {calibration.available} images (seed {calibration.seed}, contents "
         f"{calibration.digest[:12]}, {calibration.decoder})"

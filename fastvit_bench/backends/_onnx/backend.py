@@ -53,6 +53,7 @@ class OnnxFileBackend(ABC):
     flags: tuple[str, ...] = ("input",)
     accepts_external_onnx: bool = False
     engines: Engines | None = None
+    rounder = None
 
     def unavailable_reason(self, device: Device | None = None) -> str | None:
         """Return why files cannot be written here; ONNX Runtime, which proves them, must be installed."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastvit_bench import files, install
 from fastvit_bench.backends import Hardware, Session, VerificationRun
+from fastvit_bench.backends.coreai import quantise
 from fastvit_bench.backends.coreai.device import COMPUTE_UNITS
 from fastvit_bench.errors import UsageError
 from fastvit_bench.network import registry
@@ -31,11 +32,12 @@ class CoreAI:
     name = "coreai"
     target = "coreai"
     suffix = ".aimodel"
-    precisions = ("fp16", "fp32")
+    precisions = ("fp16", "fp32", *quantise.PRECISIONS)
     packages = ("torch", "coreai-torch", "coreai-core", "numpy")
     proof_packages = ("coreai-core", "numpy")
     export_options = ("input",)
     engines = None
+    rounder = quantise
     flags = export_options
     accepts_external_onnx = False
 
@@ -44,7 +46,9 @@ class CoreAI:
         if sys.platform not in {"linux", "darwin"}:
             return "Apple's coreai-torch has wheels for Linux and macOS only"
         lacking = next((name for module, name in _MODULES.items() if importlib.util.find_spec(module) is None), None)
-        return f"the package {lacking} is not installed; run: {install.extra('coreai')}" if lacking else None
+        if lacking:
+            return f"the package {lacking} is not installed; run: {install.extra('coreai')}"
+        return quantise.unavailable_reason(device.precision) if device else None
 
     def device_unavailable_reason(self, device: Device) -> str | None:
         """Return why assets cannot be timed here and the remedy; None on a Mac whose system has Core AI."""
@@ -88,21 +92,32 @@ class CoreAI:
     def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
         """Write an asset whose bytes depend only on the network, `asked` and `metadata`.
 
+        In 8 bits `network` is a rounded one, and the asset's twin in FP32 must compute what that computes.
+
         Raises `UsageError` for an impossible precision, `UnavailableError` where coreai-torch fails, and `ParityError`
         for weights that it changed.
         """
         import copy
 
+        import msgspec
+
         from fastvit_bench.backends.coreai import asset, convert
 
         if asked.precision not in self.precisions:
             raise UsageError(f"Core AI assets compute in {' or '.join(self.precisions)}, not in {asked.precision}.")
+        rounded = network
         network = copy.deepcopy(network).float().eval()
         with files.temporary_folder(path.parent) as work:
             draft = work / f"draft{self.suffix}"
             convert.write(network, asked, draft)
+            if asked.precision in quantise.PRECISIONS:
+                twin = work / f"twin{self.suffix}"
+                convert.write(copy.deepcopy(rounded), msgspec.structs.replace(asked, precision="fp32"), twin)
+                convert.check_weights(twin, rounded, half=False)
+                convert.check_rounded(draft, twin)
+                quantise.check_twin(twin, rounded, asked)
             # in the other forms, and in timm's networks, the converter may fold BatchNorms into weights itself
-            if asked.fused is Fuse.FOLDED and not asked.variant.startswith(registry.TIMM):
+            elif asked.fused is Fuse.FOLDED and not asked.variant.startswith(registry.TIMM):
                 convert.check_weights(draft, network, half=asked.precision == "fp16")
             asset.seal(draft, _texts(asked), metadata)
             draft.replace(path)
@@ -116,7 +131,8 @@ class CoreAI:
         from fastvit_bench.backends.coreai import interpreter
 
         how = "Apple's Core AI runtime on this machine, its reference interpreter"
-        yield VerificationRun("", how, asked.shape, interpreter.interpreted(path), "interpreter")
+        name = "own rounded network" if asked.precision in quantise.PRECISIONS else ""
+        yield VerificationRun(name, how, asked.shape, interpreter.interpreted(path))
         if devices.unavailable_reason() is None:
             how = f"Core AI, compute units {asked.device.options['compute_units']}"
             yield VerificationRun("Core AI", how, asked.shape, self.open(path, asked.device), "hardware")

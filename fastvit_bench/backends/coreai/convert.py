@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import itertools
 import logging
 import re
 import warnings
@@ -22,24 +23,27 @@ if TYPE_CHECKING:
 
 
 def write(network: "nn.Module", asked: ExportJob, path: Path) -> None:
-    """Convert a network in float32 and write its asset; equal networks give equal bytes.
+    """Convert a network in float32, which is changed, and write its asset; equal networks give equal bytes.
 
     Raises `ParityError` for weights that FP16 cannot hold, `UnavailableError` where coreai-torch fails.
     """
     import torch
 
+    from fastvit_bench.backends.coreai import projection
     from fastvit_bench.network.pixels import PixelInput
 
-    if asked.precision == "fp16":
+    projection.replace_linear_layers(network)
+    half = asked.precision != "fp32"
+    if half:
         _require_fitting(network)
         network = network.half()
-    kind = torch.float16 if asked.precision == "fp16" else torch.float32
+    kind = torch.float16 if half else torch.float32
     example = torch.zeros(asked.shape.nchw, dtype=kind)
     if asked.options["input"] == "image":
         # folded, the first convolution divides by std; it cannot subtract the mean, since zero padding is between
         network = PixelInput(network, registry.preparation_of(asked).mean, kind).eval()
         example = torch.zeros(asked.shape.nhwc, dtype=torch.uint8)
-    with _translated(f"{asked.model} {asked.shape.size}"):
+    with translated(f"{asked.model} {asked.shape.size}"):
         program = _program(network, example, asked.head)
         _fix_names(program)
         program.save_asset(path)
@@ -71,10 +75,13 @@ def _require_fitting(network: "nn.Module") -> None:
             raise ParityError(
                 f"The weights {name} do not fit into FP16, whose largest number is 65504; use --precision fp32."
             )
+    for name, step in network.named_buffers():
+        if name.endswith("scale") and not ((step.half() > 0) & torch.isfinite(step.half())).all():
+            raise ParityError(f"The steps {name} of 8-bit numbers do not fit into FP16; use --precision fp16.")
 
 
 @contextlib.contextmanager
-def _translated(name: str) -> Generator[None]:
+def translated(name: str) -> Generator[None]:
     """Silence the toolkit, and turn whatever it raises into one sentence."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -125,6 +132,37 @@ def constants(program: Any) -> "Iterator[tuple[Any, NDArray[Any]]]":
 _KINDS = {"f16": "<f2", "f32": "<f4", "si8": "<i1", "ui8": "<u1", "si32": "<i4", "ui32": "<u4"}
 
 
+def check_rounded(path: Path, twin: Path) -> None:
+    """Raise `ParityError` unless an FP16 asset has the program of its twin in FP32, each number rounded at most once.
+
+    Integers are equal bit for bit. Operations stand in the same order, each with the same constants. The order of
+    constants themselves is free: two steps that differ in FP32 may be one in FP16.
+    """
+    import numpy as np
+
+    authoring: Any = importlib.import_module("coreai.authoring")
+    steps, exact_steps = (_steps(authoring.AIModelAsset.load(asset).program) for asset in (path, twin))
+    if [kind for kind, _ in steps] != [kind for kind, _ in exact_steps]:
+        raise ParityError("coreai-torch wrote other operations in FP16 than in FP32; this file cannot be proved.")
+    for (kind, values), (_, wanted) in zip(steps, exact_steps, strict=True):
+        for value, exact in zip(values, wanted, strict=True):
+            stored = exact.astype(np.float16) if value.dtype == np.float16 else exact
+            if value.dtype != stored.dtype or value.tobytes() != stored.tobytes():
+                raise ParityError(
+                    f"coreai-torch changed a weight or a step of {kind}; this version of it cannot be trusted with it."
+                )
+
+
+def _steps(program: Any) -> "list[tuple[str, list[NDArray[Any]]]]":
+    """Return the kinds of a program's operations in order, each with the constants it takes."""
+    values = {operation.results[0]: value for operation, value in constants(program)}
+    return [
+        (str(step.name), [values[operand] for operand in step.operands if operand in values])
+        for step in operations(program._module._mlir_module.operation)
+        if step.name != "coreai.constant"
+    ]
+
+
 def operations(operation: Any) -> Iterator[Any]:
     """Yield every operation inside one, depth first."""
     for region in operation.regions:
@@ -148,6 +186,9 @@ def _fix_names(program: Any) -> None:
                 operation.attributes["value"] = large.get_from_buffer(value, name, kind)
 
 
+_ROUNDED = ("quantized_data", "scale")  # ends of the names of a rounded network's integers and steps
+
+
 def check_weights(path: Path, network: "nn.Module", *, half: bool) -> None:
     """Raise `ParityError` unless every weight is in the asset bit for bit, rounded to FP16 once where it is FP16.
 
@@ -158,9 +199,13 @@ def check_weights(path: Path, network: "nn.Module", *, half: bool) -> None:
 
     authoring: Any = importlib.import_module("coreai.authoring")
     stored = {(value.dtype.str, value.tobytes()) for _, value in constants(authoring.AIModelAsset.load(path).program)}
-    for name, parameter in network.named_parameters():
-        wanted: NDArray[np.floating[Any]] = parameter.detach().float().numpy()
-        wanted = wanted.astype(np.float16 if half else np.float32)
+    rounded = ((name, value) for name, value in network.named_buffers() if name.endswith(_ROUNDED))
+    for name, parameter in itertools.chain(network.named_parameters(), rounded):
+        wanted: NDArray[Any] = parameter.detach().numpy()
+        if not wanted.size:  # of weights that are restored from integers
+            continue
+        if wanted.dtype.kind == "f":
+            wanted = wanted.astype(np.float32).astype(np.float16 if half else np.float32)
         if (wanted.dtype.str, wanted.tobytes()) not in stored:
             raise ParityError(
                 f"coreai-torch changed the weights {name}; this version of it cannot be trusted with them."

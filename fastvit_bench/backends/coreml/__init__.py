@@ -52,6 +52,7 @@ class CoreML:
     proof_packages = ("coremltools", "numpy", "torch")
     export_options = ("input", "attention", "compress")
     engines = None
+    rounder = None
     flags = (*export_options, "classifier", "multifunction")
     accepts_external_onnx = False
 

@@ -836,6 +836,47 @@ def _constant_cast(a: Arguments) -> Results:
     return Value(a.word("output_dtype"), a.tensor("source_val"))
 
 
+# --- quantised activations --------------------------------------------------------------------------------------------
+
+_BYTES = {"int8": (-128, 127), "uint8": (0, 255)}  # least and largest
+
+
+def _quantize(a: Arguments) -> Results:
+    # iOS17/quantization_ops.py; clip(round(input / scale) + zero_point), halves to even
+    x, dtype = a.tensor("input"), a.word("output_dtype")
+    a.floating("input", "scale")
+    if dtype not in _BYTES:
+        raise a.refuse(f"this version does not quantise to {dtype}")
+    if "zero_point" in a and a.value("zero_point").dtype != dtype:
+        raise a.refuse(f"its zero point is {a.value('zero_point').dtype}, and its result {dtype}")
+    scale, zero = _steps(a, x)
+    if not bool((scale > 0).all()):
+        raise a.refuse("a step of its scale is not positive")
+    return Value(dtype, ((x / scale).round() + zero).clamp(*_BYTES[dtype]))
+
+
+def _dequantize(a: Arguments) -> Results:
+    # iOS17/quantization_ops.py; scale * (input - zero_point)
+    x = a.tensor("input")
+    if a.alike("input", "zero_point") not in _BYTES:
+        raise a.refuse(f"its input is {a.value('input').dtype}")
+    scale, zero = _steps(a, x)
+    return Value(a.floating("scale"), scale * (x.float() - zero))
+
+
+def _steps(a: Arguments, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point as one number each, or as one per element of an axis of `x`."""
+    scale = a.tensor("scale")
+    zero = a.tensor("zero_point").float() if "zero_point" in a else torch.zeros_like(scale)
+    if zero.shape != scale.shape or scale.ndim > 1 or (scale.ndim == 1) != ("axis" in a):
+        raise a.refuse("its scale and zero point are neither numbers nor rows along an axis")
+    if scale.ndim == 0:
+        return scale, zero
+    shape = [1] * x.ndim
+    shape[a.number("axis")] = -1
+    return scale.reshape(shape), zero.reshape(shape)
+
+
 def _bits(a: Arguments, entries: int) -> int:
     """Return the number of bits of an index into a table."""
     bits = max(entries, 1).bit_length() - 1
@@ -875,6 +916,7 @@ OPERATIONS: dict[str, Callable[[Arguments], Results]] = {
     "constexpr_lut_to_dense": _lut_to_dense,
     "constexpr_sparse_to_dense": _sparse_to_dense,
     "conv": _conv,
+    "dequantize": _dequantize,
     "expand_dims": _expand_dims,
     "gelu": _gelu,
     "identity": _identity,
@@ -884,6 +926,7 @@ OPERATIONS: dict[str, Callable[[Arguments], Results]] = {
     "max_pool": _max_pool,
     "mul": _binary(torch.mul),
     "pad": _pad,
+    "quantize": _quantize,
     "real_div": _binary(torch.div),
     "reduce_mean": _reduce_mean,
     "relu": _elementwise(torch.relu),

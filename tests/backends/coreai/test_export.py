@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fastvit_bench import backends
-from fastvit_bench.backends.coreai import convert
+from fastvit_bench.backends.coreai import convert, projection
 from fastvit_bench.errors import ParityError, UsageError
 from fastvit_bench.exporting import verification
 from fastvit_bench.network import factory
@@ -28,11 +28,11 @@ pytestmark = [
 SHAPE = Shape(batch=1, height=32, width=32)
 
 
-def asked(precision: str, **options: str) -> ExportJob:
+def asked(precision: str, shape: Shape = SHAPE, **options: str) -> ExportJob:
     device = Device(name="x", backend="coreai", precision=precision, options=dict(options))
     filled = BACKEND.options(device)
     return builders.export_job(
-        backend="coreai", precision=precision, shape=SHAPE, device=device, options={"input": str(filled["input"])}
+        backend="coreai", precision=precision, shape=shape, device=device, options={"input": str(filled["input"])}
     )
 
 
@@ -56,7 +56,7 @@ def proof(reference: Any, network: nn.Module, job: ExportJob, folder: Path) -> P
     BACKEND.export(network, job, path, {})
     (look,) = BACKEND.verification_sessions(path, job)
     with look.session as session:
-        known = verification.reference_outputs(reference, SHAPE, session.images)
+        known = verification.reference_outputs(reference, job.shape, session.images)
         return verification.prove(known, session, job.precision, how=look.how, subject=look.subject)
 
 
@@ -92,6 +92,21 @@ def test_planted_faults_fail_the_proof(
     network = folded(reference, job)
     plant(network)
     assert not proof(reference, network, job, tmp_path).passed
+
+
+@pytest.mark.parametrize("convolutions", [True, False])
+def test_a_projection_is_added_up_in_fp32(
+    convolutions: bool, reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A matrix product is added up in FP16 instead, which the limits of Core ML's files notice."""
+    if not convolutions:
+        monkeypatch.setattr(projection, "replace_linear_layers", lambda network: None)
+    job = asked("fp16", Shape(batch=1, height=64, width=64))
+    found = proof(reference, folded(reference, job), job, tmp_path)
+    assert found.tolerance == verification.LIMITS["fp16", Head.CLASSIFIER].tolerance
+    assert found.passed is convolutions
+    products = BACKEND.operations(tmp_path / "t8.aimodel").get("broadcasting_batch_matmul", 0)
+    assert products == (0 if convolutions else 1)
 
 
 @pytest.mark.parametrize("fault", [False, True])

@@ -381,6 +381,34 @@ def test_attention_of_ios_18(ct: Any, tmp_path: Path) -> None:
         assert relative(outputs[name], (scores + added).softmax(-1) @ exact) < 1e-5
 
 
+STEPS = np.float32([0.5, 0.25, 0.1, 0.02])  # of each channel
+ZEROS = np.uint8([0, 10, 128, 255])
+
+
+def _restored(x: Tensor, scale: Tensor, zero: Tensor | int, least: int, largest: int) -> Tensor:
+    """Values rounded to steps, halves to the even one, and clipped."""
+    return (((x / scale).round() + zero).clamp(least, largest) - zero) * scale
+
+
+def test_activations_of_8_bits(ct: Any, tmp_path: Path) -> None:
+    def whole(mb: Any, x: Any) -> Any:
+        return mb.dequantize(input=mb.quantize(input=x, scale=np.float32(0.25), output_dtype="int8"), scale=STEPS[1])
+
+    def rows(mb: Any, x: Any) -> Any:
+        levels = mb.quantize(input=x, scale=STEPS, zero_point=ZEROS, axis=np.int32(1), output_dtype="uint8")
+        return mb.dequantize(input=levels, scale=STEPS, zero_point=ZEROS, axis=np.int32(1))
+
+    x = 30 * noise(*ROOM)
+    x[0, 0, 0, :4] = 0.125, 0.375, -0.125, 1e9  # halves, and what is clipped
+    path = build(ct, tmp_path / "q.mlpackage", {"whole": whole, "rows": rows}, target="iOS17")
+    outputs = Evaluator(program.read(path)).run({"x": x})
+    exact, scale = torch.from_numpy(x), torch.from_numpy(STEPS).reshape(1, -1, 1, 1)
+    zero = torch.from_numpy(ZEROS).float().reshape(1, -1, 1, 1)
+    np.testing.assert_array_equal(outputs["whole"], _restored(exact, torch.tensor(0.25), 0, -128, 127))
+    np.testing.assert_array_equal(outputs["rows"], _restored(exact, scale, zero, 0, 255))
+    assert outputs["whole"][0, 0, 0, :4].tolist() == [0, 0.5, 0, 127 * 0.25]
+
+
 REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "interleave": (
         lambda mb, x: mb.concat(values=[x, x], axis=1, interleave=True),
@@ -450,7 +478,14 @@ def test_numbers_of_16_bits_are_rounded_once_and_overflow(ct: Any, tmp_path: Pat
 
 
 def test_every_operation_is_tried(side: tuple[Any, ...]) -> None:
-    others = {"identity", "cast", "scaled_dot_product_attention", "classify"}  # in tests of their own
+    others = {
+        "identity",
+        "cast",
+        "scaled_dot_product_attention",
+        "classify",
+        "quantize",
+        "dequantize",
+    }  # in tests of their own
     assert set(OPERATIONS) - others <= {*program.histogram(side[0]), *filter(lambda k: "constexpr" in k, OPERATIONS)}
 
 
