@@ -24,7 +24,7 @@ from PIL import Image
 from fastvit_bench.accuracy import dataset, preprocessing
 from fastvit_bench.backends import Images, available_cores
 from fastvit_bench.backends._onnx import export, quantise, session
-from fastvit_bench.backends._onnx.quantise import PROCESSOR, Choices
+from fastvit_bench.backends._onnx.quantise import PROCESSOR, QuantisingChoices
 from fastvit_bench.exporting import checkpoints
 from fastvit_bench.measuring.machine import Watch
 from fastvit_bench.network import factory
@@ -32,16 +32,16 @@ from fastvit_bench.records import Device, ExportJob, Fuse, GraphVariant, ModelSp
 
 LEAST_DB = 3.0
 CHOICES = {
-    "steps per tensor, ranges of all values": Choices(per_channel=False, ranges="extremes", equalised=False),
-    "+ weights per channel": Choices(ranges="extremes", equalised=False),
-    "+ ranges by least squared error": Choices(equalised=False),
-    "+ equalised channels: **an export**": Choices(),
-    "an export, ranges by percentile": Choices(ranges="percentile"),
-    "an export, first convolution in float": Choices(stem_in_float=True),
-    "an export, classifier in float": Choices(classifier_in_float=True),
-    "an export, logits rounded": Choices(float_logits=False),
-    "an export, gates between integers": Choices(gates_in_float=False),
-    "an export, attention between integers": Choices(attention_in_float=False),
+    "steps per tensor, ranges of all values": QuantisingChoices(per_channel=False, ranges="extremes", equalised=False),
+    "+ weights per channel": QuantisingChoices(ranges="extremes", equalised=False),
+    "+ ranges by least squared error": QuantisingChoices(equalised=False),
+    "+ equalised channels: **an export**": QuantisingChoices(),
+    "an export, ranges by percentile": QuantisingChoices(ranges="percentile"),
+    "an export, first convolution in float": QuantisingChoices(stem_in_float=True),
+    "an export, classifier in float": QuantisingChoices(classifier_in_float=True),
+    "an export, logits rounded": QuantisingChoices(float_logits=False),
+    "an export, gates between integers": QuantisingChoices(gates_in_float=False),
+    "an export, attention between integers": QuantisingChoices(attention_in_float=False),
 }
 EXPORT = "+ equalised channels: **an export**"
 DEFAULTS = "the quantiser's defaults"

@@ -321,7 +321,7 @@ def evaluate(
 
     if scheduler is not None and class_embeddings is not None:
         raise UsageError("class_embeddings counts on this machine only; leave scheduler out.")
-    choices = accuracy_run.Choices(
+    choices = accuracy_run.CountingChoices(
         ClassNumbering(order=class_order, class_map=str(class_map) if class_map else None, label_ids=label_ids),
         among,
         _path(class_embeddings),

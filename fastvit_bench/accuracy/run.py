@@ -56,7 +56,7 @@ OTHER_IMAGES = "images changed since the model before was counted, or another wo
 REFERENCE_IMAGES = 64  # default: in float64, a reference network takes a second an image, and up to ten
 
 
-class Choices(NamedTuple):
+class CountingChoices(NamedTuple):
     """The choices of a caller on how classes are numbered and ranked, and embeddings compared."""
 
     numbering: ClassNumbering = ClassNumbering()
@@ -95,7 +95,12 @@ def preflight(device: Device, name: str = "") -> AccuracyTarget:
 
 
 def described(
-    data: Path, labels: Path | None, limit: int | None, workers: int, choices: Choices, decoder: str | None = None
+    data: Path,
+    labels: Path | None,
+    limit: int | None,
+    workers: int,
+    choices: CountingChoices,
+    decoder: str | None = None,
 ) -> Evaluation:
     """Return the record of images in a run before they are read; `data` is the folder as the user named it.
 

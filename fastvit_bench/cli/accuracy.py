@@ -171,7 +171,7 @@ def accuracy(
     ]
     _fleet.check(scheduler, plaintext, machine_name, chosen)
 
-    choices = accuracy_run.Choices(
+    choices = accuracy_run.CountingChoices(
         ClassNumbering(order=class_order, class_map=str(class_map) if class_map else None, label_ids=label_ids),
         among,
         class_embeddings,

@@ -12,7 +12,7 @@ def fleet(
     scheduler: Annotated[str, typer.Option("--scheduler", help="Dask scheduler: tls://HOST:PORT or tcp://HOST:PORT.")],
     format_: ListFormatOption = SeriesFormat.RICH,
 ) -> None:
-    """Show the workers of a fleet, what runs and waits, and what each sweep will take.
+    """Show a fleet's workers, what runs and waits, and for how long.
 
     \b
     fastvit-bench fleet --scheduler tls://HOST:8786

@@ -91,12 +91,10 @@ def job(
         shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
     images = calibration.choose(spec, shape, device, seed) if device.precision in CALIBRATED else None
     if images is not None:
-        chosen = images.chosen
-        shaping["calibration"] = f"{chosen.images} images, {chosen.digest[:16]}"
+        shaping["calibration"] = f"{images.chosen.images} images, {images.chosen.digest[:16]}"
     registry.require(spec.variant)
-    channels = channels_of(spec)
+    channels, stride = channels_of(spec), registry.find(spec.variant).stride
     shape, *functions_ = (msgspec.structs.replace(entry, channels=channels) for entry in (shape, *functions))
-    stride = registry.find(spec.variant).stride
     toolchain = _toolchain(spec, device, backend)
     asked = ExportJob(
         model=spec.name,

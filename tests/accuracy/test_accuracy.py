@@ -483,7 +483,7 @@ def request(found: dataset.DataSet, **changes: object) -> Request:
         seed=0,
         timeout_s=60,
         evaluation=msgspec.structs.replace(
-            accuracy_run.described(found.folder, None, None, 2, accuracy_run.Choices()),
+            accuracy_run.described(found.folder, None, None, 2, accuracy_run.CountingChoices()),
             images=len(found.pictures),
             digest=found.digest,
         ),

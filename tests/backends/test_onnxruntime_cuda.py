@@ -319,7 +319,7 @@ def test_a_gpu_is_identified_and_warmed_up(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ({"provider": "tensorrt"}, "provider = 'tensorrt' must be cpu or cuda"),
         ({"provider": "cuda", "threads": 2}, "unknown option 'threads'. Known: compute_capability, cuda_binding, gpu"),
-        ({"provider": "cpu", "graph": True}, "unknown option 'graph'. Known: input, provider, threads"),
+        ({"provider": "cpu", "graph": True}, "unknown option 'graph'. Known: batches, input, provider, threads"),
         ({"graph": True}, "unknown option 'graph'"),
         ({"provider": "cuda", "transfers": 1}, "transfers = 1 must be true or false"),
     ],

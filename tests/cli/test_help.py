@@ -148,7 +148,11 @@ def test_a_broken_configuration_completes_nothing(text: str, here: None) -> None
 def test_the_configuration_that_is_named_completes(here: None) -> None:
     Path("other.toml").write_text("[device.mine]\nbackend = 'onnxruntime'\n[sweep]\nmodels = []\ngrid = [256]\n")
     Path("benchmark.toml").write_text("broken", encoding="utf-8")
-    assert offered("latency", "--config", "other.toml", "--device", "m") == ["mine"]
+    assert offered("latency", "--config", "other.toml", "--device", "m") == [
+        "mac",
+        "mac-coreai",
+        "mine",
+    ]  # over the packaged ones
 
 
 @pytest.mark.parametrize("words", [("latency", "--device"), ("export", "-t"), ("study",), ("table",)])

@@ -167,8 +167,8 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_precision_is_checked_before_anything_is_loaded(tmp_path: Path) -> None:
-    job = msgspec.structs.replace(export_job(tmp_path), precision="int8", checkpoint="absent")
-    with pytest.raises(UsageError, match="exports fp32 or fp16, not int8"):
+    job = msgspec.structs.replace(export_job(tmp_path), precision="bf16", checkpoint="absent")
+    with pytest.raises(UsageError, match="exports fp32 or fp16 or int8, not bf16"):
         pipeline.export(job)
 
 

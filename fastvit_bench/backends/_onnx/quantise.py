@@ -47,7 +47,7 @@ PROCESSOR = Scheme(signed=False, rounded_outputs=True, rounded_bias=True, half=F
 NVIDIA = Scheme(signed=True, rounded_outputs=False, rounded_bias=False, half=True)  # explicit Q/DQ of TensorRT
 
 
-class Choices(NamedTuple):
+class QuantisingChoices(NamedTuple):
     """What may be chosen beyond a scheme; the defaults are the best by benchmarks/int8.py."""
 
     per_channel: bool = True  # a step for each output channel of weights
@@ -268,7 +268,7 @@ def quantised(
     images: "Sequence[Array]",
     scheme: Scheme,
     threads: int,
-    choices: Choices = Choices(),
+    choices: QuantisingChoices = QuantisingChoices(),
 ) -> Quantised:
     """Return a float model in INT8, calibrated on images (3, H, W); equal arguments give equal models."""
     import numpy as np
@@ -318,7 +318,7 @@ def quantised(
     return Quantised(result, integer, floating, tuple(kept), factors)
 
 
-def _in_float(model: "onnx.ModelProto", choices: Choices) -> tuple[list[str], list[str]]:
+def _in_float(model: "onnx.ModelProto", choices: QuantisingChoices) -> tuple[list[str], list[str]]:
     """Return the names of all operators that stay in float by choice, and of the products among them."""
     nodes = list(model.graph.node)
     products = [node.name for node in nodes if node.op_type in PRODUCTS]
@@ -426,7 +426,7 @@ def write(
     """Write `network` (float64, evaluation mode) in INT8 to `path`, and return what was done."""
     import onnx
 
-    choices = Choices()
+    choices = QuantisingChoices()
     done = quantised(_float_model(network, asked), images, scheme, threads, choices)
     notes = {_FACTORS: json.dumps(done.factors, separators=(",", ":"))} if done.factors else {}
     onnx.helper.set_model_props(done.model, {**metadata, **notes})

@@ -148,6 +148,7 @@ NETWORKS: dict[str, tuple[nn.Module, str]] = {
     "matrices": (Plain(lambda x: x @ x.transpose(2, 3)), "matmul"),
     "parts": (Plain(lambda x: torch.cat(x.split([1, 3, 2], 1)[::-1], 1)), "split"),
     "slice": (Plain(lambda x: x[:, 1:-1, ::3, 4:]), "slice_by_index"),
+    "zeros around": (Plain(lambda x: F.pad(x, (0, 3, 1, 2))), "pad"),
     "dimensions": (Plain(lambda x: x.reshape(2, 1, 6, 80).squeeze(1).permute(0, 2, 1).unsqueeze(2)), "transpose"),
 }
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from fastvit_bench.backends._onnx import export, quantise, session
-from fastvit_bench.backends._onnx.quantise import PROCESSOR, Choices, Quantised, Values
+from fastvit_bench.backends._onnx.quantise import PROCESSOR, Quantised, QuantisingChoices, Values
 from fastvit_bench.errors import ParityError
 from fastvit_bench.records import ExportJob, Shape
 
@@ -170,7 +170,7 @@ def test_equalised_channels_change_not_one_bit(graph: onnx.ModelProto, done: Qua
 
 def test_each_choice_is_worth_its_decibels(graph: onnx.ModelProto, images: list[Array]) -> None:
     def noise(**choices: Any) -> float:
-        model = quantise.quantised(graph, images, PROCESSOR, 1, Choices(**choices)).model
+        model = quantise.quantised(graph, images, PROCESSOR, 1, QuantisingChoices(**choices)).model
         return float(np.square(outputs(model, images) - outputs(graph, images)).sum())
 
     plain = noise(per_channel=False, equalised=False, ranges="extremes")
