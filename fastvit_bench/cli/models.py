@@ -7,7 +7,7 @@ from fastvit_bench.cli._options import ConfigOption, ListFormatOption, SeriesFor
 
 
 def models(format_: ListFormatOption = SeriesFormat.RICH, config_file: ConfigOption = None) -> None:
-    """List the models of benchmark.toml and the image encoders: sizes, published figures and files.
+    """List models and encoders: sizes, published figures and files.
 
     Parameters and multiply-accumulates are counted, beside the published ones. Checkpoints are those in models/.
 
