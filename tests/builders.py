@@ -191,7 +191,7 @@ def quantisation(**changes: Any) -> Quantisation:
         quantiser="onnxruntime.quantization 1.32.0",
         integer={"Conv": 55, "Add": 10},
         floating={"Gelu": 17, "Conv": 1},
-        kept=("stem.0/Conv",),
+        excluded=("stem.0/Conv",),
         changes={"equalised": 4},
         calibration=calibration_set(),
         fidelity=fidelity(),

@@ -141,7 +141,7 @@ class QuantisedFile(NamedTuple):
     quantiser: str
     integer: Mapping[str, int]
     floating: Mapping[str, int]
-    kept: tuple[str, ...]
+    excluded: tuple[str, ...]
     changes: Mapping[str, int]
 
 

@@ -67,7 +67,7 @@ def record(written: "QuantisedFile", asked: ExportJob, reference: "Reference | N
         quantiser=written.quantiser,
         integer=dict(written.integer),
         floating=dict(written.floating),
-        kept=written.kept,
+        excluded=written.excluded,
         changes=dict(written.changes),
         calibration=images.chosen,
         fidelity=likeness,

@@ -55,7 +55,7 @@ class Quantisation(Record, frozen=True):
     integer: dict[str, _Count]  # kind -> number of operations between integers
     floating: dict[str, _Count]  # kind -> number of operations in float
     calibration: CalibrationSet | None = None  # None where only weights are rounded
-    kept: tuple[str, ...] = ()  # names of convolutions and products that stay in float by choice
+    excluded: tuple[str, ...] = ()  # names of convolutions and products that stay in float by choice
     changes: dict[str, _Count] = {}  # exact change of the graph before it was quantised -> number of places
     fidelity: Fidelity | None = None
 

@@ -313,12 +313,12 @@ def quantisation(record: Quantisation, classes: int) -> list[str]:
             f"1 - cosine {max(0.0, 1 - likeness.cosine):.0e} on {likeness.images} "
             f"{'calibration' if calibration else 'fixed'} images{top1}"
         )
-    kept = f"; by choice {len(record.kept)} of them in float" if record.kept else ""
+    choice = f"; by choice {len(record.excluded)} of them in float" if record.excluded else ""
     lines.append(
         f"weights {record.weights}, activations {record.activations}, ranges by {record.ranges} "
         f"({record.quantiser}{''.join(f', {count} {what}' for what, count in record.changes.items())})"
     )
-    lines.append(f"between integers: {_kinds(record.integer)}; in float: {_kinds(record.floating)}{kept}")
+    lines.append(f"between integers: {_kinds(record.integer)}; in float: {_kinds(record.floating)}{choice}")
     if calibration is None:  # only weights are rounded
         return [_line(line) for line in lines]
     lines.append(

@@ -242,8 +242,8 @@ def newest(rows: Sequence[Row], most: int) -> list[Row]:
     if len(rows) <= most:
         return list(rows)
     last = [max(cell.finished for cell in row.cells.values()) for row in rows]
-    kept = sorted(range(len(rows)), key=lambda at: (last[at], at))[len(rows) - most :]
-    return [rows[at] for at in sorted(kept)]
+    chosen = sorted(range(len(rows)), key=lambda at: (last[at], at))[len(rows) - most :]
+    return [rows[at] for at in sorted(chosen)]
 
 
 def join(rows: Iterable[Row], accuracies: Iterable[Accuracy]) -> list[Row]:

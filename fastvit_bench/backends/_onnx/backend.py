@@ -120,8 +120,7 @@ class OnnxFileBackend(ABC):
 
     def operators(self, path: Path, asked: ExportJob) -> VerificationRun:
         """Return the check of a file in INT8 by its operators one by one, where no kernel rounds in its own way."""
-        wide = onnx_quantise.widened(model.read(path))
-        opened = session.unoptimised(path.name, wide.SerializeToString(), available_cores())
+        opened = session.unoptimised(path.name, model.read(path).SerializeToString(), available_cores())
         how = "its operators one by one in ONNX Runtime, in float32 and integers"
         return VerificationRun("INT8 file", how, asked.shape, opened)
 

@@ -15,7 +15,7 @@ from fastvit_bench.backends import INPUT, QuantisedFile, QuantisedTwins
 from fastvit_bench.backends._onnx import export as onnx_export
 from fastvit_bench.backends._onnx import session as onnx_session
 from fastvit_bench.backends._text import first_line
-from fastvit_bench.errors import ParityError, UsageError
+from fastvit_bench.errors import ParityError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,11 +40,9 @@ class Scheme(NamedTuple):
     signed: bool  # activations are int8 around 0; else uint8 with a zero of their own
     rounded_outputs: bool  # results of products are rounded too, which kernels between integers need
     rounded_bias: bool  # biases are int32, in units of the product of both steps
-    half: bool  # everything else is in float16, the input and the outputs too
 
 
-PROCESSOR = Scheme(signed=False, rounded_outputs=True, rounded_bias=True, half=False)
-NVIDIA = Scheme(signed=True, rounded_outputs=False, rounded_bias=False, half=True)  # explicit Q/DQ of TensorRT
+PROCESSOR = Scheme(signed=False, rounded_outputs=True, rounded_bias=True)
 
 
 class QuantisingChoices(NamedTuple):
@@ -67,7 +65,7 @@ class Quantised:
     model: "onnx.ModelProto"
     integer: dict[str, int]  # kind -> operators between integers
     floating: dict[str, int]
-    kept: tuple[str, ...]  # products in float by choice
+    excluded: tuple[str, ...]  # products in float by choice
     factors: dict[str, tuple[int, ...]]  # of `equalise`
 
 
@@ -283,7 +281,7 @@ def quantised(
         values = extremes(model, images, threads)
     counted(model, images, threads, values)
     ranges = {name: clipped(known, choices.ranges, signed=scheme.signed) for name, known in values.items()}
-    excluded, kept = _in_float(model, choices)
+    unquantised, excluded = _in_float(model, choices)
     outputs = [] if scheme.rounded_outputs else list(PRODUCTS)
     with onnx_session.quiet():
         writer = QDQQuantizer(
@@ -300,7 +298,7 @@ def quantised(
                 },
             ),
             [],
-            excluded,
+            unquantised,
             [*PRODUCTS, *_BESIDE],
             {
                 "ActivationSymmetric": scheme.signed,
@@ -312,10 +310,8 @@ def quantised(
         writer.quantize_model()
         writer.model.topological_sort()
     result = writer.model.model
-    if scheme.half:
-        result = _halved(result)
     integer, floating = arithmetic(result)
-    return Quantised(result, integer, floating, tuple(kept), factors)
+    return Quantised(result, integer, floating, tuple(excluded), factors)
 
 
 def _in_float(model: "onnx.ModelProto", choices: QuantisingChoices) -> tuple[list[str], list[str]]:
@@ -365,44 +361,6 @@ def _is_float(tensor: "onnx.TensorProto") -> bool:
     return tensor.data_type in {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
 
 
-def _halved(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """Return a copy whose floats are float16. Raises `UsageError` for a number beyond float16."""
-    import numpy as np
-    import onnx
-
-    result = _copy(model)
-    steps = {node.input[1] for node in result.graph.node if node.op_type in _MARKS}
-    for tensor in result.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
-            values = onnx.numpy_helper.to_array(tensor)
-            if tensor.name in steps:  # none of them may become 0
-                values = np.maximum(values, onnx_export.SMALLEST_HALF)
-            if not np.abs(values).max(initial=0) <= onnx_export.LARGEST_HALF:
-                raise UsageError(f"{tensor.name} holds numbers beyond float16; export in fp32 for another target.")
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), tensor.name))
-    for value in (*result.graph.input, *result.graph.output):
-        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
-    del result.graph.value_info[:]
-    return result
-
-
-def widened(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """Return a copy whose float16 numbers are the same in float32, so that its operators compute in float32."""
-    import numpy as np
-    import onnx
-
-    result = _copy(model)
-    half = onnx.TensorProto.FLOAT16
-    for tensor in result.graph.initializer:
-        if tensor.data_type == half:
-            values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    for value in (*result.graph.input, *result.graph.output):
-        if value.type.tensor_type.elem_type == half:
-            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    return result
-
-
 def _copy(model: "onnx.ModelProto") -> "onnx.ModelProto":
     import onnx
 
@@ -440,7 +398,7 @@ def write(
         quantiser=f"{QUANTISER}.quantization {importlib.metadata.version(QUANTISER)}",
         integer=done.integer,
         floating=done.floating,
-        kept=done.kept,
+        excluded=done.excluded,
         changes={"equalised": len(done.factors)} if done.factors else {},
     )
 
@@ -499,11 +457,9 @@ def rounded(network: "onnx.ModelProto", file: "onnx.ModelProto") -> "onnx.ModelP
     rounded by float operators. So a file with a wrong weight, a missing bias or another graph computes something else.
     Raises `ValueError` where the file has other operators than the network, or in other places.
     """
-    import numpy as np
     import onnx
 
-    half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in file.graph.initializer)
-    grids = _Grids(widened(file))
+    grids = _Grids(file)
     result = _copy(network)
     graph = result.graph
     own = {node.name: node for node in file.graph.node if node.op_type not in _MARKS}
@@ -520,11 +476,9 @@ def rounded(network: "onnx.ModelProto", file: "onnx.ModelProto") -> "onnx.ModelP
             if name in weights:
                 array = onnx.numpy_helper.to_array(weights[name])
                 if not grid_name:
-                    if not half or array.dtype != np.float32:
-                        continue
-                    value = array.astype(np.float16).astype(np.float32)
-                elif index == 1:
-                    value = _weights_on_grid(node.name, array, grids.steps(grid_name), half=half)
+                    continue
+                if index == 1:
+                    value = _weights_on_grid(node.name, array, grids.steps(grid_name))
                 else:
                     value = _on_grid(array, grids.steps(grid_name))
                 node.input[index] = f"{name}__{index}__rounded"
@@ -551,19 +505,18 @@ def rounded(network: "onnx.ModelProto", file: "onnx.ModelProto") -> "onnx.ModelP
     return result
 
 
-def _weights_on_grid(name: str, weights: "Array", steps: _Steps, *, half: bool) -> "Array":
+def _weights_on_grid(name: str, weights: "Array", steps: _Steps) -> "Array":
     """Return weights rounded to as fine a grid as their largest values allow, in the steps of a file.
 
-    Steps in float16 are those of the grid, rounded. Raises `ValueError` unless the file's steps are these.
+    Raises `ValueError` unless the file's steps are these.
     """
     import numpy as np
 
     others = tuple(axis for axis in range(weights.ndim) if axis != steps.axis)
     largest = np.abs(weights).max(others if steps.axis is not None else None).reshape(-1)
     own = np.where(largest > 0, largest.astype(np.float64) / steps.most, 1).astype(np.float32)
-    given = np.where(largest > 0, steps.scale.reshape(-1), 1)
-    relative, absolute = (2.0**-10, onnx_export.SMALLEST_HALF) if half else (1e-6, 0.0)
-    if not np.allclose(given, own, rtol=relative, atol=absolute):
+    stored = np.where(largest > 0, steps.scale.reshape(-1), 1)
+    if not np.allclose(stored, own, rtol=1e-6, atol=0.0):
         raise ValueError(f"the steps of the weights of {name} do not fit their values")
     sides = [-1 if axis == steps.axis else 1 for axis in range(weights.ndim)]
     fine = own.reshape(sides if steps.axis is not None else ())
@@ -611,8 +564,8 @@ def _on_grid(values: "Array", steps: _Steps) -> "Array":
     import numpy as np
 
     scale, zero = steps.scale.reshape(-1), steps.zero.reshape(-1)
-    whole = np.rint(values.astype(np.float64) / scale.astype(np.float64)) + zero
-    return (np.clip(whole, steps.least, steps.most) - zero).astype(np.float32) * scale
+    levels = np.rint(values.astype(np.float64) / scale.astype(np.float64)) + zero
+    return (np.clip(levels, steps.least, steps.most) - zero).astype(np.float32) * scale
 
 
 def _rounding(name: str, target: str, steps: _Steps) -> "tuple[list[onnx.NodeProto], list[onnx.TensorProto]]":

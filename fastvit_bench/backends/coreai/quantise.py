@@ -100,10 +100,10 @@ def check_twin(twin: Path, network: "nn.Module", asked: ExportJob) -> None:
         error = np.square(values - wanted.numpy()).sum(dtype=np.float64)
         signal = float(wanted.double().square().sum())
         if not error <= signal * 10 ** (-TWIN_DB / 10):
-            found = 10 * np.log10(signal / error) if np.isfinite(error) and signal else 0.0
+            snr_db = 10 * np.log10(signal / error) if np.isfinite(error) and signal else 0.0
             raise ParityError(
                 f"The asset in FP32 does not compute what its rounded network computes: the signal of {name} is "
-                f"{found:.0f} dB over the error, required are {TWIN_DB:.0f}."
+                f"{snr_db:.0f} dB over the error, required are {TWIN_DB:.0f}."
             )
 
 

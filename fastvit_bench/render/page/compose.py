@@ -148,11 +148,11 @@ def stored_comparisons(folders: Sequence[Path], asked: Sequence[Path]) -> tuple[
 
 def newest(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     """Return the rows that a page or its pictures are of, and a sentence on those that are too many."""
-    kept = newest_rows(rows, MOST_ROWS)
-    if len(kept) == len(rows):
-        return kept, []
-    figures, shown = (sum(len(row.measured) for row in some) for some in (rows, kept))
-    return kept, [
+    chosen = newest_rows(rows, MOST_ROWS)
+    if len(chosen) == len(rows):
+        return chosen, []
+    figures, shown = (sum(len(row.measured) for row in some) for some in (rows, chosen))
+    return chosen, [
         f"Of {len(rows):,} rows with {figures:,} figures the newest {MOST_ROWS} with {shown:,} are shown; histories "
         f"are of all. Choose others with --model, --device, --since or --where; `fastvit-bench table -f csv` has all."
     ]
