@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +21,8 @@ from fakes.worker import QUIET, Side
 import fastvit_bench
 from fastvit_bench.accuracy import dataset
 from fastvit_bench.accuracy import run as accuracy_run
-from fastvit_bench.accuracy.dataset import DataSet
+from fastvit_bench.accuracy.dataset import DataSet, ImageFiles
+from fastvit_bench.accuracy.run import CountingChoices
 from fastvit_bench.comparing import inputs, interleaved
 from fastvit_bench.comparing.inputs import Candidate, ComparisonPair
 from fastvit_bench.errors import NotComparableError, UnavailableError, UsageError
@@ -38,6 +39,7 @@ from fastvit_bench.records import (
     CellError,
     Device,
     Failure,
+    LabelledImage,
     Machine,
     Measurement,
     Request,
@@ -47,6 +49,7 @@ from fastvit_bench.records.unfinished import BlockLine
 from fastvit_bench.store import runs
 from fastvit_bench.sweep import plan, preflight, run
 from fastvit_bench.sweep.cell import CellJob
+from fastvit_bench.sweep.plan import Step
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -228,7 +231,7 @@ def test_a_fleet_knows_how_far_its_sweeps_are(client: Client, request_: Request)
 
 
 @pytest.fixture
-def images(request_: Request, tmp_path: Path) -> DataSet:
+def images(request_: Request, tmp_path: Path) -> ImageFiles:
     """Five images in three class folders, which nothing decodes."""
     for number in range(5):
         path = tmp_path / "set" / f"c{number % 3}" / f"{number}.jpg"
@@ -237,11 +240,11 @@ def images(request_: Request, tmp_path: Path) -> DataSet:
     return dataset.collect(Path("set"))
 
 
-def counted(client: Client, asked: Request, images: DataSet, resume: Path | None = None) -> tuple[Path, list[Any]]:
+def counted(client: Client, asked: Request, images: ImageFiles, resume: Path | None = None) -> tuple[Path, list[Any]]:
     """Count on the fleet; the networks are taken for classifiers of the images' classes."""
 
     def request_of(device: Device, machine: Machine, decoder: str) -> Request:
-        evaluation = accuracy_run.described(images, Path("set"), None, 1, decoder)
+        evaluation = accuracy_run.described(Path("set"), None, None, 1, CountingChoices(), decoder)
         return msgspec.structs.replace(asked, evaluation=evaluation)
 
     with DaskExecutor(client, cluster.LOOPBACK) as executor:
@@ -253,12 +256,22 @@ def counted(client: Client, asked: Request, images: DataSet, resume: Path | None
 
 @pytest.fixture
 def any_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accuracy_run, "check", lambda asked, steps, images: None)
+    def numbered(asked: Request, steps: Sequence[Step], images: ImageFiles) -> tuple[Request, DataSet]:
+        pictures = tuple(
+            LabelledImage(name=image.name, size_bytes=image.size_bytes, label=images.classes.index(image.text))
+            for image in images.images
+        )
+        data = DataSet(images.folder, pictures)
+        assert asked.evaluation is not None
+        evaluation = msgspec.structs.replace(asked.evaluation, images=len(pictures), digest=data.digest)
+        return msgspec.structs.replace(asked, evaluation=evaluation), data
+
+    monkeypatch.setattr(accuracy_run, "numbered", numbered)
 
 
 @pytest.mark.usefixtures("any_classes")
 def test_right_answers_are_counted_on_the_images_of_the_workers(
-    client: Client, request_: Request, images: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, request_: Request, images: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "copy"
     (tmp_path / "set").rename(elsewhere)
@@ -283,7 +296,7 @@ def test_right_answers_are_counted_on_the_images_of_the_workers(
 @pytest.mark.usefixtures("any_classes")
 @pytest.mark.parametrize("fault", ["missing", "other size"])
 def test_a_worker_without_the_images_is_named_before_anything_is_measured(
-    client: Client, request_: Request, images: DataSet, tmp_path: Path, fault: str
+    client: Client, request_: Request, images: ImageFiles, tmp_path: Path, fault: str
 ) -> None:
     if fault == "missing":
         (tmp_path / "set" / "c1" / "1.jpg").unlink()
@@ -295,7 +308,7 @@ def test_a_worker_without_the_images_is_named_before_anything_is_measured(
 
 
 @pytest.mark.usefixtures("any_classes")
-def test_images_of_other_contents_give_no_accuracy(client: Client, request_: Request, images: DataSet) -> None:
+def test_images_of_other_contents_give_no_accuracy(client: Client, request_: Request, images: ImageFiles) -> None:
     """Planted: an image changes between two counts of one run, at the same size."""
     path, _ = counted(client, request_, images)
     lines = path.read_text().splitlines()

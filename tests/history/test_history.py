@@ -233,6 +233,7 @@ class _Figure:
         self.device = builders.device()
         self.artifact = None
         self.engine = None
+        self.tool = ""
 
 
 @settings(max_examples=40)
