@@ -176,6 +176,7 @@ def test_load_and_fuse_give_modules_that_compute_the_same(shallow: None, zoo: Pa
     assert isinstance(fused, FoldedFastViT)
 
 
+@pytest.mark.slow
 def test_fuse_takes_weight_files_and_refuses_other_networks(shallow: None, zoo: Path) -> None:
     network = fastvit_bench.load("m00")
     fused = fastvit_bench.fuse(network, Fuse.FUSED)

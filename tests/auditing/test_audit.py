@@ -25,6 +25,7 @@ def left(audit: Any) -> dict[str, int]:
     return {kind.kind: kind.count for kind in audit.foldable}
 
 
+@pytest.mark.slow
 def test_timms_network_in_training_form(stranger: Stranger) -> None:
     audit = stranger.audit(stranger.onnx(stranger.trained, output_names=["scores"]))
     (output,) = audit.outputs

@@ -262,6 +262,7 @@ def test_doctored_exported_files_are_never_green(case: Case, gate: Path) -> None
     check(case, "--baseline", "base")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", params(STORED))
 def test_doctored_stored_figures_are_never_green(case: Case, gate: Path, stored_run: dict[str, bytes]) -> None:
     if not stored_run:

@@ -35,6 +35,7 @@ def shown(home: Path, *words: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(call(*words, "-f", "csv", cwd=home).stdout)))
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_the_newest_rows_and_says_how_to_see_others(tmp_path: Path) -> None:
     add(tmp_path, upgraded(row_table.MOST_ROWS + 3))
     short, long = (call("table", *verbose, cwd=tmp_path).stdout for verbose in ((), ("-v",)))
@@ -94,6 +95,7 @@ def test_a_panel_has_the_newest_figures_and_their_changes() -> None:
     assert chart.choose([drawn]) == ([drawn], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["table", "history", "roofline"])
 def test_the_next_call_sees_a_run_that_was_added_and_a_line(tmp_path: Path, command: str) -> None:
     path = add(tmp_path, upgraded(2))

@@ -320,6 +320,7 @@ def test_a_cut_figure_would_be_seen() -> None:
     assert not whole("[10.20, 10.22]", "[10.20, 10.2")
 
 
+@pytest.mark.slow
 def test_no_table_is_drawn_by_another_hand() -> None:
     root = Path(fastvit_bench.__file__).parent
     for path in root.rglob("*.py"):

@@ -19,6 +19,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "two.pth"
 
 
+@pytest.mark.slow
 def test_a_wrong_entry_is_refused_with_those_there_are(two: Path) -> None:
     sentence = refused("fuse", "two.pth", "--weights", "model", "-o", "x.pth", expect=2)
     assert "whole ones are at: 'state_dict' (fastvit_t8), 'state_dict_ema' (fastvit_t8)" in sentence

@@ -77,6 +77,7 @@ def test_what_is_no_file_is_never_replaced(kind: str, name: str, tmp_path: Path)
     assert kind != "folder" or (place / "notes").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.onnx", "x.onnx.json", "x.onnx.expected.npz", "x.onnx.rejected"])
 @pytest.mark.parametrize("link", [False, True])
 def test_the_input_is_never_replaced(name: str, link: bool, tmp_path: Path) -> None:

@@ -210,6 +210,7 @@ def test_a_checkpoint_becomes_a_fused_file_of_the_published_layout(tmp_path: Pat
     assert (again.variant, again.head, again.form) == ("fastvit_sa12", head, "fused")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_an_inexact_fuse_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch

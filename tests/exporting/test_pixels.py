@@ -75,6 +75,7 @@ def check_noted(asked: ExportJob) -> None:
     assert msgspec.json.decode(noted, type=Preparation) == artifact.preparation
 
 
+@pytest.mark.slow
 def test_the_values_are_in_the_proof_the_artifact_and_the_file(exported: ExportJob) -> None:
     check_noted(exported)
     assert all(proof.passed for proof in pipeline.verify(Path(exported.path), None, Path("models")).values())

@@ -170,6 +170,7 @@ def rewritten(exported: Path, folder: Path, entries: dict[str, str | None]) -> P
     return folder / "theirs.onnx"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_a_file_says_of_itself_is_a_strangers_word(name: str, exported: Path, tmp_path: Path) -> None:

@@ -250,6 +250,7 @@ def test_gelu_by_tanh_is_another_network(settings: Config, tmp_path: Path) -> No
 ANY = Device(name="cpu", backend="onnxruntime", batch=1, options={"batches": "1..6"})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_one_file_takes_every_batch_of_a_range(settings: Config, tmp_path: Path) -> None:
     asked = job(settings, "fastvit_t8", tmp_path, 32, 64, ANY)

@@ -236,6 +236,7 @@ class _Figure:
         self.tool = ""
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.integers(6, 20), st.integers(6, 20), st.integers(6, 20), st.integers(0, 10**6))
 def test_a_step_and_the_way_back_are_two_changes(before: int, between: int, after: int, seed: int) -> None:

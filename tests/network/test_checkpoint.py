@@ -78,6 +78,7 @@ def equal(one: FastViT, state: State) -> bool:
 QUICK = ("fastvit_t8", "fastvit_sa12")
 
 
+@pytest.mark.slow
 def test_a_network_without_a_classifier_ends_in_its_features(tmp_path: Path):
     state = drawn("fastvit_t8", Head.CLASSIFIER, 5).state_dict()
     torch.save({name: value for name, value in state.items() if not name.startswith("head.")}, tmp_path / "none.pth")
@@ -101,6 +102,7 @@ def test_a_network_is_told_by_keys_and_shapes(variant: str, head: Head, form: Fo
     assert (match.variant, match.head, match.classes, match.form) == (variant, head, classes, form)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", builders.FASTVITS_HEADS)
 def test_a_published_file_in_training_form(head: Head, tmp_path: Path):
     network = drawn("fastvit_sa12", head, 5)

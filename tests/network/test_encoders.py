@@ -52,6 +52,7 @@ def theirs(variant: Variant) -> torch.nn.Module:
     return network.double().eval()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("variant", [EXCITED, DEEP], ids=["excited", "deep"])
 def test_every_form_computes_what_timm_does(variant: Variant, timm, difference):
@@ -147,6 +148,7 @@ def apples(network: FastViT, prefix: str, kind: torch.dtype = torch.float32) -> 
     return {prefix + name: value for name, value in state.items()}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("form", list(Form))
@@ -161,6 +163,7 @@ def test_apples_projection_is_transposed_and_has_no_bias(form: Form, tmp_path: P
     assert difference(loaded.network(image), network(image)) < 1e-6
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.usefixtures("narrow")
 def test_fastvlms_encoder_gives_tokens_and_leaves_the_rest_aside(tmp_path: Path, difference) -> None:
@@ -179,6 +182,7 @@ def test_fastvlms_encoder_gives_tokens_and_leaves_the_rest_aside(tmp_path: Path,
     assert difference(tokens, features.flatten(2).transpose(1, 2)) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrow")
 def test_the_same_shapes_are_the_network_that_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
@@ -187,6 +191,7 @@ def test_the_same_shapes_are_the_network_that_is_asked_for(tmp_path: Path) -> No
     assert checkpoint.load(path, variant="fastvithd").head is Head.TOKENS
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrow")
 def test_without_a_projection_the_mean_of_the_features_is_left(tmp_path: Path) -> None:
     state = drawn("fastvit_mci0", Head.EMBEDDING, 512).state_dict()
@@ -197,6 +202,7 @@ def test_without_a_projection_the_mean_of_the_features_is_left(tmp_path: Path) -
     assert loaded.network(torch.zeros(1, 3, 64, 64)).shape == (1, 2 * EXCITED.channels[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrow")
 def test_a_classifier_of_other_classes_stays_one(tmp_path: Path) -> None:
     path = tmp_path / "ten.pth"
@@ -205,6 +211,7 @@ def test_a_classifier_of_other_classes_stays_one(tmp_path: Path) -> None:
     assert (loaded.variant, loaded.head, loaded.classes) == ("fastvit_mci0", Head.CLASSIFIER, 10)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.usefixtures("narrow")
 def test_timms_features_only_gives_the_maps_of_the_stages(tmp_path: Path, timm, difference) -> None:
@@ -224,6 +231,7 @@ def test_timms_features_only_gives_the_maps_of_the_stages(tmp_path: Path, timm, 
         assert all(difference(actual, expected) < 1e-11 for actual, expected in zip(maps, wanted, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrow")
 def test_a_backbone_without_norms_becomes_a_proved_file(tmp_path: Path) -> None:
     path = tmp_path / "backbone.pth"
@@ -244,6 +252,7 @@ def test_a_backbone_without_norms_becomes_a_proved_file(tmp_path: Path) -> None:
 # --- exported files ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(
     ("name", "output", "dimensions"), [("fastvit_mci3", "embedding", [1, 768]), ("fastvithd", "tokens", [1, 1, 1024])]

@@ -90,6 +90,7 @@ JUNK: dict[str, object] = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     entries=st.lists(st.sampled_from(["state_dict", "model", "ema", "params", "x"]), max_size=3),
@@ -472,6 +473,7 @@ def test_weights_without_a_checkpoint_are_refused():
 # --- other shapes of a network ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 4, 6, 12])
 @pytest.mark.parametrize("form", list(Form))
 def test_the_first_convolution_says_how_many_channels_images_have(channels: int, form: Form, tmp_path: Path):

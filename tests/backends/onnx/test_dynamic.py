@@ -141,6 +141,7 @@ def test_the_graph_does_not_depend_on_the_size_it_is_made_for(reference: FastViT
     assert len(graphs) == 1
 
 
+@pytest.mark.slow
 def test_another_batch_or_number_of_channels_is_refused(written: Path) -> None:
     with onnx_session.as_typed(written, 1) as session:
         for shape in ((1, 3, 96, 64), (2, 4, 96, 64), (2, 3, 96), (2, 3, 96, 64, 1)):

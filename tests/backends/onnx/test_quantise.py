@@ -193,6 +193,7 @@ def test_the_range_of_least_error_cuts_a_lone_outlier(signed: bool) -> None:
     assert -5 < tail[0] < -3
 
 
+@pytest.mark.slow
 def test_equal_arguments_give_equal_files(network: nn.Module, images: list[Array], tmp_path: Path) -> None:
     paths = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
     for path in paths:

@@ -251,6 +251,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("plant", FAULTS)
 def test_a_fault_is_seen(plant: Plant, monkeypatch: pytest.MonkeyPatch, difference):

@@ -185,6 +185,7 @@ def test_the_table_in_the_docs_holds_what_is_counted_and_what_is_printed():
     assert list(dict.fromkeys(seen)) == list(DESIGNS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DESIGNS)
 def test_the_catalogue_knows_what_they_cost(name: str):
     entry = registry.find(name)

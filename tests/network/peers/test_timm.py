@@ -168,6 +168,7 @@ def test_standardised_weights_are_so_beforehand(name: str, kind: str) -> None:
     assert not any("Std" in name for name in kinds[1])
 
 
+@pytest.mark.slow
 def test_as_trained_is_a_copy_in_double() -> None:
     network = drawn("mobileone_s0", 64).float()
     copied = peers_timm.at_level(network, Fuse.NONE)
@@ -178,6 +179,7 @@ def test_as_trained_is_a_copy_in_double() -> None:
     assert next(network.parameters()).any()
 
 
+@pytest.mark.slow
 def test_a_wrong_branch_would_show() -> None:
     network = drawn("mobileone_s0", 64)
     fused = peers_timm.at_level(network, Fuse.FUSED)
