@@ -250,8 +250,13 @@ def test_a_file_computes_what_the_network_does(head: Head, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", [Head.STAGES, *ON_MAPS])
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "fastvit_t8"])
+@pytest.mark.parametrize(
+    ("variant", "head"),
+    [
+        *((name, Head.STAGES) for name in VARIANTS if name != "fastvit_t8"),
+        *((name, head) for name in ("fastvit_sa12", "fastvit_ma36") for head in ON_MAPS),  # with attention and widest
+    ],
+)
 def test_so_does_that_of_every_variant(variant: str, head: Head, tmp_path: Path) -> None:
     found = made(head, tmp_path, variant)
     assert found.parity is not None
