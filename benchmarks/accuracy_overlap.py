@@ -101,8 +101,9 @@ def compute(selection: accuracy_count.ImageSelection, sessions: Sequence[Session
     """Only compute, the same prepared image again and again."""
     size, batch = selection.preprocessing.resolution, artifact.shape.batch
     image = preprocessing.stacked([np.zeros((3, size, size), np.float32)], batch)
-    with accuracy_count.lanes(sessions) as lane:
-        for pending in [lane(image, [0] * batch) for _ in range(len(selection.pictures) // batch)]:
+    pictures = [LabelledImage(name="none", size_bytes=0, label=0)] * batch
+    with accuracy_count.lanes(sessions, accuracy_count.Scoring(CLASSES)) as lane:
+        for pending in [lane(image, pictures) for _ in range(len(selection.pictures) // batch)]:
             pending.result()
 
 

@@ -197,7 +197,7 @@ def _over(own: dict[str, Any], packaged: dict[str, Any]) -> dict[str, Any]:
 
     A model, device or study of one's own that says what it is (by its ``variant``, ``backend`` or ``rows``) replaces
     one of the same name; another only changes keys of it. A file with models of its own sweeps and gates those unless
-    it says otherwise, and gates the sizes that it sweeps.
+    it says otherwise, and gates the sizes that it sweeps. A glob of its [sweep] or [gate] means its own models.
     """
     result = dict(packaged)
     for kind, tables in own.items():
@@ -212,6 +212,10 @@ def _over(own: dict[str, Any], packaged: dict[str, Any]) -> dict[str, Any]:
                 if isinstance(table, dict) and _NAMED[kind] not in table:
                     result[kind][name] = {**below, **table}
     models = own.get("model") or ()
+    for section in ("sweep", "gate"):
+        patterns = own[section].get("models") if isinstance(own.get(section), dict) else None
+        if isinstance(models, dict) and models and isinstance(patterns, list):
+            result[section] = {**result[section], "models": _of_own(patterns, models)}
     says = {(kind, key) for kind, table in own.items() if isinstance(table, dict) for key in table}
     if isinstance(models, dict) and models and ("sweep", "models") not in says and isinstance(result["sweep"], dict):
         result["sweep"] = {**result["sweep"], "models": list(models)}
@@ -219,6 +223,15 @@ def _over(own: dict[str, Any], packaged: dict[str, Any]) -> dict[str, Any]:
         if follows and ("gate", key) not in says and isinstance(result["gate"], dict):
             result["gate"] = {**result["gate"], key: []}  # that of the sweep
     return result
+
+
+def _of_own(patterns: list[Any], models: Iterable[str]) -> list[Any]:
+    """Return patterns, each glob replaced by those of one's own models that it fits, if it fits any."""
+    names: list[Any] = []
+    for pattern in patterns:
+        fit = fnmatch.filter(models, pattern) if isinstance(pattern, str) and set(pattern) & set("*?[") else []
+        names += fit or [pattern]
+    return list(dict.fromkeys(names))
 
 
 def sizes(text: str, grid: Sequence[int], stride: int = STRIDE) -> list[tuple[int, int]]:

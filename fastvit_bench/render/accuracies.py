@@ -140,32 +140,33 @@ def report(accuracies: Sequence[Accuracy]) -> TableReport:
 
 
 def notes(accuracies: Sequence[Accuracy]) -> list[str]:
-    """Return the notes on accuracies: how they were counted, on which images, and which files were unreadable."""
-    lines = ["Shares of the images that could be read, with Wilson's 95 % interval in brackets."]
-    lines += dict.fromkeys(counted(accuracy) for accuracy in accuracies)
-    if any(accuracy.artifact.weights.origin == "random" for accuracy in accuracies):
-        lines.append("Random weights: the figure shows that counting works, and says nothing of the model.")
-    for accuracy in accuracies:
-        if accuracy.overflowed:
-            model = printable(accuracy.artifact.model)
-            lines.append(f"{model}: NaN or infinite scores for {accuracy.overflowed} images, not right.")
-    for accuracy in accuracies:
-        if accuracy.cosines is not None:
-            lines.append(
-                f"{printable(accuracy.artifact.model)}: cosine of the file's embeddings with those of the float64 "
-                f"network, mean of {accuracy.cosines.images} images; the least is of "
-                f"{printable(accuracy.cosines.worst)}."
-            )
-        if _is_chance(accuracy):
-            lines.append(
-                f"{printable(accuracy.artifact.model)}: top-1 is what guessing gives; check the order of the classes, "
-                f"the labels, and how images are prepared."
-            )
+    """Return the notes on accuracies: what casts doubt on them, then how they were counted and on which images.
+
+    A terminal shows those that fit, the first ones first.
+    """
+    lines: list[str] = []
     named = dict.fromkeys((bad.name, bad.reason) for accuracy in accuracies for bad in accuracy.unreadable)
     lines += [f"Unreadable: {printable(name)} ({printable(reason)})." for name, reason in list(named)[:NAMED]]
     if len(named) > NAMED:
         lines.append(f"Unreadable: {len(named) - NAMED} more, which the run file names.")
-    return lines
+    for accuracy in accuracies:
+        model = printable(accuracy.artifact.model)
+        if accuracy.overflowed:
+            lines.append(f"{model}: NaN or infinite scores for {accuracy.overflowed} images, not right.")
+        if _is_chance(accuracy):
+            lines.append(
+                f"{model}: top-1 is what guessing gives; check the order of the classes, the labels, and how images "
+                f"are prepared."
+            )
+        if accuracy.cosines is not None:
+            lines.append(
+                f"{model}: cosine of the file's embeddings with those of the float64 network, mean of "
+                f"{accuracy.cosines.images} images; the least is of {printable(accuracy.cosines.worst)}."
+            )
+    if any(accuracy.artifact.weights.origin == "random" for accuracy in accuracies):
+        lines.append("Random weights: the figure shows that counting works, and says nothing of the model.")
+    lines += dict.fromkeys(counted(accuracy) for accuracy in accuracies)
+    return [*lines, "Shares of the images that could be read, with Wilson's 95 % interval in brackets."]
 
 
 def _is_chance(accuracy: Accuracy) -> bool:

@@ -82,7 +82,7 @@ class Reader:
             draft = self._drafts.get(type(line))
             if draft is not None:
                 line = _shared(line, *draft)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # msgspec's and Unicode's errors are ValueErrors, and so are the records'
             return runs.decoded(path, number, raw)  # which says what is wrong
         # of another schema its fields may mean anything
         return runs.decoded(path, number, raw) if isinstance(line, Run) and line.schema != SCHEMA else line

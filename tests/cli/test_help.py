@@ -124,7 +124,7 @@ def offered(*words: str) -> list[str]:
 @pytest.mark.slow
 def test_names_are_completed(zoo: Path) -> None:
     assert "latency" in offered("lat")
-    assert offered("latency", "--device", "c") == ["cpu"]
+    assert offered("latency", "--device", "c") == ["cpu", "cuda", "cuda-ort"]
     assert offered("latency", "-m", "m0") == sorted(offered("latency", "-m", "m0"))
     assert "m00" in offered("gate", "-m", "m0")
     assert offered("export", "-t", "tens") == ["tensorrt", "tensorrt-rtx"]
