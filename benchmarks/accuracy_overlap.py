@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 from _interleave import Blocks, Ratio, Side, compare, interleave
 from _report import Goal, bracket, finish, parser, pixels, report, say, say_ratio, ticker, whole
@@ -156,7 +155,7 @@ def main() -> int:
         all_cores = stack.enter_context(on_processor(Path(job.path), cores))
         one_core = stack.enter_context(on_processor(Path(job.path), 1))
         side_by_side = [one_core, *(one_core.clone() for _ in range(cores - 1))]
-        how = Preprocessing(resolution=asked.res, **msgspec.structs.asdict(registry.preparation_of(job)))
+        how = Preprocessing.of(registry.preparation_of(job), asked.res)
         each = max(1, asked.images // asked.blocks)
         shares = [
             accuracy_count.ImageSelection(place, pictures[at : at + each], how, asked.workers)

@@ -26,7 +26,6 @@ from fastvit_bench.records import (
     Gelu,
     Head,
     LabelIds,
-    Machine,
     Measurement,
     Protocol,
     RankedClasses,
@@ -217,7 +216,7 @@ def measure(
     target = options.resolve_device(settings.device(device), protocol, precision, batch, device_options)
     fleet.check_options(scheduler, plaintext, machine_name)
 
-    def request_of(chosen: Device, machine: Machine) -> Request:
+    def request_of(chosen: Device) -> Request:
         return options.sweep_request(
             settings,
             chosen,
@@ -251,7 +250,7 @@ def measure(
                 path = options.run_to_resume(chosen.name, store_runs.find(results, resume))
                 request, steps = run.resume(path, models, machine)
             else:
-                request = request_of(chosen, machine)
+                request = request_of(chosen)
                 steps = plan.plan(request, models)
                 plan.check_checkpoints(request, steps)
                 path = run.begin(request, steps, machine, results)

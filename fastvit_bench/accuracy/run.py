@@ -213,8 +213,7 @@ def resume(
     """
     file, steps = sweep_run.reopen(path, models, machine)
     asked = evaluation_of(file)
-    collected = dataset.collect(Path(asked.data), Path(asked.labels) if asked.labels else None)
-    _, images = numbered(file.runs[0].request, steps, collected)
+    _, images = numbered(file.runs[0].request, steps, images_of(asked))
     remaining = _remaining(file, steps, images, preprocessing.decoder())
     earlier = {step.cell: _earlier(file, step) for step in remaining}
     if remaining:
@@ -251,6 +250,11 @@ def resumed_on_fleet(path: Path, models: Path, machine: Machine, collected: Imag
     sweep_run.go_on(file, machine)
     known = frozenset(accuracy.contents for accuracy in file.accuracies)
     return PlannedCount(file.runs[0].request, remaining, images, path, on_device=True, known=known)
+
+
+def images_of(asked: Evaluation) -> ImageFiles:
+    """Return the images of a run as they are on this machine; raises what `dataset.collect` raises."""
+    return dataset.collect(Path(asked.data), Path(asked.labels) if asked.labels else None)
 
 
 def evaluation_of(file: runs.RunFile) -> Evaluation:
@@ -338,11 +342,10 @@ class PlannedCount:
         asked = self.request.evaluation
         assert asked is not None
         tallies = self.earlier.get(step.cell, ())
-        values = msgspec.structs.asdict(registry.preparation_of(step.job))
         return Counting(
             folder=str(self.images.folder),
             pictures=self.images.pictures,
-            preprocessing=Preprocessing(resolution=step.cell.shape.height, **values),
+            preprocessing=Preprocessing.of(registry.preparation_of(step.job), step.cell.shape.height),
             workers=asked.workers,
             on_device=self.on_device,
             first=sum(tally.pictures for tally in tallies),

@@ -59,7 +59,7 @@ def sweep(
     scheduler: str,
     plaintext: str | None,
     devices: Sequence[Device],
-    request_of: Callable[[Device, Machine], Request],
+    request_of: Callable[[Device], Request],
     resume: Path | None,
     models: Path,
     results: Path,

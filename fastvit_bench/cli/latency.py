@@ -28,7 +28,7 @@ from fastvit_bench.cli._options import (
 )
 from fastvit_bench.cli._progress import ProgressLine, of_steps
 from fastvit_bench.errors import ExitCode, UsageError
-from fastvit_bench.records import Device, Failure, Fuse, Head, Machine, Protocol, Request
+from fastvit_bench.records import Device, Failure, Fuse, Head, Protocol, Request
 
 if TYPE_CHECKING:
     from fastvit_bench.sweep.plan import Step
@@ -144,7 +144,7 @@ def latency(
     chosen = [options.resolve_device(entry, protocol, precision, batch, device_options) for entry in chosen]
     wait_s = None if any_speed else config.seconds(wait, zero=True)
 
-    def request_of(device: Device, machine: Machine) -> Request:
+    def request_of(device: Device) -> Request:
         _output.say_contents(
             specs := options.select_models(settings, model or [], checkpoint, head, weights, gelu, pad=pad)
         )
@@ -179,7 +179,7 @@ def latency(
                 _resolve.print_host_hint(machine, store_runs.read(path).runs[0].machine)
                 failed = _sweep(request, steps, machine, path, device, wait_s)
         else:
-            request = request_of(target, machine)
+            request = request_of(target)
             steps = plan.plan(request, models)
             plan.check_checkpoints(request, steps)
             with store_runs.lock(results, target.name):

@@ -5,8 +5,6 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from fastvit_bench.accuracy import contents, dataset, preprocessing
 from fastvit_bench.backends import Images
 from fastvit_bench.errors import UsageError
@@ -58,7 +56,7 @@ def choose(spec: ModelSpec, shape: Shape, device: Device, seed: int) -> Calibrat
             seed=seed,
             digest=digest,
             classes=len(images.present),
-            preprocessing=Preprocessing(resolution=shape.height, **msgspec.structs.asdict(resolve(spec).preparation)),
+            preprocessing=Preprocessing.of(resolve(spec).preparation, shape.height),
             decoder=preprocessing.decoder(),
         ),
     )

@@ -70,7 +70,7 @@ def executor_of(scheduler: str, plaintext: str | None = None, wait_s: float | No
 def latencies(
     executor: "DaskExecutor",
     device: Device,
-    request_of: Callable[[Device, Machine], Request],
+    request_of: Callable[[Device], Request],
     models: Path,
     results: Path,
     resume: Path | None,
@@ -78,7 +78,7 @@ def latencies(
     """Yield the run of a device on a fleet, locked, and its seats: a new run, or what that of `resume` lacks."""
     seats = executor.seats(device)
     first = seats[0]
-    request = request_of(first.device, first.machine) if resume is None else runs.read(resume).runs[0].request
+    request = request_of(first.device) if resume is None else runs.read(resume).runs[0].request
     planned = sweep_run.planned_on_fleet(request, first.machine, models, results, resume)
     with runs.lock(results, device.name, planned.path.stem):
         yield planned, seats
@@ -120,8 +120,7 @@ def images_of(resume: Path | None, data: Path, labels: Path | None) -> ImageFile
     """
     if resume is None:
         return dataset.collect(data, labels)
-    asked = accuracy_run.evaluation_of(runs.read(resume))
-    return dataset.collect(Path(asked.data), Path(asked.labels) if asked.labels else None)
+    return accuracy_run.images_of(accuracy_run.evaluation_of(runs.read(resume)))
 
 
 def differences(seats: "Sequence[Seat]") -> list[str]:

@@ -3,6 +3,8 @@
 import math
 from typing import Literal
 
+import msgspec
+
 from fastvit_bench.records.preparation import Preparation
 from fastvit_bench.records.spec import Record
 
@@ -20,6 +22,11 @@ class Preprocessing(Preparation, frozen=True, kw_only=True):
 
     resolution: int  # pixels: side of the square that is cropped from the centre
     colours: Literal["RGB"] = "RGB"  # as converted by Pillow; the EXIF orientation is ignored
+
+    @classmethod
+    def of(cls, preparation: Preparation, resolution: int) -> "Preprocessing":
+        """Return the steps of a preparation to an input of `resolution` pixels."""
+        return cls(resolution=resolution, **msgspec.structs.asdict(preparation))
 
     @property
     def shorter_side(self) -> int:
