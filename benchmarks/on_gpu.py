@@ -281,8 +281,8 @@ def write(report: Report, out: Path) -> None:
 def without_folders(text: str) -> str:
     """Return a text with the paths of this tree and this Python cut short: where they lay says nothing elsewhere."""
     cuts = {f"{ROOT}{os.sep}": "", sys.executable: "python", f"{sysconfig.get_path('purelib')}{os.sep}": ""}
-    for path, short in cuts.items():
-        text = text.replace(path, short)
+    for path in sorted(cuts, key=len, reverse=True):  # an environment often lies within the tree
+        text = text.replace(path, cuts[path])
     return text
 
 

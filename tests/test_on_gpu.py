@@ -304,7 +304,12 @@ def test_where_nothing_is_installed_it_says_so_too():
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_page_does_not_say_where_its_machine_kept_things(on_gpu: ModuleType):
+@pytest.mark.parametrize("environment", [Path("elsewhere"), Path(".venv")])
+def test_a_page_does_not_say_where_its_machine_kept_things(
+    on_gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, environment: Path
+):
+    folder = on_gpu.ROOT / environment if environment == Path(".venv") else Path(os.sep, environment)
+    monkeypatch.setattr(sys, "executable", str(folder / "bin" / "python3"))
     text = f"written: {on_gpu.ROOT / 'build' / 'runs'}; run: {sys.executable} -m pip"
     assert on_gpu.without_folders(text) == f"written: {Path('build', 'runs')}; run: python -m pip"
 
