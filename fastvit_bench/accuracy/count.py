@@ -18,7 +18,15 @@ from fastvit_bench.accuracy import preprocessing as accuracy_preprocessing
 from fastvit_bench.accuracy.preprocessing import DecodedImage
 from fastvit_bench.backends import Session
 from fastvit_bench.errors import UsageError
-from fastvit_bench.records import AccuracyChunk, Artifact, EmbeddingCosines, LabelledImage, Preprocessing, Unreadable
+from fastvit_bench.records import (
+    AccuracyChunk,
+    Artifact,
+    EmbeddingCosines,
+    LabelledImage,
+    Preprocessing,
+    Unreadable,
+    answers,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +43,12 @@ class ChunkCounts(NamedTuple):
     top1: int
     top5: int
     overflowed: int
+    right: tuple[bool, ...] = ()  # of each image, whether its class is best
+
+    def joined(self, more: "ChunkCounts") -> "ChunkCounts":
+        """Return the counts of these images and of more, which follow them."""
+        top1, top5 = self.top1 + more.top1, self.top5 + more.top5
+        return ChunkCounts(top1, top5, self.overflowed + more.overflowed, self.right + more.right)
 
 
 class ImageSelection(NamedTuple):
@@ -127,12 +141,13 @@ class _Part:
         self.counts = ChunkCounts(0, 0, 0)
         self.cosines: EmbeddingCosines | None = None
         self.unreadable: list[Unreadable] = []
+        self.readable: list[bool] = []  # of each picture
         self.contents = ""
 
     def settle(self) -> None:
         """Wait for the first pending batch, and add its counts."""
         more = self.answers.popleft().result()
-        self.counts = ChunkCounts(*(a + b for a, b in zip(self.counts, more.counts, strict=True)))
+        self.counts = self.counts.joined(more.counts)
         if more.cosines is not None:
             self.cosines = more.cosines.joined(self.cosines)
 
@@ -145,6 +160,7 @@ class _Part:
     def tally(self, artifact: Artifact, how: str, ranked: int) -> AccuracyChunk:
         """Return the counts as a record; `ranked` is the number of classes to choose from."""
         assert artifact.sha256 is not None
+        right = iter(self.counts.right)
         return AccuracyChunk(
             artifact=artifact.sha256,
             how=how,
@@ -156,6 +172,7 @@ class _Part:
             unreadable=tuple(self.unreadable),
             contents=self.contents,
             cosines=self.cosines,
+            right=answers.packed([readable and next(right) for readable in self.readable]),
         )
 
 
@@ -188,6 +205,7 @@ def _batches(
                 if len(waiting) == size:
                     yield _Batch(part, accuracy_preprocessing.stacked(waiting, size), batched)
                     waiting, batched = [], []
+                part.readable.append(not isinstance(image, Unreadable))
                 if isinstance(image, Unreadable):
                     part.unreadable.append(image)
                 else:
@@ -303,10 +321,12 @@ def counted(scores: "NDArray[np.floating]", labels: Sequence[int]) -> ChunkCount
     before = np.arange(scores.shape[1]) < known[:, None]
     rank = np.count_nonzero((scores > own) | ((scores == own) & before), axis=1)
     finite = np.isfinite(scores).all(axis=1)
+    right = (rank < 1) & finite
     return ChunkCounts(
-        top1=int(np.count_nonzero((rank < 1) & finite)),
+        top1=int(np.count_nonzero(right)),
         top5=int(np.count_nonzero((rank < TOP) & finite)),
         overflowed=int(np.count_nonzero(~finite)),
+        right=tuple(right.tolist()),
     )
 
 

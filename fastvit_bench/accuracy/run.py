@@ -43,6 +43,7 @@ from fastvit_bench.records import (
     Preprocessing,
     RankedClasses,
     Request,
+    answers,
 )
 from fastvit_bench.store import runs
 from fastvit_bench.sweep import preflight as sweep_preflight
@@ -443,7 +444,14 @@ def _summed(planned: PlannedCount, task: Task, tallies: Sequence[AccuracyChunk],
         own=own if (own := registry.find(artifact.variant).preparation) != artifact.preparation else None,
         cosines=_joined(tallies),
         tool=end.tool,
+        right=_answers(tallies),
     )
+
+
+def _answers(tallies: Sequence[AccuracyChunk]) -> str:
+    """Return the packed answers of all tallies; empty if an earlier version counted some without them."""
+    known = [tally.answers for tally in tallies if tally.answers is not None]
+    return answers.packed([answer for chunk in known for answer in chunk]) if len(known) == len(tallies) else ""
 
 
 def _joined(tallies: Sequence[AccuracyChunk]) -> EmbeddingCosines | None:

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 import msgspec
 
+from fastvit_bench.records import answers
 from fastvit_bench.records.artifact import Artifact, ExportJob, Job
 from fastvit_bench.records.images import LabelledImage, Preprocessing
 from fastvit_bench.records.machine import Machine
@@ -122,10 +123,17 @@ class AccuracyChunk(Record, frozen=True, tag="tally", tag_field="kind"):
     unreadable: tuple[Unreadable, ...] = ()
     contents: str = ""  # digest of the contents of all images up to its last; empty in runs of earlier versions
     cosines: EmbeddingCosines | None = None  # of the images that were compared with the reference network
+    right: str = ""  # top-1 of each picture, as `records.answers` packs them; empty in runs of earlier versions
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for counts that so many images cannot have."""
+        """Raise `ValueError` for counts that so many images cannot have, and for answers of other counts."""
         _require_counts(self.pictures - len(self.unreadable), self.top1, self.top5, self.overflowed)
+        _require_answers(self.right, self.pictures, self.top1)
+
+    @property
+    def answers(self) -> tuple[bool, ...] | None:
+        """Whether each picture's class had the highest score, an unreadable one's not; None where it is not known."""
+        return answers.unpacked(self.right, self.pictures) if self.right else None
 
 
 class EvaluationJob(Record, Job[AccuracyChunk], frozen=True, tag="evaluation", tag_field="job"):
@@ -165,12 +173,19 @@ class Accuracy(Record, frozen=True, tag="accuracy", tag_field="kind"):
     own: Preparation | None = None  # the network's own preparation, where the images were prepared in another way
     cosines: EmbeddingCosines | None = None  # of an embedding network, with its reference network
     tool: str = ""  # version of fastvit-bench that counted on a fleet; empty: that of the run
+    right: str = ""  # top-1 of each picture, as `records.answers` packs them; empty in runs of earlier versions
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for counts that so many images cannot have, and for an accuracy of none."""
         if self.images < 1:
             raise ValueError(f"an accuracy of {self.images} images")
         _require_counts(self.images, self.top1, self.top5, self.overflowed)
+        _require_answers(self.right, self.images + len(self.unreadable), self.top1)
+
+    @property
+    def answers(self) -> tuple[bool, ...] | None:
+        """Whether each picture's class had the highest score, an unreadable one's not; None where it is not known."""
+        return answers.unpacked(self.right, self.images + len(self.unreadable)) if self.right else None
 
     @property
     def data_digest(self) -> str:
@@ -207,6 +222,12 @@ def _require_counts(images: int, top1: int, top5: int | None, overflowed: int) -
     """Raise `ValueError` unless so many of `images` readable images can have been right, and have overflowed."""
     if not 0 <= top1 <= (images if top5 is None else top5) <= images or not 0 <= overflowed <= images:
         raise ValueError(f"{top1} and {top5} right and {overflowed} overflowed of {images} images")
+
+
+def _require_answers(right: str, pictures: int, top1: int) -> None:
+    """Raise `ValueError` unless answers are known of no picture, or of all with so many right ones."""
+    if right and sum(answers.unpacked(right, pictures)) != top1:
+        raise ValueError(f"answers that are not the {top1} right ones of {pictures} pictures")
 
 
 class Share(Record, frozen=True):

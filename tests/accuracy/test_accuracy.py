@@ -128,7 +128,7 @@ def results(device: str = "cpu") -> Path:
 
 
 def counts(found: Accuracy) -> tuple[object, ...]:
-    return found.images, found.top1, found.top5, found.overflowed, found.unreadable
+    return found.images, found.top1, found.top5, found.overflowed, found.unreadable, found.answers
 
 
 # --- what is right ----------------------------------------------------------------------------------------------------
@@ -149,9 +149,9 @@ def test_ranks_agree_with_argmax_and_sorting() -> None:
 def test_scores_that_overflowed_are_never_right(bad: float) -> None:
     scores = np.tile(np.arange(8, dtype=np.float32), (3, 1))
     scores[1, 2] = bad
-    assert accuracy_count.counted(scores, [7, 7, 2]) == (1, 1, 1)
+    assert accuracy_count.counted(scores, [7, 7, 2]) == (1, 1, 1, (True, False, False))
     scores[1] = bad
-    assert accuracy_count.counted(scores, [7, 0, 2]) == (1, 1, 1)
+    assert accuracy_count.counted(scores, [7, 0, 2]) == (1, 1, 1, (True, False, False))
 
 
 class Oracle(Session):
@@ -234,6 +234,8 @@ def test_every_image_is_counted_once_however_it_is_cut(tmp_path: Path, batch: in
     assert [each.name for tally in found for each in tally.unreadable] == [
         f"{at:04}.png" for at, red in enumerate(reds) if red < 0
     ]
+    given = [answer for tally in found for answer in tally.answers or ()]
+    assert given == [red >= 0 and red == label for red, label in zip(reds, labels, strict=True)]
     # from any tally on, the same tallies come
     for at in range(len(found)):
         first, before = found[at].first, found[at - 1].contents if at else ""
