@@ -16,7 +16,7 @@ from fastvit_bench import files
 from fastvit_bench.errors import ConfigError, UsageError
 from fastvit_bench.network import registry
 from fastvit_bench.network.registry import LARGEST_SIDE, STRIDE, check_size
-from fastvit_bench.records import PROCESSES, Device, Method, ModelSpec, Record, Shape
+from fastvit_bench.records import MOST_CALIBRATION_IMAGES, PROCESSES, Device, Method, ModelSpec, Record, Shape
 from fastvit_bench.records.preparation import PREPARATION_FIELDS, preparation_fault
 from fastvit_bench.records.study import Study
 
@@ -29,7 +29,7 @@ _LARGEST = 2**53  # of whole numbers whose bounds are not known; no float holds 
 # largest value of a key of whole numbers
 _MOST = {
     "batch": 65536,
-    "calibration_images": 10**6,
+    "calibration_images": MOST_CALIBRATION_IMAGES,
     "classes": 10**6,
     "channels": 1024,
     "resolution": LARGEST_SIDE,

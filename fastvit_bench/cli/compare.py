@@ -100,6 +100,7 @@ def compare(
     \b
     fastvit-bench compare fastvit_t8,fuse=none fastvit_t8 --res 256
     fastvit-bench compare old.onnx new.onnx --max-regression 5%
+    fastvit-bench compare fastvit_t8 fastvit_t8,precision=int8,calibration=images
     """
     from fastvit_bench import options
     from fastvit_bench.fleet import place

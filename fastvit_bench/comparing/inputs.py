@@ -24,6 +24,8 @@ from fastvit_bench.exporting import inventory, metadata
 from fastvit_bench.measuring.worker import Worker
 from fastvit_bench.network import registry
 from fastvit_bench.records import (
+    CALIBRATED,
+    MOST_CALIBRATION_IMAGES,
     Artifact,
     CellError,
     Device,
@@ -101,6 +103,8 @@ class ParsedSpec:
 KEYS = (
     "fuse",
     "precision",
+    "calibration",
+    "calibration_images",
     "checkpoint",
     "weights",
     "seed",
@@ -617,9 +621,24 @@ def parse_input(text: str, label: str, settings: config.Config, device: Device) 
     precision = parsed.settings.get("precision", device.precision)
     if precision not in precisions:
         raise UsageError(f"'{text}': device '{device.name}' runs {' or '.join(precisions)}.")
-    return ParsedInput(
-        label, None, specs, fused, seed, with_options(msgspec.structs.replace(device, precision=precision), own)
-    )
+    device = _calibrated(msgspec.structs.replace(device, precision=precision), parsed.settings, text)
+    return ParsedInput(label, None, specs, fused, seed, with_options(device, own))
+
+
+def _calibrated(device: Device, settings: Mapping[str, str], text: str) -> Device:
+    """Return the device with the calibration images that a side's settings name, if they do."""
+    folder, count = settings.get("calibration"), settings.get("calibration_images")
+    if folder is None and count is None:
+        return device
+    if device.precision not in CALIBRATED:
+        raise UsageError(
+            f"'{text}': calibration images are for activations of 8 bits; set precision={' or '.join(CALIBRATED)}, or "
+            f"leave them out."
+        )
+    if count is not None and not (count.isascii() and count.isdigit() and 0 < int(count) <= MOST_CALIBRATION_IMAGES):
+        raise UsageError(f"'{text}': calibration_images must be a whole number from 1 to {MOST_CALIBRATION_IMAGES}.")
+    changes = {"calibration": folder, "calibration_images": None if count is None else int(count)}
+    return msgspec.structs.replace(device, **{name: value for name, value in changes.items() if value is not None})
 
 
 def resolve_inputs(

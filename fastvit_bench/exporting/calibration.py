@@ -28,7 +28,8 @@ def choose(spec: ModelSpec, shape: Shape, device: Device, seed: int) -> Calibrat
     if device.calibration is None:
         raise UsageError(
             "INT8 needs images like those that the network will see, for the ranges of its activations: name a folder "
-            "of them with --calibration DIR, or with `calibration` in the device's table of benchmark.toml."
+            "of them with --calibration DIR (in a side of `compare`: calibration=DIR), or with `calibration` in the "
+            "device's table of benchmark.toml."
         )
     if shape.height != shape.width:
         raise UsageError(f"INT8 is calibrated on square images, and {shape.size} is none; name one size with --res.")

@@ -118,6 +118,7 @@ class ModelSpec(Record, frozen=True):
 
 CALIBRATED = ("int8", "w8a8")  # precisions that need images for the ranges of activations
 CALIBRATION_IMAGES = 128  # default number of images that ranges of activations are measured on
+MOST_CALIBRATION_IMAGES = 10**6
 
 
 class Device(Record, frozen=True):

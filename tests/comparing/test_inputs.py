@@ -11,7 +11,7 @@ import pytest
 from conftest import export_job
 from hypothesis import given
 
-from fastvit_bench import options
+from fastvit_bench import backends, config, options
 from fastvit_bench.comparing import inputs
 from fastvit_bench.comparing.inputs import Candidate, Unavailable
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, NotComparableError, StoreError, UsageError
@@ -81,6 +81,42 @@ def test_an_onnx_file_of_others_is_a_model(tmp_path: Path, folder: Path) -> None
     moved = Path(shutil.copy(exported, tmp_path / "moved.onnx"))
     for path in (exported, moved):
         assert inputs.parse_input(str(path), "a", settings, device).path == path
+
+
+def test_a_side_in_int8_names_its_calibration_images() -> None:
+    settings = config.load(None, backends=backends.implemented())
+    device = msgspec.structs.replace(CPU, calibration="usual", calibration_images=64)
+    asked = [
+        inputs.parse_input(text, "a", settings, device).device
+        for text in (
+            "fastvit_t8,precision=int8",
+            "fastvit_t8,precision=int8,calibration=own",
+            "fastvit_t8,precision=int8,calibration_images=32,calibration=own,threads=1",
+        )
+    ]
+    assert [(each.precision, each.calibration, each.calibration_images) for each in asked] == [
+        ("int8", "usual", 64),
+        ("int8", "own", 64),
+        ("int8", "own", 32),
+    ]
+    assert asked[2].options["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("calibration=own", "for activations of 8 bits; set precision=int8 or w8a8"),
+        ("precision=fp16,calibration_images=4", "for activations of 8 bits"),
+        ("precision=int8,calibration_images=0", "a whole number from 1 to 1000000"),
+        ("precision=int8,calibration_images=4.5", "a whole number"),
+        ("precision=int8,calibration_images=²", "a whole number"),
+        ("precision=int8,calibration_images=9999999", "a whole number"),
+    ],
+)
+def test_calibration_images_that_mean_nothing_are_refused(settings: str, said: str) -> None:
+    configured = config.load(None, backends=backends.implemented())
+    with pytest.raises(UsageError, match=said):
+        inputs.parse_input(f"fastvit_t8,{settings}", "a", configured, CPU)
 
 
 def test_a_folder_of_exports_is_ready_to_run(folder: Path) -> None:
