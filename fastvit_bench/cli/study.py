@@ -1,6 +1,7 @@
 """Command `study`: measure a table of the paper in pairs."""
 
 import contextlib
+import dataclasses
 import fnmatch
 import sys
 from collections.abc import Callable, Generator, Sequence
@@ -20,11 +21,12 @@ from fastvit_bench.cli._options import (
     PictureOption,
     PlaintextOption,
     SchedulerOption,
-    SeriesFormat,
+    TableFormat,
     ThreadsOption,
 )
 from fastvit_bench.cli._progress import ProgressLine, end_time, remaining_seconds
 from fastvit_bench.errors import ExitCode, UnavailableError, UsageError
+from fastvit_bench.records import ClassOrder
 
 if TYPE_CHECKING:
     from fastvit_bench.config import Config
@@ -41,7 +43,9 @@ def study(
     name: Annotated[
         str | None,
         typer.Argument(
-            autocompletion=_complete.studies, help="Study of benchmark.toml. [default: list them]", show_default=False
+            autocompletion=_complete.studies,
+            help="Study of benchmark.toml, or 'ladder': one network in every precision. [default: list them]",
+            show_default=False,
         ),
     ] = None,
     device: DeviceOption = "cpu",
@@ -59,7 +63,8 @@ def study(
             "--model",
             "-m",
             autocompletion=_complete.models,
-            help="Additional model, from benchmark.toml or as timm:NAME; repeatable. [default: none]",
+            help="Additional model, from benchmark.toml or as timm:NAME; repeatable. [default: none] "
+            "Of the ladder: its network. [default: the first in \\[sweep]]",
         ),
     ] = None,
     onnx: Annotated[
@@ -87,6 +92,29 @@ def study(
             "--row", help="Only these rows and the reference rows of theirs; globs; repeatable. [default: all]"
         ),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", help="ladder: folder of images to count right answers on, as DIR/CLASS/…."
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="ladder: file of the images' classes; see `accuracy`.")
+    ] = None,
+    class_order: Annotated[
+        ClassOrder | None, typer.Option("--class-order", help="ladder: how training numbered the folders of --data.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="ladder: number of images of --data. [default: all]")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", metavar="DIR", help="ladder: images that 8-bit activations are calibrated on."),
+    ] = None,
+    calibration_images: Annotated[
+        int | None,
+        typer.Option("--calibration-images", min=1, help="ladder: how many are drawn from them. [default: 128]"),
+    ] = None,
     blocks: Annotated[
         int, typer.Option("--blocks", min=1, help="Blocks of turns for each pair; fewer than 6 give no interval.")
     ] = 6,
@@ -105,7 +133,7 @@ def study(
             help="Measure nothing: show this file, or the newest file of a folder. [default: measure]",
         ),
     ] = None,
-    format_: Annotated[SeriesFormat, typer.Option("--format", "-f", help="Format of the table.")] = SeriesFormat.RICH,
+    format_: Annotated[TableFormat, typer.Option("--format", "-f", help="Format of the table.")] = TableFormat.RICH,
     output: PictureOption = None,
     force: ForceOption = False,
     scheduler: SchedulerOption = None,
@@ -117,18 +145,20 @@ def study(
 
     Its networks are timed in turns, and its claims are checked. The table shows the published figures too. Every
     pass over the pairs is written to results/DEVICE/study-NAME-ID.json at once. Exit code 7: some rows failed, and the
-    others were saved.
+    others were saved. `ladder` is no table of the paper: it is one network in all precisions of a device, each timed in
+    turns with FP32 and counted on the same images.
 
     \b
     fastvit-bench study repmixer-vs-pooling --dry-run
+    fastvit-bench study ladder -m fastvit_t8 --data val --calibration train
     fastvit-bench study classification --against timm:resnet50 --top1 80.4
     fastvit-bench study architecture --stored results/cpu-reference
     """
     from fastvit_bench import config, options
+    from fastvit_bench.ladder import declare as laddering
     from fastvit_bench.paper import study as studying
     from fastvit_bench.paper import study_table
     from fastvit_bench.render import charts
-    from fastvit_bench.store import runs
 
     settings = options.load(config_file)
     results = Path(settings.paths.results)
@@ -142,13 +172,14 @@ def study(
         return
     if resume:
         _resolve.refuse_besides_resume(context)
-    chosen = _chosen(settings, name, row, [*(model or []), *map(str, onnx or [])], alone=against is not None)
     sizes = config.sizes(res, settings.sweep.grid, 1) if res else []
-    if against is not None:
-        chosen = _challenged(settings, chosen, against, sizes, top1)
-    elif top1 is not None:
-        raise UsageError("--top1 is of the network of --against; name that too.")
     asked = options.resolve_device(settings.device(device), batch=batch, options={"threads": threads})
+    if name == laddering.NAME and name not in settings.studies:
+        asked, chosen = _ladder(context, settings, asked, model, calibration, calibration_images)
+    else:
+        _refuse_of_ladder(context, name)
+        chosen = _chosen(settings, name, row, [*(model or []), *map(str, onnx or [])], alone=against is not None)
+    chosen = _challenged(settings, chosen, against, sizes, top1)
     earlier = study_table.read(_newest(results, asked.name, name)) if resume else None
     _fleet.check(scheduler, plaintext, machine_name, [asked])
     label = "" if scheduler else settings.machine_name(machine_name)
@@ -161,27 +192,115 @@ def study(
             planned = studying.plan(
                 chosen, settings, where.device, where.machine, sizes=sizes, blocks=blocks, seed=seed
             )
+            planned = _with_images(planned, data, labels, class_order, limit)
             path = studying.file_of(planned.result, results)
         times = studying.run_times(results, where.device)
         _output.say(studying.outline(planned, times))
         if dry_run:
             _show_plan(planned, format_)
             return
-        options.require_folders(settings, where.device.name)
-        _output.warn_unknown_commit()
-        for note in where.notes:
-            _output.warn(note)
-        with runs.lock(results, where.device.name, path.stem if scheduler else ""):
-            result = _measure(planned, settings, path, times, where, scheduler)
+        result, failed = _locked(planned, settings, path, times, where, scheduler)
     _show(result, format_, output, force=force)
     _output.say(f"study: {path}")
-    if any(cell.verdict.ratio is None for cell in result.cells):
+    if failed or any(cell.verdict.ratio is None for cell in result.cells):
         raise typer.Exit(ExitCode.CELLS_FAILED)
 
 
-def _list(settings: "Config", format_: SeriesFormat) -> None:
+_OF_LADDER = ("data", "labels", "class_order", "limit", "calibration", "calibration_images")
+_NOT_OF_LADDER = ("onnx", "against", "top1", "row")
+
+
+def _given(context: typer.Context, names: Sequence[str]) -> list[str]:
+    """Return the options of these names that were given, as they are written."""
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names
+        and (source := context.get_parameter_source(parameter.name or "")) is not None
+        and source.name != "DEFAULT"
+    ]
+
+
+def _refuse_of_ladder(context: typer.Context, name: str) -> None:
+    """Raise `UsageError` for options that only the ladder has."""
+    if given := _given(context, _OF_LADDER):
+        raise UsageError(f"{', '.join(given)} is for `study ladder`; leave it out of '{name}'.")
+
+
+def _ladder(
+    context: typer.Context,
+    settings: "Config",
+    asked: "Device",
+    models: list[str] | None,
+    calibration: Path | None,
+    calibration_images: int | None,
+) -> "tuple[Device, Study]":
+    """Return the device in the reference's precision, with its calibration images, and the ladder of one network."""
+    from fastvit_bench import options
+    from fastvit_bench.ladder import declare
+
+    if given := _given(context, _NOT_OF_LADDER):
+        raise UsageError(f"The ladder has one network in every precision; leave out {', '.join(given)}.")
+    specs = settings.select(models or settings.sweep.models[:1])
+    if len(specs) > 1:
+        raise UsageError(f"The ladder has one network, and --model names {len(specs)}; give one.")
+    changes = {"calibration": calibration and str(calibration), "calibration_images": calibration_images}
+    changed = msgspec.structs.replace(asked, **{name: value for name, value in changes.items() if value is not None})
+    reference = declare.rungs(changed)[0]
+    return options.resolve_device(changed, precision=reference), declare.declare(specs[0], changed)
+
+
+def _with_images(
+    planned: "Planned", data: Path | None, labels: Path | None, order: ClassOrder | None, limit: int | None
+) -> "Planned":
+    """Return the plan of a ladder with the images that its rungs are counted on, if it has some."""
+    if data is None:
+        if labels is not None or order is not None or limit is not None:
+            raise UsageError("--labels, --class-order and --limit are of the images of --data; name their folder too.")
+        return planned
+    from fastvit_bench import backends
+    from fastvit_bench.accuracy import dataset
+    from fastvit_bench.accuracy import run as accuracy_run
+    from fastvit_bench.ladder import counting
+    from fastvit_bench.records import ClassNumbering
+
+    counting.check(planned.result)
+    dataset.collect(data, labels)  # raises for a folder without images, before anything is timed
+    choices = accuracy_run.CountingChoices(ClassNumbering(order=order))
+    images = accuracy_run.described(data, labels, limit, backends.available_cores(), choices)
+    return dataclasses.replace(planned, result=msgspec.structs.replace(planned.result, evaluation=images))
+
+
+def _count(planned: "Planned", result: "StudyResult", settings: "Config", path: Path) -> "tuple[StudyResult, int]":
+    """Count the rungs of a ladder under a line of progress; return the study and the number of failures."""
+    from fastvit_bench.ladder import counting
+    from fastvit_bench.records import Failure
+    from fastvit_bench.render import accuracies
+
+    failed = 0
+    with ProgressLine(_output.stderr()) as progress:
+        try:
+            for counted, line in counting.count(
+                planned,
+                result,
+                settings,
+                path,
+                notify=lambda rung, stage: progress.step(f"{stage} {rung.name}"),
+                counted=lambda rung, chunk: progress.detail(f"{chunk.first + chunk.pictures} images"),
+            ):
+                result = counted
+                failed += isinstance(line, Failure)
+                progress.say(accuracies.line(line))
+        except KeyboardInterrupt as error:
+            command = f"study {result.study.name} --device {result.device.name} --resume"
+            raise _output.interrupted(error, "every finished count", command, progress.console) from None
+    return result, failed
+
+
+def _list(settings: "Config", format_: TableFormat) -> None:
     """Print the studies of the configuration."""
-    from fastvit_bench.records.study import Study
+    from fastvit_bench.ladder import declare
+    from fastvit_bench.records.study import Study, StudyRow
     from fastvit_bench.render.table import Column, Table, TableReport
 
     columns: list[Column[Study]] = [
@@ -190,7 +309,9 @@ def _list(settings: "Config", format_: SeriesFormat) -> None:
         Column("networks", "networks", lambda study: len({row.label for row in study.rows}), align="right"),
         Column("tables", "published in", lambda study: ", ".join(study.tables), wraps=True),
     ]
-    _output.print_report(TableReport([Table(list(settings.studies.values()), columns)]), format_.value)
+    ladder = Study(name=declare.NAME, title="One network in every precision of a device", rows=(StudyRow(label=""),))
+    listed = {ladder.name: ladder, **settings.studies}
+    _output.print_report(TableReport([Table(list(listed.values()), columns)]), format_.value)
 
 
 def _chosen(settings: "Config", name: str, patterns: list[str] | None, additions: list[str], *, alone: bool) -> "Study":
@@ -212,10 +333,15 @@ def _chosen(settings: "Config", name: str, patterns: list[str] | None, additions
 
 
 def _challenged(
-    settings: "Config", chosen: "Study", model: str, sizes: Sequence[tuple[int, int]], top1: float | None
+    settings: "Config", chosen: "Study", model: str | None, sizes: Sequence[tuple[int, int]], top1: float | None
 ) -> "Study":
-    """Return a study with a network of the user's own in every group."""
+    """Return a study with a network of the user's own in every group, if there is one."""
     from fastvit_bench.paper import study as studying
+
+    if model is None and top1 is not None:
+        raise UsageError("--top1 is of the network of --against; name that too.")
+    if model is None:
+        return chosen
 
     settings.select([model])  # raises for what is no model
     if len(sizes) > 1 or any(height != width for height, width in sizes):
@@ -288,7 +414,7 @@ def _stored(path: Path, name: str) -> "StudyResult":
     return study_table.read(path)
 
 
-def _show_plan(planned: "Planned", format_: SeriesFormat) -> None:
+def _show_plan(planned: "Planned", format_: TableFormat) -> None:
     """Print the pairs that are still to be measured."""
     from fastvit_bench.records.study import Match
     from fastvit_bench.render.table import Column, Table, TableReport
@@ -301,6 +427,29 @@ def _show_plan(planned: "Planned", format_: SeriesFormat) -> None:
         Column("file", "file", lambda match: planned.state(match.row), wraps=True),
     ]
     _output.print_report(TableReport([Table(planned.remaining, columns)]), format_.value)
+
+
+def _locked(
+    planned: "Planned",
+    settings: "Config",
+    path: Path,
+    times: "RunTimes",
+    where: "ComparisonPlace",
+    scheduler: str | None,
+) -> "tuple[StudyResult, int]":
+    """Measure a study and count the rungs of a ladder, locked; return the result and the number of failed counts."""
+    from fastvit_bench import options
+    from fastvit_bench.store import runs
+
+    if planned.result.evaluation is not None and not where.local:
+        raise UsageError("--data counts on this machine only; leave --scheduler out.")
+    options.require_folders(settings, where.device.name)
+    _output.warn_unknown_commit()
+    for note in where.notes:
+        _output.warn(note)
+    with runs.lock(Path(settings.paths.results), where.device.name, path.stem if scheduler else ""):
+        result = _measure(planned, settings, path, times, where, scheduler)
+        return _count(planned, result, settings, path) if result.evaluation is not None else (result, 0)
 
 
 def _measure(
@@ -366,19 +515,28 @@ def _of_passes(progress: ProgressLine, planned: "Planned", times: "RunTimes") ->
     return notify
 
 
-def _show(result: "StudyResult", format_: SeriesFormat, output: Path | None, *, force: bool) -> None:
+def _show(result: "StudyResult", format_: TableFormat, output: Path | None, *, force: bool) -> None:
     """Print the table with the verdicts on its claims, then write the chart if `output` is given."""
+    from fastvit_bench.ladder import declare
+    from fastvit_bench.ladder import table as ladder_table
     from fastvit_bench.paper import claims as claiming
     from fastvit_bench.paper import claims_table, study_chart, study_table
 
+    if output is not None:
+        study_chart.write(result, output, force=force)
+    if declare.is_ladder(result):
+        if format_ is TableFormat.RICH:
+            out = _output.stdout()
+            out.print(ladder_table.rich(result, out.width, verbose=_output.verbose()))
+        else:
+            sys.stdout.write(ladder_table.FORMATS[format_](result))
+        return
     study_claims = [claim for claim in claiming.load() if claim.study == result.study.name]
     sentences = claims_table.sentences(
         claiming.judged(study_claims, study_table.measured(result, result.id), result.device.name)
     )
-    if format_ is SeriesFormat.RICH:
+    if format_ is TableFormat.RICH:
         out = _output.stdout()
         out.print(study_table.rich(result, sentences, out.width))
     else:
         sys.stdout.write(study_table.FORMATS[format_](result, sentences))
-    if output is not None:
-        study_chart.write(result, output, force=force)

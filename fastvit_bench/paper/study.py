@@ -196,7 +196,7 @@ def _networks(steps: Mapping[Contestant, Step | Unavailable], settings: config.C
     """Return what each row is by the configuration and the weight files of today."""
     networks = {
         contestant.row: StudyNetwork(
-            row=contestant.row, spec=_spec(contestant.row, settings), weights=step.cell.weights
+            row=contestant.row, spec=spec_of(contestant.row, settings), weights=step.cell.weights
         )
         for contestant, step in steps.items()
         if isinstance(step, Step)
@@ -258,10 +258,10 @@ def _steps(result: StudyResult, settings: config.Config) -> dict[Contestant, Ste
 def _step(contestant: Contestant, result: StudyResult, settings: config.Config) -> Step | Unavailable:
     """Return the export step of a contestant, or the reason why there is none; that stops no other contestant."""
     try:
-        spec, shape = _spec(contestant.row, settings), contestant.shape
+        spec, shape = spec_of(contestant.row, settings), contestant.shape
         check_size(shape.height, shape.width, registry.find(spec.variant).stride)
         request = Request(
-            device=result.device,
+            device=_device(contestant.row, result.device),
             models=(spec,),
             shapes=(shape,),
             fused=contestant.row.fuse,
@@ -277,7 +277,19 @@ def _step(contestant: Contestant, result: StudyResult, settings: config.Config) 
     return step
 
 
-def _spec(row: StudyRow, settings: config.Config) -> ModelSpec:
+def _device(row: StudyRow, device: Device) -> Device:
+    """Return the device in the precision of a row. Raises `UsageError` for one that it does not run."""
+    if not row.precision or row.precision == device.precision:
+        return device
+    backend = backends.get(device.backend)
+    if row.precision not in backend.precisions:
+        raise UsageError(f"Device '{device.name}' runs {' or '.join(backend.precisions)}, not {row.precision}.")
+    changed = msgspec.structs.replace(device, precision=row.precision)
+    return msgspec.structs.replace(changed, options=backend.options(changed))
+
+
+def spec_of(row: StudyRow, settings: config.Config) -> ModelSpec:
+    """Return the network of a row, as the configuration describes it."""
     (spec,) = settings.select([row.model])
     return msgspec.structs.replace(spec, head=row.head) if row.head is not spec.head else spec
 

@@ -16,6 +16,7 @@ from fastvit_bench.records import Artifact, Interval
 from fastvit_bench.records.comparison import CellResult
 from fastvit_bench.records.study import Contestant, StudyResult, StudyRow
 from fastvit_bench.render import data, terminal
+from fastvit_bench.render import latex as latex_tables
 from fastvit_bench.render import markdown as markdown_tables
 from fastvit_bench.render.rows import size_of
 from fastvit_bench.render.table import NONE, Column, Table, TableReport
@@ -512,4 +513,15 @@ def json(result: StudyResult, claim_sentences: Sequence[str]) -> str:
     )
 
 
-FORMATS: dict[str, Callable[[StudyResult, Sequence[str]], str]] = {"markdown": markdown, "csv": csv, "json": json}
+def latex(result: StudyResult, claim_sentences: Sequence[str]) -> str:
+    """Return a study's table in a float, with the sentences on its claims and the notes below it."""
+    said = [*verdicts(result), *claim_sentences, *notes(result)]
+    return latex_tables.report(TableReport([table(result)], said))
+
+
+FORMATS: dict[str, Callable[[StudyResult, Sequence[str]], str]] = {
+    "markdown": markdown,
+    "csv": csv,
+    "json": json,
+    "latex": latex,
+}

@@ -8,7 +8,18 @@ from typing import Annotated
 
 import msgspec
 
-from fastvit_bench.records import Device, Fuse, Head, Machine, ModelSpec, Record, Shape, Weights
+from fastvit_bench.records import (
+    Accuracy,
+    Device,
+    Evaluation,
+    Fuse,
+    Head,
+    Machine,
+    ModelSpec,
+    Record,
+    Shape,
+    Weights,
+)
 from fastvit_bench.records.comparison import CellResult, InterleavePlan
 
 SCHEMA = 1  # of a written study
@@ -20,6 +31,7 @@ class StudyRow(Record, frozen=True):
     label: str  # as in the published table
     model: str = ""  # of benchmark.toml or the catalogue, ``timm:NAME`` or an ONNX file; empty: cannot be measured
     fuse: Fuse = Fuse.FOLDED  # level of fusing
+    precision: str = ""  # arithmetic of its file; empty: the device's
     head: Head = Head.CLASSIFIER  # last part of the network
     res: int | None = None  # its own evaluation size in pixels; empty: every size of the study
     group: str = ""  # rows of one group are divided by its first row
@@ -99,6 +111,8 @@ class StudyResult(Record, frozen=True, tag="study", tag_field="document"):
     matches: tuple[Match, ...]  # all planned pairs
     networks: tuple[StudyNetwork, ...] = ()  # of the rows that can be exported; none in studies of earlier versions
     cells: tuple[CellResult, ...] = ()  # finished, named after their matches; the base is the reference
+    evaluation: Evaluation | None = None  # images that the rungs of a ladder are counted on
+    accuracies: tuple[Accuracy, ...] = ()  # of its rungs, by the precision of their devices
 
     def cell(self, match: Match) -> CellResult | None:
         """Return the finished cell of a match; None before it is measured."""

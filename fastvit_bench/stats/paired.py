@@ -7,6 +7,7 @@ wait for it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fastvit_bench.records import Accuracy
 from fastvit_bench.stats.intervals import CONFIDENCE, Bounds, normal_quantile
@@ -81,9 +82,12 @@ class PairedAnswers:
 
         z = normal_quantile(0.5 + confidence / 2)
         # at the ends of its range the statistic is infinite, so that only its sign may decide
-        low = -1.0 if self.difference == -1 else bisect(lambda d: self._score(d) - z, -1, self.difference, xtol=_EXACT)
-        high = 1.0 if self.difference == 1 else bisect(lambda d: self._score(d) + z, self.difference, 1, xtol=_EXACT)
-        return Bounds(float(low), float(high), confidence)
+        ends: list[Any] = [-1.0, 1.0]
+        if self.difference > -1:
+            ends[0] = bisect(lambda d: self._score(d) - z, -1, self.difference, xtol=_EXACT)
+        if self.difference < 1:
+            ends[1] = bisect(lambda d: self._score(d) + z, self.difference, 1, xtol=_EXACT)
+        return Bounds(float(ends[0]), float(ends[1]), confidence)
 
     def _score(self, difference: float) -> float:
         """Return the score statistic of a supposed difference, in standard deviations; it falls with the difference.

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import builders
+import msgspec
 import numpy as np
 import onnx
+import pictures
 import pytest
 from commands import call, refused
 from onnx import TensorProto, helper, numpy_helper
@@ -103,6 +105,55 @@ def test_from_declaration_to_table_claims_and_report(home: Path) -> None:
     assert "LITv2: nobody has it" in shown
     call("report", "-o", "report.html", cwd=home)
     assert "How width costs" in (home / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_ladder_from_images_to_words(home: Path) -> None:
+    pictures.folders(home / "set", [f"c{at}" for at in range(5)], 8)
+    small = 'variant = "fastvit_t8"\nclasses = 5\nresolution = 32'
+    (home / "benchmark.toml").write_text(TOML.replace('variant = "fastvit_t8"', small))
+    words = ("study", "ladder", "--data", "set", "--blocks", "1")
+    document = json.loads(call(*words, "--format", "json", cwd=home).stdout)
+    fp32, fp16, int8 = document["lines"]
+    assert (fp32["precision"], fp32["reference"], fp32["images"]) == ("fp32", True, 40)
+    assert (fp16["images"], fp16["gained"] + fp16["lost"]) == (40, round(40 * abs(fp16["top1"] - fp32["top1"])))
+    assert fp16["ratio"] > 0
+    assert "--calibration DIR" in int8["failed"]
+    said = " ".join(document["verdicts"])
+    assert "no order is claimed" in said  # of one block
+    assert "40 images see about 15 points" in said
+    # a count that was interrupted is made up for, and nothing is timed again
+    (path,) = study_table.lying([home / "results" / "cpu"], "ladder")
+    result = study_table.read(path)
+    study_table.write(msgspec.structs.replace(result, accuracies=result.accuracies[:1]), path)
+    again = call("study", "ladder", "--resume", "--format", "csv", cwd=home)
+    assert "counting FP16 32" in again.stderr
+    assert "counting FP32" not in again.stderr
+    assert study_table.read(path).cells == result.cells
+    assert [each.answers for each in study_table.read(path).accuracies] == [each.answers for each in result.accuracies]
+    shown = call("study", "ladder", "--stored", "results/cpu", "--format", "latex", cwd=home).stdout
+    assert "McNemar" in shown
+    call("report", "-o", "report.html", cwd=home)
+    assert "40 images see about 15 points" in (home / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("widths", "--data", "set", "--calibration", "c"), "--data, --calibration is for `study ladder`"),
+        (("ladder", "--against", "mine.onnx"), "leave out --against"),
+        (("ladder", "-m", "small", "-m", "narrow.onnx"), "--model names 2; give one"),
+        (("ladder", "--limit", "3"), "name their folder too"),
+        (("ladder", "-m", "narrow.onnx"), "runs as it is"),
+        (("ladder", "--data", "nowhere", "--dry-run"), "nowhere"),
+        (("ladder", "--data", "set", "--res", "64,96", "--dry-run"), "one square size"),
+    ],
+)
+def test_the_ladder_refuses_in_a_sentence(home: Path, words: tuple[str, ...], said: str) -> None:
+    (home / "set" / "a").mkdir(parents=True)
+    (home / "set" / "a" / "0.jpg").write_bytes(pictures.jpeg(0))
+    assert said in refused("study", *words, cwd=home)
+    assert not (home / "results").exists()
 
 
 def test_a_device_that_is_not_here_can_be_planned_for(home: Path) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import builders
 import pytest
@@ -52,7 +53,8 @@ def test_the_ends_are_what_the_score_test_just_accepts(drawn: tuple[int, int, in
             return -sum(n * math.log(max(p, 1e-300)) for n, p in zip((gained, lost, alike), shares, strict=True) if n)
 
         least, most = max(0.0, -end), (1 - end) / 2
-        share = minimize_scalar(unlikely, bounds=(least, most), method="bounded", options={"xatol": 1e-12}).x
+        found: Any = minimize_scalar(unlikely, bounds=(least, most), method="bounded", options={"xatol": 1e-12})
+        share = found.x
         n = paired.images
         score = (gained - lost - n * end) / math.sqrt(n * (2 * share + end - end**2))
         assert abs(score) == pytest.approx(1.959964, rel=2e-3)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastvit_bench.comparing import phrases, terminal
+from fastvit_bench.ladder import table as ladder_table
+from fastvit_bench.ladder.declare import is_ladder
 from fastvit_bench.paper import claims, claims_table
 from fastvit_bench.paper import study_table as studies_of
 from fastvit_bench.records import Artifact, Fuse, Measurement, Shape
@@ -126,7 +128,8 @@ def content(
     tables |= {card.table: _comparison_table(comparison) for card, comparison in zip(cards, comparisons, strict=True)}
     summaries = [_of_study(study, f"study-{at}") for at, study in enumerate(studies)]
     tables |= {
-        summary.table: sortable(studies_of.table(study)) for summary, study in zip(summaries, studies, strict=True)
+        summary.table: sortable(ladder_table.table(study) if is_ladder(study) else studies_of.table(study))
+        for summary, study in zip(summaries, studies, strict=True)
     }
     return Content(
         title=printable(title),
@@ -486,9 +489,11 @@ def _ratio_columns(ratios: Mapping[Key, Ratio], reference: str | None) -> list[C
 
 
 def _of_study(result: StudyResult, table: str) -> StudySummary:
+    title = f"{printable(result.study.title)} ({result.device.name}, {result.finished[:10]})"
+    if is_ladder(result):
+        return StudySummary(title, ladder_table.verdicts(result), ladder_table.notes(result), table)
     known = [claim for claim in claims.load() if claim.study == result.study.name]
     judged = claims.judged(known, studies_of.measured(result, result.id), result.device.name)
-    title = f"{printable(result.study.title)} ({result.device.name}, {result.finished[:10]})"
     return StudySummary(title, claims_table.sentences(judged), studies_of.notes(result), table)
 
 
