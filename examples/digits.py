@@ -9,6 +9,9 @@ images; test images are looked at when all training is over.
 
     python examples/digits.py --output digits
 
+The distilled student then goes down the precision ladder of ONNX Runtime and OpenVINO, with training images to
+calibrate INT8.
+
 The table goes to stdout and to OUTPUT/digits.md, progress to stderr. Takes the package with its extra `compress`, for
 scikit-learn.
 """
@@ -36,8 +39,12 @@ from torch import Tensor
 from fastvit_bench.accuracy import classes, dataset, preprocessing
 from fastvit_bench.backends import Images
 from fastvit_bench.errors import ExitCode
+from fastvit_bench.ladder import declare as ladder_study
+from fastvit_bench.ladder import sentences
+from fastvit_bench.ladder.rung import rungs
 from fastvit_bench.network.fastvit import FastViT
 from fastvit_bench.network.registry import VARIANTS
+from fastvit_bench.paper import study_table
 from fastvit_bench.records import (
     MEAN,
     STD,
@@ -53,6 +60,7 @@ from fastvit_bench.records import (
 from fastvit_bench.render import markdown
 from fastvit_bench.render.table import NONE, Column, Table, TableReport
 from fastvit_bench.render.text import latency, percent
+from fastvit_bench.stats.paired import PairedAnswers
 from fastvit_bench.store import runs as store_runs
 
 if TYPE_CHECKING:
@@ -74,7 +82,12 @@ DEVICES = {
     "onnx-fp32": 'backend = "onnxruntime"\nprecision = "fp32"\noptions = {{ threads = {threads} }}',
     "onnx-fp16": 'backend = "onnxruntime"\nprecision = "fp16"\noptions = {{ threads = {threads} }}',
     "coreml": 'backend = "coreml"\nprecision = "fp16"',
+    "onnx": 'backend = "onnxruntime"\noptions = {{ threads = {threads} }}',
+    "openvino": 'backend = "openvino"\noptions = {{ threads = {threads} }}',
 }
+
+# devices whose ladder is measured: every precision of the network to ship, paired with its FP32 file
+LADDERS = ("onnx", "openvino")
 
 
 @dataclass(frozen=True)
@@ -303,6 +316,16 @@ def make_files(folder: Path) -> list[str]:
     return absent
 
 
+def make_ladders(folder: Path) -> list[str]:
+    """Measure every precision of the distilled student on each toolkit; returns the devices that are not here."""
+    images = ("--data", "data/test", "--calibration", "data/train")
+    return [
+        device
+        for device in LADDERS
+        if not tool(folder, "study", "ladder", "-d", device, "-m", DISTILLED, *images, may_lack_device=True)
+    ]
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -355,6 +378,62 @@ def shown(found: Sequence[Row], trained: Mapping[str, Share], notes: Sequence[st
         for at, title in enumerate(titles)
     ]
     return markdown.report(TableReport([Table(cells, columns)], [*notes, *warned(found)]))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A precision on a toolkit, paired with the FP32 file of the same toolkit, or of ONNX Runtime."""
+
+    toolkit: str
+    precision: str
+    accuracy: Accuracy | None = None
+    paired: PairedAnswers | None = None
+    ratio: str = NONE  # to the latency of the toolkit's FP32 file
+    lacking: str = ""  # why it was not measured
+
+
+def steps(results: Path) -> list[Step]:
+    """All precisions of the distilled student: the newest ladder of each device, and Core ML's file."""
+    listed: list[Step] = []
+    for device in LADDERS:
+        for path in study_table.lying([results / device], ladder_study.NAME)[-1:]:
+            for rung in rungs(study_table.read(path)):
+                ratio = latency(*rung.line.ratio) if rung.line.ratio else "1" if rung.line.figure else NONE
+                lacking = rung.line.failed or ""
+                listed.append(Step(device, rung.label, rung.accuracy, rung.paired, ratio, lacking))
+    counted = {(row.network, row.file): row.accuracy for row in rows(results)}
+    own, reference = (counted[DISTILLED, file] for file in ("Core ML FP16", "ONNX FP32"))
+    listed.append(Step("coreml", "FP16", own, PairedAnswers.of_accuracies(reference, own)))
+    return listed
+
+
+def shown_ladder(found: Sequence[Step], absent: Sequence[str]) -> str:
+    """Markdown: a line for each toolkit and precision, with what it loses against FP32 on the same images."""
+    cells = [
+        (
+            step.toolkit,
+            step.precision,
+            percent(step.accuracy.top1_share) if step.accuracy else NONE,
+            "{:+} [{:+}, {:+}]".format(*sentences.points(step.paired)) if step.paired else NONE,
+            sentences.probability(step.paired.p) if step.paired else NONE,
+            step.ratio,
+            f"{step.accuracy.artifact.size_bytes / 2**20:.1f}" if step.accuracy else NONE,
+        )
+        for step in found
+    ]
+    titles = ("toolkit", "precision", "top-1 %", "points apart", "McNemar p", "of FP32's time", "MiB")
+    columns = [
+        Column(title, title, itemgetter(at), align="left" if title in {"toolkit", "precision"} else "right")
+        for at, title in enumerate(titles)
+    ]
+    notes = [
+        f"Every precision of `{DISTILLED}`. Points apart: top-1 less that of the toolkit's FP32 file on the same "
+        "images, with Tango's 95 % interval and McNemar's exact test; Core ML's less that of ONNX FP32. Of FP32's "
+        "time: in turns.",
+        *(f"{step.toolkit}, {step.precision}: {step.lacking}." for step in found if step.lacking),
+        *(f"{name} is not on this machine, so it has no lines." for name in absent),
+    ]
+    return markdown.report(TableReport([Table(cells, columns)], notes))
 
 
 def warned(found: Sequence[Row]) -> list[str]:
@@ -441,7 +520,9 @@ def run(folder: Path, plan: Plan) -> str:
     right = {name: said == test.labels.numpy() for name, said in given.items()}
     trained = {name: share(int(each.sum()), len(each)) for name, each in right.items()}
     notes = [compared(right[PLAIN], right[DISTILLED]), *described(data, plan, absent)]
+    lacking = make_ladders(folder)
     text = shown(rows(folder / "results"), trained, notes)
+    text += "\n" + shown_ladder(steps(folder / "results"), lacking)
     (folder / "digits.md").write_text(text, encoding="utf-8")
     return text
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import ladders
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from fastvit_bench import backends, config
 from fastvit_bench.errors import ExitCode
 from fastvit_bench.network import checkpoint
 from fastvit_bench.network.fastvit import Form
+from fastvit_bench.paper import study_table
 from fastvit_bench.records import share
 from fastvit_bench.store import runs
 
@@ -241,19 +243,30 @@ def test_a_tiny_run_without_the_toolkits(tmp_path: Path, monkeypatch: pytest.Mon
         if words[0] == "fuse":
             assert checkpoint.load(place / words[1], variant="fastvit_t8", classes=10).form is Form.UNFUSED
             return True
+        if words[0] == "study":
+            device = words[words.index("-d") + 1]
+            path = place / "results" / device / "study-ladder-20250101-000000-abcdef.json"
+            study_table.write(ladders.usual(30, lost=3, gained=0), path)
+            return device != "openvino"
         if not (place / "results").exists():
             measure_all(place)
         return "coreml" not in words or not may_lack_device
 
     monkeypatch.setattr(digits, "tool", tool)
     text = digits.run(folder, TINY)
-    assert [words[0] for words in called] == ["fuse"] * 3 + ["accuracy", "latency"] * len(digits.FILES)
+    assert [words[0] for words in called] == ["fuse"] * 3 + ["accuracy", "latency"] * len(digits.FILES) + [
+        "study"
+    ] * len(digits.LADDERS)
     settings = config.load(folder / "benchmark.toml", backends=backends.implemented())
     assert [spec.checkpoint for spec in settings.select([])] == [str(folder / words[1]) for words in called[:3]]
     assert (folder / "digits.md").read_text(encoding="utf-8") == text
     for file in ["PyTorch, as trained", *(file for file, _, _ in digits.FILES)]:
         assert text.count(f"| {file} |") == 3
     assert "coreml is not on this machine" in text
+    assert "openvino is not on this machine, so it has no lines." in text
+    assert "| onnx | INT8 | 80.00 [" in text
+    assert "onnx, BF16: not measured: this processor has no BF16 arithmetic." in text
+    assert "| coreml | FP16 |" in text
     with (folder / "answers.csv").open(encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 30
@@ -315,7 +328,8 @@ def test_the_whole_of_it(tmp_path: Path):
         env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},  # other tests want the cores on which threads would spin
     )
     assert done.returncode == 0, done.stderr
-    lines = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("|")][2:]
+    files, _, ladder = done.stdout.partition("| toolkit |")
+    lines = [line.split(" | ") for line in files.splitlines() if line.startswith("|")][2:]
     assert len(lines) == len(NETWORKS) * (1 + len(digits.FILES))
     for line in lines:
         assert float(line[2].split()[0]) > 95, line
@@ -323,3 +337,18 @@ def test_the_whole_of_it(tmp_path: Path):
     timed = [row.timed for row in digits.rows(tmp_path / "digits" / "results")]
     assert sum(each is not None for each in timed) >= 9
     assert re.search(r"McNemar's exact p = |no difference at all", done.stdout)
+    found = digits.steps(tmp_path / "digits" / "results")
+    known = {(step.toolkit, step.precision): step for step in found}
+    expected = {("onnx", "FP32"), ("onnx", "FP16"), ("onnx", "INT8"), ("coreml", "FP16")}
+    if importlib.util.find_spec("openvino"):
+        expected |= {("openvino", "FP32"), ("openvino", "BF16"), ("openvino", "INT8")}
+    assert set(known) == expected
+    for (toolkit, precision), step in known.items():
+        assert f"| {toolkit} | {precision} |" in f"| {ladder}"
+        if step.lacking:  # a processor without BF16 arithmetic
+            assert precision == "BF16"
+            assert f"{toolkit}, {precision}: {step.lacking}" in ladder
+        elif precision != "FP32":
+            assert step.paired is not None
+            assert step.paired.images == 1000
+            assert 100 * abs(step.paired.difference) <= (1.0 if precision == "INT8" else 0.2)

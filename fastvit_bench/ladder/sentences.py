@@ -39,9 +39,9 @@ def _ratio(rung: Rung) -> str:
 
 
 def _ends(rung: Rung) -> tuple[float, ...]:
-    """Return the ends of the interval of a rung's ratio; none without one."""
-    interval = rung.line.ratio.interval if rung.line.ratio else None
-    return (interval.low, interval.high) if interval else ()
+    """Return the ends of the interval of a rung's ratio as they are printed, rounded outwards; none without one."""
+    _, _, interval = _ratio(rung).partition(" [")
+    return tuple(float(end) for end in interval.rstrip("]").split(", ")) if interval else ()
 
 
 def _speed(rung: Rung, reference: Rung) -> list[str]:

@@ -82,12 +82,17 @@ class PairedAnswers:
 
         z = normal_quantile(0.5 + confidence / 2)
         # at the ends of its range the statistic is infinite, so that only its sign may decide
-        ends: list[Any] = [-1.0, 1.0]
+        solve: Any = bisect  # its types do not say that it returns a number
+        ends = [-1.0, 1.0]
         if self.difference > -1:
-            ends[0] = bisect(lambda d: self._score(d) - z, -1, self.difference, xtol=_EXACT)
+            ends[0] = solve(self._beyond, -1, self.difference, args=(z,), xtol=_EXACT)
         if self.difference < 1:
-            ends[1] = bisect(lambda d: self._score(d) + z, self.difference, 1, xtol=_EXACT)
+            ends[1] = solve(self._beyond, self.difference, 1, args=(-z,), xtol=_EXACT)
         return Bounds(float(ends[0]), float(ends[1]), confidence)
+
+    def _beyond(self, difference: float, z: float) -> float:
+        """Return by how much the score statistic of a supposed difference is larger than `z`."""
+        return self._score(difference) - z
 
     def _score(self, difference: float) -> float:
         """Return the score statistic of a supposed difference, in standard deviations; it falls with the difference.
