@@ -11,6 +11,7 @@ from fastvit_bench.records.study import StudyResult
 from fastvit_bench.render import data, latex, listing, markdown, terminal
 from fastvit_bench.render.table import NONE, Column, Table, TableReport
 from fastvit_bench.render.text import latency, percent, printable, whole_percent
+from fastvit_bench.stats import sequential
 from fastvit_bench.stats.pareto import SURE
 
 if TYPE_CHECKING:  # takes longer to import than `--help` may
@@ -179,10 +180,17 @@ def table(result: StudyResult) -> Table[Rung]:
 
 
 def verdicts(result: StudyResult) -> list[str]:
-    """Return the results in words, and the rungs without figures by name."""
+    """Return the results in words, the rungs without figures by name, and what makes latencies doubtful."""
     lines = rungs(result)
+    blocks = [block for cell in result.cells for block in sequential.counted(cell.blocks)]
+    disturbed = sum(bool(block.disturbed) for block in blocks)
+    doubts = [
+        f"* Other programs disturbed {disturbed} of {len(blocks)} blocks: do not trust the latencies, and measure them "
+        f"again on a quiet machine."
+    ]
     lacking = [f"{rung.label}: {rung.line.failed}." for rung in lines if rung.line.failed]
-    return [*sentences.sentences(lines), *(printable(line.replace("..", ".")) for line in lacking)]
+    said = [*sentences.sentences(lines), *(printable(line.replace("..", ".")) for line in lacking)]
+    return [*(doubts if disturbed else []), *said]
 
 
 def notes(result: StudyResult) -> list[str]:

@@ -136,6 +136,16 @@ def test_a_ladder_in_words() -> None:
     ]
 
 
+def test_disturbed_blocks_put_their_latencies_in_doubt_before_anything_else() -> None:
+    result = ladders.usual()
+    first, *others = result.cells[0].blocks
+    blocks = (msgspec.structs.replace(first, disturbed=("other processes used 90 % of a core",)), *others)
+    cells = (msgspec.structs.replace(result.cells[0], blocks=blocks), *result.cells[1:])
+    doubt, *said = table.verdicts(msgspec.structs.replace(result, cells=cells))
+    assert doubt.startswith("* Other programs disturbed 1 of 20 blocks")
+    assert said == table.verdicts(result)
+
+
 def test_one_of_two_chance_losses_is_no_loss() -> None:
     # p = 0.031 for 6 images of one side, which is 0.0625 for two rungs
     counted = [ladders.accuracy("fp32", ladders.answered(1000))]
