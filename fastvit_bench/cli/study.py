@@ -63,8 +63,8 @@ def study(
             "--model",
             "-m",
             autocompletion=_complete.models,
-            help="Additional model, from benchmark.toml or as timm:NAME; repeatable. [default: none] "
-            "Of the ladder: its network. [default: the first in \\[sweep]]",
+            help="Additional model, from benchmark.toml or as timm:NAME; repeatable. Of the ladder, its network, by "
+            "default the first of the sweep. [default: none]",
         ),
     ] = None,
     onnx: Annotated[
@@ -95,21 +95,29 @@ def study(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", metavar="DIR", help="ladder: folder of images to count right answers on, as DIR/CLASS/…."
+            "--data",
+            metavar="DIR",
+            help="ladder: folder of images to count right answers on, as DIR/CLASS/…. [default: none]",
         ),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option("--labels", help="ladder: file of the images' classes; see `accuracy`.")
+        Path | None,
+        typer.Option("--labels", help="ladder: file of the images' classes; see `accuracy`. [default: folders]"),
     ] = None,
     class_order: Annotated[
-        ClassOrder | None, typer.Option("--class-order", help="ladder: how training numbered the folders of --data.")
+        ClassOrder | None,
+        typer.Option("--class-order", help="ladder: how training numbered the folders of --data. [default: none]"),
     ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="ladder: number of images of --data. [default: all]")
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option("--calibration", metavar="DIR", help="ladder: images that 8-bit activations are calibrated on."),
+        typer.Option(
+            "--calibration",
+            metavar="DIR",
+            help="ladder: images that 8-bit activations are calibrated on. [default: none]",
+        ),
     ] = None,
     calibration_images: Annotated[
         int | None,
