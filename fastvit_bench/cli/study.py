@@ -231,8 +231,8 @@ def _given(context: typer.Context, names: Sequence[str]) -> list[str]:
 
 def _refuse_of_ladder(context: typer.Context, name: str) -> None:
     """Raise `UsageError` for options that only the ladder has."""
-    if given := _given(context, _OF_LADDER):
-        raise UsageError(f"{', '.join(given)} is for `study ladder`; leave it out of '{name}'.")
+    if named := _given(context, _OF_LADDER):
+        raise UsageError(f"{', '.join(named)} is for `study ladder`; leave it out of '{name}'.")
 
 
 def _ladder(
@@ -247,8 +247,8 @@ def _ladder(
     from fastvit_bench import options
     from fastvit_bench.ladder import declare
 
-    if given := _given(context, _NOT_OF_LADDER):
-        raise UsageError(f"The ladder has one network in every precision; leave out {', '.join(given)}.")
+    if named := _given(context, _NOT_OF_LADDER):
+        raise UsageError(f"The ladder has one network in every precision; leave out {', '.join(named)}.")
     specs = settings.select(models or settings.sweep.models[:1])
     if len(specs) > 1:
         raise UsageError(f"The ladder has one network, and --model names {len(specs)}; give one.")

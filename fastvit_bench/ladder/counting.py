@@ -68,8 +68,8 @@ def count(
                 counted(contestant, line)
                 continue
             if isinstance(line, Accuracy):
-                kept = (*result.accuracies, line)
-                result = msgspec.structs.replace(result, accuracies=kept, evaluation=line.evaluation)
+                accuracies = (*result.accuracies, line)
+                result = msgspec.structs.replace(result, accuracies=accuracies, evaluation=line.evaluation)
                 study_table.write(result, path)
             yield result, line
 

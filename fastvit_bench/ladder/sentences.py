@@ -13,7 +13,7 @@ _STEP = Decimal("0.01")  # of points
 def sentences(rungs: Sequence[Rung]) -> list[str]:
     """Return a sentence on the latency and one on the accuracy of each rung, where they are known."""
     reference: Rung | None = None
-    said: list[str] = []
+    results: list[str] = []
     quicker: list[Rung] = []  # rungs of the same size so far
     tested = sum(rung.paired is not None for rung in rungs)
     for rung in rungs:
@@ -22,16 +22,16 @@ def sentences(rungs: Sequence[Rung]) -> list[str]:
             continue
         if reference is None or rung.line.contestant is None:
             continue
-        said += _speed(rung, reference)
-        said += [
-            f"{rung.label} is slower than {other.label} here: {_ratio(rung)} against {_ratio(other)} of "
+        results += _speed(rung, reference)
+        results += [
+            f"{rung.label} is slower than {earlier.label} here: {_ratio(rung)} against {_ratio(earlier)} of "
             f"{reference.label}'s time."
-            for other in quicker
-            if _ends(rung) and _ends(other) and _ends(rung)[0] > _ends(other)[1]
+            for earlier in quicker
+            if _ends(rung) and _ends(earlier) and _ends(rung)[0] > _ends(earlier)[1]
         ]
         quicker.append(rung)
-        said += _accuracy(rung, reference, tested)
-    return [printable(sentence) for sentence in said]
+        results += _accuracy(rung, reference, tested)
+    return [printable(sentence) for sentence in results]
 
 
 def _ratio(rung: Rung) -> str:

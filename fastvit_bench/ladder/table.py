@@ -189,8 +189,8 @@ def verdicts(result: StudyResult) -> list[str]:
         f"again on a quiet machine."
     ]
     lacking = [f"{rung.label}: {rung.line.failed}." for rung in lines if rung.line.failed]
-    said = [*sentences.sentences(lines), *(printable(line.replace("..", ".")) for line in lacking)]
-    return [*(doubts if disturbed else []), *said]
+    texts = [*sentences.sentences(lines), *(printable(line.replace("..", ".")) for line in lacking)]
+    return [*(doubts if disturbed else []), *texts]
 
 
 def notes(result: StudyResult) -> list[str]:
@@ -198,7 +198,7 @@ def notes(result: StudyResult) -> list[str]:
     lines = rungs(result)
     device, machine, turns = result.device, result.machine, result.turns
     reference = next((rung.label for rung in lines if rung.line.reference), "")
-    said = [
+    texts = [
         f"Of its time: latency over {reference}'s, in turns of fresh processes; the median over {result.blocks} blocks "
         f"of {turns.turns} turns a side with its 95 % interval.",
         f"SNR: outputs against the float64 network; of 8 bits on calibration images, of float on the proof's. 8-bit "
@@ -206,28 +206,28 @@ def notes(result: StudyResult) -> list[str]:
     ]
     counted = next((rung.accuracy for rung in lines if rung.accuracy), None)
     if counted is not None:
-        said.append(
+        texts.append(
             f"Top-1 of {counted.images:,} images with Wilson's 95 % interval. Points apart: paired with {reference} on "
             f"the same images, with Tango's 95 % interval and McNemar's exact test; a difference counts as shown below "
             f"0.05 after Holm's correction. Pareto: no other rung is both as quick and as accurate; maybe, with "
             f"a probability."
         )
         if counted.artifact.weights.origin == "random":
-            said.append("The weights are random, so top-1 says nothing of the network.")
+            texts.append("The weights are random, so top-1 says nothing of the network.")
     for rung in lines:
         artifact = rung.line.artifact
         if artifact and artifact.quantisation:
-            said += [f"{rung.label}: {line}" for line in listing.quantisation(artifact.quantisation, artifact.classes)]
+            texts += [f"{rung.label}: {line}" for line in listing.quantisation(artifact.quantisation, artifact.classes)]
     running = backends.narrowed(machine, device).packages
     packages = ", ".join(
         f"{name} {version}" for name, version in sorted(running.items()) if name not in backends.REFERENCE_PACKAGES
     )
     options = "".join(f", {name} {value}" for name, value in sorted(device.options.items()))
-    said.append(
+    texts.append(
         f"Measured {result.finished[:10]} on {device.name} ({device.backend}, batch {device.batch}{options}): "
         f"{machine.processor or machine.host}, {machine.processors}. Packages: {packages}."
     )
-    return list(dict.fromkeys(map(printable, said)))
+    return list(dict.fromkeys(map(printable, texts)))
 
 
 def rich(result: StudyResult, width: int, *, verbose: bool = True) -> "Group":
@@ -235,10 +235,10 @@ def rich(result: StudyResult, width: int, *, verbose: bool = True) -> "Group":
     from rich.console import Group
     from rich.text import Text
 
-    said = [Text(), *map(Text, verdicts(result))]
+    texts = [Text(), *map(Text, verdicts(result))]
     below = notes(result) if verbose else terminal.few(notes(result), width)
     return Group(
-        terminal.report(TableReport([table(result)]), width), *said, *(Text(note, style="dim") for note in below)
+        terminal.report(TableReport([table(result)]), width), *texts, *(Text(note, style="dim") for note in below)
     )
 
 

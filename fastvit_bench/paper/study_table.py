@@ -515,8 +515,8 @@ def json(result: StudyResult, claim_sentences: Sequence[str]) -> str:
 
 def latex(result: StudyResult, claim_sentences: Sequence[str]) -> str:
     """Return a study's table in a float, with the sentences on its claims and the notes below it."""
-    said = [*verdicts(result), *claim_sentences, *notes(result)]
-    return latex_tables.report(TableReport([table(result)], said))
+    texts = [*verdicts(result), *claim_sentences, *notes(result)]
+    return latex_tables.report(TableReport([table(result)], texts))
 
 
 FORMATS: dict[str, Callable[[StudyResult, Sequence[str]], str]] = {
