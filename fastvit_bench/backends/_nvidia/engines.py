@@ -199,7 +199,7 @@ def arithmetic(layers: str) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def _inspected(trt: Any, logger: Any, plan: Any) -> str:
-    """Return the inspector's list of the layers of an engine for this machine's GPU; empty where it cannot be loaded."""
+    """Return the inspector's list of the layers of an engine for this machine's GPU; empty if it cannot be loaded."""
     runtime: Any = trt.Runtime(logger)
     loaded: Any = runtime.deserialize_cuda_engine(plan)
     if loaded is None:

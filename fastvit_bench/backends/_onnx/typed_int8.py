@@ -1,4 +1,4 @@
-"""Files in INT8 that are float16 between their integers, as a strongly typed toolkit takes them, and back in float32."""
+"""Files in INT8 with float16 between their integers, as strongly typed toolkits take them, and back in float32."""
 
 from typing import TYPE_CHECKING, Any
 

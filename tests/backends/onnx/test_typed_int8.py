@@ -215,7 +215,7 @@ def without_residual(model: onnx.ModelProto) -> None:
 def test_another_graph_is_no_file_of_the_network(
     plant: Callable[[onnx.ModelProto], None], file: onnx.ModelProto, graph: onnx.ModelProto
 ) -> None:
-    with pytest.raises(ValueError, match="do not fit their values|reads narrow/Conv and not"):
+    with pytest.raises(ValueError, match=r"do not fit their values|reads narrow/Conv and not"):
         rounded(graph, broken(file, plant))
 
 
