@@ -146,19 +146,23 @@ class Loaded:
         return Execution(self)
 
     def create_engine_inspector(self) -> Any:
-        """Convolutions are as the file has them; of other layers, one that multiplies nothing."""
-        nodes = onnx.load_from_string(self.content).graph.node
-        producers = {name: node.op_type for node in nodes for name in node.output}
-        lines = ["Name: copy, LayerType: Reformat, Inputs: [ { Name: a_int8, Format/Datatype: Row major FP16 format }]"]
-        for node in nodes:
-            if node.op_type == "Conv":
-                kind = "Int8" if producers.get(node.input[0]) == "DequantizeLinear" else "FP16"
-                lines.append(
-                    f"Name: {node.name}, LayerType: CaskConvolution, Inputs: [ {{ Name: a, Location: Device, "
-                    f"Dimensions: [2,8,8,8], Format/Datatype: Channel major {kind} format where channel % 4 == 0 }}], "
-                    "Outputs: [ { Name: b, Dimensions: [2,8,8,8], Format/Datatype: Row major FP16 format }]"
-                )
-        return SimpleNamespace(get_engine_information={"oneline": "\n".join(lines)}.__getitem__)
+        return SimpleNamespace(get_engine_information={"oneline": layers(self.content)}.__getitem__)
+
+
+def layers(content: bytes) -> str:
+    """An inspector's list: the convolutions as the file has them, and one layer that multiplies nothing."""
+    nodes = onnx.load_from_string(content).graph.node
+    producers = {name: node.op_type for node in nodes for name in node.output}
+    lines = ["Name: copy, LayerType: Reformat, Inputs: [ { Name: a_int8, Format/Datatype: Row major FP16 format }]"]
+    for node in nodes:
+        if node.op_type == "Conv":
+            kind = "Int8" if producers.get(node.input[0]) == "DequantizeLinear" else "FP16"
+            lines.append(
+                f"Name: {node.name}, LayerType: CaskConvolution, Inputs: [ {{ Name: a, Location: Device, "
+                f"Dimensions: [2,8,8,8], Format/Datatype: Channel major {kind} format where channel % 4 == 0 }}], "
+                "Outputs: [ { Name: b, Dimensions: [2,8,8,8], Format/Datatype: Row major FP16 format }]"
+            )
+    return "\n".join(lines)
 
 
 class Execution:
@@ -264,6 +268,7 @@ def tensorrt(behaviour: Behaviour, version: str = "11.4.0.106") -> ModuleType:
                 self.logger.log(Severity.ERROR, behaviour.build_error)
                 return None
             behaviour.maybe_crash("build")
+            self.logger.log(Severity.VERBOSE, layers(network.content))
             return memoryview(MAGIC + hashlib.sha256(network.content).digest() + network.content)
 
     class Runtime:
