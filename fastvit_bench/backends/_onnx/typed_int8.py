@@ -53,8 +53,8 @@ def narrowed(file: "onnx.ModelProto", network: "onnx.ModelProto") -> "onnx.Model
         values = numpy_helper.to_array(floats[source.name.removesuffix("_quantized")])
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), None)
         old = tensors[node.input[1]]
-        others = tuple(other for other in range(values.ndim) if other != axis) if old.dims else None
-        largest = np.abs(values.astype(np.float64)).max(others, keepdims=True)
+        inside = tuple(index for index in range(values.ndim) if index != axis) if old.dims else None
+        largest = np.abs(values.astype(np.float64)).max(inside, keepdims=True)
         steps = step(np.where(largest > 0, largest / 127, 1.0), np.dtype(np.float16))
         levels = np.clip(np.rint(values / steps.astype(np.float32)), -128, 127).astype(np.int8)
         source.CopyFrom(numpy_helper.from_array(levels, source.name))
