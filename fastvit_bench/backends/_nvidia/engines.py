@@ -198,8 +198,17 @@ def arithmetic(layers: str) -> tuple[dict[str, int], dict[str, int]]:
     return dict(sorted(integer.items())), dict(sorted(floating.items()))
 
 
+def _counted(record: Engine, layers: str) -> Engine:
+    """Return a record with the counts of `arithmetic`."""
+    integer, floating = arithmetic(layers)
+    return msgspec.structs.replace(record, integer=integer, floating=floating)
+
+
 def _inspected(trt: Any, logger: Any, plan: Any) -> str:
-    """Return the inspector's list of the layers of an engine for this machine's GPU; empty if it cannot be loaded."""
+    """Return the inspector's list of the layers of an engine for this machine's GPU; empty if it cannot be loaded.
+
+    One for another GPU never can be; TensorRT-RTX logs the same list while it builds.
+    """
     runtime: Any = trt.Runtime(logger)
     loaded: Any = runtime.deserialize_cuda_engine(plan)
     if loaded is None:
@@ -256,10 +265,9 @@ def build(
     """
     content = files.read_bytes(onnx, files.PROGRAM)
     logger, log = listen(trt)
-    # strongly typed is the only kind TensorRT 11 knows, and 10.12 is asked for it; 11 ignores the flag
-    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     builder = trt.Builder(logger)
-    network = builder.create_network(flags)
+    # strongly typed is the only kind TensorRT 11 knows, and 10.12 is asked for it; 11 ignores the flag
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)  # owns the weights, so it must outlive the build
     _parse(parser, content, target, onnx_name, log)
     config = _configuration(trt, builder, target, settings, capability, log)
@@ -273,11 +281,6 @@ def build(
             f"{_product(target)} cannot build an engine of {onnx_name} for compute capability "
             f"{target.card.compute_capability}: {log.first()}."
         )
-    kinds = _layers(network)
-    integer: dict[str, int] = {}
-    floating: dict[str, int] = {}
-    if _QUANTISE in kinds:  # an engine for another GPU cannot be loaded; its builder logs what the inspector would say
-        integer, floating = arithmetic(log.layers if capability is not None else _inspected(trt, logger, plan))
     record = Engine(
         toolkit=target.toolkit,
         version=target.version,
@@ -288,14 +291,14 @@ def build(
         settings=settings,
         inputs=dict(_described(network.get_input(i)) for i in range(network.num_inputs)),
         outputs=dict(_described(network.get_output(i)) for i in range(network.num_outputs)),
-        layers=kinds,
-        integer=integer,
-        floating=floating,
+        layers=_layers(network),
         sha256=hashlib.sha256(plan).hexdigest(),
         size_bytes=memoryview(plan).nbytes,
         timing_cache=hashlib.sha256(before).hexdigest() if before else None,
         warnings=tuple(dict.fromkeys(" ".join(text.split()) for text in log.warnings)),
     )
+    if _QUANTISE in record.layers:
+        record = _counted(record, log.layers if capability is not None else _inspected(trt, logger, plan))
     if cache:
         _save_timings(cache, target, bytes(config.get_timing_cache().serialize()))
     files.write(engine, plan)
