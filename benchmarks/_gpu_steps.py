@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from fastvit_bench import backends, config
 from fastvit_bench.backends import pytorch, tensorrt_rtx
@@ -234,14 +235,25 @@ def configuration(packaged: str, gpu: cuda.Gpu, batch: int, models: Path, result
         "-trt": ("tensorrt", match, "{}"),
         "-rtx": ("tensorrt-rtx", match, f'{{ compute_capability = "{gpu.compute_capability}" }}'),
     }
+    images = f"calibration = {json.dumps(str(calibration_folder(models)))}\ncalibration_images = {_CALIBRATED}\n"
+    rounded = {f"{kind}-int8": kinds[kind] for kind in _QUANTISING}
     devices = "".join(
-        f'[device.{slug}{kind}]\nbackend = "{backend}"\nprecision = "fp16"\nbatch = {batch}\n'
-        f"match = {name}\noptions = {options}\n\n"
-        for kind, (backend, name, options) in kinds.items()
+        f'[device.{slug}{kind}]\nbackend = "{backend}"\nprecision = "{"int8" if kind in rounded else "fp16"}"\n'
+        f"batch = {batch}\nmatch = {name}\noptions = {options}\n{images if kind in rounded else ''}\n"
+        for kind, (backend, name, options) in {**kinds, **rounded}.items()
     )
     text = re.sub(r"(?ms)^\[paths\].*?(?=^\[|\Z)", "", packaged)
     text = re.sub(r"(?m)^processes = \d+", "processes = 1", text)  # what they differ by is a step of its own
     return f"{text}\n{devices}[paths]\nmodels = {json.dumps(str(models))}\nresults = {json.dumps(str(results))}\n"
+
+
+_QUANTISING = ("-trt", "-rtx")  # devices that there are in INT8 too
+_CALIBRATED = 8  # images, of noise: enough for a time, and no measure of accuracy
+
+
+def calibration_folder(models: Path) -> Path:
+    """The images that files in INT8 are calibrated on."""
+    return models.parent / "calibration"
 
 
 # --- the steps --------------------------------------------------------------------------------------------------------
@@ -654,6 +666,11 @@ def onnxruntime(bench: Bench) -> None:
 def rtx(bench: Bench) -> None:
     """Build TensorRT-RTX's engine for this card and time it."""
     _where_possible(bench, "-rtx")
+    bench.latency("-m", bench.scale.models[0], "--res", _few(bench), device="-rtx")
+
+
+def _built_for(bench: Bench) -> None:
+    """Raise `SkipError` where TensorRT-RTX builds no engines for this card."""
     trt = tensorrt_rtx.BACKEND.toolkit()
     known = trt.ComputeCapability.__members__
     if "SM" + bench.gpu.compute_capability.replace(".", "") not in known:
@@ -661,7 +678,6 @@ def rtx(bench: Bench) -> None:
         raise SkipError(
             f"TensorRT-RTX {trt.__version__} builds for {cards}, and this card is {bench.gpu.compute_capability}"
         )
-    bench.latency("-m", bench.scale.models[0], "--res", _few(bench), device="-rtx")
 
 
 def tensorrt(bench: Bench) -> None:
@@ -679,6 +695,56 @@ def _where_possible(bench: Bench, kind: str) -> None:
     lacking = backend.unavailable_reason() or backend.device_unavailable_reason(filled)
     if lacking:
         raise SkipError(lacking)
+    if kind.startswith("-rtx"):
+        _built_for(bench)
+
+
+def int8(bench: Bench) -> None:
+    """Build INT8 engines with each of NVIDIA's toolkits, prove them, and time them beside FP16."""
+    lacking: dict[str, str] = {}
+    for kind in _QUANTISING:
+        try:
+            _where_possible(bench, f"{kind}-int8")
+        except SkipError as reason:
+            lacking[kind] = str(reason)
+    if len(lacking) == len(_QUANTISING):
+        raise SkipError("; ".join(lacking.values()))
+    for reason in lacking.values():
+        bench.note(reason)
+    _noise(calibration_folder(bench.models))
+    for kind in _QUANTISING:
+        if kind not in lacking:
+            _beside_fp16(bench, kind)
+
+
+def _beside_fp16(bench: Bench, kind: str) -> None:
+    """Time a device in FP16 and in INT8, and keep the ratio and the layers that multiply INT8 values."""
+    for device in (kind, f"{kind}-int8"):
+        bench.latency("-m", bench.scale.models[0], "--res", str(bench.scale.size), device=device)
+    timed = {measurement.device.name: measurement for measurement in bench.measurements()}
+    half, rounded = (timed[f"{bench.device}{device}"] for device in (kind, f"{kind}-int8"))
+    engine = rounded.engine
+    assert engine is not None
+    ratio = rounded.figure_ms / half.figure_ms
+    bench.figure(f"{engine.toolkit}: INT8 / FP16", ratio, "", note="one run each, not in turns")
+    share = engine.integer_share
+    counts = f"INT8 {engine.integer or 'none'}, wider {engine.floating or 'none'}"
+    bench.goal(f"{engine.toolkit} lists what its engine multiplies", share is not None, counts)
+    if share is not None:
+        bench.figure(f"{engine.toolkit}: layers with products that multiply INT8 values", share, "", note=counts)
+    against = rounded.parity.reference if rounded.parity else "nothing"
+    bench.goal(f"{engine.toolkit}: the engine is held to its rounded network", "rounded" in against, against)
+
+
+def _noise(folder: Path) -> None:
+    """Write images to calibrate on, the same ones every time."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(0)
+    for number in range(_CALIBRATED):
+        few = draw.integers(0, 256, (6, 6, 3), np.uint8)
+        Image.fromarray(few).resize((320, 320), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
 
 
 def _list(sizes: Sequence[int]) -> str:
@@ -733,6 +799,7 @@ STEPS = (
     Step("compiled", "torch.compile", 60, 150, compiled),
     Step("folded", "compare calls folded faster than unfused", 75, 170, folded),
     Step("tensorrt", "TensorRT's engine, built here and run", 60, 180, tensorrt),
+    Step("int8", "NVIDIA's engines in INT8 compute their rounded network; their time beside FP16", 90, 200, int8),
     Step("remaining", "the other sizes without a graph, and of MA36", 120, 300, remaining),
 )
 
@@ -743,7 +810,7 @@ def sessions(bench: Bench) -> None:
     shares = [figure.parity.relative_error / figure.parity.tolerance for figure in figures if figure.parity]
     if figures:
         bench.goal(
-            "every timed session computes what the float64 network does",
+            "every timed session computes what its network does",
             len(shares) == len(figures) and max(shares) <= 1,
             f"{len(shares)} of {len(figures)} compared, errors up to {max(shares, default=0.0):.2f} of what is allowed",
         )

@@ -258,6 +258,9 @@ def test_the_configuration_names_devices_after_the_card(steps: ModuleType, tmp_p
     device = settings.device("nvidia-h100")
     assert (device.backend, device.precision, device.batch, device.match) == ("pytorch", "fp16", 8, "NVIDIA H100")
     assert settings.device("nvidia-h100-rtx").options["compute_capability"] == "9.0"
+    rounded = settings.device("nvidia-h100-rtx-int8")
+    assert (rounded.backend, rounded.precision, rounded.batch) == ("tensorrt-rtx", "int8", 8)
+    assert rounded.calibration == str(steps.calibration_folder(tmp_path / "models"))
     assert settings.paths.results == str(tmp_path / "runs")
     for name in (name for name in settings.devices if name.startswith("nvidia-h100")):
         device = settings.device(name)
@@ -410,7 +413,23 @@ def test_every_step_runs_on_an_imaginary_card(card: Path, steps: ModuleType):
         "compiled",
         "rtx",
         "tensorrt",
+        "int8",
     }
     assert all(results[name]["comparisons"] for name in ("same", "slowdown", "folded"))
     (row,) = results["memory"]["latencies"]
     assert "memory ran out" in row["failed"]
+
+
+@pytest.mark.minutes
+@pytest.mark.slow
+@cudadriver.compiled
+def test_int8_is_timed_beside_fp16_and_its_layers_are_told(card: Path):
+    done = run_small(card, "--only", "int8", "--limits", "100", "--budget", "100000")
+    (result,) = ended(card / "out").values()
+    assert result["outcome"] == "passed", (result, done.stderr)
+    devices = [row["device"] for row in result["latencies"]]
+    assert {name.rpartition("2080-ti")[2] for name in devices} == {"-trt", "-trt-int8", "-rtx", "-rtx-int8"}
+    figures = {figure["what"]: figure for figure in result["figures"]}
+    share = figures["tensorrt: layers with products that multiply INT8 values"]
+    assert share["value"] == pytest.approx(50 / 52)  # all convolutions but those of squeeze-and-excitation
+    assert figures["tensorrt: INT8 / FP16"]["value"] == 1  # the stand-in takes as long for either

@@ -203,6 +203,10 @@ class Engines(Protocol):
         """
         ...
 
+    def record(self, path: Path, device: Device) -> Engine:
+        """Return the record of the engine that was built of a file."""
+        ...
+
     def note(self, path: Path, device: Device, parity: Parity) -> None:
         """Record the parity of the engine's outputs in its side-car."""
         ...

@@ -232,4 +232,6 @@ def _engine(lacking: str | None, job: ExportJob, timeout_s: float) -> list[Path]
         _output.say("engine built; it has not run, because its GPU is not here")
     else:
         _output.say(f"engine built: {listing.proof('', engine.parity, verbose=_output.verbose())}")
+    for line in listing.engine(engine):
+        _output.say(line)
     return [Path(engine.path), Path(f"{engine.path}.json")]

@@ -599,18 +599,20 @@ def build_engine(asked: ExportJob) -> EngineBuilt:
     assert backend.engines is not None
     try:
         engine = str(backend.engines.build(path, asked.device))
+        record = backend.engines.record(path, asked.device)
+        built = EngineBuilt(path=engine, parity=None, integer=record.integer, floating=record.floating)
         if backend.device_unavailable_reason(asked.device):
-            return EngineBuilt(path=engine, parity=None)
+            return built
         try:
             hardware = backend.detect_hardware(asked.device)
         except MismatchError:  # built ahead of time, for another GPU than this machine's
-            return EngineBuilt(path=engine, parity=None)
+            return built
         with backend.open(path, asked.device) as session:
             proof = check(session, path, asked, f"the engine on {hardware.name if hardware else 'this machine'}")
         backend.engines.note(path, asked.device, proof)
     except OSError as error:
         raise UsageError(f"The engine of {path} cannot be written: {error.strerror or error}.") from error
-    return EngineBuilt(path=engine, parity=proof)
+    return msgspec.structs.replace(built, parity=proof)
 
 
 def verify(path: Path, checkpoint: Path | None, models: Path, entry: str | None = None) -> dict[str, Parity]:

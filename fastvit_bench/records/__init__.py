@@ -76,6 +76,7 @@ from fastvit_bench.records.quantisation import (
     CalibrationSet,
     Fidelity,
     Quantisation,
+    integer_share,
 )
 from fastvit_bench.records.run import SCHEMA, Request, Run
 from fastvit_bench.records.spec import (
@@ -202,6 +203,7 @@ __all__ = [
     "by_name",
     "cell_name",
     "gpu_warnings",
+    "integer_share",
     "sample_faults",
     "share",
     "spread_ratio",

@@ -129,6 +129,8 @@ class EngineBuilt(Record, frozen=True, tag="equipped", tag_field="kind"):
 
     path: str  # of the engine
     parity: Parity | None  # of its outputs; None where this machine cannot run it
+    integer: dict[str, Count] = {}  # kind -> layers that multiply INT8 values, as `Engine` has them
+    floating: dict[str, Count] = {}
 
 
 class EngineJob(Record, Job[EngineBuilt], frozen=True, tag="engine", tag_field="job"):

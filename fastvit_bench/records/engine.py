@@ -3,6 +3,7 @@
 from fastvit_bench.records.artifact import Count
 from fastvit_bench.records.gpu import GpuIdentity
 from fastvit_bench.records.parity import Parity
+from fastvit_bench.records.quantisation import integer_share
 from fastvit_bench.records.spec import Record
 
 
@@ -32,5 +33,12 @@ class Engine(Record, frozen=True, tag="engine", tag_field="kind"):
     sha256: str
     size_bytes: Count
     timing_cache: str | None = None  # SHA-256 of the cache the build started from; None: every kernel was timed
+    integer: dict[str, Count] = {}  # kind -> layers of the engine that multiply INT8 values, of one of a file in INT8
+    floating: dict[str, Count] = {}  # likewise, that multiply wider values; both empty where the builder lists none
     warnings: tuple[str, ...] = ()  # of parser and builder
     parity: Parity | None = None  # of its outputs on the GPU; None before the first run
+
+    @property
+    def integer_share(self) -> float | None:
+        """The share of layers with products that multiply INT8 values; None where none are listed."""
+        return integer_share(self.integer, self.floating)

@@ -1,5 +1,6 @@
 """Records of a quantised file: its calibration images, its scheme, and the likeness of its outputs."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -45,6 +46,12 @@ class Fidelity(Record, frozen=True):
     correct: int | None = None  # images whose folder the network itself names; None without folders of its classes
 
 
+def integer_share(integer: Mapping[str, int], floating: Mapping[str, int]) -> float | None:
+    """Return the share of what computes between integers, counted by kind; None where nothing is counted."""
+    total = sum(integer.values()) + sum(floating.values())
+    return sum(integer.values()) / total if total else None
+
+
 class Quantisation(Record, frozen=True):
     """The scheme of a quantised file, and the operations that compute in integers by it and in float."""
 
@@ -62,5 +69,4 @@ class Quantisation(Record, frozen=True):
     @property
     def integer_share(self) -> float:
         """The share of operations that compute between integers."""
-        integer, floating = sum(self.integer.values()), sum(self.floating.values())
-        return integer / (integer + floating) if integer + floating else 0.0
+        return integer_share(self.integer, self.floating) or 0.0

@@ -10,12 +10,14 @@ from fastvit_bench.records import (
     FEW_IMAGES,
     Artifact,
     Device,
+    EngineBuilt,
     Fuse,
     Fusing,
     HalfWeights,
     ModelFacts,
     Parity,
     Quantisation,
+    integer_share,
 )
 from fastvit_bench.records.removable import Removable
 from fastvit_bench.render import terminal
@@ -296,6 +298,25 @@ def half_weights(counts: HalfWeights) -> str:
         f"of {counts.weights:,} weights in float16, {counts.subnormal:,} are subnormal (below 2^-14, fewer digits) and "
         f"{counts.zeroed:,} became 0; the largest is {counts.largest:.4g} ({counts.largest_of})"
     )
+
+
+def engine(built: EngineBuilt) -> list[str]:
+    """Return lines on the layers of an engine of a file in INT8; none for other engines."""
+    share = integer_share(built.integer, built.floating)
+    if share is None:
+        return []
+    lines = [
+        f"layers of the engine that multiply INT8 values: {_kinds(built.integer)}; wider ones: {_kinds(built.floating)}"
+    ]
+    if share < _MOSTLY:
+        lines.append(
+            "note: the builder has no INT8 kernels for most products on this GPU. It rounds their inputs to 8 bits and "
+            "multiplies wider values, so the file in FP16 is likely to be faster and is more accurate."
+        )
+    return [_line(line) for line in lines]
+
+
+_MOSTLY = 0.5  # of an engine's products; with fewer in INT8 there is little to gain
 
 
 def quantisation(record: Quantisation, classes: int) -> list[str]:

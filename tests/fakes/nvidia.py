@@ -118,7 +118,8 @@ class Network:
         return tensor(self.model.graph.output[index])
 
     def get_layer(self, index: int) -> Any:
-        return SimpleNamespace(type=SimpleNamespace(name=self.model.graph.node[index].op_type.upper()))
+        kind = self.model.graph.node[index].op_type.upper()
+        return SimpleNamespace(type=SimpleNamespace(name=kind.replace("QUANTIZELINEAR", "QUANTIZE")))
 
 
 class Loaded:
@@ -143,6 +144,25 @@ class Loaded:
 
     def create_execution_context(self) -> "Execution":
         return Execution(self)
+
+    def create_engine_inspector(self) -> Any:
+        return SimpleNamespace(get_engine_information={"oneline": layers(self.content)}.__getitem__)
+
+
+def layers(content: bytes) -> str:
+    """An inspector's list: the convolutions as the file has them, and one layer that multiplies nothing."""
+    nodes = onnx.load_from_string(content).graph.node
+    producers = {name: node.op_type for node in nodes for name in node.output}
+    lines = ["Name: copy, LayerType: Reformat, Inputs: [ { Name: a_int8, Format/Datatype: Row major FP16 format }]"]
+    for node in nodes:
+        if node.op_type == "Conv":
+            kind = "Int8" if producers.get(node.input[0]) == "DequantizeLinear" else "FP16"
+            lines.append(
+                f"Name: {node.name}, LayerType: CaskConvolution, Inputs: [ {{ Name: a, Location: Device, "
+                f"Dimensions: [2,8,8,8], Format/Datatype: Channel major {kind} format where channel % 4 == 0 }}], "
+                "Outputs: [ { Name: b, Dimensions: [2,8,8,8], Format/Datatype: Row major FP16 format }]"
+            )
+    return "\n".join(lines)
 
 
 class Execution:
@@ -248,14 +268,16 @@ def tensorrt(behaviour: Behaviour, version: str = "11.4.0.106") -> ModuleType:
                 self.logger.log(Severity.ERROR, behaviour.build_error)
                 return None
             behaviour.maybe_crash("build")
+            self.logger.log(Severity.VERBOSE, layers(network.content))
             return memoryview(MAGIC + hashlib.sha256(network.content).digest() + network.content)
 
     class Runtime:
         def __init__(self, logger: Any) -> None:
             self.logger = logger
 
-        def deserialize_cuda_engine(self, plan: bytes) -> "Loaded | None":
+        def deserialize_cuda_engine(self, plan: bytes | memoryview) -> "Loaded | None":
             behaviour.maybe_crash("load")
+            plan = bytes(plan)
             if behaviour.load_error or not plan.startswith(MAGIC):
                 self.logger.log(Severity.ERROR, behaviour.load_error or "Magic tag does not match")
                 return None
@@ -268,6 +290,7 @@ def tensorrt(behaviour: Behaviour, version: str = "11.4.0.106") -> ModuleType:
         "Builder": Builder,
         "OnnxParser": Parser,
         "NetworkDefinitionCreationFlag": SimpleNamespace(STRONGLY_TYPED=0 if version.startswith("11") else 1),
+        "LayerInformationFormat": SimpleNamespace(ONELINE="oneline"),
         "ProfilingVerbosity": SimpleNamespace(DETAILED="detailed"),
         "MemoryPoolType": SimpleNamespace(WORKSPACE="workspace"),
         "BuilderFlag": SimpleNamespace(TF32="tf32"),

@@ -8,6 +8,7 @@ loaded, and only where toolkit, version, system and card are those they were bui
 import hashlib
 import math
 import platform
+import re
 import sys
 from abc import abstractmethod
 from collections import Counter
@@ -26,6 +27,7 @@ from fastvit_bench.backends._nvidia.cuda.monitor import Monitor
 from fastvit_bench.backends._nvidia.cuda.timing import EventSession
 from fastvit_bench.backends._onnx import export as onnx_export
 from fastvit_bench.backends._onnx import model
+from fastvit_bench.backends._onnx import quantise as onnx_quantise
 from fastvit_bench.backends._onnx import session as onnx_session
 from fastvit_bench.backends._onnx.backend import OnnxFileBackend
 from fastvit_bench.backends._onnx.model import block_of
@@ -162,10 +164,11 @@ def settle(engine: Path, proved: Engine) -> None:
 
 @dataclass
 class BuilderMessages:
-    """The errors and warnings a toolkit logged during one build, in order."""
+    """The errors and warnings a toolkit logged during one build, in order, and the layers of the engine."""
 
     errors: list[str] = field(default_factory=list[str])
     warnings: list[str] = field(default_factory=list[str])
+    layers: str = ""  # a line each, in the inspector's notation
 
     def first(self) -> str:
         """Return the first error as part of a sentence."""
@@ -173,7 +176,44 @@ class BuilderMessages:
         return text[:300].rstrip(". ")
 
 
+_QUANTISE = "QUANTIZE"  # the parser's kind of layer
 _LISTENERS: dict[str, Any] = {}  # a process has one logger per toolkit: later ones are ignored by its library
+
+
+# a layer in the inspector's notation of one line: its kind, and its first input with the type of the values
+_LAYER = re.compile(r"LayerType: (?P<kind>\w+), Inputs: \[ \{(?P<first>[^}]*)\}")
+_MULTIPLYING = re.compile("conv|correlation|gemm|matrix|matmul|mha", re.IGNORECASE)  # in the kinds of such layers
+_QUANTISED = re.compile(r"datatype: [^,]*int8", re.IGNORECASE)
+
+
+def arithmetic(layers: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Count by kind an engine's layers that multiply INT8 values, and those that multiply wider ones.
+
+    `layers` is the inspector's list, a line each. A layer's first input is what it multiplies.
+    """
+    integer, floating = Counter[str](), Counter[str]()
+    for match in _LAYER.finditer(layers):
+        if _MULTIPLYING.search(match["kind"]):
+            (integer if _QUANTISED.search(match["first"]) else floating)[match["kind"]] += 1
+    return dict(sorted(integer.items())), dict(sorted(floating.items()))
+
+
+def _counted(record: Engine, layers: str) -> Engine:
+    """Return a record with the counts of `arithmetic`."""
+    integer, floating = arithmetic(layers)
+    return msgspec.structs.replace(record, integer=integer, floating=floating)
+
+
+def _inspected(trt: Any, logger: Any, plan: Any) -> str:
+    """Return the inspector's list of the layers of an engine for this machine's GPU; empty if it cannot be loaded.
+
+    One for another GPU never can be; TensorRT-RTX logs the same list while it builds.
+    """
+    runtime: Any = trt.Runtime(logger)
+    loaded: Any = runtime.deserialize_cuda_engine(plan)
+    if loaded is None:
+        return ""
+    return loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.ONELINE)
 
 
 def listen(trt: Any) -> tuple[Any, BuilderMessages]:
@@ -183,7 +223,7 @@ def listen(trt: Any) -> tuple[Any, BuilderMessages]:
         severity = trt.ILogger.Severity
 
         class Listener(trt.ILogger):
-            """A logger that collects errors and warnings, and drops information."""
+            """A logger that collects errors, warnings and layers, and drops other information."""
 
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
@@ -195,6 +235,8 @@ def listen(trt: Any) -> tuple[Any, BuilderMessages]:
                     self.messages.errors.append(text)
                 elif level == severity.WARNING:
                     self.messages.warnings.append(text)
+                elif _LAYER.search(text):
+                    self.messages.layers += f"{text}\n"
 
         _LISTENERS[trt.__name__] = Listener()
     logger = _LISTENERS[trt.__name__]
@@ -223,10 +265,9 @@ def build(
     """
     content = files.read_bytes(onnx, files.PROGRAM)
     logger, log = listen(trt)
-    # strongly typed is the only kind TensorRT 11 knows, and 10.12 is asked for it; 11 ignores the flag
-    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     builder = trt.Builder(logger)
-    network = builder.create_network(flags)
+    # strongly typed is the only kind TensorRT 11 knows, and 10.12 is asked for it; 11 ignores the flag
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)  # owns the weights, so it must outlive the build
     _parse(parser, content, target, onnx_name, log)
     config = _configuration(trt, builder, target, settings, capability, log)
@@ -256,6 +297,8 @@ def build(
         timing_cache=hashlib.sha256(before).hexdigest() if before else None,
         warnings=tuple(dict.fromkeys(" ".join(text.split()) for text in log.warnings)),
     )
+    if _QUANTISE in record.layers:
+        record = _counted(record, log.layers if capability is not None else _inspected(trt, logger, plan))
     if cache:
         _save_timings(cache, target, bytes(config.get_timing_cache().serialize()))
     files.write(engine, plan)
@@ -477,13 +520,19 @@ def profiled(trt: Any, engine: Path, known: Engine, device: Device, images: "Bat
 
 # --- the base class of the two backends -------------------------------------------------------------------------------
 
+_INTERFACES = {
+    "fp16": ("fp16", "fp32"),
+    "fp32": ("fp32",),
+    "int8": ("fp16",),
+}  # precision -> types of input and outputs
 RANGES = {"optimization_level": (3, 0, 5), "workspace_mib": (0, 0, 2**20)}  # default, least, most
 
 
 class EngineBackend(OnnxFileBackend):
     """A toolkit whose files are strongly typed ONNX, proved on the processor, with engines beside them."""
 
-    precisions = ("fp16", "fp32")
+    precisions = ("fp16", "fp32", "int8")
+    scheme = onnx_quantise.NVIDIA
     export_options: tuple[str, ...] = ("io", "dynamic")
     flags: tuple[str, ...] = ("io", "dynamic")
 
@@ -507,17 +556,17 @@ class EngineBackend(OnnxFileBackend):
     def options(self, device: Device) -> dict[str, str | int | float | bool]:
         """Return the options that shape the file, the builder's settings (`RANGES`), and a GPU's options.
 
-        ``io`` is fp16 or fp32, by default the precision. ``dynamic`` is the range of sizes a file takes, such as
-        224..1024, by default "" for one size. Raises `UsageError` for unknown options and wrong values.
+        ``io`` is fp16 or fp32, by default the precision, and fp16 for int8. ``dynamic`` is the range of sizes a file
+        takes, such as 224..1024, by default "" for one size. Raises `UsageError` for unknown options and wrong values.
         """
         gpu.only_known(device, {"io", "dynamic", *RANGES, *gpu.NAMES})
-        interface = device.options.get("io", device.precision)
-        if interface not in {device.precision, "fp32"}:
-            raise UsageError(
-                f"Device '{device.name}': io = {interface!r} must be "
-                f"{' or '.join(dict.fromkeys((device.precision, 'fp32')))}."
-            )
+        interfaces = _INTERFACES[device.precision]
+        interface = device.options.get("io", interfaces[0])
+        if interface not in interfaces:
+            raise UsageError(f"Device '{device.name}': io = {interface!r} must be {' or '.join(interfaces)}.")
         dynamic = device.options.get("dynamic", "")
+        if dynamic and device.precision == "int8":
+            raise UsageError(f"Device '{device.name}': a file in INT8 takes one size; leave `dynamic` out.")
         try:
             onnx_export.sizes(str(dynamic))
         except UsageError as error:
@@ -543,7 +592,17 @@ class EngineBackend(OnnxFileBackend):
         onnx_export.write(network, asked, path, metadata, interface=asked.options.get("io"), dynamic=dynamic)
 
     def verification_sessions(self, path: Path, asked: ExportJob) -> Iterable[VerificationRun]:
-        """Yield the ONNX file on this processor; one for several sizes in the smallest, the largest and its own."""
+        """Yield the ONNX file on this processor; one for several sizes in the smallest, the largest and its own.
+
+        One in INT8 is judged by its operators in float32, where nothing is rounded but by its Q/DQ nodes. It is also
+        run as its types say, which is the nearest to an engine without a GPU.
+        """
+        if asked.precision == "int8":
+            yield self.operators(path, asked)
+            how = f"ONNX Runtime on this processor, every result rounded to float16, not {self.product}"
+            typed = onnx_session.as_typed(path, available_cores())
+            yield VerificationRun("FP16 between integers", how, asked.shape, typed, "hardware")
+            return
         dynamic = onnx_export.sizes(asked.options.get("dynamic", ""))
         if dynamic is None:
             yield from super().verification_sessions(path, asked)
@@ -581,7 +640,7 @@ class EngineBackend(OnnxFileBackend):
         try:
             require(engine, target, files.file_sha256(path), settings)
         except FastViTBenchError:
-            if device.precision == "fp16":
+            if device.precision != "fp32":
                 model.require_strongly_typed(model.read(path), path.name)
             metadata_path(engine).unlink(missing_ok=True)  # first: an engine without it is not loaded
             try:
@@ -593,6 +652,11 @@ class EngineBackend(OnnxFileBackend):
                     f"{self.product} {target.version} failed on {path.name}: {first_line(error)}."
                 ) from error
         return engine
+
+    def record(self, path: Path, device: Device) -> Engine:
+        """Return the side-car of the file's engine."""
+        engine, _ = self.engine(path, device)
+        return read_metadata(engine)
 
     def note(self, path: Path, device: Device, parity: Parity) -> None:
         """Record the parity in the side-car of the file's engine."""

@@ -21,7 +21,7 @@ from fastvit_bench.backends import (
     available_cores,
 )
 from fastvit_bench.backends._onnx import export as onnx_export
-from fastvit_bench.backends._onnx import model, session
+from fastvit_bench.backends._onnx import model, session, typed_int8
 from fastvit_bench.backends._onnx import quantise as onnx_quantise
 from fastvit_bench.backends._onnx import traffic as onnx_traffic
 from fastvit_bench.errors import UsageError
@@ -120,7 +120,8 @@ class OnnxFileBackend(ABC):
 
     def operators(self, path: Path, asked: ExportJob) -> VerificationRun:
         """Return the check of a file in INT8 by its operators one by one, where no kernel rounds in its own way."""
-        opened = session.unoptimised(path.name, model.read(path).SerializeToString(), available_cores())
+        file = typed_int8.widened(model.read(path)).SerializeToString()
+        opened = session.unoptimised(path.name, file, available_cores())
         how = "its operators one by one in ONNX Runtime, in float32 and integers"
         return VerificationRun("INT8 file", how, asked.shape, opened)
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fastvit_bench.backends import INPUT, QuantisedFile, QuantisedTwins
 from fastvit_bench.backends._onnx import export as onnx_export
+from fastvit_bench.backends._onnx import model as onnx_model
 from fastvit_bench.backends._onnx import session as onnx_session
+from fastvit_bench.backends._onnx import typed_int8
 from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import ParityError
 
@@ -40,9 +42,16 @@ class Scheme(NamedTuple):
     signed: bool  # activations are int8 around 0; else uint8 with a zero of their own
     rounded_outputs: bool  # results of products are rounded too, which kernels between integers need
     rounded_bias: bool  # biases are int32, in units of the product of both steps
+    beside: tuple[str, ...] = _BESIDE  # kinds that compute between integers, apart from products
+    half: bool = False  # all between the integers is float16, by the file's types
 
 
 PROCESSOR = Scheme(signed=False, rounded_outputs=True, rounded_bias=True)
+
+# By NVIDIA's guide to TensorRT's quantised types: symmetric on both sides, the inputs of products are rounded and their
+# results are not. So a sum's residual is rounded, for a convolution reads it too, and its other side is not: then the
+# sum joins the kernel of the convolution before it.
+NVIDIA = Scheme(signed=True, rounded_outputs=False, rounded_bias=False, beside=(), half=True)
 
 
 class QuantisingChoices(NamedTuple):
@@ -299,7 +308,7 @@ def quantised(
             ),
             [],
             unquantised,
-            [*PRODUCTS, *_BESIDE],
+            [*PRODUCTS, *scheme.beside],
             {
                 "ActivationSymmetric": scheme.signed,
                 "WeightSymmetric": True,
@@ -385,12 +394,16 @@ def write(
     import onnx
 
     choices = QuantisingChoices()
-    done = quantised(_float_model(network, asked), images, scheme, threads, choices)
+    graph = _float_model(network, asked)
+    done = quantised(graph, images, scheme, threads, choices)
     notes = {_FACTORS: json.dumps(done.factors, separators=(",", ":"))} if done.factors else {}
-    onnx.helper.set_model_props(done.model, {**metadata, **notes})
-    done.model.producer_name, done.model.producer_version = "fastvit-bench", metadata.get("fastvit_bench.version", "")
-    onnx.checker.check_model(done.model)
-    path.write_bytes(done.model.SerializeToString(deterministic=True))
+    model = typed_int8.narrowed(done.model, equalised(graph, done.factors)) if scheme.half else done.model
+    onnx.helper.set_model_props(model, {**metadata, **notes})
+    model.producer_name, model.producer_version = "fastvit-bench", metadata.get("fastvit_bench.version", "")
+    onnx.checker.check_model(model)
+    if scheme.half:
+        onnx_model.require_strongly_typed(model, asked.model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
     return QuantisedFile(
         weights=f"int8 symmetric per {'channel' if choices.per_channel else 'tensor'}",
         activations=f"{'int8 symmetric' if scheme.signed else 'uint8 asymmetric'} per tensor",
@@ -453,14 +466,15 @@ class _Steps(NamedTuple):
 def rounded(network: "onnx.ModelProto", file: "onnx.ModelProto") -> "onnx.ModelProto":
     """Return the float model of a network whose values are rounded to the grids of a file.
 
-    The weights are the network's own, rounded here; of the file only the steps and zeros are taken. Activations are
+    The weights are the network's own, rounded here, also to float16 where the file's are; of the file only the steps
+    and zeros are taken. Activations are
     rounded by float operators. So a file with a wrong weight, a missing bias or another graph computes something else.
     Raises `ValueError` where the file has other operators than the network, or in other places.
     """
     import onnx
 
     grids = _Grids(file)
-    result = _copy(network)
+    result = typed_int8.as_stored(network, file)
     graph = result.graph
     own = {node.name: node for node in file.graph.node if node.op_type not in _MARKS}
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -514,8 +528,9 @@ def _weights_on_grid(name: str, weights: "Array", steps: _Steps) -> "Array":
 
     others = tuple(axis for axis in range(weights.ndim) if axis != steps.axis)
     largest = np.abs(weights).max(others if steps.axis is not None else None).reshape(-1)
-    own = np.where(largest > 0, largest.astype(np.float64) / steps.most, 1).astype(np.float32)
-    stored = np.where(largest > 0, steps.scale.reshape(-1), 1)
+    exact = np.where(largest > 0, largest.astype(np.float64) / steps.most, 1)
+    own = typed_int8.step(exact, steps.scale.dtype).astype(np.float32)
+    stored = np.where(largest > 0, steps.scale.reshape(-1), 1).astype(np.float32)
     if not np.allclose(stored, own, rtol=1e-6, atol=0.0):
         raise ValueError(f"the steps of the weights of {name} do not fit their values")
     sides = [-1 if axis == steps.axis else 1 for axis in range(weights.ndim)]
