@@ -186,6 +186,11 @@ def _timed(result: "Audit", settings: "Config", device: str, max_time: str | Non
     plan = options.comparison_plan(settings, None, None, max_time, 0)
     precision = result.precision.partition(",")[0]
     try:
+        if not result.file.endswith(".onnx"):
+            raise NotComparableError(
+                "of files of others only ONNX files take turns with this tool's own; time both packages in Xcode's "
+                "Performance tab"
+            )
         if not result.own_path:
             raise NotComparableError(f"there is no export of this tool beside it ({result.own_reason})")
         chosen = options.resolve_device(settings.device(device), precision=precision, batch=result.shape.batch)
