@@ -57,7 +57,7 @@ def write(network: "nn.Module", name: str, form: str, path: Path) -> None:
     safetensors.torch.save_file({PREFIX.get(name, "") + key: value for key, value in kept.items()}, path)
 
 
-def computed(network: "nn.Module", name: str, images: "Tensor") -> "Tensor":
+def computed(network: Any, name: str, images: "Tensor") -> "Tensor":
     """The outputs of timm's network: embeddings (N, width), or features at each position (N, positions, C)."""
     import torch
 

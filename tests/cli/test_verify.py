@@ -61,7 +61,7 @@ def test_a_core_ml_package_of_others_is_not_timed_and_the_line_says_why(device: 
         expected="",
         own_path="models/own.mlpackage",
     )
-    times = verify._timed(audit, options.load(None), device, None).times
+    times = verify._timed(audit, options.load(None), device, None).times  # pyright: ignore[reportPrivateUsage]
     assert times is not None
     assert times.ratio is None
     assert "only ONNX files take turns" in times.reason
