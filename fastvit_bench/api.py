@@ -84,6 +84,7 @@ def export(
     dynamic: str | None = None,
     gelu: Gelu | None = None,
     pad: bool = False,
+    normalize: bool = False,
     seed: int = 0,
     output: Path | str | None = None,
     force: bool = False,
@@ -108,7 +109,8 @@ def export(
 
     progress = progress or _ignore
     settings = options.load(_path(configuration))
-    (spec,) = options.adapted([options.one_model(settings, model, _path(checkpoint), head, weights)], gelu, pad=pad)
+    named = options.one_model(settings, model, _path(checkpoint), head, weights)
+    (spec,) = options.adapted([named], gelu, pad=pad, normalize=normalize)
     backend = backends.of_target(target)
     images, batches = options.images_per_run(str(batch))
     target_options = {
@@ -171,6 +173,7 @@ def measure(
     head: Head | None = None,
     gelu: Gelu | None = None,
     pad: bool = False,
+    normalize: bool = False,
     graph: bool | None = None,
     transfers: bool | None = None,
     sync: str | None = None,
@@ -220,7 +223,9 @@ def measure(
         return options.sweep_request(
             settings,
             chosen,
-            options.select_models(settings, _names(model), _path(checkpoint), head, weights, gelu, pad=pad),
+            options.select_models(
+                settings, _names(model), _path(checkpoint), head, weights, gelu, pad=pad, normalize=normalize
+            ),
             res=_sizes(res),
             protocol=protocol,
             runs=runs,
@@ -546,10 +551,11 @@ def load(
         raise UsageError(f"'{spec.name}' is an ONNX file and no network of PyTorch's; `export` and `measure` take it.")
     if spec.checkpoint is not None:
         network = checkpoints.load_network(spec.checkpoint, spec.variant, spec.head, spec.sha256, spec.weights)
-        reference = factory.of(network, spec.gelu, pad=spec.pad)
+        reference = factory.of(network, spec.gelu, pad=spec.pad, normalize=spec.normalize)
     else:
         shape = Shape(batch=1, height=spec.resolution, width=spec.resolution, channels=spec.channels)
-        reference = factory.random(spec.variant, spec.head, spec.classes, seed, shape, spec.gelu, pad=spec.pad)
+        kind = (spec.variant, spec.head, spec.classes)
+        reference = factory.random(*kind, seed, shape, spec.gelu, pad=spec.pad, normalize=spec.normalize)
     return reference.network.float().eval()
 
 

@@ -234,18 +234,18 @@ def _of_own(patterns: list[Any], models: Iterable[str]) -> list[Any]:
     return list(dict.fromkeys(names))
 
 
-def sizes(text: str, grid: Sequence[int], stride: int = STRIDE) -> list[tuple[int, int]]:
+def sizes(text: str, grid: Sequence[int], stride: int = STRIDE, remedy: str = "") -> list[tuple[int, int]]:
     """Return the image sizes (height, width) in pixels that a value of ``--res`` names.
 
     ``256`` · ``224,256`` · ``384x512`` (height x width) · ``224..1024`` (what of the grid lies within and the networks'
     `stride` divides, and both ends) · ``224..1024:160`` (steps from the first, and the last) · any of them joined by
     commas. Repeated sizes count once. Raises `UsageError` for any other text and for sizes that `stride` does not
-    divide.
+    divide; `remedy` is what else helps there.
     """
     result: dict[tuple[int, int], None] = {}
     for part in text.split(","):
-        for height, width in _sizes_of(part.strip(), grid, stride):
-            check_size(height, width, stride)
+        for height, width in _sizes_of(part.strip(), grid, stride, remedy):
+            check_size(height, width, stride, remedy)
             result[height, width] = None
     return list(result)
 
@@ -255,7 +255,7 @@ def _side(digits: str) -> int:
     return int(digits[:20])
 
 
-def _sizes_of(part: str, grid: Sequence[int], stride: int) -> Iterable[tuple[int, int]]:
+def _sizes_of(part: str, grid: Sequence[int], stride: int, remedy: str) -> Iterable[tuple[int, int]]:
     """Return the sizes (height, width) of one part between commas."""
     if match := re.fullmatch(r"(\d+)x(\d+)", part, re.IGNORECASE | re.ASCII):
         return [(_side(match[1]), _side(match[2]))]
@@ -273,7 +273,7 @@ def _sizes_of(part: str, grid: Sequence[int], stride: int) -> Iterable[tuple[int
     step = _side(match[3])
     if step == 0:
         raise UsageError(f"The range {low}..{high} has a step of 0; write a multiple of {stride} behind the colon.")
-    check_size(low, high, stride)  # before a range of many impossible sizes is listed
+    check_size(low, high, stride, remedy)  # before a range of many impossible sizes is listed
     return [(size, size) for size in dict.fromkeys([*range(low, high, step), high])]
 
 
@@ -316,9 +316,9 @@ def age(text: str) -> float:
     return float(match[1]) * _AGES[match[2]]
 
 
-def shapes(text: str, grid: Sequence[int], batch: int, stride: int = STRIDE) -> list[Shape]:
+def shapes(text: str, grid: Sequence[int], batch: int, stride: int = STRIDE, remedy: str = "") -> list[Shape]:
     """Return the input shapes of a batch at the sizes that a value of ``--res`` names (see `sizes`)."""
-    return [Shape(batch=batch, height=height, width=width) for height, width in sizes(text, grid, stride)]
+    return [Shape(batch=batch, height=height, width=width) for height, width in sizes(text, grid, stride, remedy)]
 
 
 def stride(specs: Iterable[ModelSpec]) -> int:

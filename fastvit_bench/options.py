@@ -149,10 +149,11 @@ def select_models(
     gelu: str | None = None,
     *,
     pad: bool = False,
+    normalize: bool = False,
 ) -> list[ModelSpec]:
     """Return the models that are meant, by names and globs; with a checkpoint, or `weights` of one, it is one.
 
-    `gelu` and `pad` change them as `adapted` does.
+    `gelu`, `pad` and `normalize` change them as `adapted` does.
     """
     if checkpoint is not None or weights is not None:
         if len(models) > 1:
@@ -161,13 +162,18 @@ def select_models(
     else:
         specs = settings.select(models)
         specs = specs if head is None else [msgspec.structs.replace(spec, head=head) for spec in specs]
-    return adapted(specs, gelu, pad=pad)
+    return adapted(specs, gelu, pad=pad, normalize=normalize)
 
 
-def adapted(specs: Sequence[ModelSpec], gelu: str | None = None, *, pad: bool = False) -> list[ModelSpec]:
-    """Return models with another GELU than declared, and padding of their images where `pad` asks for it."""
+def adapted(
+    specs: Sequence[ModelSpec], gelu: str | None = None, *, pad: bool = False, normalize: bool = False
+) -> list[ModelSpec]:
+    """Return models with another GELU than declared, and padding and normalising where `pad` and `normalize` ask."""
     chosen: dict[str, Any] = {} if gelu is None else {"gelu": msgspec.convert(str(gelu), Gelu)}
-    return [msgspec.structs.replace(spec, pad=spec.pad or pad, **chosen) for spec in specs]
+    return [
+        msgspec.structs.replace(spec, pad=spec.pad or pad, normalize=spec.normalize or normalize, **chosen)
+        for spec in specs
+    ]
 
 
 def _refuse_head(checkpoint: Path | None, head: Head | None) -> None:
@@ -178,7 +184,13 @@ def _refuse_head(checkpoint: Path | None, head: Head | None) -> None:
 def sweep_shapes(settings: Config, res: str | None, specs: Sequence[ModelSpec], batch: int) -> tuple[Shape, ...]:
     """Return the shapes of a sweep: those named, else the sizes of the grid that every model can take."""
     grid, stride = settings.sweep.grid, config.stride(specs)
-    return tuple(config.shapes(res or _possible(grid, stride), grid, batch, stride))
+    return tuple(config.shapes(res or _possible(grid, stride), grid, batch, stride, _padding(specs)))
+
+
+def _padding(specs: Sequence[ModelSpec]) -> str:
+    """Return what helps where a stride does not divide a size, beside other sizes; only FastViT's networks pad."""
+    padding = all(registry.find(spec.variant).family == "fastvit" for spec in specs)
+    return ", or let the file pad its images with --pad" if padding else ""
 
 
 def _possible(grid: Sequence[int], stride: int) -> str:
@@ -335,7 +347,8 @@ def export_jobs(
     from fastvit_bench.exporting import checkpoints, pipeline
 
     backend = backends.get(device.backend)
-    shapes = config.shapes(res or str(spec.resolution), settings.sweep.grid, device.batch, config.stride([spec]))
+    stride, remedy = config.stride([spec]), "" if device.options.get("dynamic") else _padding([spec])
+    shapes = config.shapes(res or str(spec.resolution), settings.sweep.grid, device.batch, stride, remedy)
     if multifunction and len(shapes) < 2:
         raise UsageError("--multifunction puts several sizes into one file; name them with --res, such as 256,384.")
     weights = checkpoints.weights_of(spec, seed)

@@ -330,6 +330,7 @@ def test_the_readme_describes_every_script():
         "against_timm",
         "coreml_export",
         "cuda_window",
+        "encoders",
         "fleet_chaos",
         "fusing",
         "gate",
@@ -357,6 +358,7 @@ def test_help_says_what_is_claimed(script: str, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert (load(script).__doc__ or "").splitlines()[0] in done.stdout
     assert "--markdown" in done.stdout or script in (
+        "encoders",
         "fleet_chaos",
         "kills",
         "on_gpu",

@@ -122,6 +122,7 @@ ENDINGS = (
     Ending("sigmoid of {}", _unchanged, _logit, lambda values, precision: np.abs(values) < _STEEPEST[precision]),
     Ending("{}, divided by its norm", _normalised, _unchanged, _everywhere),
 )
+NORMALIZED = "embedding, divided by its norm"  # what an export can end in too
 
 
 class Arithmetic(NamedTuple):

@@ -6,6 +6,7 @@ import msgspec
 
 from fastvit_bench import backends
 from fastvit_bench.auditing.audit import AuditSubject
+from fastvit_bench.auditing.outputs import NORMALIZED
 from fastvit_bench.errors import FastViTBenchError
 from fastvit_bench.exporting import pipeline
 from fastvit_bench.records import Artifact, Device, ExportJob, Fuse, ModelSpec
@@ -32,11 +33,12 @@ def job(spec: ModelSpec, item: AuditSubject, models: Path) -> ExportJob:
 def beside(audit: Audit, spec: ModelSpec, item: AuditSubject, models: Path) -> Audit:
     """Return an audit with the operations of this tool's own export, which is written below `models` where it is not.
 
-    Where there is none, the audit says why.
+    Where the file divides the embedding by its norm, so does the export. Where there is none, the audit says why.
     """
     try:
         backends.require(backends.of_target(item.file.target).name)
-        asked = job(spec, item, models)
+        ending = any(output.passed and output.value == NORMALIZED for output in audit.outputs)
+        asked = job(msgspec.structs.replace(spec, normalize=ending), item, models)
         artifact: Artifact = pipeline.cached(asked) or pipeline.export(asked)
     except FastViTBenchError as error:
         return msgspec.structs.replace(audit, own_reason=str(error).rstrip("."))

@@ -28,7 +28,7 @@ class TensorRTRTX(engines.EngineBackend):
     suffix = ".rtx.onnx"
     product = "TensorRT-RTX"
     distribution = "tensorrt-rtx"
-    export_options = ("io", "dynamic", "compute_capability")
+    export_options = ("io", "dynamic", "input", "compute_capability")
     flags = export_options
 
     def unavailable_reason(self, device: Device | None = None) -> str | None:

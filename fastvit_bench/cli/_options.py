@@ -125,6 +125,10 @@ PadOption = Annotated[
         help="Take sides that are no multiple of the network's stride: the file pads them with zeros.",
     ),
 ]
+NormalizeOption = Annotated[
+    bool,
+    typer.Option("--normalize", help="Encoders: divide the embedding by its L2 norm within the file."),
+]
 WeightSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights.")]
 MachineOption = Annotated[
     str | None,

@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 
 from fastvit_bench.cli import _complete, _output
-from fastvit_bench.cli._options import CheckpointOption, ConfigOption, ForceOption, GeluOption, PadOption, WeightsOption
+from fastvit_bench.cli._options import (
+    CheckpointOption,
+    ConfigOption,
+    ForceOption,
+    GeluOption,
+    NormalizeOption,
+    PadOption,
+    WeightsOption,
+)
 from fastvit_bench.cli._progress import ProgressLine
 from fastvit_bench.records import Artifact, ExportJob, Fuse, Head
 
@@ -80,8 +88,7 @@ def export(
         str | None,
         typer.Option(
             "--input",
-            help="coreml, coreai, onnx, openvino: image (8-bit RGB) or tensor (normalised). "
-            "[default: tensor; coreml image]",
+            help="All but pytorch: image (8-bit RGB) or tensor (normalised). [default: tensor; coreml image]",
         ),
     ] = None,
     attention: Annotated[
@@ -120,6 +127,7 @@ def export(
     ] = None,
     gelu: GeluOption = None,
     pad: PadOption = False,
+    normalize: NormalizeOption = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random weights, and of the draw of images.")] = 0,
     output: Annotated[  # as text: a path loses the slash that ends a folder's name
         str | None,
@@ -148,7 +156,8 @@ def export(
     from fastvit_bench.sweep import run
 
     settings = options.load(config_file)
-    (spec,) = options.adapted([options.one_model(settings, model, checkpoint, head, weights)], gelu, pad=pad)
+    named = options.one_model(settings, model, checkpoint, head, weights)
+    (spec,) = options.adapted([named], gelu, pad=pad, normalize=normalize)
     _output.say_contents([spec])
     backend = backends.of_target(target)
     images, batches = options.images_per_run(batch)

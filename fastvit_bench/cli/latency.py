@@ -16,6 +16,7 @@ from fastvit_bench.cli._options import (
     GeluOption,
     MachineOption,
     ModelsOption,
+    NormalizeOption,
     PadOption,
     PlaintextOption,
     PrecisionOption,
@@ -74,6 +75,7 @@ def latency(
     ] = None,
     gelu: GeluOption = None,
     pad: PadOption = False,
+    normalize: NormalizeOption = False,
     graph: Annotated[
         bool | None,
         typer.Option("--graph/--no-graph", help="NVIDIA GPUs: replay a CUDA graph. [default: where the binding can]"),
@@ -146,7 +148,9 @@ def latency(
 
     def request_of(device: Device) -> Request:
         _output.say_contents(
-            specs := options.select_models(settings, model or [], checkpoint, head, weights, gelu, pad=pad)
+            specs := options.select_models(
+                settings, model or [], checkpoint, head, weights, gelu, pad=pad, normalize=normalize
+            )
         )
         return options.sweep_request(
             settings,

@@ -103,7 +103,7 @@ def _prove(
     format_: RecordFormat,
 ) -> None:
     """Prove a file of this tool's own, and print the proof of each of its parts."""
-    from fastvit_bench.exporting import pipeline
+    from fastvit_bench.exporting import metadata, pipeline
     from fastvit_bench.render import data, listing
 
     proofs = pipeline.verify(path, checkpoint, Path(settings.paths.models), weights)
@@ -113,6 +113,8 @@ def _prove(
     for name, proof in proofs.items() if format_ is RecordFormat.RICH else ():
         what = str(path) if not name else f"{path} ({name})"
         _output.show(listing.proof(name, proof) if verbose else listing.proof(what, proof, verbose=False))
+    if metadata.asked_for(path, backend).normalize and format_ is RecordFormat.RICH:
+        _output.show(f"{path}: {listing.NORMALIZED}")
     _say_differences(path, backend, settings, checkpoint)
     failed = [proof for proof in proofs.values() if not proof.passed]
     if failed:
@@ -165,7 +167,8 @@ def _audit(path: Path, spec: "ModelSpec", settings: "Config", res: str | None) -
     network = checkpoints.load_network(spec.checkpoint, spec.variant, spec.head, spec.sha256, spec.weights)
     size = (sizes[0].height, sizes[0].width) if sizes else None
     with ProgressLine(_output.stderr()) as progress:
-        item = auditing.subject(path, factory.of(network), spec.variant, identity, size, spec.resolution)
+        reference = factory.of(network, spec.gelu)
+        item = auditing.subject(path, reference, spec.variant, identity, size, spec.resolution)
         result = auditing.audit(item, progress.step)
         progress.step(f"exporting {spec.name} {item.shape.size} beside it")
         return own.beside(result, spec, item, Path(settings.paths.models))
@@ -183,6 +186,11 @@ def _timed(result: "Audit", settings: "Config", device: str, max_time: str | Non
     plan = options.comparison_plan(settings, None, None, max_time, 0)
     precision = result.precision.partition(",")[0]
     try:
+        if not result.file.endswith(".onnx"):
+            raise NotComparableError(
+                "of files of others only ONNX files take turns with this tool's own; time both packages in Xcode's "
+                "Performance tab"
+            )
         if not result.own_path:
             raise NotComparableError(f"there is no export of this tool beside it ({result.own_reason})")
         chosen = options.resolve_device(settings.device(device), precision=precision, batch=result.shape.batch)

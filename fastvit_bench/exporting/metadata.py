@@ -124,6 +124,7 @@ def metadata_entries(asked: ExportJob, price: "Cost") -> dict[str, str]:
         "channels": str(asked.shape.channels) if asked.shape.channels != 3 else "",
         "gelu": asked.gelu if asked.gelu != "erf" else "",
         "pad": "zeros, right and below" if asked.pad else "",
+        "normalize": "L2" if asked.normalize else "",
         "weights": asked.weights.origin,
         "checkpoint_sha256": asked.weights.sha256 or "",
         "checkpoint_file": asked.weights.file or "",
@@ -218,6 +219,7 @@ def _described(metadata: Mapping[str, str], backend: str) -> Artifact | None:
             functions=tuple(sizes),
             gelu=msgspec.convert(facts.get("gelu", "erf"), Gelu),
             pad="pad" in facts,
+            normalize="normalize" in facts,
             contents=printable(facts.get("checkpoint_contents", "")),
             preparation=msgspec.json.decode(facts.get("preparation", "null"), type=Preparation | None),
         )
@@ -285,6 +287,7 @@ def asked_for(path: Path, backend: backends.Backend) -> ExportJob:
         preparation=known.preparation,
         gelu=known.gelu,
         pad=known.pad,
+        normalize=known.normalize,
         labels=tuple(labels.split("\n")) if labels else (),
     )
 

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from fastvit_bench.network.factory import Reference
 
 
+# long: names every field of the job
 def job(
     spec: ModelSpec,
     weights: Weights,
@@ -116,6 +117,7 @@ def job(
         functions=tuple(functions_),
         gelu=spec.gelu,
         pad=spec.pad and any(side % stride for entry in (shape, *functions) for side in (entry.height, entry.width)),
+        normalize=spec.normalize,
         labels=labels,
         calibration=images,
         force=force,
@@ -226,6 +228,10 @@ def _check_sizes(asked: ExportJob) -> None:
         raise UsageError(
             f"{asked.variant} takes RGB images of its own sizes, with its own GELU; channels, gelu and pad are for "
             "FastViT's networks."
+        )
+    if entry.family != "fastvit" and asked.normalize:
+        raise UsageError(
+            f"{asked.variant} has no embedding that --normalize could divide by its L2 norm; leave it out."
         )
     if asked.pad and asked.options.get("dynamic"):
         raise UsageError("A file of several sizes is not padded; leave --pad or --dynamic out.")
@@ -344,6 +350,7 @@ def _artifact(
         fused=asked.fused,
         gelu=asked.gelu,
         pad=asked.pad,
+        normalize=asked.normalize,
         weights=asked.weights,
         toolchain=asked.toolchain,
         path=name if proof.passed else _rejected(Path(name)).name,
@@ -443,7 +450,7 @@ def _reference_of(asked: ExportJob) -> "Reference":
     """Return the reference network of a job; only networks with position tables depend on its size."""
     shape = asked.shape if registry.find(asked.variant).sized else None
     shape = shape or Shape(batch=1, height=256, width=256, channels=asked.shape.channels)
-    kind = (asked.variant, asked.head, asked.classes, asked.gelu, asked.pad)
+    kind = (asked.variant, asked.head, asked.classes, asked.gelu, asked.pad, asked.normalize)
     return _reference(asked.checkpoint, asked.weights, shape, *kind)
 
 
@@ -679,11 +686,13 @@ def _reference(
     classes: int,
     gelu: Gelu,
     pad: bool,
+    normalize: bool,
 ) -> "Reference":
     """Build the network in float64 as its weights come; cached for the next size of the same model."""
     from fastvit_bench.network import factory
 
     if checkpoint is not None:
-        return factory.of(load_network(checkpoint, variant, head, weights.sha256, weights.entry), gelu, pad=pad)
+        network = load_network(checkpoint, variant, head, weights.sha256, weights.entry)
+        return factory.of(network, gelu, pad=pad, normalize=normalize)
     assert weights.seed is not None
-    return factory.random(variant, head, classes, weights.seed, shape, gelu, pad=pad)
+    return factory.random(variant, head, classes, weights.seed, shape, gelu, pad=pad, normalize=normalize)

@@ -28,18 +28,32 @@ class Reference:
     form: Form
 
 
-def of(network: FastViT, gelu: Gelu = "erf", *, pad: bool = False) -> Reference:
+def of(network: FastViT, gelu: Gelu = "erf", *, pad: bool = False, normalize: bool = False) -> Reference:
     """Return a FastViT with loaded weights as a reference; the network is changed in place.
 
-    `gelu` says how its weights were trained, and `pad` that it takes images of any size.
+    `gelu` says how its weights were trained, `pad` that it takes images of any size, and `normalize` that embeddings
+    are divided by their L2 norm. Raises `UsageError` for another head that is to be normalised.
     """
-    network.variant = replace(network.variant, gelu=gelu, pad=pad)
+    if normalize and network.head_kind is not Head.EMBEDDING:
+        raise UsageError(
+            f"Only an embedding is divided by its L2 norm, and this network's head is '{network.head_kind}'; "
+            "leave --normalize out."
+        )
+    network.variant = replace(network.variant, gelu=gelu, pad=pad, normalize=normalize)
     set_gelu(network, gelu)
     return Reference(network.double().eval(), network.head_kind, network.classes, network.form)
 
 
 def random(
-    name: str, head: Head, classes: int, seed: int, shape: Shape, gelu: Gelu = "erf", *, pad: bool = False
+    name: str,
+    head: Head,
+    classes: int,
+    seed: int,
+    shape: Shape,
+    gelu: Gelu = "erf",
+    *,
+    pad: bool = False,
+    normalize: bool = False,
 ) -> Reference:
     """Build the network `name` with random weights on which each of its branches matters.
 
@@ -51,7 +65,7 @@ def random(
     entry = registry.find(name)
     if entry.family == "fastvit":
         network, _ = randomised(name, head, classes, seed, shape.channels)
-        return of(network, gelu, pad=pad)
+        return of(network, gelu, pad=pad, normalize=normalize)
     if classes < 1:
         raise UsageError(f"A classifier has at least one class, not {classes}; correct `classes`.")
     network = _build(name, head, classes, (shape.height, shape.width)).eval()

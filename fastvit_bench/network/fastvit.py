@@ -64,6 +64,27 @@ def padded(x: Tensor, variant: Variant) -> Tensor:
     return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
 
+LEAST_NORM = 2.0**-14  # the smallest number that float16 holds with all its bits
+
+
+def embedded(x: Tensor, variant: Variant) -> Tensor:
+    """Return vectors (B, C) divided by their L2 norms where `variant.normalize` asks for it, else as they are."""
+    return unit_length(x) if variant.normalize else x
+
+
+def unit_length(x: Tensor) -> Tensor:
+    """Return vectors (B, C) divided by their L2 norms, as ``torch.nn.functional.normalize`` divides them.
+
+    They are divided by their largest magnitude first, so that no square overflows or vanishes in float16. Norms below
+    ``LEAST_NORM ** 2``, 4e-9, count as that: torch's own least, 1e-12, is 0 in float16. A vector of zeros stays one.
+    """
+    # without abs, amax, sum and norm: torch's exporter writes those of float16 between casts to float32
+    largest = torch.maximum(x, -x).max(1, keepdim=True).values  # (B, 1)
+    x = x / largest.clamp(min=LEAST_NORM)  # (B, C), the largest magnitude 1
+    norm = (x * x).mean(1, keepdim=True).sqrt() * x.shape[1] ** 0.5  # (B, 1)
+    return x / norm.clamp(min=LEAST_NORM)
+
+
 class ConvBN(nn.Sequential):
     """A convolution without bias and its BatchNorm, padded to keep H x W at stride 1."""
 
@@ -441,7 +462,7 @@ class FastViT(nn.Module):
         if self.head_kind is Head.TOKENS:
             return x.flatten(2).transpose(1, 2)
         x = x.mean((2, 3))
-        return self.head(x) if self.classes else x
+        return embedded(self.head(x) if self.classes else x, self.variant)
 
 
 PROJECTED = (Head.CLASSIFIER, Head.EMBEDDING)  # heads that end in a linear layer, whose outputs `classes` counts

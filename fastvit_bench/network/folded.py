@@ -32,6 +32,7 @@ from fastvit_bench.network.fastvit import (
     SqueezeExcite,
     Variant,
     check_head,
+    embedded,
     padded,
     set_gelu,
     taps,
@@ -283,4 +284,4 @@ class FoldedFastViT(nn.Module):
         if self.head_kind is Head.TOKENS:
             return x.flatten(2).transpose(1, 2)
         x = x.mean((2, 3))
-        return self.classifier(x) if self.classes else x
+        return embedded(self.classifier(x) if self.classes else x, self.variant)

@@ -50,6 +50,7 @@ class Variant:
     channels_in: int = 3  # of its images
     gelu: Gelu = "erf"
     pad: bool = False  # whether images are padded by zeros, right and below, to multiples of the stride
+    normalize: bool = False  # whether an embedding is divided by its L2 norm
 
     @property
     def stride(self) -> int:
@@ -96,8 +97,11 @@ def design(name: str, channels_in: int = 3, gelu: Gelu = "erf", *, pad: bool = F
 LARGEST_SIDE = 16_384  # pixels of an image
 
 
-def check_size(height: int, width: int, stride: int = STRIDE) -> None:
-    """Raise `UsageError` unless sides are multiples of a network's total stride, from 32 to `LARGEST_SIDE`."""
+def check_size(height: int, width: int, stride: int = STRIDE, remedy: str = "") -> None:
+    """Raise `UsageError` unless sides are multiples of a network's total stride, from 32 to `LARGEST_SIDE`.
+
+    `remedy` is what else helps beside another size.
+    """
     least = max(STRIDE, stride)
     if max(height, width) > LARGEST_SIDE:
         raise UsageError(f"A side of {max(height, width)} pixels is above {LARGEST_SIDE}; use a smaller image.")
@@ -108,7 +112,7 @@ def check_size(height: int, width: int, stride: int = STRIDE) -> None:
             below = size // stride * stride
             raise UsageError(
                 f"{name} {size} is not a multiple of {stride}, the network's total stride; "
-                f"use {below} or {below + stride}."
+                f"use {below} or {below + stride}{remedy}."
             )
 
 

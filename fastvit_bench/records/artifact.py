@@ -48,6 +48,7 @@ class ExportSpec(Record, frozen=True):
     functions: tuple[Shape, ...] = ()  # all shapes of a file that accepts several
     gelu: Gelu = "erf"  # how the network computes GELU
     pad: bool = False  # whether the file pads its images to multiples of the network's stride
+    normalize: bool = False  # whether the file divides embeddings by their L2 norm
     contents: str = ""  # where the network lay in its checkpoint, and what else that held
     preparation: Preparation | None = None  # of its images; None of a file of an earlier version
 
@@ -87,6 +88,8 @@ class ExportSpec(Record, frozen=True):
             decisive = (*decisive, self.preparation)
         if self.gelu != "erf" or self.pad:
             decisive = (*decisive, self.gelu, self.pad)
+        if self.normalize:
+            decisive = (*decisive, "normalize")
         return hashlib.sha256(msgspec.json.encode(decisive, order="sorted")).hexdigest()[:8]
 
 

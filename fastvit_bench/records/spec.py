@@ -107,6 +107,7 @@ class ModelSpec(Record, frozen=True):
     gelu: Gelu = "erf"  # tanh: the approximation, for weights that were trained with it; no file says so
     resolution: int = 256  # evaluation size in pixels
     pad: bool = False  # whether sides that are no multiple of the network's stride are padded, by zeros
+    normalize: bool = False  # whether the file divides embeddings by their L2 norm
     # of the preparation of its images; what is left out comes from beside the weights, or is the network's own
     crop: float | None = None  # side of the square that is cut from the middle, over the side that was resized to
     mean: Triple | None = None  # of red, green and blue, which is subtracted from pixel / 255

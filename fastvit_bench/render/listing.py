@@ -378,13 +378,17 @@ def _kinds(counts: Mapping[str, int]) -> str:
 
 
 def content(artifact: Artifact, *, verbose: bool = True) -> str:
-    """Return a line on what a file holds: its size and its operations, with `verbose` by their kinds."""
+    """Return a line on what a file holds: its size, its operations, with `verbose` by their kinds, and its ending."""
     kinds = ", ".join(
         f"{kind} {count}" for kind, count in sorted(artifact.operations.items(), key=lambda i: (-i[1], i[0]))
     )
     by_kind = f" ({kinds})" if verbose else ""
     counted = f", {sum(artifact.operations.values())} operations{by_kind}" if artifact.operations else ""
-    return _line(f"{artifact.size_bytes / 1e6:.2f} MB{counted}")
+    ending = f"; {NORMALIZED}" if artifact.normalize else ""
+    return _line(f"{artifact.size_bytes / 1e6:.2f} MB{counted}{ending}")
+
+
+NORMALIZED = "the embedding is divided by its L2 norm"  # of a file that ends so
 
 
 def fusing(report: Fusing, width: int) -> "Group":

@@ -16,7 +16,7 @@ import pytest
 from fakes import cudagpu, nvidia
 
 from fastvit_bench import backends
-from fastvit_bench.backends import Session
+from fastvit_bench.backends import Images, Session
 from fastvit_bench.backends._nvidia import engines
 from fastvit_bench.backends._onnx import export
 from fastvit_bench.backends.tensorrt import BACKEND
@@ -359,6 +359,30 @@ def test_an_engine_computes_what_its_file_says(
     assert trt.gpu.alive == {}
 
 
+@pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize("interface", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
+def test_an_engine_takes_8_bit_pixels(tmp_path: Path, trt: nvidia.Behaviour, interface: str) -> None:
+    asked = job(tmp_path, options={"input": "image", "io": interface})
+    artifact = pipeline.export(asked)
+    graph = onnx.load(asked.path).graph
+    assert [node.op_type for node in graph.node[:5]] == ["Cast", "Mul", "Sub", "Transpose", "Conv"]
+    assert not [node.name for node in graph.node if "wrapped_network" in node.name]
+    assert not [tensor.name for tensor in graph.initializer if "wrapped_network" in tensor.name]
+    assert artifact.parity is not None
+    assert "8-bit RGB pixels" in artifact.parity.reference
+    assert (proof := pipeline.build_engine(asked).parity) is not None
+    assert proof.passed
+    engine = engines.read_metadata(only(Path(asked.path).parent, "*.engine"))
+    kind = {"fp16": "HALF", "fp32": "FLOAT"}[interface]
+    assert (engine.inputs, engine.outputs) == ({"image": "UINT8 2x32x32x3"}, {"logits": f"{kind} 2x1000"})
+    pixels = verification.images(asked.shape, Images.PIXELS)[0]
+    with BACKEND.open(Path(asked.path), asked.device) as session:
+        assert session.images is Images.PIXELS
+        with pytest.raises(UsageError, match=r"takes image \[2, 32, 32, 3\], not \[2, 3, 32, 32\]"):
+            session.set_input(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+    assert len(BACKEND.profile(Path(asked.path), asked.device, pixels, 3)) == 2
+
+
 def test_the_gpu_is_looked_at_where_nvml_is(asked: ExportJob, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = {"nvmlDeviceGetClockInfo": lambda handle, kind: {1: 1545, 2: 7000}[kind]}
     monkeypatch.setitem(sys.modules, "pynvml", cudagpu.pynvml(clock))
@@ -600,6 +624,8 @@ def some_card() -> GpuIdentity:
         ({"gpu": True}, "must be a whole number"),
         ({"optimization_level": 6}, "from 0 to 5"),
         ({"workspace_mib": "4G"}, "workspace_mib = '4G'"),
+        ({"input": "photo"}, "input = 'photo' must be tensor or image"),
+        ({"input": "image", "dynamic": "32..64"}, "a file of several sizes takes tensors; leave its input at tensor"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, str | int | float | bool], said: str) -> None:

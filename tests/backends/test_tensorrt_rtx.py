@@ -152,6 +152,20 @@ def test_single_precision_outside_and_other_cards(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
+@installed
+@pytest.mark.parametrize("interface", ["fp16", "fp32"])
+def test_nvidias_builder_takes_8_bit_pixels(interface: str, tmp_path: Path) -> None:
+    asked = job(tmp_path, size=64, options={"input": "image", "io": interface})
+    assert pipeline.export(asked).parity is not None
+    known = built(asked)
+    outputs = {"fp16": "HALF 2x1000", "fp32": "FLOAT 2x1000"}[interface]
+    assert (known.inputs, known.outputs) == ({"image": "UINT8 2x64x64x3"}, {"logits": outputs})
+    assert known.layers["CAST"] == (1 if interface == "fp16" else 2)  # of the pixels, and of the outputs
+    assert known.warnings == ()
+
+
+@pytest.mark.slow
 @installed
 def test_an_engine_that_fits_is_kept_and_another_replaced(asked: ExportJob) -> None:
     known, engine = built(asked), engine_of(asked)

@@ -11,6 +11,11 @@ from commands import call, refused
 from onnx import helper
 from strangers import CLASSES, Changed, timms
 
+from fastvit_bench import options
+from fastvit_bench.cli import verify
+from fastvit_bench.records import Head, Shape, Weights
+from fastvit_bench.records.audit import Audit
+
 IMAGES = (1, 3, 64, 64)
 
 
@@ -34,6 +39,33 @@ def test_a_file_of_others_needs_weights(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "theirs.onnx")
     message = refused("verify", "theirs.onnx", cwd=tmp_path)
     assert "does not say which network it holds; name its weights with --checkpoint" in message
+
+
+@pytest.mark.parametrize("device", ["cpu", "mac"])
+def test_a_core_ml_package_of_others_is_not_timed_and_the_line_says_why(device: str) -> None:
+    audit = Audit(
+        file="theirs.mlpackage",
+        sha256="0" * 64,
+        size_bytes=1,
+        variant="fastvit_t8",
+        head=Head.CLASSIFIER,
+        weights=Weights(origin="random", seed=0),
+        precision="fp16",
+        shape=Shape(batch=1, height=64, width=64),
+        layout="NCHW",
+        images=1,
+        seed=0,
+        how="",
+        passed=True,
+        preparation="",
+        expected="",
+        own_path="models/own.mlpackage",
+    )
+    times = verify._timed(audit, options.load(None), device, None).times  # pyright: ignore[reportPrivateUsage]
+    assert times is not None
+    assert times.ratio is None
+    assert "only ONNX files take turns" in times.reason
+    assert "Xcode's Performance tab" in times.reason
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_the_values_are_in_the_proof_the_artifact_and_the_file(exported: ExportJ
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["openvino", "coreml", "coreai"])
+@pytest.mark.parametrize("backend", ["openvino", "coreml", "coreai", "tensorrt"])
 def test_a_file_of_each_target_normalises_as_the_model_says(backend: str, tmp_path: Path) -> None:
     asked = job(tmp_path, backend, **OTHER)
     pipeline.export(asked)
@@ -239,7 +239,11 @@ def test_a_file_that_takes_images_is_exported_and_verified(tmp_path: Path, monke
     ("words", "sentence"),
     [
         (["-t", "onnx", "--input", "photo"], "input = 'photo' must be tensor or image"),
-        (["-t", "tensorrt", "--input", "image"], "--input means nothing for --target tensorrt"),
+        (["-t", "pytorch", "--input", "image"], "--input means nothing for --target pytorch"),
+        (
+            ["-t", "tensorrt", "--input", "image", "--dynamic", "64..96", "--res", "64"],
+            "a file of several sizes takes tensors; leave its input at tensor, or name one size",
+        ),
     ],
 )
 def test_inputs_that_a_target_does_not_have_are_refused(words: list[str], sentence: str, tmp_path: Path) -> None:

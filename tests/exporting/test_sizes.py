@@ -62,8 +62,12 @@ def test_a_sweep_takes_the_sizes_of_the_grid_that_all_its_models_can(settings: C
         assert [shape.height for shape in options.sweep_shapes(settings, None, specs, 1)] == sizes
     within = options.sweep_shapes(settings, "192..512", specs, 1)
     assert [shape.height for shape in within] == [192, 256, 384, 512]
-    with pytest.raises(UsageError, match="224 is not a multiple of 64"):
-        options.sweep_shapes(settings, "224..512", specs, 1)
+    refused = "224 is not a multiple of 64, the network's total stride; use 192 or 256"
+    for sizes in ("224..512", "224..512:64", "224x256"):
+        with pytest.raises(UsageError, match=f"{refused}, or let the file pad its images with --pad"):
+            options.sweep_shapes(settings, sizes, specs, 1)
+    with pytest.raises(UsageError, match=r"use 192 or 224\.$"):  # which this network does not do
+        options.sweep_shapes(settings, "200", settings.select(["cmt_ti"]), 1)
 
 
 def test_gates_exports_and_accuracies_know_the_stride(settings: Config, tmp_path: Path) -> None:
@@ -74,8 +78,11 @@ def test_gates_exports_and_accuracies_know_the_stride(settings: Config, tmp_path
         options.square_shape("96", [spec], 1)
     device = options.export_device("onnx", backends.get("onnxruntime"), None, 1, {})
     how = {"fuse": Fuse.FOLDED, "seed": 0, "multifunction": False, "classifier": None, "output": None, "force": False}
-    with pytest.raises(UsageError, match="96 is not a multiple of 64"):
+    with pytest.raises(UsageError, match=r"96 is not a multiple of 64, .*, or let the file pad its images with --pad"):
         options.export_jobs(settings, spec, device, res="96", **how)  # type: ignore[arg-type]
+    ranged = options.export_device("tensorrt", backends.get("tensorrt"), None, 1, {"dynamic": "64..192"})
+    with pytest.raises(UsageError, match=r"use 64 or 128\.$"):
+        options.export_jobs(settings, spec, ranged, res="96", **how)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="width 96 is not a multiple of 64"):
         pipeline.check_job(job(settings, "fastvit_mci3", tmp_path, 64, 96))
 

@@ -64,6 +64,9 @@ def install_driver(monkeypatch: pytest.MonkeyPatch, found: Driver | None) -> Non
     monkeypatch.setattr(cuda, "probe", probe)
 
 
+TYPES: dict[str, Any] = {"HALF": np.float16, "FLOAT": np.float32, "UINT8": np.uint8}
+
+
 class Severity(IntEnum):
     INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
 
@@ -96,7 +99,11 @@ class Behaviour:
 
 
 def tensor(value: onnx.ValueInfoProto) -> Any:
-    kinds: dict[int, str] = {onnx.TensorProto.FLOAT16: "HALF", onnx.TensorProto.FLOAT: "FLOAT"}
+    kinds: dict[int, str] = {
+        onnx.TensorProto.FLOAT16: "HALF",
+        onnx.TensorProto.FLOAT: "FLOAT",
+        onnx.TensorProto.UINT8: "UINT8",
+    }
     kind = kinds[value.type.tensor_type.elem_type]
     shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
     return SimpleNamespace(name=value.name, dtype=SimpleNamespace(name=kind), shape=shape)
@@ -186,7 +193,7 @@ class Execution:
 
         def work() -> None:
             given = self.engine.tensors["image"]
-            kind = {"HALF": np.float16, "FLOAT": np.float32}[given.dtype.name]
+            kind = TYPES[given.dtype.name]
             image = np.frombuffer(bytes(behaviour.gpu.memory[self.addresses["image"]]), kind).reshape(given.shape)
             outputs = self.model.run(None, {"image": image})
             for name, values in zip(self.engine.names[1:], outputs, strict=True):
@@ -297,7 +304,7 @@ def tensorrt(behaviour: Behaviour, version: str = "11.4.0.106") -> ModuleType:
         "Runtime": Runtime,
         "IProfiler": type("IProfiler", (), {}),
         "TensorIOMode": SimpleNamespace(INPUT="input", OUTPUT="output"),
-        "nptype": {"HALF": np.float16, "FLOAT": np.float32}.__getitem__,
+        "nptype": TYPES.__getitem__,
     }
     module = ModuleType("tensorrt")
     module.__dict__.update(names)

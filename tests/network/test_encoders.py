@@ -11,15 +11,16 @@ import torch
 from narrow import DEEP, EXCITED
 
 from fastvit_bench import backends, config
+from fastvit_bench.backends import Images
 from fastvit_bench.errors import UsageError
-from fastvit_bench.exporting import checkpoints, pipeline
+from fastvit_bench.exporting import checkpoints, pipeline, verification
 from fastvit_bench.network import checkpoint, random_weights, reparam, timm_names
 from fastvit_bench.network.fastvit import FastViT, Form
 from fastvit_bench.network.registry import ENCODERS, Variant
 from fastvit_bench.records import Device, Fuse, GraphVariant, Head, ModelSpec, Shape
 
 
-def theirs(variant: Variant) -> torch.nn.Module:
+def theirs(variant: Variant, outputs: int = 12) -> torch.nn.Module:
     """Return timm's network of a design, with weights on which every branch matters, in float64."""
     from functools import partial
 
@@ -38,7 +39,7 @@ def theirs(variant: Variant) -> torch.nn.Module:
         pos_embs=tuple(encoding if stage > 3 else None for stage in stages),
         stem_use_scale_branch=variant.stem_scale,
         lkc_use_act=variant.downsampling.gelu,
-        num_classes=12,
+        num_classes=outputs,
         **({"norm_layer": partial(LayerNorm2d, eps=1e-5)} if variant.norm == "layernorm" else {}),
     )
     draw = torch.Generator().manual_seed(7)
@@ -247,6 +248,91 @@ def test_a_backbone_without_norms_becomes_a_proved_file(tmp_path: Path) -> None:
         [size.dim_value for size in value.type.tensor_type.shape.dim] for value in onnx.load(job.path).graph.output
     ]
     assert outputs == [[1, c, 64 // s, 128 // s] for c, s in zip(DEEP.channels, (4, 8, 16, 32, 64), strict=True)]
+
+
+# network -> (prefix of the encoder's entries, whose names) of each layout in which it is published
+LAYOUTS = {
+    "fastvit_mci0": [
+        ("image_encoder.model.", "apple"),
+        ("module.visual.trunk.", "timm"),
+        ("visual.trunk.", "timm"),
+        ("", "timm"),
+    ],
+    "fastvit_mci3": [("module.visual.trunk.", "timm"), ("visual.trunk.", "timm"), ("", "timm")],
+    "fastvithd": [
+        ("model.vision_tower.vision_tower.model.", "apple"),
+        ("model.vision_tower.timm_model.", "timm"),
+        ("", "timm"),
+    ],
+}
+
+
+def published(name: str, form: Form, prefix: str, names: str) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
+    """The entries of a file as a network is published, and timm's network in training form and float64."""
+    from timm.utils.model import reparameterize_model
+
+    network = theirs(ENCODERS[name], ENCODERS[name].width or 768).float()
+    random_weights.randomise(network, 3)  # in FP16, the weights of `theirs` would amplify rounding
+    network.head.fc.bias.data.zero_()  # Apple's projection has none
+    stored = (reparameterize_model(network) if form is Form.FUSED else network).state_dict()
+    if name == "fastvithd":
+        stored = {key: value for key, value in stored.items() if not key.startswith("head.")}
+    if names == "apple":
+        stored = dict(zip(timm_names.published(stored), stored.values(), strict=True))
+        if "head.weight" in stored:
+            stored["head.proj"] = stored.pop("head.weight").T
+            del stored["head.bias"]
+    return {prefix + key: value.contiguous() for key, value in stored.items()}, network.double()
+
+
+@torch.no_grad()
+def reference(name: str, network: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The outputs of timm's network: an embedding, or FastVLM's tokens."""
+    if name == "fastvithd":
+        return network.forward_features(images).flatten(2).transpose(1, 2)
+    return network(images)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("form", list(Form))
+def test_every_layout_is_read_as_the_network_that_timm_computes(name: str, form: Form, tmp_path, timm, difference):
+    image = torch.randn(1, 3, 64, 128, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    for prefix, names in LAYOUTS[name]:
+        state, network = published(name, form, prefix, names)
+        beside = {"logit_scale": torch.ones(()), "text.layer.weight": torch.ones(4, 4)}
+        path = tmp_path / "weights.safetensors"
+        safetensors.torch.save_file(state | beside, path)
+        loaded = checkpoint.load(path, variant=name)
+        assert (loaded.variant, loaded.form) == (name, form), prefix
+        # the values of a fused file were rounded to float32 after they were multiplied
+        most = 1e-11 if form is Form.UNFUSED else 1e-5
+        assert difference(loaded.network.double()(image), reference(name, network, image)) < most, prefix
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("form", list(Form))
+def test_an_fp16_package_of_a_published_file_computes_what_timm_does(name: str, form: Form, tmp_path: Path, timm):
+    prefix, names = LAYOUTS[name][0]
+    state, network = published(name, form, prefix, names)
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(state, path)
+    spec = ModelSpec(name=name, variant=name, checkpoint=str(path))
+    device = Device(name="phone", backend="coreml", precision="fp16", options={"input": "tensor"})
+    shape = Shape(batch=1, height=64, width=64)
+    job = pipeline.job(spec, checkpoints.weights_of(spec, 0), shape, Fuse.FOLDED, device, folder=tmp_path)
+    artifact = pipeline.export(job)
+    (run,) = backends.get("coreml").verification_sessions(Path(job.path), job)
+    images = verification.images(shape)
+    values = [{artifact.head: reference(name, network, torch.from_numpy(batch).double()).numpy()} for batch in images]
+    known = verification.ReferenceOutputs(Images.TENSOR, shape, artifact.head, "timm", tuple(values))
+    with run.session as session:
+        assert (proof := verification.prove(known, session, "fp16")).passed
+        assert proof.relative_error < 3e-2
 
 
 # --- exported files ---------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from fastvit_bench.backends._onnx import export as onnx_export
 from fastvit_bench.backends._onnx import model
 from fastvit_bench.backends._onnx import quantise as onnx_quantise
 from fastvit_bench.backends._onnx import session as onnx_session
-from fastvit_bench.backends._onnx.backend import OnnxFileBackend
+from fastvit_bench.backends._onnx.backend import OnnxFileBackend, image_input, image_std
 from fastvit_bench.backends._onnx.model import block_of
 from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, UnavailableError, UsageError
@@ -448,11 +448,12 @@ def session(trt: Any, engine: Path, known: Engine, device: Device, shape: Shape)
             raise UnavailableError(f"{engine.name} cannot be loaded: {log.first()}; export the network again here.")
         names = [loaded.get_tensor_name(index) for index in range(loaded.num_io_tensors)]
         inputs = [name for name in names if loaded.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        if inputs != [INPUT] or not execution.set_input_shape(INPUT, shape.nchw):
-            raise UnavailableError(
-                f"{engine.name} does not take {INPUT} {list(shape.nchw)}: {log.first()}; export it here again."
-            )
         types: dict[str, Any] = {name: trt.nptype(loaded.get_tensor_dtype(name)) for name in names}
+        taken = shape.nhwc if INPUT in types and gpu.takes_pixels(types) else shape.nchw
+        if inputs != [INPUT] or not execution.set_input_shape(INPUT, taken):
+            raise UnavailableError(
+                f"{engine.name} does not take {INPUT} {list(taken)}: {log.first()}; export it here again."
+            )
         shapes: Shapes = {name: tuple(execution.get_tensor_shape(name)) for name in names}
         sizes = {name: math.prod(shapes[name]) * types[name]().itemsize for name in names}
 
@@ -483,7 +484,6 @@ def profiled(trt: Any, engine: Path, known: Engine, device: Device, images: "Bat
     Raises `UnavailableError` where the profiler reports no times.
     """
     plain = msgspec.structs.replace(device, options={**device.options, "graph": False, "transfers": False})
-    shape = Shape(batch=images.shape[0], height=images.shape[2], width=images.shape[3])
     passes: list[Mapping[str, float]] = []
 
     class Profiler(trt.IProfiler):
@@ -497,7 +497,7 @@ def profiled(trt: Any, engine: Path, known: Engine, device: Device, images: "Bat
             """Record the time of one layer; the library calls it for every layer after each run."""
             self.times[layer_name] = ms
 
-    with session(trt, engine, known, plain, shape) as running:
+    with session(trt, engine, known, plain, _shape(images)) as running:
         running.set_input(images)
         for _ in range(runs):
             running.run()
@@ -518,6 +518,14 @@ def profiled(trt: Any, engine: Path, known: Engine, device: Device, images: "Bat
     ]
 
 
+def _shape(images: "Batch") -> Shape:
+    """Return the shape of a batch: of tensors (N, C, H, W), or of 8-bit pixels (N, H, W, 3)."""
+    batch, first, second, last = images.shape
+    if images.dtype.itemsize == 1:
+        return Shape(batch=batch, height=first, width=second, channels=last)
+    return Shape(batch=batch, height=second, width=last, channels=first)
+
+
 # --- the base class of the two backends -------------------------------------------------------------------------------
 
 _INTERFACES = {
@@ -533,8 +541,8 @@ class EngineBackend(OnnxFileBackend):
 
     precisions = ("fp16", "fp32", "int8")
     scheme = onnx_quantise.NVIDIA
-    export_options: tuple[str, ...] = ("io", "dynamic")
-    flags: tuple[str, ...] = ("io", "dynamic")
+    export_options: tuple[str, ...] = ("io", "dynamic", "input")
+    flags: tuple[str, ...] = export_options
 
     @property
     def engines(self) -> Self:  # type: ignore[override]
@@ -557,9 +565,10 @@ class EngineBackend(OnnxFileBackend):
         """Return the options that shape the file, the builder's settings (`RANGES`), and a GPU's options.
 
         ``io`` is fp16 or fp32, by default the precision, and fp16 for int8. ``dynamic`` is the range of sizes a file
-        takes, such as 224..1024, by default "" for one size. Raises `UsageError` for unknown options and wrong values.
+        takes, such as 224..1024, by default "" for one size. ``input`` is there where it is an image; ``io`` is then
+        of the outputs. Raises `UsageError` for unknown options and wrong values.
         """
-        gpu.only_known(device, {"io", "dynamic", *RANGES, *gpu.NAMES})
+        gpu.only_known(device, {"io", "dynamic", "input", *RANGES, *gpu.NAMES})
         interfaces = _INTERFACES[device.precision]
         interface = device.options.get("io", interfaces[0])
         if interface not in interfaces:
@@ -571,7 +580,12 @@ class EngineBackend(OnnxFileBackend):
             onnx_export.sizes(str(dynamic))
         except UsageError as error:
             raise UsageError(f"Device '{device.name}': dynamic = {dynamic!r}: {error}") from None
-        options = {"io": interface, "dynamic": str(dynamic), **gpu.options(device)}
+        options = {"io": interface, "dynamic": str(dynamic), **image_input(device), **gpu.options(device)}
+        if dynamic and "input" in options:
+            raise UsageError(
+                f"Device '{device.name}': a file of several sizes takes tensors; leave its input at tensor, or name "
+                "one size."
+            )
         for name, (default, least, most) in RANGES.items():
             value = device.options.get(name, default)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
@@ -583,7 +597,7 @@ class EngineBackend(OnnxFileBackend):
 
     def layout(self, exported: ExportSpec) -> GraphVariant:
         """Return the form with one convolution per layer, as in the published export."""
-        return GraphVariant(doubling="grouped")
+        return GraphVariant(doubling="grouped", std=image_std(exported))
 
     def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
         """Write a strongly typed ONNX file of one shape or of the range ``dynamic``; `build` makes its engine."""

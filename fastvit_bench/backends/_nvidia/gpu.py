@@ -172,7 +172,7 @@ class BufferedSession(GpuSession):
         """`types` are NumPy's, by the names of the input and the outputs, as are `shapes`."""
         super().__init__(timer, monitor)
         self._buffers, self._types, self._shapes = timer, types, shapes
-        self.images = Images.PIXELS if types[INPUT]().itemsize == 1 else Images.TENSOR
+        self.images = Images.PIXELS if takes_pixels(types) else Images.TENSOR
 
     def set_input(self, images: "Batch") -> None:
         """Copy a batch to the GPU, in the input's type."""
@@ -191,6 +191,11 @@ class BufferedSession(GpuSession):
             name: np.frombuffer(content, self._types[name]).reshape(self._shapes[name])
             for name, content in contents.items()
         }
+
+
+def takes_pixels(types: Mapping[str, Any]) -> bool:
+    """Return whether a file takes 8-bit pixels (N, H, W, 3); `types` are NumPy's, by name."""
+    return types[INPUT]().itemsize == 1
 
 
 def medians(passes: list[Mapping[str, float]]) -> dict[str, int]:

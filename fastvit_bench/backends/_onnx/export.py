@@ -263,17 +263,17 @@ def _wrapped(
 ) -> "tuple[nn.Module, Tensor]":
     """Return a network of the type `inner` behind what its input needs, and such an input.
 
-    These are 8-bit pixels, or a tensor of the type `outer`.
+    These are 8-bit pixels, or a tensor of the type `outer`, which is also that of the outputs.
     """
     import torch
 
     from fastvit_bench.network.pixels import PixelInput
 
+    network = network if outer is inner else _between_casts(network)
     if asked.options.get("input") == "image":
         behind = PixelInput(network, registry.preparation_of(asked).mean, inner).eval()
         return behind, torch.zeros(shape.nhwc, dtype=torch.uint8)
-    image = torch.zeros(shape.nchw, dtype=outer)
-    return (network if outer is inner else _between_casts(network)), image
+    return network, torch.zeros(shape.nchw, dtype=outer)
 
 
 def _between_casts(network: "nn.Module") -> "nn.Module":
@@ -302,6 +302,13 @@ _INSIDE = (
 )
 
 
+def _bare(name: str) -> str:
+    """Return the name of a module or a weight without those of the wrappers around the network."""
+    while name == _INSIDE or name.startswith(f"{_INSIDE}."):
+        name = name.removeprefix(_INSIDE).removeprefix(".")
+    return name
+
+
 def _name_nodes(model: "onnx.ModelProto", modules: Collection[str]) -> None:
     """Name every node MODULE/OPERATOR after the module it comes from, so that a runtime's profile can be read.
 
@@ -313,12 +320,12 @@ def _name_nodes(model: "onnx.ModelProto", modules: Collection[str]) -> None:
     scopes: dict[str, str] = {}  # value -> module that computed it
     taken: dict[str, int] = {}
     fixed = {value.name for value in (*graph.input, *graph.output)}
-    names = {tensor.name: tensor.name.removeprefix(f"{_INSIDE}.") for tensor in graph.initializer}
+    names = {tensor.name: _bare(tensor.name) for tensor in graph.initializer}
     for node in graph.node:
         noted = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), None)
         scope = ast.literal_eval(noted)[-2] if noted else None  # the last one is the operation
         if scope is not None and scope in modules:
-            scope = scope.removeprefix(_INSIDE).removeprefix(".")
+            scope = _bare(scope)
         else:  # a node of the exporter's own belongs to the module of its input
             scope = next((scopes[name] for name in node.input if name in scopes), "")
         scopes.update(dict.fromkeys(node.output, scope))

@@ -145,9 +145,13 @@ def shape_of(path: Path) -> Shape:
 
     Raises `UnavailableError` where the metadata has none.
     """
+    from onnx import TensorProto
+
     model = read(path)
-    inputs = model.graph.input[:1]
-    dims = [size.dim_value for value in inputs for size in value.type.tensor_type.shape.dim]  # 0 stands for a free one
+    inputs = [value.type.tensor_type for value in model.graph.input[:1]]
+    dims = [size.dim_value for value in inputs for size in value.shape.dim]  # 0 stands for a free one
+    if len(dims) == 4 and inputs[0].elem_type == TensorProto.UINT8:
+        dims = [dims[0], dims[3], dims[1], dims[2]]  # of pixels (N, H, W, C)
     if len(dims) != 4 or not dims[1]:
         raise UnavailableError(f"{path.name} does not take images (N, C, H, W); export the network again.")
     if not all(dims):

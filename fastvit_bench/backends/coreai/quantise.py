@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from fastvit_bench import install
 from fastvit_bench.backends import RoundedNetwork
 from fastvit_bench.errors import ParityError, UsageError
-from fastvit_bench.records import MEAN, STD, ExportJob, Quantisation
+from fastvit_bench.network import registry
+from fastvit_bench.records import ExportJob, Quantisation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +91,8 @@ def check_twin(twin: Path, network: "nn.Module", asked: ExportJob) -> None:
     taken = torch.from_numpy(batch)
     if asked.options["input"] == "image":
         batch = draw.integers(0, 256, (shape.batch, shape.height, shape.width, 3), np.uint8)
-        taken = (torch.from_numpy(batch).float() * (1 / 255) - torch.tensor(MEAN)).permute(0, 3, 1, 2).contiguous()
+        mean = torch.tensor(registry.preparation_of(asked).mean)
+        taken = (torch.from_numpy(batch).float() * (1 / 255) - mean).permute(0, 3, 1, 2).contiguous()
     with torch.no_grad():
         outputs = network(taken)
     expected = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -134,7 +136,8 @@ def _batches(images: "Sequence[NDArray[np.float32]]", asked: ExportJob) -> "list
     import numpy as np
     import torch
 
-    scale = np.array(STD if asked.options["input"] == "image" else (1, 1, 1), np.float32).reshape(3, 1, 1)
+    std = registry.preparation_of(asked).std if asked.options["input"] == "image" else (1, 1, 1)
+    scale = np.array(std, np.float32).reshape(3, 1, 1)
     size = asked.shape.batch
     rows = [images[at : at + size] for at in range(0, len(images), size)]
     return [torch.from_numpy(np.stack([*row, *[row[0]] * (size - len(row))]) * scale) for row in rows]

@@ -642,13 +642,52 @@ def _attention(a: Arguments) -> Results:
     return Value(dtype, F.scaled_dot_product_attention(a.tensor("query"), a.tensor("key"), a.tensor("value"), mask))
 
 
-def _reduce_mean(a: Arguments) -> Results:
+def _reduced(compute: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[[Arguments], Results]:
+    """Return an operation that reduces the axes it names, all of them by default; `compute` keeps them if asked."""
+
     # iOS15/reduction.py
-    x = a.tensor("x")
-    axes = a.numbers("axes", range(x.ndim))
-    if not axes:
-        raise a.refuse("it has no axes")
-    return Value(a.floating("x"), x.mean(axes, a.flag("keep_dims")))
+    def reduced(a: Arguments) -> Results:
+        x = a.tensor("x")
+        axes = a.numbers("axes", range(x.ndim))
+        if not axes:
+            raise a.refuse("it has no axes")
+        return Value(a.floating("x"), compute(x, axes, a.flag("keep_dims")))
+
+    return reduced
+
+
+def _sum_of_squares(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    return x.square().sum(axes, keep)
+
+
+def _tile(a: Arguments) -> Results:
+    # iOS15/tensor_operation.py
+    x, reps = a.tensor("x"), a.numbers("reps")
+    if len(reps) != x.ndim or min(reps, default=1) < 1:
+        raise a.refuse(f"it repeats {list(x.shape)} by {reps}")
+    return Value(a.value("x").dtype, x.tile(reps))
+
+
+def _clip(a: Arguments) -> Results:
+    # iOS15/elementwise_unary.py
+    dtype, x = a.floating("x", "alpha", "beta"), a.tensor("x")
+    return Value(dtype, x.clamp(a.tensor("alpha"), a.tensor("beta")))
+
+
+def _rsqrt(a: Arguments) -> Results:
+    # iOS15/elementwise_unary.py; the epsilon is of the type of x, in which 1e-12 may be 0
+    dtype, x = a.floating("x", "epsilon"), a.tensor("x")
+    epsilon = _rounded(torch.tensor(a.real("epsilon", 1e-12)), dtype)
+    return Value(dtype, (x + epsilon).rsqrt())
+
+
+def _l2_norm(a: Arguments) -> Results:
+    # iOS15/normalization.py; over the last three axes
+    dtype, x = a.floating("x", "epsilon"), a.tensor("x")
+    if x.ndim < 3:
+        raise a.refuse(f"it takes at least three dimensions, not {x.ndim}")
+    total = x.square().sum((-3, -2, -1), keepdim=True)
+    return Value(dtype, x / (total + _rounded(torch.tensor(a.real("epsilon", 1e-6)), dtype)).sqrt())
 
 
 def _batch_norm(a: Arguments) -> Results:
@@ -904,11 +943,13 @@ def _spread(a: Arguments, blocks: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 OPERATIONS: dict[str, Callable[[Arguments], Results]] = {
+    "abs": _elementwise(torch.abs),
     "add": _binary(torch.add),
     "avg_pool": _avg_pool,
     "batch_norm": _batch_norm,
     "cast": _cast,
     "classify": _classify,
+    "clip": _clip,
     "concat": _concat,
     "constexpr_affine_dequantize": _affine_dequantize,
     "constexpr_blockwise_shift_scale": _shift_scale,
@@ -920,18 +961,27 @@ OPERATIONS: dict[str, Callable[[Arguments], Results]] = {
     "expand_dims": _expand_dims,
     "gelu": _gelu,
     "identity": _identity,
+    "l2_norm": _l2_norm,
     "layer_norm": _layer_norm,
     "linear": _linear,
     "matmul": _matmul,
     "max_pool": _max_pool,
+    "maximum": _binary(torch.maximum),
+    "minimum": _binary(torch.minimum),
     "mul": _binary(torch.mul),
     "pad": _pad,
     "quantize": _quantize,
     "real_div": _binary(torch.div),
-    "reduce_mean": _reduce_mean,
+    "reduce_l2_norm": _reduced(lambda x, axes, keep: _sum_of_squares(x, axes, keep).sqrt()),
+    "reduce_max": _reduced(torch.amax),
+    "reduce_mean": _reduced(torch.mean),
+    "reduce_min": _reduced(torch.amin),
+    "reduce_sum": _reduced(torch.sum),
+    "reduce_sum_square": _reduced(_sum_of_squares),
     "relu": _elementwise(torch.relu),
     "resample": _resample,
     "reshape": _reshape,
+    "rsqrt": _rsqrt,
     "scaled_dot_product_attention": _attention,
     "sigmoid": _elementwise(torch.sigmoid),
     "silu": _elementwise(torch.nn.functional.silu),
@@ -942,6 +992,7 @@ OPERATIONS: dict[str, Callable[[Arguments], Results]] = {
     "square": _elementwise(torch.square),
     "squeeze": _squeeze,
     "sub": _binary(torch.sub),
+    "tile": _tile,
     "transpose": _transpose,
     "upsample_bilinear": _upsample_bilinear,
     "upsample_nearest_neighbor": _upsample_nearest,

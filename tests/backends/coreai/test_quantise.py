@@ -15,6 +15,7 @@ from fastvit_bench import backends
 from fastvit_bench.backends.coreai import convert, quantise
 from fastvit_bench.errors import ParityError, UsageError
 from fastvit_bench.records import Device, ExportJob, Shape
+from fastvit_bench.records.preparation import UNNORMALISED
 
 BACKEND = backends.get("coreai")
 SHAPE = Shape(batch=2, height=16, width=16)
@@ -90,6 +91,15 @@ def test_a_file_in_8_bits_is_proved_and_small(precision: str, images: str, tmp_p
     BACKEND.export(rounded, job, tmp_path / "again.aimodel", {})
     for name in ("main.mlirb", "metadata.json"):
         assert (tmp_path / "a.aimodel" / name).read_bytes() == (tmp_path / "again.aimodel" / name).read_bytes()
+
+
+@needs_packages
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["w8", "w8a8"])
+def test_pixels_are_prepared_as_the_network_was_trained(precision: str, tmp_path: Path) -> None:
+    job = msgspec.structs.replace(asked(precision, "image"), preparation=UNNORMALISED)
+    rounded, _ = quantise.rounded(Small(), job, IMAGES if precision == "w8a8" else [])
+    BACKEND.export(rounded, job, tmp_path / "a.aimodel", {})  # its FP32 twin computes what the network does
 
 
 def other_bias(network: nn.Module) -> None:

@@ -141,6 +141,16 @@ NETWORKS: dict[str, tuple[nn.Module, str]] = {
     "linear": (Shown(nn.Flatten(2), nn.Linear(80, 5)), "linear"),
     "mean": (Plain(lambda x: x.mean((2, 3))), "reduce_mean"),
     "mean kept": (Plain(lambda x: x.mean(1, keepdim=True)), "reduce_mean"),
+    "norm": (Plain(lambda x: torch.linalg.vector_norm(x, dim=1)), "reduce_l2_norm"),
+    "magnitudes": (Plain(lambda x: x.abs()), "abs"),
+    "largest of a row": (Plain(lambda x: x.amax(3, keepdim=True)), "reduce_max"),
+    "smallest of a row": (Plain(lambda x: x.amin(3)), "reduce_min"),
+    "added up": (Plain(lambda x: x.sum((1, 2))), "reduce_sum"),
+    "within limits": (Plain(lambda x: x.clamp(-0.5, 0.75)), "clip"),
+    "the larger": (Plain(lambda x: torch.maximum(x, x[:, :1])), "maximum"),
+    "the smaller": (Plain(lambda x: torch.minimum(x, x[:, :1])), "minimum"),
+    "of length one": (Plain(lambda x: F.normalize(x, dim=1)), "tile"),
+    "inverse root": (Plain(lambda x: (x * x + 0.25).rsqrt()), "rsqrt"),
     "sum": (Plain(lambda x: x + x[:, :1]), "add"),
     "difference": (Plain(lambda x: x - x.mean(1, keepdim=True)), "sub"),
     "product": (Plain(lambda x: x * x[:, :, 2:3]), "mul"),
@@ -288,6 +298,13 @@ BUILT: dict[str, tuple[Callable[..., Any], Callable[[Tensor], Tensor]]] = {
         lambda x: F.interpolate(x, (9, 9), mode="bilinear", align_corners=False),
     ),
     "reduce_all": (lambda mb, x: mb.reduce_mean(x=x, keep_dims=True), lambda x: x.mean((0, 1, 2, 3), keepdim=True)),
+    "reduce_squares": (lambda mb, x: mb.reduce_sum_square(x=x, axes=[-1]), lambda x: x.square().sum(3)),
+    "rsqrt_usual": (lambda mb, x: mb.rsqrt(x=mb.mul(x=x, y=x)), lambda x: (x * x + 1e-12).rsqrt()),
+    "rsqrt_own": (
+        lambda mb, x: mb.rsqrt(x=mb.mul(x=x, y=x), epsilon=np.float32(0.5)),
+        lambda x: (x * x + 0.5).rsqrt(),
+    ),
+    "l2_norm": (lambda mb, x: mb.l2_norm(x=x, epsilon=np.float32(0.5)), lambda x: x / (x.square().sum() + 0.5).sqrt()),
     "layer_norm_axis": (lambda mb, x: mb.layer_norm(x=x, axes=[2], gamma=ROW, epsilon=0.5), _layers),
     "resample_zeros": (_resample, _resampled("constant", True)),
     "resample_border": (lambda mb, x: _resample(mb, x, padding_mode="border"), _resampled("border", True)),
@@ -298,6 +315,7 @@ BUILT: dict[str, tuple[Callable[..., Any], Callable[[Tensor], Tensor]]] = {
     "squeeze_none": (lambda mb, x: mb.squeeze(x=x, axes=[1, -4]), lambda x: x.squeeze(0)),
     "expand_both_ends": (lambda mb, x: mb.expand_dims(x=mb.squeeze(x=x), axes=[-1, 0]), lambda x: x.unsqueeze(-1)),
     "transpose_negative": (lambda mb, x: mb.transpose(x=x, perm=[0, -1, 1, 2]), lambda x: x.permute(0, 3, 1, 2)),
+    "tile": (lambda mb, x: mb.tile(x=x, reps=[3, 1, 2, 1]), lambda x: x.repeat(3, 1, 2, 1)),
     "split_even": (lambda mb, x: mb.split(x=x, num_splits=3, axis=-1)[1], lambda x: x[..., 3:6]),
     "split_both": (lambda mb, x: mb.split(x=x, num_splits=2, split_sizes=[1, 3], axis=1)[1], lambda x: x[:, 1:]),
     "slice_masks": (
@@ -486,6 +504,7 @@ def test_every_operation_is_tried(side: tuple[Any, ...]) -> None:
         "classify",
         "quantize",
         "dequantize",
+        *("l2_norm", "reduce_sum_square"),
     }  # in tests of their own
     assert set(OPERATIONS) - others <= {*program.histogram(side[0]), *filter(lambda k: "constexpr" in k, OPERATIONS)}
 
