@@ -165,7 +165,12 @@ class RoundedNetwork(NamedTuple):
 
 
 class Rounder(Protocol):
-    """The part of a backend that rounds networks before they are exported in 8 bits."""
+    """The part of a backend that rounds networks before they are exported in 8 bits.
+
+    It is for quantisers that change the network itself: the rounded network is what the file is written from and
+    proved against. `Backend.quantise` is for those that change the written graph, where the file's own grids are
+    enough to round the network again.
+    """
 
     PRECISIONS: tuple[str, ...]
     PACKAGES: tuple[str, ...]  # distributions whose versions shape the network
@@ -284,7 +289,8 @@ class Backend(Protocol):
     ) -> QuantisedFile:
         """Write `network` in INT8, calibrated on normalised images (3, H, W), and return what was done.
 
-        Equal arguments give equal files. Called where int8 is among the `precisions`.
+        Equal arguments give equal files. Called where int8 is among the `precisions`. The network stays as it is, and
+        the written graph is quantised; a toolkit whose quantiser changes the network has a `rounder` instead.
         """
         ...
 

@@ -532,19 +532,22 @@ def _rounded(
     asked: ExportJob, backend: backends.Backend, reference: "Reference", network: "nn.Module", price: "Cost"
 ) -> _Source:
     """Return the source of a file in 8 bits: a rounded network, which the file is proved against."""
-    from fastvit_bench.exporting import rounding
+    from fastvit_bench.exporting import fidelity, rounding, verification
 
     assert backend.rounder is not None
     images = calibration.prepared(asked.calibration) if asked.calibration else []
     rounded = backend.rounder.rounded(network, asked, images)
     how, std = registry.preparation_of(asked), backend.layout(asked).std
-    fidelity = rounding.fidelity(rounded.network, reference, images, asked.shape, std)
+    fixed = verification.images(msgspec.structs.replace(asked.shape, batch=1))
+    compared = images[: fidelity.IMAGES] or [batch[0].astype("float32") for batch in fixed]
+    known = fidelity.expected(reference, compared)
+    likeness = fidelity.compare(known, rounding.of_network(rounded.network, asked.shape, std))
     return _Source(
         asked,
         price,
         ReferenceCache(lambda shape, form: rounding.outputs(rounded.network, reference, shape, form, how, std)),
         lambda path, metadata: backend.export(rounded.network, asked, path, metadata),
-        quantisation=msgspec.structs.replace(rounded.scheme, fidelity=fidelity),
+        quantisation=msgspec.structs.replace(rounded.scheme, fidelity=likeness),
     )
 
 
