@@ -55,7 +55,7 @@ def compare(known: Expected, compute: "Compute", labels: Sequence[int] = ()) -> 
         if not finite:
             break
         signal += [np.square(value).sum() for value in wanted]
-        noise += [np.square(value - other).sum() for value, other in zip(actual, wanted, strict=True)]
+        noise += [np.square(value - target).sum() for value, target in zip(actual, wanted, strict=True)]
         cosine = min(cosine, *(verification.cosine(*pair) for pair in zip(actual, wanted, strict=True)))
         agreed += int(actual[0].argmax() == wanted[0].argmax())
     classifier = known.head is Head.CLASSIFIER

@@ -65,4 +65,5 @@ def record(written: "QuantisedFile", asked: ExportJob, reference: "Reference | N
         changes=dict(written.changes),
         calibration=images.chosen,
         fidelity=likeness,
+        tuning=written.tuning,
     )

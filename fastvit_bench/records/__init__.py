@@ -76,6 +76,10 @@ from fastvit_bench.records.quantisation import (
     CalibrationSet,
     Fidelity,
     Quantisation,
+    Trial,
+    Tune,
+    TuneGoal,
+    Tuning,
 )
 from fastvit_bench.records.run import SCHEMA, Request, Run
 from fastvit_bench.records.spec import (
@@ -193,6 +197,10 @@ __all__ = [
     "TimingCache",
     "TimingJob",
     "Traffic",
+    "Trial",
+    "Tune",
+    "TuneGoal",
+    "Tuning",
     "Unit",
     "Unreadable",
     "Weights",

@@ -406,20 +406,49 @@ def _copy(model: "onnx.ModelProto") -> "onnx.ModelProto":
 _FACTORS = "fastvit_bench.equalised"  # key of metadata: the exponents of `equalising`, by the reader's name
 
 
-def write(
-    network: "nn.Module",
-    asked: "ExportJob",
-    path: "Path",
-    metadata: dict[str, str],
-    images: "Sequence[Array]",
-    scheme: Scheme,
-    threads: int,
+# Changes of the usual choices, by the words that a search reports.
+CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "ranges of all values": {"ranges": "extremes"},
+    "ranges by percentile": {"ranges": "percentile"},
+    "channels not equalised": {"equalised": False},
+    "first convolution in float": {"stem_in_float": True},
+    "classifier in float": {"classifier_in_float": True},
+    "RepMixer in float": {"mixers_in_float": True},
+    "attention between integers": {"attention_in_float": False},
+    "gates between integers": {"gates_in_float": False},
+    "logits rounded": {"float_logits": False},
+}
+
+
+class GraphQuantiser:
+    """Files in INT8 of `network` (float64, evaluation mode), as a `Quantiser`; the images are run once for all."""
+
+    changes: Mapping[str, tuple[str, ...]] = {"accuracy": tuple(CHANGES)[:6], "latency": tuple(CHANGES)[3:]}
+
+    def __init__(
+        self, network: "nn.Module", asked: "ExportJob", images: "Sequence[Array]", scheme: Scheme, threads: int
+    ) -> None:
+        self._graph = _float_model(network, asked)
+        self._images, self._scheme, self._threads = images, scheme, threads
+        self._known: dict[bool, Calibrated] = {}  # by equalised channels
+
+    def write(self, path: "Path", metadata: dict[str, str], choices: tuple[str, ...] = ()) -> QuantisedFile:
+        """Write a file by the usual choices with those of `CHANGES`, and return what was done."""
+        chosen = QuantisingChoices()
+        for change in choices:
+            chosen = chosen._replace(**CHANGES[change])
+        if chosen.equalised not in self._known:
+            self._known[chosen.equalised] = calibrated(self._graph, self._images, self._threads, chosen)
+        done = by_choices(self._known[chosen.equalised], self._scheme, chosen)
+        return _written(done, path, metadata, self._scheme, chosen)
+
+
+def _written(
+    done: Quantised, path: "Path", metadata: dict[str, str], scheme: Scheme, choices: QuantisingChoices
 ) -> QuantisedFile:
-    """Write `network` (float64, evaluation mode) in INT8 to `path`, and return what was done."""
+    """Write a quantised model with metadata, and return what was done."""
     import onnx
 
-    choices = QuantisingChoices()
-    done = quantised(_float_model(network, asked), images, scheme, threads, choices)
     notes = {_FACTORS: json.dumps(done.factors, separators=(",", ":"))} if done.factors else {}
     onnx.helper.set_model_props(done.model, {**metadata, **notes})
     done.model.producer_name, done.model.producer_version = "fastvit-bench", metadata.get("fastvit_bench.version", "")
