@@ -335,6 +335,7 @@ def test_the_readme_describes_every_script():
         "gate",
         "gate_simulation",
         "int8",
+        "int8_gelu",
         "kills",
         "many_rows",
         "next_run",
@@ -512,6 +513,15 @@ def test_an_export_is_judged_against_the_defaults_of_its_own_model():
     assert int8.EXPORT in int8.CHOICES
     assert int8.CHOICES[int8.EXPORT] == int8.QuantisingChoices()
     assert len(set(int8.CHOICES.values())) == len(int8.CHOICES)
+
+
+def test_forms_of_gelu_are_counted_in_steps():
+    gelu = load("int8_gelu")
+    assert gelu.table()[gelu.INPUT_ZERO] == gelu.OUTPUT_ZERO  # GELU of 0 is 0
+    assert gelu.steps_off(gelu.BASE).max() == 0
+    assert gelu.steps_off("table of 256 values").max() == 0
+    assert gelu.steps_off("x sigmoid(1.702 x) between integers").max() == 1
+    assert gelu.steps_off("conversions around a Relu").max() == 7
 
 
 def test_rows_are_kept_for_equal_settings(tmp_path: Path):
