@@ -88,10 +88,10 @@ def write(
         trial = Trial(choices=choices, snr_db=likeness.snr_db, accepted=False)
         if tune.goal == "accuracy" or not choices:
             return trial
-        with backend.open(place, asked.device) as own, backend.open(written(base), asked.device) as other:
-            for session in (own, other):
+        with backend.open(place, asked.device) as own, backend.open(written(base), asked.device) as before:
+            for session in (own, before):
                 session.set_input(np.stack([known.images[0]] * asked.shape.batch))
-            ms, base_ms = instruments.in_turns((own, other))
+            ms, base_ms = instruments.in_turns((own, before))
         return msgspec.structs.replace(trial, ms=ms, base_ms=base_ms)
 
     tuning = search(attempt, quantiser.changes[tune.goal], tune, instruments.seconds)
