@@ -72,6 +72,8 @@ def export(
     precision: str | None = None,
     calibration: Path | str | None = None,
     calibration_images: int | None = None,
+    tune: str | None = None,
+    tune_budget: str | None = None,
     fuse: Fuse = Fuse.FOLDED,
     head: Head | None = None,
     input: str | None = None,  # noqa: A002 - as the option is called
@@ -139,6 +141,7 @@ def export(
         classifier=_path(classifier),
         output=None if output is None else str(output),
         force=force,
+        tune=options.tuning(tune, tune_budget),
     )
     exported: list[tuple[Path, Artifact]] = []
     for job in jobs:

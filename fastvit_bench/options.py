@@ -6,14 +6,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import msgspec
 
 from fastvit_bench import backends, config, files
 from fastvit_bench.backends.base import Backend
 from fastvit_bench.config import Config
-from fastvit_bench.errors import StoreError, UsageError
+from fastvit_bench.errors import StoreError, UnavailableError, UsageError
 from fastvit_bench.network import registry
 from fastvit_bench.records import (
     CALIBRATED,
@@ -32,6 +32,8 @@ from fastvit_bench.records import (
     Request,
     Setting,
     Shape,
+    Tune,
+    TuneGoal,
 )
 from fastvit_bench.records.comparison import NoBaseline, Plan
 
@@ -338,11 +340,13 @@ def export_jobs(
     classifier: Path | None,
     output: str | None,
     force: bool,
+    tune: Tune | None = None,
 ) -> list[ExportJob]:
     """Return what is to be exported for a target: a job for each file.
 
     `output` is a file with the target's ending, or a folder; `classifier` is a file of class names. `multifunction`
-    puts all sizes into one file. `force` replaces files that this tool did not write.
+    puts all sizes into one file. `force` replaces files that this tool did not write. `tune` searches the choices of
+    INT8; raises `UsageError` for it in another precision, and where the files to be timed cannot be run.
     """
     from fastvit_bench.exporting import checkpoints, pipeline
 
@@ -354,7 +358,13 @@ def export_jobs(
     weights = checkpoints.weights_of(spec, seed)
     labels = class_names(classifier) if classifier else ()
     of_files = [shapes] if multifunction else [[shape] for shape in shapes]
-    parts = _name_parts(device, backend, fuse, labels)
+    if tune is not None and device.precision != "int8":
+        raise UsageError("--tune searches the choices of --precision int8; leave it out.")
+    if tune is not None and tune.goal == "latency":
+        checked = msgspec.structs.replace(device, options=backend.options(device))
+        if reason := backend.device_unavailable_reason(checked):
+            raise UnavailableError(f"--tune latency times files, and these cannot be run here: {reason}.")
+    parts = _name_parts(device, backend, fuse, labels) + ([f"tuned-{tune.goal}"] if tune else [])
     return [
         pipeline.job(
             spec,
@@ -368,9 +378,27 @@ def export_jobs(
             labels=labels,
             force=force,
             seed=seed,
+            tune=tune,
         )
         for sizes in of_files
     ]
+
+
+TUNE_BUDGET_S = 600.0
+
+
+def tuning(goal: str | None, budget: str | None) -> Tune | None:
+    """Return the search that ``--tune`` and ``--tune-budget`` ask for; None without.
+
+    Raises `UsageError` for another goal, a budget that is no duration, and one without a goal.
+    """
+    if goal is None:
+        if budget is not None:
+            raise UsageError("--tune-budget is of a search; give --tune accuracy or latency, or leave it out.")
+        return None
+    if goal not in get_args(TuneGoal):
+        raise UsageError(f"--tune {goal[:80]!r} must be {' or '.join(get_args(TuneGoal))}.")
+    return Tune(goal=cast(TuneGoal, goal), budget_s=config.seconds(budget) if budget else TUNE_BUDGET_S)
 
 
 def export_phrase(job: ExportJob) -> str:

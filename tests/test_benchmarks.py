@@ -336,6 +336,7 @@ def test_the_readme_describes_every_script():
         "gate",
         "gate_simulation",
         "int8",
+        "int8_gelu",
         "kills",
         "many_rows",
         "next_run",
@@ -491,6 +492,63 @@ def test_a_killed_export_is_begun_again(tmp_path: Path, monkeypatch: pytest.Monk
     (row,) = (line for line in done.stdout.splitlines() if line.startswith("| export |"))
     assert row.endswith("| 1 | 0 | 0 | 0 | 0 | 0 |")  # one kill, and no fault; some rounds may end before it
     assert list(tmp_path.iterdir()) == []
+
+
+# --- INT8 -------------------------------------------------------------------------------------------------------------
+
+
+def quantised(model: str, gains: dict[str, float]) -> list[Any]:
+    """Rows of `int8.py` of one model, by its labels."""
+    row = load("int8").Row
+    usual = {"weights": "golden", "settings": "256", "kept": 3, "images": 4}
+    return [row(model=model, choices=label, snr_db=gain, **usual) for label, gain in gains.items()]
+
+
+def test_an_export_is_judged_against_the_defaults_of_its_own_model():
+    int8 = load("int8")
+    rows = quantised("a", {int8.DEFAULTS: 18.0, int8.EXPORT: 20.99}) + quantised(
+        "b", {int8.DEFAULTS: 10.0, int8.EXPORT: 13.5}
+    )
+    assert [(goal.met, goal.reason) for goal in int8.goals(rows)] == [(False, "+2.99 dB"), (True, "+3.50 dB")]
+    assert int8.goals(quantised("a", {int8.EXPORT: 20.0})) == []  # nothing to compare is no verdict
+    assert [line.split("|")[4:6] for line in int8.table(rows)[2:4]] == [[" +0.00 ", " -2.99 "], [" +2.99 ", " +0.00 "]]
+    assert int8.EXPORT in int8.CHOICES
+    assert int8.CHOICES[int8.EXPORT] == int8.QuantisingChoices()
+    assert len(set(int8.CHOICES.values())) == len(int8.CHOICES)
+
+
+def test_forms_of_gelu_are_counted_in_steps():
+    gelu = load("int8_gelu")
+    assert gelu.table()[gelu.INPUT_ZERO] == gelu.OUTPUT_ZERO  # GELU of 0 is 0
+    assert gelu.steps_off(gelu.BASE).max() == 0
+    assert gelu.steps_off("table of 256 values").max() == 0
+    assert gelu.steps_off("x sigmoid(1.702 x) between integers").max() == 1
+    assert gelu.steps_off("conversions around a Relu").max() == 7
+
+
+def test_rows_are_kept_for_equal_settings(tmp_path: Path):
+    int8 = load("int8")
+    first, second = quantised("a", {int8.DEFAULTS: 18.0, int8.EXPORT: 21.0})
+    kept = int8.Kept(tmp_path / "rows")
+    kept.add(first)
+    kept.add(second)
+    again = int8.Kept(tmp_path / "rows")
+    assert again.get("a", "golden", "256", int8.EXPORT) == second
+    assert again.get("a", "golden", "128", int8.EXPORT) is None
+
+
+@pytest.mark.slow
+def test_int8_goes_on_where_it_was_stopped(tmp_path: Path):
+    words = ("--res", "32", "--calibrate", "2", "--compare", "2", "--keep", "rows")
+    done = call("int8", *words, "--choices", "defaults", "squared", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Goal" not in done.stdout
+    before = (tmp_path / "rows").read_bytes()
+    done = call("int8", *words, "--choices", "defaults", "squared", "**an export", folder=tmp_path)
+    assert done.returncode in (0, 1), done.stderr  # two images decide nothing
+    assert done.stdout.count("- Goal: fastvit_t8: at least 3 dB above the quantiser's defaults") == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "rows").read_bytes().startswith(before)
 
 
 # --- tiny runs --------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from fastvit_bench.records import (
     Quantisation,
     Shape,
     Traffic,
+    Tuning,
     Window,
 )
 
@@ -143,6 +144,17 @@ class QuantisedFile(NamedTuple):
     floating: Mapping[str, int]
     excluded: tuple[str, ...]
     changes: Mapping[str, int]
+    tuning: Tuning | None = None  # the search that chose, if one did
+
+
+class Quantiser(Protocol):
+    """A network that is about to be written in INT8, whose calibration all files share."""
+
+    changes: Mapping[str, tuple[str, ...]]  # of the usual choices: those worth trying, by the goal of a `Tune`
+
+    def write(self, path: Path, metadata: dict[str, str], choices: tuple[str, ...] = ()) -> QuantisedFile:
+        """Write a file by the usual choices with changes, and return what was done; equal ones give equal files."""
+        ...
 
 
 class QuantisedTwins(NamedTuple):
@@ -165,7 +177,12 @@ class RoundedNetwork(NamedTuple):
 
 
 class Rounder(Protocol):
-    """The part of a backend that rounds networks before they are exported in 8 bits."""
+    """The part of a backend that rounds networks before they are exported in 8 bits.
+
+    It is for quantisers that change the network itself: the rounded network is what the file is written from and
+    proved against. `Backend.quantiser` is for those that change the written graph, where the file's own grids are
+    enough to round the network again.
+    """
 
     PRECISIONS: tuple[str, ...]
     PACKAGES: tuple[str, ...]  # distributions whose versions shape the network
@@ -278,17 +295,11 @@ class Backend(Protocol):
         """
         ...
 
-    def quantise(
-        self,
-        network: "nn.Module",
-        asked: ExportJob,
-        path: Path,
-        metadata: dict[str, str],
-        images: "Sequence[NDArray[np.float32]]",
-    ) -> QuantisedFile:
-        """Write `network` in INT8, calibrated on normalised images (3, H, W), and return what was done.
+    def quantiser(self, network: "nn.Module", asked: ExportJob, images: "Sequence[NDArray[np.float32]]") -> Quantiser:
+        """Return what writes `network` in INT8, calibrated on normalised images (3, H, W).
 
-        Equal arguments give equal files. Called where int8 is among the `precisions`.
+        Called where int8 is among the `precisions`. The network stays as it is, and the written graph is quantised; a
+        toolkit whose quantiser changes the network has a `rounder` instead.
         """
         ...
 

@@ -77,6 +77,18 @@ def export(
             help="int8, w8a8: how many images are drawn from it, by --seed. [default: 128]",
         ),
     ] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            "--tune",
+            metavar="GOAL",
+            help="int8: search the best choices for accuracy or latency, and print all that was tried. [default: none]",
+        ),
+    ] = None,
+    tune_budget: Annotated[
+        str | None,
+        typer.Option("--tune-budget", metavar="TIME", help="Time after which no other is tried. [default: 10m]"),
+    ] = None,
     fuse: Annotated[
         Fuse, typer.Option("--fuse", help="How much is computed ahead of time; 'folded' is what to ship.")
     ] = Fuse.FOLDED,
@@ -185,6 +197,7 @@ def export(
         classifier=classifier,
         output=output,
         force=force,
+        tune=options.tuning(tune, tune_budget),
     )
     if classifier is not None and images > 1:
         _output.say(
@@ -219,6 +232,9 @@ def _print_artifact(artifact: Artifact, *, verbose: bool) -> None:
     if artifact.quantisation is not None:
         for line in listing.quantisation(artifact.quantisation, artifact.classes):
             _output.say(line)
+        if (tuning := artifact.quantisation.tuning) is not None:
+            for line in listing.tuning(tuning):
+                _output.say(line)
     if artifact.half_weights and (verbose or artifact.half_weights.zeroed):
         _output.say(listing.half_weights(artifact.half_weights))
 

@@ -40,6 +40,7 @@ from fastvit_bench.records import (
     CALIBRATED,
     DRAW,
     Artifact,
+    CalibrationImages,
     Device,
     EngineBuilt,
     ExportJob,
@@ -51,6 +52,7 @@ from fastvit_bench.records import (
     Parity,
     Quantisation,
     Shape,
+    Tune,
     Weights,
 )
 
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fastvit_bench.backends import Batch, QuantisedFile, Session, Subject
+    from fastvit_bench.exporting.tuning import Instruments
     from fastvit_bench.exporting.verification import ReferenceOutputs
     from fastvit_bench.network.cost import Cost
     from fastvit_bench.network.factory import Reference
@@ -79,20 +82,18 @@ def job(
     labels: tuple[str, ...] = (),
     force: bool = False,
     seed: int = 0,
+    tune: Tune | None = None,
 ) -> ExportJob:
     """Return the job that exports a model for a device; without `path`, to ``folder/MODEL/`` under a name with its key.
 
     `functions` are all shapes of a file that takes several, `shape` first. `labels` are class names to put into it.
-    `seed` draws the calibration images of a device in INT8. Raises `UsageError` for INT8 without such images.
+    `seed` draws the calibration images of a device in INT8, and `tune` says how its choices are searched. Raises
+    `UsageError` for INT8 without such images.
     """
     backend = backends.get(device.backend)
     options = backend.options(device)
-    shaping = backends.shaping_options(backend, options)
-    if labels:
-        shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
     images = calibration.choose(spec, shape, device, seed) if device.precision in CALIBRATED else None
-    if images is not None:
-        shaping["calibration"] = f"{images.chosen.images} images, {images.chosen.digest[:16]}"
+    shaping = {**backends.shaping_options(backend, options), **_beside_options(labels, images, tune)}
     registry.require(spec.variant)
     channels, stride = channels_of(spec), registry.find(spec.variant).stride
     shape, *functions_ = (msgspec.structs.replace(entry, channels=channels) for entry in (shape, *functions))
@@ -120,6 +121,7 @@ def job(
         normalize=spec.normalize,
         labels=labels,
         calibration=images,
+        tune=tune,
         force=force,
     )
     if path is None:
@@ -127,6 +129,18 @@ def job(
         parts = (name, shape.size, f"b{shape.batch}", device.precision, asked.fused, asked.key)
         path = folder / name / ("_".join(filter(None, parts)) + backend.suffix)
     return msgspec.structs.replace(asked, path=str(path))
+
+
+def _beside_options(labels: tuple[str, ...], images: CalibrationImages | None, tune: Tune | None) -> dict[str, str]:
+    """Return what shapes a file beside the options of its backend, as text."""
+    shaping: dict[str, str] = {}
+    if labels:
+        shaping["labels"] = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
+    if images is not None:
+        shaping["calibration"] = f"{images.chosen.images} images, {images.chosen.digest[:16]}"
+    if tune is not None:
+        shaping["tune"] = f"{tune.goal} within {tune.budget_s:g} s"
+    return shaping
 
 
 def _toolchain(spec: ModelSpec, device: Device, backend: backends.Backend) -> dict[str, str]:
@@ -161,18 +175,18 @@ def cached(asked: ExportJob) -> Artifact | None:
     return artifact if proved and same and reference_outputs_path(path).is_file() else None
 
 
-def export(asked: ExportJob) -> Artifact:
+def export(asked: ExportJob, instruments: "Instruments | None" = None) -> Artifact:
     """Export a network, prove the file against it, and return the artifact whose side-car was written.
 
     No file bears the final name before the proof. A file that fails it is kept as ``*.rejected`` and raises
     `ParityError`; any other failure leaves no file. Raises `CheckpointError` for weights that cannot be used and
     `UsageError` for a job that is impossible or a path that must not be written. Where the job says `force`, files that
-    this tool did not write are replaced too; the job's input never is.
+    this tool did not write are replaced too; the job's input never is. A job with `tune` needs `instruments`.
     """
     backend = backends.get(asked.backend)
     path = Path(asked.path)
     check_job(asked)
-    source = _source(asked, backend)
+    source = _source(asked, backend, instruments)
     asked = source.asked
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -423,9 +437,11 @@ class _Source:
     quantisation: Quantisation | None = None  # where the network was rounded
 
 
-def _source(asked: ExportJob, backend: backends.Backend) -> _Source:
-    """Load the network or the ONNX file of a job."""
-    return _from_file(asked, backend) if asked.variant == registry.ONNX else _from_network(asked, backend)
+def _source(asked: ExportJob, backend: backends.Backend, instruments: "Instruments | None" = None) -> _Source:
+    """Load the network or the ONNX file of a job; `instruments` are for choices that are searched."""
+    if asked.variant == registry.ONNX:
+        return _from_file(asked, backend)
+    return _from_network(asked, backend, instruments)
 
 
 def reference_outputs_of(asked: ExportJob) -> "Callable[[Batch], NDArray[np.floating]]":
@@ -454,9 +470,9 @@ def _reference_of(asked: ExportJob) -> "Reference":
     return _reference(asked.checkpoint, asked.weights, shape, *kind)
 
 
-def _from_network(asked: ExportJob, backend: backends.Backend) -> _Source:
+def _from_network(asked: ExportJob, backend: backends.Backend, instruments: "Instruments | None") -> _Source:
     """Load the network of a job at its fuse level; the reference is the network as its weights come."""
-    from fastvit_bench.exporting import verification
+    from fastvit_bench.exporting import fidelity, tuning, verification
     from fastvit_bench.network import cost, factory
 
     level = asked.fused
@@ -476,7 +492,13 @@ def _from_network(asked: ExportJob, backend: backends.Backend) -> _Source:
     def write(path: Path, metadata: dict[str, str]) -> "QuantisedFile | None":
         if asked.calibration is None:
             return backend.export(network, asked, path, metadata)
-        return backend.quantise(network, asked, path, metadata, calibration.prepared(asked.calibration))
+        images = calibration.prepared(asked.calibration)
+        quantiser = backend.quantiser(network, asked, images)
+        if asked.tune is None:
+            return quantiser.write(path, metadata)
+        assert instruments is not None
+        known = fidelity.expected(reference, images[: fidelity.IMAGES])
+        return tuning.write(quantiser, asked, known, path, metadata, instruments)
 
     return _Source(
         asked,
@@ -539,19 +561,22 @@ def _rounded(
     asked: ExportJob, backend: backends.Backend, reference: "Reference", network: "nn.Module", price: "Cost"
 ) -> _Source:
     """Return the source of a file in 8 bits: a rounded network, which the file is proved against."""
-    from fastvit_bench.exporting import rounding
+    from fastvit_bench.exporting import fidelity, rounding, verification
 
     assert backend.rounder is not None
     images = calibration.prepared(asked.calibration) if asked.calibration else []
     rounded = backend.rounder.rounded(network, asked, images)
     how, std = registry.preparation_of(asked), backend.layout(asked).std
-    fidelity = rounding.fidelity(rounded.network, reference, images, asked.shape, std)
+    fixed = verification.images(msgspec.structs.replace(asked.shape, batch=1))
+    compared = images[: fidelity.IMAGES] or [batch[0].astype("float32") for batch in fixed]
+    known = fidelity.expected(reference, compared)
+    likeness = fidelity.compare(known, rounding.of_network(rounded.network, asked.shape, std))
     return _Source(
         asked,
         price,
         ReferenceCache(lambda shape, form: rounding.outputs(rounded.network, reference, shape, form, how, std)),
         lambda path, metadata: backend.export(rounded.network, asked, path, metadata),
-        quantisation=msgspec.structs.replace(rounded.scheme, fidelity=fidelity),
+        quantisation=msgspec.structs.replace(rounded.scheme, fidelity=likeness),
     )
 
 

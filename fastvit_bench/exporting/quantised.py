@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvit_bench import backends
-from fastvit_bench.exporting import calibration
+from fastvit_bench.exporting import calibration, fidelity
 from fastvit_bench.records import ExportJob, Parity, Quantisation, Shape
 
 if TYPE_CHECKING:
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from fastvit_bench.backends import Images, QuantisedFile
     from fastvit_bench.exporting.verification import ReferenceOutputs
     from fastvit_bench.network.factory import Reference
-
-_COMPARED = 16  # calibration images on which a file is compared with the float64 network
 
 
 def references(
@@ -45,19 +43,15 @@ def record(written: "QuantisedFile", asked: ExportJob, reference: "Reference | N
 
     The outputs are those of the last check of the backend: of its own kernels, where they are here.
     """
-    from fastvit_bench.exporting import verification
-
     images = asked.calibration
     assert images is not None
     assert reference is not None
-    labels = [picture.label for picture in images.pictures[:_COMPARED]]
+    labels = [picture.label for picture in images.pictures[: fidelity.IMAGES]]
     *_, look = backends.get(asked.backend).verification_sessions(path, asked)
     with look.session as session:
-        likeness = verification.fidelity(
-            reference,
-            session,
-            calibration.prepared(images)[:_COMPARED],
-            asked.shape.batch,
+        likeness = fidelity.compare(
+            fidelity.expected(reference, calibration.prepared(images)[: fidelity.IMAGES]),
+            fidelity.of_session(session, reference.head, asked.shape.batch),
             labels if images.chosen.classes == reference.classes else (),
         )
     return Quantisation(
@@ -71,4 +65,5 @@ def record(written: "QuantisedFile", asked: ExportJob, reference: "Reference | N
         changes=dict(written.changes),
         calibration=images.chosen,
         fidelity=likeness,
+        tuning=written.tuning,
     )

@@ -1,25 +1,21 @@
-"""Outputs of a network with rounded weights and activations, and their fidelity to the network in float64."""
+"""Outputs of a network with rounded weights and activations."""
 
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
 from fastvit_bench.backends import INPUT, Images, output_names
 from fastvit_bench.exporting import verification
-from fastvit_bench.records import Fidelity, Head, Preparation, Shape
+from fastvit_bench.records import Preparation, Shape
 from fastvit_bench.records.spec import Triple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
     from torch import nn
 
+    from fastvit_bench.exporting.fidelity import Compute
     from fastvit_bench.exporting.verification import ReferenceOutputs
     from fastvit_bench.network.factory import Reference
-
-MOST_IMAGES = 64  # of a fidelity: the reference in float64 computes each
 
 
 def outputs(
@@ -35,41 +31,14 @@ def outputs(
     return verification.ReferenceOutputs(form, shape, reference.head, name, tuple(batches))
 
 
-def fidelity(
-    network: "nn.Module",
-    reference: "Reference",
-    images: "Sequence[NDArray[np.float32]]",
-    shape: Shape,
-    std: Triple | None = None,
-) -> Fidelity:
-    """Compare a rounded network with the float64 reference on calibration images; without any, on the fixed images.
+def of_network(network: "nn.Module", shape: Shape, std: Triple | None = None) -> "Compute":
+    """Return the function that computes the outputs of an image in a rounded network, which may take one batch only."""
 
-    Images (3, H, W) are normalised. At most `MOST_IMAGES` of them count, the first of the draw.
-    """
-    import torch
+    def compute(image: "NDArray[np.float32]") -> "list[NDArray[np.floating]]":
+        batch = np.repeat(image[None], shape.batch, 0).astype(np.float64)
+        return [value[:1] for value in _run(network, batch, std)]
 
-    single = msgspec.structs.replace(shape, batch=1)
-    chosen = [image[None] for image in images[:MOST_IMAGES]] or verification.images(single)
-    snr, cosine, agreed = verification.EXACT_DB, 1.0, 0
-    totals: list[tuple[float, float]] = []
-    for image in chosen:
-        padded = np.repeat(image, shape.batch, 0).astype(np.float64)  # an exported form may take one batch size only
-        with torch.no_grad():
-            exact = reference.network(torch.from_numpy(padded[:1]))
-        expected = [value.numpy() for value in (exact if isinstance(exact, tuple) else (exact,))]
-        actual = [value[:1].astype(np.float64) for value in _run(network, padded, std)]
-        totals = totals or [(0.0, 0.0)] * len(expected)
-        totals = [
-            (signal + float(np.square(wanted).sum()), noise + float(np.square(value - wanted).sum()))
-            for (signal, noise), value, wanted in zip(totals, actual, expected, strict=True)
-        ]
-        for value, wanted in zip(actual, expected, strict=True):
-            cosine = min(cosine, verification.cosine(value, wanted))
-        agreed += int(actual[0].argmax() == expected[0].argmax())
-    for signal, noise in totals:
-        snr = min(snr, verification.decibels(signal, noise))
-    share = agreed / len(chosen) if reference.head is Head.CLASSIFIER else None
-    return Fidelity(images=len(chosen), snr_db=snr, cosine=cosine, top1_agreement=share)
+    return compute
 
 
 def _run(network: "nn.Module", batch: "NDArray[np.float64]", std: Triple | None) -> "list[NDArray[np.floating]]":

@@ -7,7 +7,7 @@ outputs, because "0.001" means nothing without the size of a logit.
 
 import math
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from fastvit_bench.backends import INPUT, Images, Session, Subject, output_names
 from fastvit_bench.backends._text import first_line, normalisation, printable
 from fastvit_bench.errors import UsageError
 from fastvit_bench.exporting.metadata import require_plausible
-from fastvit_bench.records import Fidelity, Head, Parity, Preparation, Shape
+from fastvit_bench.records import Head, Parity, Preparation, Shape
 from fastvit_bench.records.preparation import IMAGENET
 
 if TYPE_CHECKING:
@@ -395,42 +395,6 @@ def prove(
         cosine=errors.cosine if comparable else None,
         snr_db=errors.snr if comparable else None,
         range_error=_finite(errors.span) if comparable else None,
-    )
-
-
-def fidelity(
-    reference: "Reference", session: Session, inputs: "Sequence[NDArray[np.float32]]", batch: int, labels: Sequence[int]
-) -> Fidelity:
-    """Compare a quantised file's outputs with the float64 network's on images (3, H, W), of which each fills a batch.
-
-    `labels` are the images' classes, or empty where they are not the network's.
-    """
-    import torch
-
-    errors, correct = _Errors(), 0
-    pairs: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
-    for number, image in enumerate(inputs):
-        with torch.no_grad():
-            outputs = reference.network(torch.from_numpy(image[None]).double())
-        values = outputs if isinstance(outputs, tuple) else (outputs,)
-        session.set_input(np.repeat(image[None], batch, axis=0))
-        session.run()
-        session.wait()
-        computed = session.get_output()
-        for name, value in zip(output_names(len(values), reference.head), values, strict=True):
-            expected = value.numpy()
-            pairs.setdefault(name, []).append((computed[name][:1].astype(np.float64), expected))
-            if reference.head is Head.CLASSIFIER and labels:
-                correct += int(expected.argmax() == labels[number])
-    for name, sides in pairs.items():
-        actual, expected = (np.concatenate(side) for side in zip(*sides, strict=True))
-        errors.add(name, actual, expected, reference.head)
-    return Fidelity(
-        images=len(inputs),
-        snr_db=errors.snr,
-        cosine=errors.cosine,
-        top1_agreement=errors.agreed / errors.total if errors.total else None,
-        correct=correct if labels and reference.head is Head.CLASSIFIER else None,
     )
 
 

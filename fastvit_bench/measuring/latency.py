@@ -6,12 +6,13 @@ feed ─► warm-up × (run, wait) ─►│ clock │ run ─► wait │ clock
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastvit_bench.backends import Images, Session
+from fastvit_bench.exporting.tuning import Instruments
 from fastvit_bench.measuring import resources
 from fastvit_bench.records import CallPattern, Engine, GpuState, Method, Placement, Window
 from fastvit_bench.stats.intervals import median
@@ -143,6 +144,27 @@ def turn(session: Session, untimed: int, runs: int) -> tuple[int, ...]:
     finally:
         if collecting:
             gc.enable()
+
+
+_TURNS, _TURN_NS = 12, 100_000_000  # of sessions in one process, each as many runs as take about so long
+
+
+def in_turns(sessions: Sequence[Session]) -> tuple[float, ...]:
+    """Return the median milliseconds of sessions that take turns in this process, whose inputs are set.
+
+    The machine changes between turns and not within, so only figures of one call are comparable. Every other round goes
+    the other way.
+    """
+    slowest = max(median(turn(session, SET, 3)) for session in sessions)
+    length = max(3, min(SET // 2, round(_TURN_NS / slowest)))
+    samples: list[list[int]] = [[] for _ in sessions]
+    for number in range(_TURNS):
+        for place in list(range(len(sessions)))[:: -1 if number % 2 else 1]:
+            samples[place] += turn(sessions[place], 2, length)
+    return tuple(median(taken) / 1e6 for taken in samples)
+
+
+INSTRUMENTS = Instruments(seconds=time.monotonic, in_turns=in_turns)
 
 
 def _warm_up(session: Session, method: Method, timed: _Timed, length: int = SET) -> float:

@@ -76,6 +76,10 @@ from fastvit_bench.records.quantisation import (
     CalibrationSet,
     Fidelity,
     Quantisation,
+    Trial,
+    Tune,
+    TuneGoal,
+    Tuning,
     integer_share,
 )
 from fastvit_bench.records.run import SCHEMA, Request, Run
@@ -196,6 +200,10 @@ __all__ = [
     "TimingCache",
     "TimingJob",
     "Traffic",
+    "Trial",
+    "Tune",
+    "TuneGoal",
+    "Tuning",
     "Unit",
     "Unreadable",
     "Weights",

@@ -6,7 +6,7 @@ import msgspec
 
 from fastvit_bench.records.parity import HalfWeights, Parity
 from fastvit_bench.records.preparation import Preparation
-from fastvit_bench.records.quantisation import CalibrationImages, Quantisation
+from fastvit_bench.records.quantisation import CalibrationImages, Quantisation, Tune
 from fastvit_bench.records.spec import ONNX, Device, Fuse, Gelu, Head, Record, Shape, Weights
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -124,6 +124,7 @@ class ExportJob(ExportSpec, Job[Artifact], frozen=True, kw_only=True, tag="expor
     device: Device  # verification runs the file with its options
     labels: tuple[str, ...] = ()  # class names to put into the file; `options` holds their digest
     calibration: CalibrationImages | None = None  # of a file in INT8; `options` holds its digest
+    tune: Tune | None = None  # of a file in INT8: how its choices are searched; `options` holds it too
     force: bool = False  # whether files at the path that this tool did not write are replaced
 
 

@@ -1,7 +1,7 @@
 """Records of a quantised file: its calibration images, its scheme, and the likeness of its outputs."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -52,6 +52,41 @@ def integer_share(integer: Mapping[str, int], floating: Mapping[str, int]) -> fl
     return sum(integer.values()) / total if total else None
 
 
+GAIN_DB = 0.1  # a change for accuracy pays by more than this, because what it leaves in float costs time
+QUICKER, LOSS_DB = 0.98, 1.0  # one for latency takes at most this share of the time, and loses no more than this
+TuneGoal = Literal["accuracy", "latency"]
+
+
+class Tune(Record, frozen=True):
+    """The search for the best choices of a quantised file: what for, and for how long."""
+
+    goal: TuneGoal
+    budget_s: Annotated[float, msgspec.Meta(gt=0, le=10**6)]  # after which no other change is tried
+
+
+class Trial(Record, frozen=True):
+    """A file in 8 bits that was written by other choices than usual, and whether its last change was kept."""
+
+    choices: tuple[str, ...]  # changes of the usual choices; the last one is tried, the others were kept before
+    snr_db: float  # as of `Fidelity`
+    accepted: bool  # whether its last change is a part of those that were tried after it
+    ms: float | None = None  # median of a run, in turns with the best file before; None where nothing was timed
+    base_ms: float | None = None  # of that file, in the same turns
+
+
+class Tuning(Record, frozen=True):
+    """All that a search for the best choices tried, in its order, and what it did not come to."""
+
+    asked: Tune
+    trials: tuple[Trial, ...]  # the first is of the usual choices
+    untried: tuple[str, ...] = ()  # changes for which the budget was too short
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The changes that were kept."""
+        return [trial.choices for trial in self.trials if trial.accepted][-1]
+
+
 class Quantisation(Record, frozen=True):
     """The scheme of a quantised file, and the operations that compute in integers by it and in float."""
 
@@ -65,6 +100,7 @@ class Quantisation(Record, frozen=True):
     excluded: tuple[str, ...] = ()  # names of convolutions and products that stay in float by choice
     changes: dict[str, _Count] = {}  # exact change of the graph before it was quantised -> number of places
     fidelity: Fidelity | None = None
+    tuning: Tuning | None = None  # the search that chose; None for the usual choices
 
     @property
     def integer_share(self) -> float:

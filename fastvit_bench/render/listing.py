@@ -17,8 +17,10 @@ from fastvit_bench.records import (
     ModelFacts,
     Parity,
     Quantisation,
+    Tuning,
     integer_share,
 )
+from fastvit_bench.records.quantisation import GAIN_DB, LOSS_DB, QUICKER
 from fastvit_bench.records.removable import Removable
 from fastvit_bench.render import terminal
 from fastvit_bench.render.table import NONE, Column, Table, TableReport, clean
@@ -369,6 +371,26 @@ def quantisation(record: Quantisation, classes: int) -> list[str]:
 
 
 _CHANCE = 2  # times the right answers of guessing, up to which a network seems not to know the images
+
+
+def tuning(record: Tuning) -> list[str]:
+    """Return lines on a search for the best choices: a table of all that was tried, and what was not."""
+    least = _GOALS[record.asked.goal]
+    lines = [f"tuned for {record.asked.goal}: {len(record.trials) - 1} changes tried, one at a time, {least}"]
+    for trial in record.trials:
+        change = trial.choices[-1] if trial.choices else "usual choices"
+        times = f"  {trial.ms:.3g} ms, before {trial.base_ms:.3g} ms" if trial.ms and trial.base_ms else ""
+        lines.append(f"  {trial.snr_db:6.2f} dB{times}  {change}{': kept' if trial.accepted else ''}")
+    if record.untried:
+        budget = f"{record.asked.budget_s:g} s"
+        lines.append(f"  the budget of {budget} ended before: {', '.join(record.untried)}; give more by --tune-budget")
+    return lines
+
+
+_GOALS = {
+    "accuracy": f"kept if they gain more than {GAIN_DB:g} dB",
+    "latency": f"kept if {1 - QUICKER:.0%} quicker for at most {LOSS_DB:g} dB",
+}
 
 
 def _kinds(counts: Mapping[str, int]) -> str:

@@ -13,6 +13,7 @@ import fastvit_bench
 from fastvit_bench import backends
 from fastvit_bench.errors import NotComparableError, ParityError, UnavailableError, UsageError
 from fastvit_bench.exporting import pipeline
+from fastvit_bench.measuring import latency
 from fastvit_bench.measuring.git import current_commit
 from fastvit_bench.measuring.worker import Worker
 from fastvit_bench.network import registry
@@ -188,7 +189,7 @@ def export(job: ExportJob, timeout_s: float) -> Artifact:
     Raises what `pipeline.export` raises; for such a file `ParityError` and `UsageError` alone.
     """
     if job.variant != registry.ONNX:
-        return pipeline.export(job)
+        return pipeline.export(job, latency.INSTRUMENTS)
     pipeline.check_job(job)
     with Worker() as worker:
         reply = worker.ask(job, timeout_s)

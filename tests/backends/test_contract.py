@@ -134,6 +134,14 @@ def test_fetched_outputs_outlive_the_next_run(backend: Backend, device: Device, 
         np.testing.assert_array_equal(first, np.ones((2, 1), np.float32))
 
 
+def test_a_batch_stays_the_callers(backend: Backend, device: Device, tiny: Path) -> None:
+    for session in sessions(backend, device, tiny):
+        first = np.ones(SHAPE.nchw, np.float32)
+        session.set_input(first)
+        session.set_input(np.zeros(SHAPE.nchw, np.float32))
+        np.testing.assert_array_equal(first, np.ones(SHAPE.nchw, np.float32))
+
+
 def test_several_outputs_are_feature_maps(backend: Backend, device: Device, tmp_path: Path) -> None:
     path = export(backend, device, Forked(), tmp_path)
     for session in sessions(backend, device, path):

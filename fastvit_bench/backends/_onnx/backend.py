@@ -14,8 +14,8 @@ from fastvit_bench import install
 from fastvit_bench.backends import (
     Engines,
     Hardware,
-    QuantisedFile,
     QuantisedTwins,
+    Quantiser,
     Session,
     VerificationRun,
     available_cores,
@@ -91,16 +91,9 @@ class OnnxFileBackend(ABC):
         self.require_precision(asked.precision)
         onnx_export.write(network, asked, path, metadata)
 
-    def quantise(
-        self,
-        network: "nn.Module",
-        asked: ExportJob,
-        path: Path,
-        metadata: dict[str, str],
-        images: "Sequence[NDArray[np.float32]]",
-    ) -> QuantisedFile:
-        """Write an ONNX file of one shape with Q/DQ nodes, by the toolkit's `scheme`."""
-        return onnx_quantise.write(network, asked, path, metadata, images, self.scheme, available_cores())
+    def quantiser(self, network: "nn.Module", asked: ExportJob, images: "Sequence[NDArray[np.float32]]") -> Quantiser:
+        """Return what writes ONNX files of one shape with Q/DQ nodes, by the toolkit's `scheme`."""
+        return onnx_quantise.GraphQuantiser(network, asked, images, self.scheme, available_cores())
 
     def quantised_twins(self, network: "nn.Module", asked: ExportJob, path: Path) -> QuantisedTwins:
         """Return the float graph of the network, and the same with its values rounded to the file's grids."""

@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fastvit_bench.backends import INPUT, QuantisedFile, QuantisedTwins
@@ -64,6 +64,7 @@ class QuantisingChoices(NamedTuple):
     attention_in_float: bool = True
     stem_in_float: bool = False  # the first convolution
     classifier_in_float: bool = False
+    mixers_in_float: bool = False  # RepMixer's depthwise convolutions, whose kernels have an outlier at their centre
     float_logits: bool = True  # logits are not rounded to 256 values
 
 
@@ -173,16 +174,26 @@ def clipped(values: Values, choice: str, *, signed: bool) -> tuple[float, float]
             0.0, float(centres[min(_BINS - 1, np.searchsorted(below, 1 - _TAIL))])
         )
     shares = np.geomspace(1, 0.1, 40)
-    lows = shares * low if low < 0 else (0.0,)
-    pairs = [(-share * max(-low, high), share * max(-low, high)) for share in shares] if signed else None
-    best, least = (low, high), np.inf
-    for start, end in pairs or [(start, end) for start in lows for end in (shares * high if high > 0 else (0.0,))]:
-        step = (end - start) / 255
-        beyond = np.maximum(centres - end, 0) + np.maximum(start - centres, 0)
-        error = float((counts * (np.square(beyond) + np.where(beyond > 0, 0, step * step / 12))).sum())
-        if error < least:
-            best, least = (float(start), float(end)), error
-    return best
+    if signed:
+        ends = shares * max(-low, high)
+        starts = -ends
+    else:
+        starts = shares[:, None] * low if low < 0 else np.zeros((1, 1))
+        ends = shares * high if high > 0 else np.zeros(1)
+    (below, cut_below), (above, cut_above) = (_beyond(-centres, counts, -starts), _beyond(centres, counts, ends))
+    steps = (ends - starts) / 255
+    errors = cut_below + cut_above + (counts.sum() - below - above) * np.square(steps) / 12
+    best = np.unravel_index(errors.argmin(), errors.shape)
+    starts, ends = np.broadcast_arrays(starts, ends)
+    return float(starts[best]), float(ends[best])
+
+
+def _beyond(values: "Array", counts: "Array", limits: "Array") -> "tuple[Array, Array]":
+    """Return for each limit how many values are beyond it, and the sum of squares of their distances to it."""
+    import numpy as np
+
+    distances = np.maximum(values - limits[..., None], 0)
+    return ((distances > 0) * counts).sum(-1), (np.square(distances) * counts).sum(-1)
 
 
 # --- equalised channels -----------------------------------------------------------------------------------------------
@@ -270,6 +281,27 @@ def _initialisers(model: "onnx.ModelProto") -> "dict[str, Array]":
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """A float model with the values of its activations: all that is needed of the images."""
+
+    model: "onnx.ModelProto"
+    values: Mapping[str, Values]
+    factors: dict[str, tuple[int, ...]]  # of `equalise`, which the model has
+
+
+def calibrated(
+    model: "onnx.ModelProto", images: "Sequence[Array]", threads: int, choices: QuantisingChoices
+) -> Calibrated:
+    """Return a float model, with equalised channels if these are chosen, and its values for images (3, H, W)."""
+    values = extremes(model, images, threads)
+    factors = equalising(model, values) if choices.equalised else {}
+    if factors:
+        model = equalised(model, factors)
+        values = extremes(model, images, threads)
+    return Calibrated(model, counted(model, images, threads, values), factors)
+
+
 def quantised(
     model: "onnx.ModelProto",
     images: "Sequence[Array]",
@@ -278,18 +310,18 @@ def quantised(
     choices: QuantisingChoices = QuantisingChoices(),
 ) -> Quantised:
     """Return a float model in INT8, calibrated on images (3, H, W); equal arguments give equal models."""
+    return by_choices(calibrated(model, images, threads, choices), scheme, choices)
+
+
+def by_choices(known: Calibrated, scheme: Scheme, choices: QuantisingChoices) -> Quantised:
+    """Return a calibrated model in INT8."""
     import numpy as np
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    values = extremes(model, images, threads)
-    factors = equalising(model, values) if choices.equalised else {}
-    if factors:
-        model = equalised(model, factors)
-        values = extremes(model, images, threads)
-    counted(model, images, threads, values)
-    ranges = {name: clipped(known, choices.ranges, signed=scheme.signed) for name, known in values.items()}
+    model = known.model
+    ranges = {name: clipped(values, choices.ranges, signed=scheme.signed) for name, values in known.values.items()}
     unquantised, excluded = _in_float(model, choices)
     outputs = [] if scheme.rounded_outputs else list(PRODUCTS)
     with onnx_session.quiet():
@@ -320,7 +352,7 @@ def quantised(
         writer.model.topological_sort()
     result = writer.model.model
     integer, floating = arithmetic(result)
-    return Quantised(result, integer, floating, tuple(excluded), factors)
+    return Quantised(result, integer, floating, tuple(excluded), known.factors)
 
 
 def _in_float(model: "onnx.ModelProto", choices: QuantisingChoices) -> tuple[list[str], list[str]]:
@@ -332,6 +364,8 @@ def _in_float(model: "onnx.ModelProto", choices: QuantisingChoices) -> tuple[lis
         excluded += products[:1]
     if choices.classifier_in_float:
         excluded += [node.name for node in nodes if node.op_type == "Gemm"]
+    if choices.mixers_in_float:
+        excluded += [node.name for node in nodes if node.op_type == "Conv" and node.name.endswith(".mixer/Conv")]
     if choices.gates_in_float:  # between the mean of a map and the Sigmoid that multiplies it
         excluded += [node.name for node in nodes if "/" in node.name and ".se" in node.name.rpartition("/")[0]]
         excluded = [name for name in excluded if not name.endswith("/Mul")]
@@ -381,29 +415,58 @@ def _copy(model: "onnx.ModelProto") -> "onnx.ModelProto":
 _FACTORS = "fastvit_bench.equalised"  # key of metadata: the exponents of `equalising`, by the reader's name
 
 
-def write(
-    network: "nn.Module",
-    asked: "ExportJob",
-    path: "Path",
-    metadata: dict[str, str],
-    images: "Sequence[Array]",
-    scheme: Scheme,
-    threads: int,
+# Changes of the usual choices, by the words that a search reports.
+CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "ranges of all values": {"ranges": "extremes"},
+    "ranges by percentile": {"ranges": "percentile"},
+    "channels not equalised": {"equalised": False},
+    "first convolution in float": {"stem_in_float": True},
+    "classifier in float": {"classifier_in_float": True},
+    "RepMixer in float": {"mixers_in_float": True},
+    "attention between integers": {"attention_in_float": False},
+    "gates between integers": {"gates_in_float": False},
+    "logits rounded": {"float_logits": False},
+}
+
+
+class GraphQuantiser:
+    """Files in INT8 of `network` (float64, evaluation mode), as a `Quantiser`; the images are run once for all."""
+
+    changes: Mapping[str, tuple[str, ...]] = {"accuracy": tuple(CHANGES)[:6], "latency": tuple(CHANGES)[3:]}
+
+    def __init__(
+        self, network: "nn.Module", asked: "ExportJob", images: "Sequence[Array]", scheme: Scheme, threads: int
+    ) -> None:
+        self._graph, self._model = _float_model(network, asked), asked.model
+        self._images, self._scheme, self._threads = images, scheme, threads
+        self._known: dict[bool, Calibrated] = {}  # by equalised channels
+
+    def write(self, path: "Path", metadata: dict[str, str], choices: tuple[str, ...] = ()) -> QuantisedFile:
+        """Write a file by the usual choices with those of `CHANGES`, and return what was done."""
+        chosen = QuantisingChoices()
+        for change in choices:
+            chosen = chosen._replace(**CHANGES[change])
+        if chosen.equalised not in self._known:
+            self._known[chosen.equalised] = calibrated(self._graph, self._images, self._threads, chosen)
+        known = self._known[chosen.equalised]
+        done = by_choices(known, self._scheme, chosen)
+        if self._scheme.half:
+            done = replace(done, model=typed_int8.narrowed(done.model, known.model))
+            onnx_model.require_strongly_typed(done.model, self._model)
+        return _written(done, path, metadata, self._scheme, chosen)
+
+
+def _written(
+    done: Quantised, path: "Path", metadata: dict[str, str], scheme: Scheme, choices: QuantisingChoices
 ) -> QuantisedFile:
-    """Write `network` (float64, evaluation mode) in INT8 to `path`, and return what was done."""
+    """Write a quantised model with metadata, and return what was done."""
     import onnx
 
-    choices = QuantisingChoices()
-    graph = _float_model(network, asked)
-    done = quantised(graph, images, scheme, threads, choices)
     notes = {_FACTORS: json.dumps(done.factors, separators=(",", ":"))} if done.factors else {}
-    model = typed_int8.narrowed(done.model, equalised(graph, done.factors)) if scheme.half else done.model
-    onnx.helper.set_model_props(model, {**metadata, **notes})
-    model.producer_name, model.producer_version = "fastvit-bench", metadata.get("fastvit_bench.version", "")
-    onnx.checker.check_model(model)
-    if scheme.half:
-        onnx_model.require_strongly_typed(model, asked.model)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.helper.set_model_props(done.model, {**metadata, **notes})
+    done.model.producer_name, done.model.producer_version = "fastvit-bench", metadata.get("fastvit_bench.version", "")
+    onnx.checker.check_model(done.model)
+    path.write_bytes(done.model.SerializeToString(deterministic=True))
     return QuantisedFile(
         weights=f"int8 symmetric per {'channel' if choices.per_channel else 'tensor'}",
         activations=f"{'int8 symmetric' if scheme.signed else 'uint8 asymmetric'} per tensor",

@@ -62,7 +62,7 @@ class OnnxSession(Session):
         if self._input is not None and self._input.shape() == list(batch.shape):
             self._input.update_inplace(batch)
             return
-        self._input = ort.OrtValue.ortvalue_from_numpy(batch)
+        self._input = ort.OrtValue.ortvalue_from_numpy(batch.copy())  # else later batches would overwrite the caller's
         self._binding.bind_ortvalue_input(expected.name, self._input)
         for output in self._session.get_outputs():
             if not all(isinstance(size, int) for size in output.shape):  # of a file that takes several shapes

@@ -197,10 +197,10 @@ def test_the_range_of_least_error_cuts_a_lone_outlier(signed: bool) -> None:
 def test_equal_arguments_give_equal_files(network: nn.Module, images: list[Array], tmp_path: Path) -> None:
     paths = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
     for path in paths:
-        quantise.write(network, ASKED, path, {"fastvit_bench.precision": "int8"}, images, PROCESSOR, 1)
+        quantise.GraphQuantiser(network, ASKED, images, PROCESSOR, 1).write(path, {"fastvit_bench.precision": "int8"})
     assert paths[0].read_bytes() == paths[1].read_bytes()
     other = tmp_path / "c.onnx"
-    quantise.write(network, ASKED, other, {"fastvit_bench.precision": "int8"}, images[:4], PROCESSOR, 1)
+    quantise.GraphQuantiser(network, ASKED, images[:4], PROCESSOR, 1).write(other, {"fastvit_bench.precision": "int8"})
     assert other.read_bytes() != paths[0].read_bytes()
 
 
