@@ -93,7 +93,7 @@ def export(
     configuration: Path | str | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[tuple[Path, Artifact]]:
-    """Export a model for a toolkit, one proved file per size; return the files and what they are.
+    """Export a model for a toolkit, or for several (``coreml,coreai``), one proved file per size; return the files.
 
     `model` is one of benchmark.toml; without it, it is the checkpoint's, else the first in [sweep]. A file that was
     exported before is used again. Where the toolkit runs engines and its GPU is here, the engine is built and proved.
@@ -113,7 +113,6 @@ def export(
     settings = options.load(_path(configuration))
     named = options.one_model(settings, model, _path(checkpoint), head, weights)
     (spec,) = options.adapted([named], gelu, pad=pad, normalize=normalize)
-    backend = backends.of_target(target)
     images, batches = options.images_per_run(str(batch))
     target_options = {
         "input": input,
@@ -126,26 +125,42 @@ def export(
         "dynamic": dynamic,
         "batches": batches,
     }
-    device = options.export_device(
-        target, backend, precision, images, target_options, _path(calibration), calibration_images
-    )
-    backends.require(backend.name, device)
-    jobs = options.export_jobs(
-        settings,
-        spec,
-        device,
-        res=_sizes(res),
-        fuse=fuse,
-        seed=seed,
-        multifunction=multifunction,
-        classifier=_path(classifier),
-        output=None if output is None else str(output),
-        force=force,
-        tune=options.tuning(tune, tune_budget),
-    )
+    devices = [
+        options.export_device(
+            name,
+            backends.of_target(name),
+            precision,
+            images,
+            target_options,
+            _path(calibration),
+            calibration_images,
+        )
+        for name in options.export_targets(target)
+    ]
+    for device in devices:
+        backends.require(device.backend, device)
+    jobs = [
+        job
+        for device in devices
+        for job in options.export_jobs(
+            settings,
+            spec,
+            device,
+            res=_sizes(res),
+            fuse=fuse,
+            seed=seed,
+            multifunction=multifunction,
+            classifier=_path(classifier),
+            output=None if output is None else str(output),
+            force=force,
+            tune=options.tuning(tune, tune_budget),
+            several=len(devices) > 1,
+        )
+    ]
     exported: list[tuple[Path, Artifact]] = []
     for job in jobs:
         progress(Progress(options.export_phrase(job), len(exported), len(jobs)))
+        backend = backends.get(job.backend)
         artifact = pipeline.cached(job) or run.export(job, settings.sweep.timeout_s)
         path = Path(job.path).with_name(artifact.path)
         if backend.engines is not None and backend.engines.lacking(job.device) is None:

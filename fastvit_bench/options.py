@@ -294,6 +294,15 @@ def images_per_run(text: str) -> tuple[int, str | None]:
     return int(least), text if least != text else None
 
 
+def export_targets(text: str) -> list[str]:
+    """Return the targets of ``--target coreml,coreai``. Raises `UsageError` for one that is named twice or empty."""
+    targets = [target.strip() for target in text.split(",")]
+    twice = next((target for target, count in collections.Counter(targets).items() if count > 1), None)
+    if twice is not None:
+        raise UsageError(f"--target names '{twice}' twice; name each format once, such as coreml,coreai.")
+    return targets
+
+
 def export_device(
     target: str,
     backend: Backend,
@@ -341,12 +350,14 @@ def export_jobs(
     output: str | None,
     force: bool,
     tune: Tune | None = None,
+    several: bool = False,
 ) -> list[ExportJob]:
     """Return what is to be exported for a target: a job for each file.
 
     `output` is a file with the target's ending, or a folder; `classifier` is a file of class names. `multifunction`
     puts all sizes into one file. `force` replaces files that this tool did not write. `tune` searches the choices of
-    INT8; raises `UsageError` for it in another precision, and where the files to be timed cannot be run.
+    INT8; raises `UsageError` for it in another precision, and where the files to be timed cannot be run. `several` says
+    that there are files of other targets too.
     """
     from fastvit_bench.exporting import checkpoints, pipeline
 
@@ -373,7 +384,7 @@ def export_jobs(
             fuse,
             device,
             folder=Path(settings.paths.models),
-            path=output_path(output, backend.suffix, spec, sizes, parts, several=len(of_files) > 1),
+            path=output_path(output, backend.suffix, spec, sizes, parts, several=several or len(of_files) > 1),
             functions=tuple(sizes) if multifunction else (),
             labels=labels,
             force=force,
@@ -434,7 +445,7 @@ def output_path(
     if path.name.endswith(suffix) and not several:
         return path
     if path.name.endswith(suffix):
-        raise UsageError(f"{path} names one file, and several sizes make several; name a folder with -o.")
+        raise UsageError(f"{path} names one file, and several sizes or targets make several; name a folder with -o.")
     if path.suffix and not output.endswith(("/", os.sep)) and not (files.exists(path) and path.is_dir()):
         raise UsageError(
             f"The names of such files end in {suffix}, and {path} does not; say {path.with_name(path.stem + suffix)}, "

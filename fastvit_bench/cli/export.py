@@ -1,5 +1,6 @@
 """Command `export`: write a network as a file of a toolkit and prove it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,8 @@ def export(
             "--target",
             "-t",
             autocompletion=_complete.targets,
-            help="Format to write: onnx, openvino, coreml, coreai, tensorrt, tensorrt-rtx or pytorch.",
+            help="Format to write: onnx, openvino, coreml, coreai, tensorrt, tensorrt-rtx or pytorch; or several, as "
+            "coreml,coreai.",
         ),
     ],
     model: Annotated[
@@ -57,7 +59,7 @@ def export(
         str | None,
         typer.Option(
             "--precision",
-            help="Arithmetic of the file: fp32, fp16, bf16 or int8; coreai: w8, w8a8. "
+            help="Arithmetic of the file: fp32, fp16, bf16 or int8; coreai: w8, w8a8; coreml: w8a8. "
             "[default: fp16; of onnx and openvino fp32]",
         ),
     ] = None,
@@ -157,21 +159,19 @@ def export(
 
     The file must compute what the network computes. Prints the path of each file, and of the files beside it on
     standard error. FILE.json records what the file is and how exact its outputs are, FILE.expected.npz the outputs
-    that it was proved against.
+    that it was proved against. Of several targets, a table sets the files side by side on standard error.
 
     \b
     fastvit-bench export -t coreml -m fastvit_t8 -o t8.mlpackage
+    fastvit-bench export -t coreml,coreai -m fastvit_t8 --res 256
     fastvit-bench export -t onnx -m fastvit_t8 --res 224..1024
     """
-    from fastvit_bench import backends, files, options
-    from fastvit_bench.exporting import metadata
-    from fastvit_bench.sweep import run
+    from fastvit_bench import backends, options
 
     settings = options.load(config_file)
     named = options.one_model(settings, model, checkpoint, head, weights)
     (spec,) = options.adapted([named], gelu, pad=pad, normalize=normalize)
     _output.say_contents([spec])
-    backend = backends.of_target(target)
     images, batches = options.images_per_run(batch)
     target_options = {
         "input": input_,
@@ -184,40 +184,78 @@ def export(
         "dynamic": dynamic,
         "batches": batches,
     }
-    device = options.export_device(target, backend, precision, images, target_options, calibration, calibration_images)
-    backends.require(backend.name, device)
-    jobs = options.export_jobs(
-        settings,
-        spec,
-        device,
-        res=res,
-        fuse=fuse,
-        seed=seed,
-        multifunction=multifunction,
-        classifier=classifier,
-        output=output,
-        force=force,
-        tune=options.tuning(tune, tune_budget),
-    )
+    devices = [
+        options.export_device(
+            name, backends.of_target(name), precision, images, target_options, calibration, calibration_images
+        )
+        for name in options.export_targets(target)
+    ]
+    for device in devices:
+        backends.require(device.backend, device)
+    jobs = [
+        job
+        for device in devices
+        for job in options.export_jobs(
+            settings,
+            spec,
+            device,
+            res=res,
+            fuse=fuse,
+            seed=seed,
+            multifunction=multifunction,
+            classifier=classifier,
+            output=output,
+            force=force,
+            tune=options.tuning(tune, tune_budget),
+            several=len(devices) > 1,
+        )
+    ]
     if classifier is not None and images > 1:
         _output.say(
             f"Core ML names the class of a single image: of each of the {images}, the file gives the scores; the names "
             "are in its metadata (fastvit_bench.labels), in the order of the scores."
         )
-    for job in jobs:
-        with ProgressLine(_output.stderr()) as progress:
-            progress.step(options.export_phrase(job))
-            with files.temporary_files_apart():
-                artifact = run.export(job, settings.sweep.timeout_s)
-        _print_artifact(artifact, verbose=_output.verbose())
-        beside = [metadata.metadata_path(Path(job.path)), metadata.reference_outputs_path(Path(job.path))]
-        if backend.engines is not None:
-            lacking = backend.engines.lacking(job.device)
-            beside += _engine(lacking, job, settings.sweep.timeout_s)
-        for path in beside:
-            if path.exists():
-                _output.say(f"written: {path}")
-        _output.show(job.path)
+    exported = [(job, _exported(job, settings.sweep.timeout_s)) for job in jobs]
+    if len(devices) > 1:
+        _print_side_by_side(exported, Path(settings.paths.results))
+
+
+def _exported(job: ExportJob, timeout_s: float) -> Artifact:
+    """Export a file, and its engine where its toolkit has one; print what was written."""
+    from fastvit_bench import backends, files, options
+    from fastvit_bench.exporting import metadata
+    from fastvit_bench.sweep import run
+
+    backend = backends.get(job.backend)
+    with ProgressLine(_output.stderr()) as progress:
+        progress.step(options.export_phrase(job))
+        with files.temporary_files_apart():
+            artifact = run.export(job, timeout_s)
+    _print_artifact(artifact, verbose=_output.verbose())
+    beside = [metadata.metadata_path(Path(job.path)), metadata.reference_outputs_path(Path(job.path))]
+    if backend.engines is not None:
+        beside += _engine(backend.engines.lacking(job.device), job, timeout_s)
+    for path in beside:
+        if path.exists():
+            _output.say(f"written: {path}")
+    _output.show(job.path)
+    return artifact
+
+
+def _print_side_by_side(exported: Sequence[tuple[ExportJob, Artifact]], results: Path) -> None:
+    """Print a table of the files of several targets on standard error, with the latencies that are stored of them."""
+    from fastvit_bench.render import listing, terminal
+    from fastvit_bench.store import runs
+
+    latencies, faults = runs.latencies_of({artifact.sha256 for _, artifact in exported}, results)
+    rows = [
+        listing.ExportedFile(job.device.name, artifact, latencies.get(artifact.sha256, {}))
+        for job, artifact in exported
+    ]
+    console = _output.stderr()
+    console.print(terminal.report(listing.side_by_side(rows), console.width))
+    for sentence in runs.left_out(faults, some=True):
+        _output.say(sentence)
 
 
 def _print_artifact(artifact: Artifact, *, verbose: bool) -> None:

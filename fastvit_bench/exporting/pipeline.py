@@ -255,15 +255,17 @@ def _check_sizes(asked: ExportJob) -> None:
             "give --input tensor."
         )
     if asked.calibration is not None:
-        without = {"input": "image", "batches": asked.options.get("batches")}
-        wrong = next((name for name, value in without.items() if value and asked.options.get(name) == value), None)
-        if wrong or asked.shape.channels != 3:
-            what = {"input": "8-bit pixels as its input", "batches": "several batches"}.get(
-                wrong or "", "these channels"
-            )
+        impossible = {
+            "8-bit pixels as its input": asked.precision == "int8" and asked.options.get("input") == "image",
+            "several batches": bool(asked.options.get("batches")),
+            "several sizes": bool(asked.functions),
+            "weights that are compressed besides": asked.options.get("compress", "none") != "none",
+            "these channels": asked.shape.channels != 3,
+        }
+        if what := next((what for what, wrong in impossible.items() if wrong), None):
             raise UsageError(
-                f"A file of 8 bits is calibrated on RGB tensors of one batch, so it cannot have {what}; export it in "
-                f"fp32, or without."
+                f"A file of 8 bits is calibrated on RGB images of one size and batch, so it cannot have {what}; export "
+                "it in fp32 or fp16, or without."
             )
     for shape in (asked.shape, *asked.functions):
         registry.check_size(shape.height, shape.width, stride)

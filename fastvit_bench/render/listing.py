@@ -14,6 +14,7 @@ from fastvit_bench.records import (
     Fuse,
     Fusing,
     HalfWeights,
+    Measurement,
     ModelFacts,
     Parity,
     Quantisation,
@@ -24,6 +25,7 @@ from fastvit_bench.records.quantisation import GAIN_DB, LOSS_DB, QUICKER
 from fastvit_bench.records.removable import Removable
 from fastvit_bench.render import terminal
 from fastvit_bench.render.table import NONE, Column, Table, TableReport, clean
+from fastvit_bench.render.text import latency
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -411,6 +413,73 @@ def content(artifact: Artifact, *, verbose: bool = True) -> str:
 
 
 NORMALIZED = "the embedding is divided by its L2 norm"  # of a file that ends so
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file that was exported beside files for other toolkits."""
+
+    target: str
+    artifact: Artifact
+    latencies: Mapping[str, Measurement]  # that are stored of it, by device
+
+
+def side_by_side(rows: Sequence[ExportedFile]) -> TableReport:
+    """Return a table with one row per exported file: size, operations, proof, and the latencies that are stored."""
+    columns: list[Column[ExportedFile]] = [
+        Column("target", "target", lambda row: row.target, role="key"),
+        Column("resolution", "size", lambda row: row.artifact.shape.size, role="key", shown="varied"),
+        Column("precision", "precision", lambda row: row.artifact.precision),
+        Column(
+            "size_bytes",
+            "file",
+            lambda row: row.artifact.size_bytes,
+            lambda row: f"{row.artifact.size_bytes / 1e6:.2f}",
+            unit="MB",
+            align="right",
+        ),
+        Column("operations", "operations", lambda row: sum(row.artifact.operations.values()) or None, align="right"),
+        Column("error", "proof", _worst, _proof_text),
+        Column("snr_db", "quantised", _fidelity, _fidelity_text, unit="dB", align="right", shown="filled"),
+        Column("latency", "latency", lambda row: row.latencies or None, _latencies_text, unit="ms", shown="filled"),
+    ]
+    notes = ["Proof: the error over the outputs' standard deviation, and the most that is allowed."]
+    if any(row.artifact.quantisation for row in rows):
+        notes.append(
+            "A file in 8 bits is proved against its own rounded network; quantised is that network's signal to noise "
+            "against float64."
+        )
+    if any(row.latencies for row in rows):
+        notes.append("Latency: the newest stored figure of the same file on each device.")
+    else:
+        notes.append("Latency: none of these files has been timed yet; `fastvit-bench latency` does.")
+    return TableReport([Table(rows, columns)], notes)
+
+
+def _worst(row: ExportedFile) -> float | None:
+    return row.artifact.parity and row.artifact.parity.error
+
+
+def _proof_text(row: ExportedFile) -> str:
+    """Return every proof as its error and its limit."""
+    proofs = row.artifact.proofs or {"": row.artifact.parity}
+    parts = [f"{parity.error:.1e} ≤ {_limit(parity.tolerance)}" for parity in proofs.values() if parity is not None]
+    return ", ".join(parts) or NONE
+
+
+def _fidelity(row: ExportedFile) -> float | None:
+    quantised = row.artifact.quantisation
+    return quantised.fidelity.snr_db if quantised is not None and quantised.fidelity is not None else None
+
+
+def _fidelity_text(row: ExportedFile) -> str:
+    snr_db = _fidelity(row)
+    return NONE if snr_db is None else f"{snr_db:.1f}"
+
+
+def _latencies_text(row: ExportedFile) -> str:
+    figures = row.latencies.items()
+    return ", ".join(f"{latency(cell.figure_ms, cell.interval_ms)} ({device})" for device, cell in figures) or NONE
 
 
 def fusing(report: Fusing, width: int) -> "Group":

@@ -11,7 +11,7 @@ import difflib
 import os
 import re
 import secrets
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ import msgspec
 
 from fastvit_bench import files
 from fastvit_bench.errors import StoreError, UnavailableError
-from fastvit_bench.records import SCHEMA, Accuracy, AccuracyChunk, Failure, Measurement, Run
+from fastvit_bench.records import SCHEMA, Accuracy, AccuracyChunk, Artifact, Failure, Measurement, Run
 
 Line = Run | Measurement | Failure | AccuracyChunk | Accuracy
 
@@ -324,6 +324,23 @@ def find(root: Path, ref: str) -> list[Path]:
         more = f" and {len(matches) - 5} more" if len(matches) > 5 else ""
         raise StoreError(f"'{ref}' fits {len(matches)} runs: {some}{more}. Write more of the id.")
     return matches
+
+
+def latencies_of(
+    digests: Collection[str | None], root: Path
+) -> tuple[dict[str | None, dict[str, Measurement]], list[StoreError]]:
+    """Return the newest measurement on each device of each exported file, by its hash; and runs that cannot be read."""
+    latencies: dict[str | None, dict[str, Measurement]] = {}
+    faults: list[StoreError] = []
+    for path in all_runs(root):
+        try:
+            for line in iterate_lines(path):
+                artifact = line.artifact if isinstance(line, Measurement) else None
+                if isinstance(line, Measurement) and isinstance(artifact, Artifact) and artifact.sha256 in digests:
+                    latencies.setdefault(artifact.sha256, {})[path.parent.name] = line
+        except StoreError as fault:
+            faults.append(fault)
+    return latencies, faults
 
 
 def json_schema() -> dict[str, Any]:

@@ -14,7 +14,9 @@ needs_packages = pytest.mark.skipif(not INSTALLED, reason="Apple's packages are 
 
 
 @pytest.mark.skipif(INSTALLED, reason="Apple's packages are installed")
-@pytest.mark.parametrize("words", [("export", "-t", "coreai"), ("latency", "--device", "mac-coreai")])
+@pytest.mark.parametrize(
+    "words", [("export", "-t", "coreai"), ("export", "-t", "coreml,coreai"), ("latency", "--device", "mac-coreai")]
+)
 def test_a_bare_installation_names_the_extra(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -23,6 +25,35 @@ def test_a_bare_installation_names_the_extra(
     assert "coreai-torch is not installed; run:" in sentence
     assert "[coreai]" in sentence
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(INSTALLED, reason="Apple's packages are installed")
+def test_core_ml_in_8_bits_names_the_extra_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("export", "-t", "coreml", "-m", "fastvit_t8", "--precision", "w8a8", "--calibration", ".")
+    sentence = refused(*words, expect=6)
+    assert "coreai-opt is not installed, and w8a8 needs it; run:" in sentence
+    assert "[coreai]" in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_packages
+@pytest.mark.slow
+def test_both_of_apples_formats_are_written_by_one_command_and_set_side_by_side(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number in range(2):
+        Image.radial_gradient("L").rotate(40 * number).convert("RGB").save(tmp_path / f"{number}.png")
+    words = ("export", "-t", "coreml,coreai", "-m", "fastvit_t8", "--res", "32", "-o", "out/")
+    done = call(*words, "--precision", "w8a8", "--calibration", ".", cwd=tmp_path)
+    name = "out/fastvit_t8_32_b1_w8a8"
+    assert done.stdout.splitlines() == [f"{name}.mlpackage", f"{name}.aimodel"]
+    rows = [line.split() for line in done.stderr.splitlines() if line.startswith(("coreml  ", "coreai  "))]
+    assert [row[:2] for row in rows] == [["coreml", "w8a8"], ["coreai", "w8a8"]]
+    notes = json.loads((tmp_path / f"{name}.mlpackage.json").read_bytes())
+    assert notes["proofs"]["own rounded network"]["max_abs_error"] == 0  # bit for bit
+    assert notes["quantisation"]["integer"]["conv2d"] == 52
+    assert "own rounded network, FP16" in call("verify", f"{name}.mlpackage", cwd=tmp_path).stdout
 
 
 @needs_packages

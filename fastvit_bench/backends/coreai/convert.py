@@ -2,16 +2,14 @@
 
 import contextlib
 import importlib
-import io
 import itertools
-import logging
 import re
-import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastvit_bench.backends import INPUT, output_names
+from fastvit_bench.backends._silence import silenced
 from fastvit_bench.backends._text import first_line
 from fastvit_bench.errors import FastViTBenchError, ParityError, UnavailableError
 from fastvit_bench.network import registry
@@ -83,18 +81,13 @@ def _require_fitting(network: "nn.Module") -> None:
 @contextlib.contextmanager
 def translated(name: str) -> Generator[None]:
     """Silence the toolkit, and turn whatever it raises into one sentence."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with silenced():
             yield
     except (FastViTBenchError, MemoryError, OSError):
         raise
     except Exception as error:  # torch.export, the converter and MLIR raise many kinds
         raise UnavailableError(f"coreai-torch cannot convert {name}: {first_line(error)}.") from error
-    finally:
-        logging.disable(level)
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------

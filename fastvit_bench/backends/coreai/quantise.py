@@ -1,35 +1,26 @@
-"""Networks with 8-bit weights, and with 8-bit activations too, through Apple's coreai-opt.
+"""Networks with 8-bit weights, and with 8-bit activations too, as Core AI's files hold them."""
 
-Its eager mode takes a second where its graph mode, which compares the network with hundreds of patterns, takes minutes.
-"""
-
-import importlib
-import importlib.util
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastvit_bench import install
-from fastvit_bench.backends import RoundedNetwork
-from fastvit_bench.errors import ParityError, UsageError
+from fastvit_bench.backends import RoundedNetwork, _eight_bits
+from fastvit_bench.errors import ParityError
 from fastvit_bench.network import registry
-from fastvit_bench.records import ExportJob, Quantisation
+from fastvit_bench.records import ExportJob
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import nn
 
 PRECISIONS = ("w8", "w8a8")  # of weights alone; of weights and activations, which takes images
-PACKAGES = ("coreai-opt", "torchao")
+PACKAGES = _eight_bits.PACKAGES
 
 
 def unavailable_reason(precision: str) -> str | None:
     """Return why files of a precision cannot be written here and the remedy; None where they can."""
-    if precision not in PRECISIONS or importlib.util.find_spec("coreai_opt") is not None:
-        return None
-    return f"the package coreai-opt is not installed, and {precision} needs it; run: {install.extra('coreai')}"
+    return _eight_bits.unavailable_reason(precision, PRECISIONS)
 
 
 def rounded(network: "nn.Module", asked: ExportJob, images: "Sequence[NDArray[np.float32]]") -> RoundedNetwork:
@@ -42,34 +33,17 @@ def rounded(network: "nn.Module", asked: ExportJob, images: "Sequence[NDArray[np
 
     import torch
 
-    from fastvit_bench.backends.coreai import convert, projection
+    from fastvit_bench.backends.coreai import projection
 
-    activations = asked.precision == "w8a8"
-    if activations and not images:
-        raise UsageError("W8A8 needs images for the ranges of its activations; name them with --calibration DIR.")
+    _eight_bits.require_images(asked, images)
     network = copy.deepcopy(network).float().eval()
     projection.replace_linear_layers(network)
-    example = torch.zeros(asked.shape.nchw)
-    with convert.translated(f"{asked.model} {asked.shape.size}"):
-        opt: Any = importlib.import_module("coreai_opt")
-        quantizer = importlib.import_module("coreai_opt.quantization").Quantizer(network, _config(activations))
-        prepared = quantizer.prepare((example,))
-        if activations:
-            with quantizer.calibration_mode(), torch.no_grad():
-                for batch in _batches(images, asked):
-                    prepared(batch)
-        final: nn.Module = quantizer.finalize(backend=opt.ExportBackend.CoreAI)
-        integer, floating = _counted(final, example)
-    scheme = Quantisation(
-        weights="int8 symmetric per channel",
-        activations="int8 symmetric per tensor" if activations else "float16",
-        ranges="moving average of extremes" if activations else "extremes of weights",
-        quantiser=f"coreai-opt {opt.__version__}",
-        integer=integer,
-        floating=floating,
-        calibration=asked.calibration.chosen if asked.calibration else None,
-    )
-    return RoundedNetwork(final, scheme)
+    std = registry.preparation_of(asked).std if asked.options["input"] == "image" else None
+    with _eight_bits.translated(asked):
+        final = _eight_bits.finished(_eight_bits.calibrated(network, asked, images, std), "CoreAI")
+        with torch.no_grad():
+            exported = torch.export.export(final, (torch.zeros(asked.shape.nchw),))
+        return RoundedNetwork(final, _eight_bits.scheme(asked, exported, ()))
 
 
 TWIN_DB = 80.0  # measured: equal bit for bit with 8-bit activations (T8, SA12); with 8-bit weights alone 120 dB
@@ -85,16 +59,15 @@ def check_twin(twin: Path, network: "nn.Module", asked: ExportJob) -> None:
     import torch
 
     from fastvit_bench.backends.coreai import interpreter
+    from fastvit_bench.network.pixels import PixelInput
 
     draw, shape = np.random.default_rng(0), asked.shape
     batch: Any = draw.standard_normal(shape.nchw, np.float32)
-    taken = torch.from_numpy(batch)
     if asked.options["input"] == "image":
         batch = draw.integers(0, 256, (shape.batch, shape.height, shape.width, 3), np.uint8)
-        mean = torch.tensor(registry.preparation_of(asked).mean)
-        taken = (torch.from_numpy(batch).float() * (1 / 255) - mean).permute(0, 3, 1, 2).contiguous()
+        network = PixelInput(network, registry.preparation_of(asked).mean, torch.float32)
     with torch.no_grad():
-        outputs = network(taken)
+        outputs = network(torch.from_numpy(batch))
     expected = outputs if isinstance(outputs, tuple) else (outputs,)
     with interpreter.started(twin) as started:
         actual = started.run(batch)
@@ -107,66 +80,3 @@ def check_twin(twin: Path, network: "nn.Module", asked: ExportJob) -> None:
                 f"The asset in FP32 does not compute what its rounded network computes: the signal of {name} is "
                 f"{snr_db:.0f} dB over the error, required are {TWIN_DB:.0f}."
             )
-
-
-def _config(activations: bool) -> Any:
-    """Return coreai-opt's configuration: int8, weights symmetric per output channel, activations per tensor."""
-    import torch
-
-    config: Any = importlib.import_module("coreai_opt.quantization.config")
-    spec: Any = importlib.import_module("coreai_opt.quantization.spec")
-    eager = config.ExecutionMode.EAGER
-    if not activations:
-        return config.QuantizerConfig.presets.w8(axis=0, execution_mode=eager)
-    weights = spec.QuantizationSpec(
-        dtype=torch.int8,
-        qscheme=spec.QuantizationScheme.SYMMETRIC,
-        granularity=spec.PerChannelGranularity(axis=0),
-    )
-    # outputs stay as they are: the next operation rounds its inputs, and to round both would do everything twice
-    every = config.ModuleQuantizerConfig(op_output_spec=None, op_state_spec={"weight": weights})
-    return config.QuantizerConfig(global_config=every, execution_mode=eager)
-
-
-def _batches(images: "Sequence[NDArray[np.float32]]", asked: ExportJob) -> "list[Tensor]":
-    """Return batches (N, 3, H, W) in the form that the network takes; the last one is filled up with its first image.
-
-    Behind 8-bit pixels a network takes them without the division by the standard deviation.
-    """
-    import numpy as np
-    import torch
-
-    std = registry.preparation_of(asked).std if asked.options["input"] == "image" else (1, 1, 1)
-    scale = np.array(std, np.float32).reshape(3, 1, 1)
-    size = asked.shape.batch
-    rows = [images[at : at + size] for at in range(0, len(images), size)]
-    return [torch.from_numpy(np.stack([*row, *[row[0]] * (size - len(row))]) * scale) for row in rows]
-
-
-def _counted(network: "nn.Module", example: "Tensor") -> tuple[dict[str, int], dict[str, int]]:
-    """Return the operations whose inputs all have 8 bits, by kind, and the others that compute.
-
-    Whether a device computes the first in integers is its own decision.
-    """
-    import torch
-
-    with torch.no_grad():
-        graph = torch.export.export(network, (example,)).graph
-    eight: set[Any] = set()
-    integer: Counter[str] = Counter()
-    floating: Counter[str] = Counter()
-    for node in graph.nodes:
-        kind = str(node.target).removeprefix("aten.").partition(".")[0]
-        if node.op != "call_function":
-            continue
-        if str(node.target).startswith("coreai.") or kind in _VIEWS:
-            if not str(node.target).startswith("coreai.quantize") and (kind not in _VIEWS or node.args[0] in eight):
-                eight.add(node)
-            continue
-        inputs = node.args[:2] if kind in _BIASED else node.all_input_nodes
-        (integer if all(value in eight for value in inputs if hasattr(value, "op")) else floating)[kind] += 1
-    return dict(sorted(integer.items())), dict(sorted(floating.items()))
-
-
-_BIASED = {"conv2d", "convolution", "linear"}  # whose third argument is a bias, which stays in float
-_VIEWS = {"view", "reshape", "flatten", "transpose", "permute", "split", "unsqueeze", "squeeze", "getitem", "cat"}

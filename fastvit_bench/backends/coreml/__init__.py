@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastvit_bench import files, install
 from fastvit_bench.backends import INPUT, Hardware, Session, VerificationRun, output_names
+from fastvit_bench.backends._silence import silenced
 from fastvit_bench.backends._text import normalisation
+from fastvit_bench.backends.coreml import quantise
 from fastvit_bench.errors import ChecksumError, FastViTBenchError, ParityError, UnavailableError, UsageError
 from fastvit_bench.network import registry
 from fastvit_bench.records import Device, ExportJob, ExportSpec, Fuse, GraphVariant, Head, LayerTime, Shape, Traffic
@@ -41,18 +43,19 @@ APPLE_ONLY = (
 class CoreML:
     """A backend that writes ML Programs through coremltools and runs them on Apple hardware.
 
-    They have spec version 7 (iOS 16), or version 9 (iOS 18) where one package takes several sizes.
+    They have spec version 7 (iOS 16), 8 (iOS 17) with 8-bit activations, or 9 (iOS 18) where one package takes several
+    sizes.
     """
 
     name = "coreml"
     target = "coreml"
     suffix = ".mlpackage"
-    precisions = ("fp16", "fp32")
+    precisions = ("fp16", "fp32", *quantise.PRECISIONS)
     packages = ("torch", "coremltools", "numpy")
     proof_packages = ("coremltools", "numpy", "torch")
     export_options = ("input", "attention", "compress")
     engines = None
-    rounder = None
+    rounder = quantise
     flags = (*export_options, "classifier", "multifunction")
     accepts_external_onnx = False
 
@@ -70,7 +73,10 @@ class CoreML:
                 "coremltools is installed without its native library, for which there is no wheel for this Python; "
                 f"use Python 3.11 to 3.13 and run: {install.pip('install', '--force-reinstall', 'coremltools')}"
             )
-        return _uncompressible_reason(str(device.options.get("compress", ""))) if device else None
+        if device is None:
+            return None
+        compress = str(device.options.get("compress", ""))
+        return _uncompressible_reason(compress) or quantise.unavailable_reason(device.precision)
 
     def device_unavailable_reason(self, device: Device) -> str | None:
         """Return why the device cannot be used from here, or None; Core ML runs on Apple hardware only."""
@@ -136,6 +142,8 @@ class CoreML:
     def export(self, network: "nn.Module", asked: ExportJob, path: Path, metadata: dict[str, str]) -> None:
         """Write an ML Program package whose bytes depend only on the network, `asked` and `metadata`.
 
+        In 8 bits `network` is a rounded one.
+
         Raises `UsageError` for an impossible precision or number of labels, `UnavailableError` where coremltools fails.
         """
         import copy
@@ -161,13 +169,25 @@ class CoreML:
             source.replace(path)
 
     def verification_sessions(self, path: Path, asked: ExportJob) -> Iterable[VerificationRun]:
-        """Yield the stored program evaluated with PyTorch, and on a Mac also the package run by Core ML."""
+        """Yield the stored program evaluated with PyTorch, and on a Mac also the package run by Core ML.
+
+        With 8-bit activations a result that FP16 rounds may fall to another step, and change many behind it. So while
+        the rounded network is at hand, the program is first evaluated in FP32, where it computes the same numbers.
+        """
         from fastvit_bench.backends.coreml import device as devices
         from fastvit_bench.backends.coreml import session
+        from fastvit_bench.backends.coreml.evaluate import ResultRounding
 
         for shape in asked.functions or (asked.shape,):
-            name = function_name(shape) if asked.functions else ""
-            opened = session.evaluated(path, name or None, _named(asked))
+            function = function_name(shape) if asked.functions else ""
+            name = function
+            if asked.calibration is not None:
+                exact = session.evaluated(path, None, _named(asked), ResultRounding.FLOAT32)
+                how = "MIL program read back and evaluated with PyTorch in FP32"
+                yield VerificationRun("own rounded network", how, shape, exact, precision="fp32")
+            if asked.precision in quantise.PRECISIONS:
+                name = "own rounded network, FP16"
+            opened = session.evaluated(path, function or None, _named(asked))
             yield VerificationRun(name, "MIL program read back and evaluated with PyTorch", shape, opened)
         plain = not asked.functions and not _named(asked) and asked.device.options["location"] == "this-mac"
         if plain and devices.device_unavailable_reason(asked.device) is None:
@@ -247,7 +267,7 @@ def _convert(network: "nn.Module", asked: ExportJob, shape: Shape, path: Path) -
     from fastvit_bench.backends.coreml.session import LABEL
 
     ct = program.toolkit()
-    half = asked.precision == "fp16"
+    half, rounded = asked.precision != "fp32", asked.precision in quantise.PRECISIONS
     example, named = torch.zeros(shape.nchw), _named(asked)
     with torch.no_grad():
         if named:
@@ -270,19 +290,24 @@ def _convert(network: "nn.Module", asked: ExportJob, shape: Shape, path: Path) -
     names = output_names(len(exported.graph_signature.user_outputs), asked.head)
     outputs = None if named else [ct.TensorType(name=name) for name in names]  # a classifier's have fixed names
     classes = ct.ClassifierConfig(list(named), predicted_feature_name=LABEL) if named else None
+    passes = ct.PassPipeline.DEFAULT
+    passes.remove_passes(quantise.UNWANTED_PASSES if rounded else set())
     model = ct.convert(
         exported,
         inputs=[input_type],
         outputs=outputs,
         classifier_config=classes,
-        minimum_deployment_target=ct.target.iOS18 if asked.functions else ct.target.iOS16,
+        minimum_deployment_target=getattr(ct.target, "iOS18" if asked.functions else "iOS17" if rounded else "iOS16"),
+        pass_pipeline=passes,
         compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
         convert_to="mlprogram",
         skip_model_load=True,
         package_dir=str(path),
     )
     # in the other forms, and in timm's networks, the converter folds BatchNorms and scales into weights itself
-    if asked.fused is Fuse.FOLDED and not asked.variant.startswith(registry.TIMM):
+    if rounded:
+        _check_rounded(path, network)
+    elif asked.fused is Fuse.FOLDED and not asked.variant.startswith(registry.TIMM):
         _check_weights(path, network, half=half)
     if asked.options["compress"] == "none":
         return path
@@ -331,9 +356,26 @@ def _check_weights(path: Path, network: "nn.Module", *, half: bool) -> None:
             )
         accepted = (wanted, _without_underflow(parameter, wanted))
         if all((weights.shape, weights.tobytes()) not in stored for weights in accepted):
-            raise ParityError(
-                f"coremltools changed the weights {name}; this version of it cannot be trusted with them."
-            )
+            raise _changed(name)
+
+
+def _check_rounded(path: Path, network: "nn.Module") -> None:
+    """Raise `ParityError` unless every number of a rounded network is in the package bit for bit.
+
+    A weight is the product of its integer and its step, which FP32 holds exactly.
+    """
+    from fastvit_bench.backends.coreml import program
+    from fastvit_bench.backends.coreml.evaluate import Evaluator, ResultRounding
+
+    constants = Evaluator(program.read(path), arithmetic=ResultRounding.FLOAT32).constants()
+    stored = {(value.shape, value.tobytes()) for value in constants}
+    for name, parameter in network.named_parameters():
+        if (parameter.shape, parameter.detach().numpy().tobytes()) not in stored:
+            raise _changed(name)
+
+
+def _changed(name: str) -> ParityError:
+    return ParityError(f"coremltools changed the weights {name}; this version of it cannot be trusted with them.")
 
 
 def _compress(ct: Any, model: Any, how: str) -> Any:
@@ -372,18 +414,11 @@ def _translated(what: str, folder: Path, needed: int) -> Generator[None]:
     or of the temporary files has less space than the bytes `needed`.
     """
     import errno
-    import io
-    import logging
     import shutil
     import tempfile
-    import warnings
-    from contextlib import redirect_stderr, redirect_stdout
 
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with silenced():
             yield
     except (FastViTBenchError, MemoryError, OSError):
         raise
@@ -393,8 +428,6 @@ def _translated(what: str, folder: Path, needed: int) -> Generator[None]:
                 raise OSError(errno.ENOSPC, f"no space is left {name}") from error
         text = " ".join(str(error).split()) or type(error).__name__
         raise UnavailableError(f"coremltools cannot convert {what}: {type(error).__name__}: {text[:300]}.") from error
-    finally:
-        logging.disable(level)
 
 
 # --- description of the package ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ Apple's processors. Those may round between the steps of an operation, or add up
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,13 @@ FLOATS = ("fp16", "fp32")
 OPSETS = ("CoreML5", "CoreML6", "CoreML7", "CoreML8")
 
 
+class ResultRounding(StrEnum):
+    """The types that results of operations are rounded to."""
+
+    DECLARED = "declared"  # those that the program declares
+    FLOAT32 = "float32"  # float32 in place of float16; constants keep their values
+
+
 class Evaluator:
     """One function of a package, ready to run.
 
@@ -78,7 +86,9 @@ class Evaluator:
     scores: str | None
     classes: tuple[str | int, ...]
 
-    def __init__(self, package: Package, function: str | None = None) -> None:
+    def __init__(
+        self, package: Package, function: str | None = None, arithmetic: ResultRounding = ResultRounding.DECLARED
+    ) -> None:
         """Load `function`, or the default one.
 
         Raises `UsageError` for a function that the package does not have, `ParityError` for what cannot be evaluated.
@@ -88,6 +98,7 @@ class Evaluator:
             known = ", ".join(package.functions)
             raise UsageError(f"{package.path.name} has no function '{name}'. It has: {known}.")
         chosen = package.functions[name]
+        self._store = _rounded if arithmetic is ResultRounding.DECLARED else _widened
         self._takes = _checked_inputs(chosen)
         self._input_types = {variable.name: variable.type for variable in chosen.inputs}
         self._outputs = _checked_outputs(chosen)
@@ -142,11 +153,17 @@ class Evaluator:
             raise UsageError(f"The program computes nothing called '{unknown[0]}'.")
         values = {name: self._input(name, array) for name, array in inputs.items()}
         for step, finished in zip(self._steps, self._finished, strict=True):
-            values.update(_evaluate(step, self._arguments(step, values)))
+            values.update(_evaluate(step, self._arguments(step, values), self._store))
             for name in finished:
                 if name not in wanted:
                     values.pop(name, None)  # constants are not among them
-        return {name: _array(values[name] if name in values else self._constants[name]) for name in wanted}
+        exact = self._store is _widened
+        return {name: _array(values.get(name) or self._constants[name], exact=exact) for name in wanted}
+
+    def constants(self) -> list[NDArray[Any]]:
+        """Return the values of all constants that are numbers, in the evaluator's arithmetic."""
+        exact = self._store is _widened
+        return [_array(value, exact=exact) for value in self._constants.values() if isinstance(value.data, Tensor)]
 
     def _add(self, operation: Operation) -> None:
         """Add an operation to the steps, or compute it at once if it is constant."""
@@ -168,7 +185,7 @@ class Evaluator:
         elif operation.kind not in OPERATIONS:
             raise _cannot(operation, "this version does not know what it computes")
         elif operation.kind.startswith("constexpr_"):
-            self._constants |= _evaluate(operation, self._arguments(operation, {}))
+            self._constants |= _evaluate(operation, self._arguments(operation, {}), self._store)
         elif extra:
             raise _cannot(operation, f"this version does not know its attribute {min(extra)}")
         else:
@@ -202,7 +219,7 @@ class Evaluator:
             tensor = tensor.permute(0, 3, 1, 2)
             if feature.colours == "BGR":
                 tensor = tensor.flip(1)
-        return Value(dtype, _rounded(tensor, dtype))
+        return Value(dtype, self._store(tensor, dtype))
 
 
 # --- before a program runs --------------------------------------------------------------------------------------------
@@ -415,8 +432,8 @@ def _wrong(what: str) -> ParityError:
     return ParityError(sentence(what))
 
 
-def _evaluate(operation: Operation, arguments: Arguments) -> dict[str, Value]:
-    """Compute an operation; return its results by name, rounded to their type and checked against the program."""
+def _evaluate(operation: Operation, arguments: Arguments, store: Callable[[Tensor, str], Tensor]) -> dict[str, Value]:
+    """Compute an operation; return its results by name, as `store` rounds them, and checked against the program."""
     try:
         results = OPERATIONS[operation.kind](arguments)
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
@@ -436,7 +453,7 @@ def _evaluate(operation: Operation, arguments: Arguments) -> dict[str, Value]:
             )
         data = result.data
         rounded[output.name] = Value(
-            result.dtype, _rounded(data, result.dtype) if isinstance(data, Tensor) and result.dtype in TENSORS else data
+            result.dtype, store(data, result.dtype) if isinstance(data, Tensor) and result.dtype in TENSORS else data
         )
     return rounded
 
@@ -455,11 +472,16 @@ def _rounded(tensor: Tensor, dtype: str) -> Tensor:
     return tensor.half().float() if dtype == "fp16" else tensor.to(TENSORS[dtype])
 
 
-def _array(value: Value) -> NDArray[Any]:
-    """Return a copy of a value as an array; 16-bit numbers are in float16."""
+def _widened(tensor: Tensor, dtype: str) -> Tensor:
+    """Return a tensor as its element type is stored, with float32 in place of float16."""
+    return tensor.to(TENSORS[dtype])
+
+
+def _array(value: Value, *, exact: bool) -> NDArray[Any]:
+    """Return a copy of a value as an array; 16-bit numbers are in float16, unless they were kept `exact`."""
     data = value.data
     if isinstance(data, Tensor):
-        data = (data.half() if value.dtype == "fp16" else data).numpy()
+        data = (data.half() if value.dtype == "fp16" and not exact else data).numpy()
     return np.array(data)  # a copy, because it may be a constant
 
 

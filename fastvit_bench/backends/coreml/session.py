@@ -15,21 +15,24 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fastvit_bench.backends.coreml.evaluate import Evaluator
+    from fastvit_bench.backends.coreml.evaluate import Evaluator, ResultRounding
 
 
 @contextmanager
-def evaluated(path: Path, function: str | None, labels: tuple[str, ...]) -> "Generator[EvaluatedSession]":
-    """Open a session on a stored package; without a name, on its default function.
+def evaluated(
+    path: Path, function: str | None, labels: tuple[str, ...], arithmetic: "ResultRounding | None" = None
+) -> "Generator[EvaluatedSession]":
+    """Open a session on a stored package; without a name, on its default function, and in its declared arithmetic.
 
     `labels` are the class names it should have, if any. Raises `UnavailableError` for a package that cannot be read.
     """
     from fastvit_bench.backends.coreml import program
-    from fastvit_bench.backends.coreml.evaluate import Evaluator
+    from fastvit_bench.backends.coreml.evaluate import Evaluator, ResultRounding
 
     package = program.read(path)
+    evaluator = Evaluator(package, function, arithmetic or ResultRounding.DECLARED)
     pixels = any(feature.kind == "image" for feature in package.inputs)
-    yield EvaluatedSession(Evaluator(package, function), Images.PIXELS if pixels else Images.TENSOR, labels)
+    yield EvaluatedSession(evaluator, Images.PIXELS if pixels else Images.TENSOR, labels)
 
 
 class EvaluatedSession(Session):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fastvit_bench import backends
+from fastvit_bench.backends import _eight_bits
 from fastvit_bench.backends.coreai import convert, quantise
 from fastvit_bench.errors import ParityError, UsageError
 from fastvit_bench.records import Device, ExportJob, Shape
@@ -54,7 +55,7 @@ def test_activations_need_images() -> None:
 
 
 def test_files_of_other_precisions_need_no_quantiser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantise.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(_eight_bits.importlib.util, "find_spec", lambda name: None)
     assert quantise.unavailable_reason("fp16") is None
     reason = quantise.unavailable_reason("w8a8")
     assert reason is not None
