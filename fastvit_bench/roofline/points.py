@@ -5,9 +5,12 @@ device, min(P, I * B) is attainable; the ridge P / B is where the bound changes 
 multiply-accumulate is 2 FLOP.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from fastvit_bench import backends
 from fastvit_bench.records import Artifact, DevicePeak, Measurement, Traffic
@@ -42,7 +45,7 @@ class RooflinePoint:
         """Parameters of the timed file, where it was counted, otherwise of the network."""
         return self.traffic.params if self.traffic else self.artifact.params
 
-    @property
+    @functools.cached_property
     def macs_per_s(self) -> float:
         """Multiply-accumulates per second: those of the batch over its latency."""
         return self.macs / (self.cell.figure_ms / 1e3)
@@ -52,12 +55,12 @@ class RooflinePoint:
         """Share of the peak arithmetic rate; None without a peak."""
         return self.macs_per_s / self.peak.macs_per_s if self.peak else None
 
-    @property
+    @functools.cached_property
     def intensity(self) -> float | None:
         """Operational intensity in FLOP per byte moved; None where the file was not counted."""
         return 2 * self.macs / self.traffic.moved_bytes if self.traffic else None
 
-    @property
+    @functools.cached_property
     def attainable(self) -> float | None:
         """Multiply-accumulates per second that the roofs allow at this intensity."""
         if self.peak is None or self.intensity is None:
@@ -85,8 +88,12 @@ def collect(
     `traffic` is by the SHA-256 of the artifact. A point gets the peak of the same setting and hardware.
     """
     points: list[RooflinePoint] = []
+    nearest: dict[bytes, DevicePeak | None] = {}  # by device and machine, which many rows share
     for row in rows:
-        peak = peaks.nearest(device_peaks, row.device, row.machine)
+        where = msgspec.json.encode((row.device, row.machine))
+        if where not in nearest:
+            nearest[where] = peaks.nearest(device_peaks, row.device, row.machine)
+        peak = nearest[where]
         for cell in row.measured:
             artifact = cell.artifact
             if isinstance(artifact, Artifact):
