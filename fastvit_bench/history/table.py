@@ -314,14 +314,12 @@ def csv(series: Sequence[Series]) -> str:
     marks, _ = legend([entry.row for entry in series])
     numbers = {id(entry): at for at, entry in enumerate(series, 1)}
     number: Column[Series] = Column("series", "", lambda entry: numbers[id(entry)])
-    settings = Table(series, [number, *_columns(marks)])
-    points = Table([line for entry in series for line in _points(entry)], _POINT_COLUMNS)
-    # a series has thousands of points, and its settings are computed once
-    repeated = [
-        [value for value, entry in zip(values, series, strict=True) for _ in entry.points]
-        for values in settings.values()
-    ]
-    return data.csv_of_columns([*settings.names, *points.names], [*repeated, *points.values()])
+    # a series has thousands of points, and its settings are written once; no cell has a line end
+    first, *settings = data.csv(Table(series, [number, *_columns(marks)])).splitlines()
+    names, *points = data.csv(Table([line for entry in series for line in _points(entry)], _POINT_COLUMNS)).splitlines()
+    settings = [line for line, entry in zip(settings, series, strict=True) for _ in entry.points]
+    lines = map("{},{}".format, [first, *settings], [names, *points])
+    return "\n".join([*lines, ""])
 
 
 def json(series: Sequence[Series]) -> str:

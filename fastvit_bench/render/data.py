@@ -14,15 +14,14 @@ _FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # beginnings of wh
 
 
 def csv(table: Table[Any]) -> str:
-    """Return a table as comma-separated values, a line per row; a missing value is an empty field."""
-    return csv_of_columns(table.names, table.values())
+    """Return a table as comma-separated values, a line per row; a missing value is an empty field.
 
-
-def csv_of_columns(names: Sequence[str], columns: Sequence[Sequence[object]]) -> str:
-    """Return columns of values as comma-separated values. It does without pandas, which is slow to import."""
+    It does without pandas, which is slow to import.
+    """
+    columns = table.values()
     text = io.StringIO()
     writer = _csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
+    writer.writerow(table.names)
     for start in range(0, max(map(len, columns), default=0), _BLOCK):
         writer.writerows(zip(*(_cells(values[start : start + _BLOCK]) for values in columns), strict=True))
     return text.getvalue()

@@ -244,6 +244,18 @@ def _activations(point: RooflinePoint) -> int | None:
     return point.traffic.read_bytes + point.traffic.written_bytes if point.traffic else None
 
 
+def _of_row(of: Callable[[Row], object]) -> Callable[[RooflinePoint], object]:
+    """Return a function of points that evaluates one of rows once for the points of a row, which follow each other."""
+    last: list[tuple[Row, object]] = []
+
+    def value(point: RooflinePoint) -> object:
+        if not last or last[0][0] is not point.row:
+            last[:] = [(point.row, of(point.row))]
+        return last[0][1]
+
+    return value
+
+
 # long: the declaration of the table's columns
 def _columns(marks: Mapping[bytes, str], names: Mapping[int, str]) -> list[Column[RooflinePoint]]:
     """Return the columns of a figure below its roof; people see settings of rows only where they differ."""
@@ -257,7 +269,7 @@ def _columns(marks: Mapping[bytes, str], names: Mapping[int, str]) -> list[Colum
         ),
         Column("variant", "", lambda point: point.row.variant),
         Column("head", "", lambda point: point.row.head.value if point.row.head else None),
-        Column("form", "form", lambda point: variant_label(point.row) or None, role="key", shown="varied"),
+        Column("form", "form", _of_row(lambda row: variant_label(row) or None), role="key", shown="varied"),
         Column(
             "fused",
             "fused",
@@ -287,7 +299,7 @@ def _columns(marks: Mapping[bytes, str], names: Mapping[int, str]) -> list[Colum
         Column(
             "options",
             "",
-            lambda point: " ".join(f"{name}={of}" for name, of in sorted(point.row.device.options.items())),
+            _of_row(lambda row: " ".join(f"{name}={of}" for name, of in sorted(row.device.options.items()))),
         ),
         Column("batch", "batch", lambda point: point.row.batch, role="key", shown="varied"),
         Column(
@@ -418,8 +430,7 @@ def _gaps(points: Sequence[RooflinePoint], marks: Mapping[bytes, str]) -> list[s
 
 
 def _table(points: Sequence[RooflinePoint]) -> Table[RooflinePoint]:
-    marks, _ = legend([point.row for point in points])
-    return Table(points, _columns(marks, {}))
+    return Table(points, _columns({}, {}))  # marks and names of roofs are for people
 
 
 def frame(points: Sequence[RooflinePoint]) -> "pd.DataFrame":

@@ -22,7 +22,7 @@ SHARED: dict[type[Any], frozenset[str]] = {
 }
 MOST_PARTS = 4096  # of a kind, that a reader keeps
 _KINDS: tuple[type[Any], ...] = get_args(Line)
-# what tables show of every measurement, as its properties of these names compute it
+# what tables show of every measurement, as its properties of these names compute it; `_lines` puts it there
 _STATISTICS: dict[str, Any] = {"figure_ms": float, "interval_ms": Interval | None, "warnings": list[str]}
 
 
@@ -84,13 +84,15 @@ class Packer:
             values.append(itertools.repeat(cells[0]) if len(cells) == 1 else cells)
         names = kind.__struct_fields__
         # a column of one value goes on for ever; the caller knows how many lines there are
-        for row in zip(*values, strict=False):
-            if kind is Measurement:
-                line = Measurement(*row[: len(names)])  # quicker than by name
-                vars(line).update(zip(_STATISTICS, row[len(names) :], strict=True))
-                yield line
-            else:
-                yield kind(**dict(zip(names, row, strict=True)))
+        rows = zip(*values[: len(names)], strict=False)
+        if kind is not Measurement:
+            yield from (kind(**dict(zip(names, row, strict=True))) for row in rows)
+            return
+        for row, statistics in zip(rows, zip(*values[len(names) :], strict=False), strict=False):
+            line = Measurement(*row)  # quicker than by name
+            known = vars(line)
+            known["figure_ms"], known["interval_ms"], known["warnings"] = statistics
+            yield line
 
     def _digest(self, part: object) -> bytes:
         """Return the digest of a part, which is written where it was not yet."""

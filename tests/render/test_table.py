@@ -189,7 +189,8 @@ def test_csv_by_columns_is_csv_cell_by_cell(columns: list[list[object]]) -> None
     for row in zip(*columns, strict=True):
         writer.writerow([_in_a_spreadsheet(cell) for cell in row])
     with mock.patch.object(data, "_BLOCK", 4):
-        assert data.csv_of_columns(names, columns) == plain.getvalue()
+        made = [Column[int](name, "", cells.__getitem__) for name, cells in zip(names, columns, strict=True)]
+        assert data.csv(Table(range(len(columns[0])), made)) == plain.getvalue()
 
 
 def _in_a_spreadsheet(cell: object) -> object:
