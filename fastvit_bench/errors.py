@@ -25,7 +25,8 @@ LONGEST_WORD = 400  # characters without a blank in a message: a longer name is 
 
 def printable(text: str) -> str:
     """Return one line of printable characters: names come from files, and a terminal obeys what it is sent."""
-    return "".join(c for c in " ".join(text.split()) if c.isprintable())
+    line = " ".join(text.split())
+    return line if line.isprintable() else "".join(c for c in line if c.isprintable())
 
 
 class ExitCode(IntEnum):

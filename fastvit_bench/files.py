@@ -361,6 +361,25 @@ def is_abandoned(folder: Path, unlocked_s: float) -> bool:
         return False
 
 
+# --- what can be fetched or computed again ---------------------------------------------------------------------------
+
+CACHE_VARIABLE = "FASTVIT_BENCH_CACHE"
+
+
+def cache_folder() -> Path:
+    """Return the user's folder for what can be made again, which need not exist.
+
+    Raises `OSError` where neither a variable of the environment nor the system names one.
+    """
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen)
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:  # nobody has this user's number
+        raise OSError(errno.ENOENT, str(error)) from None
+    return base / "fastvit-bench"
+
+
 # --- packaged data ----------------------------------------------------------------------------------------------------
 
 _PACKAGE = Path(__file__).parent

@@ -17,6 +17,7 @@ import pytest
 import torch
 from narrow import narrow_encoders
 
+from fastvit_bench import files
 from fastvit_bench.exporting import checkpoints, metadata, pipeline
 from fastvit_bench.network import checkpoint
 from fastvit_bench.network.checkpoint import recognition
@@ -47,6 +48,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Take what was imported out of the garbage collector's sight: looking through torch takes half a second."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """Keep what can be computed again in a folder of the tests, also in the programs that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(files.CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

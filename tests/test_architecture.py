@@ -119,6 +119,7 @@ READ_THE_SYSTEM = {
     "measuring.machine",
     "measuring.processor",
     "render.page",
+    "store.cache",
 }
 
 

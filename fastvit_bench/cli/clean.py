@@ -27,14 +27,14 @@ def clean(
             "--model",
             "-m",
             autocompletion=_complete.models,
-            help="Only of this model; globs such as 'fastvit_*' work; repeatable. [default: all, and environments]",
+            help="Only of this model; globs such as 'fastvit_*' work; repeatable. [default: all, and the rest]",
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove it; without this option it is only shown.")] = False,
     format_: ListFormatOption = SeriesFormat.RICH,
     config_file: ConfigOption = None,
 ) -> None:
-    """Show exports, engines and environments, and remove them.
+    """Show exports, engines, environments and the cache of figures, and remove them.
 
     Exported files go with their side-cars and reference outputs. All of it is made again when it is needed. Results and
     checkpoints are never removed, nor files that this tool did not write or that were changed since, nor what another
@@ -49,6 +49,7 @@ def clean(
     from fastvit_bench import config, options
     from fastvit_bench.exporting import inventory
     from fastvit_bench.render import listing
+    from fastvit_bench.store import cache
 
     age_s = 0.0 if older_than is None else config.age(older_than)
     settings = options.load(config_file)
@@ -56,9 +57,8 @@ def clean(
     with ExitStack() as stack:
         if yes:
             _lock_devices(Path(settings.paths.results), stack)
-        chosen = [
-            item for item in _of_models(inventory.items(models), model, models) if time_s - item.modified >= age_s
-        ]
+        items = [*inventory.items(models), *cache.removable()]
+        chosen = [item for item in _of_models(items, model, models) if time_s - item.modified >= age_s]
         removed = _remove(chosen) if yes else []
     _output.print_report(listing.removable(removed if yes else chosen, time_s, removed=yes), format_.value)
     for folder in inventory.used(models):

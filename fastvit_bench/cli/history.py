@@ -91,7 +91,7 @@ def history(
                 f"{_output.plural(len(series), 'cell')} with a single figure: a history takes two runs of a cell, and "
                 f"{FEWEST} for changes to be looked for."
             )
-        series = [history_series.search(cell_series, least) for cell_series in series]
+        series = history_series.search_all(series, least)
         if format_.value in histories.FORMATS:
             sys.stdout.write(histories.FORMATS[format_.value](series))
         else:

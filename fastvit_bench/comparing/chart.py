@@ -5,7 +5,19 @@ from typing import Any, Literal
 
 from fastvit_bench.comparing import phrases
 from fastvit_bench.records.comparison import CellResult, Comparison, Outcome, Verdict
-from fastvit_bench.render.charts import LIGHT, Chart, Palette, Spec, chart, distinct, of_height, picture, require, short
+from fastvit_bench.render.charts import (
+    LIGHT,
+    Chart,
+    Palette,
+    Spec,
+    chart,
+    distinct,
+    of_height,
+    picture,
+    require,
+    short,
+    text_behind,
+)
 
 MOST_CELLS = 40  # the worst first: more would be unreadable
 
@@ -128,16 +140,18 @@ def _layers(rows: list[_Row], names: list[str], margin: float, palette: Palette,
         alt.Chart(alt.Data(values=blocks))
         .mark_point(filled=True, size=14, color=palette.muted, opacity=0.6, yOffset=9, aria=False)
         .encode(x=x, y=y),
-        alt.Chart().mark_rule(strokeWidth=2.2, aria=False).encode(x="low:Q", x2="high:Q", y=y, color=colour),
+        alt.Chart()
+        .mark_rule(strokeWidth=2.2, aria=False)
+        .encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y, color=colour),
         alt.Chart()
         .mark_point(filled=True, size=95, opacity=1)
-        .encode(x=x, y=y, color=colour, shape=shape, tooltip="about:N", description="about:N"),
+        .encode(x=x, y=y, color=colour, shape=shape, **text_behind()),
     ]
     if figures:
         layers.append(
             alt.Chart()
             .mark_text(align="left", dx=10, fontSize=12, aria=False)
-            .encode(x=alt.value("width"), y=y, text="figures:N", color=colour)
+            .encode(x=alt.value("width"), y=y, text=alt.Text("figures:N"), color=colour)
         )
     return layers
 

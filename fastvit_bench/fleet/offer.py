@@ -11,9 +11,9 @@ from typing import Any
 from distributed import Nanny
 from distributed.security import Security
 
-from fastvit_bench import config
+from fastvit_bench import config, files
 from fastvit_bench.errors import UnavailableError
-from fastvit_bench.fleet import images, machine_lock, remote, transfer
+from fastvit_bench.fleet import images, machine_lock, remote
 
 AGAIN_S = 5.0  # between two attempts to reach a scheduler that is gone
 
@@ -48,7 +48,7 @@ class WorkerOptions:
         """Variables of the worker's process."""
         chosen = {
             config.MACHINE_VARIABLE: self.machine,
-            transfer.CACHE_VARIABLE: self.cache,
+            files.CACHE_VARIABLE: self.cache,
             machine_lock.LOCKS_VARIABLE: self.locks,
             images.DATA_VARIABLE: self.data,
         }

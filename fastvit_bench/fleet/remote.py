@@ -12,7 +12,7 @@ from distributed import get_worker
 from distributed.utils import sync
 
 import fastvit_bench
-from fastvit_bench import backends, config
+from fastvit_bench import backends, config, files
 from fastvit_bench.errors import FastViTBenchError, UnavailableError
 from fastvit_bench.exporting import metadata
 from fastvit_bench.fleet import images, machine_lock, transfer
@@ -185,7 +185,7 @@ def _replies(job: CellJob | CountJob | BlockJob, paths: dict[str, Path]) -> list
         case CellJob():
             device, machine = here(job.export.device)
             export = msgspec.structs.replace(job.export, path=str(paths["export"]), device=device)
-            reply, _ = measure(msgspec.structs.replace(job, export=export), machine, transfer.cache(), start=start)
+            reply, _ = measure(msgspec.structs.replace(job, export=export), machine, files.cache_folder(), start=start)
             return [reply]
         case CountJob():
             return _counted(job, paths)

@@ -4,7 +4,6 @@ The client listens; a worker fetches what it lacks, checks it, and keeps it in i
 """
 
 import hashlib
-import os
 import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +21,6 @@ from fastvit_bench.exporting import metadata
 from fastvit_bench.records import Record
 
 CHUNK = 4 << 20  # bytes of one message
-CACHE_VARIABLE = "FASTVIT_BENCH_CACHE"
 
 
 class FileReference(Record, frozen=True):
@@ -93,13 +91,6 @@ class FileServer(Server):
         return content
 
 
-def cache() -> Path:
-    """Return this worker's folder for fetched files."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(chosen) if chosen else base / "fastvit-bench"
-
-
 def fetch(parcel: Parcel, address: str) -> Path:
     """Return the path of a parcel's file; what the cache lacks is fetched from the client at `address`.
 
@@ -110,7 +101,7 @@ def fetch(parcel: Parcel, address: str) -> Path:
         if not all(files.is_part(part) for part in PurePosixPath(name).parts) or name[:1] == "/":
             raise UsageError(f"A file named {name!r} is not fetched.")
     key = hashlib.sha256(msgspec.json.encode(sorted(parcel.files, key=lambda entry: entry.name))).hexdigest()
-    folder = cache() / "files" / key
+    folder = files.cache_folder() / "files" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder.with_name(f".{key}.lock")):
         if not folder.is_dir():

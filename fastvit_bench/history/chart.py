@@ -198,9 +198,11 @@ def _figures(
     marks = alt.Chart(charts.values(points))
     colour = palette.models.of(series.row.model)
     return [
-        marks.mark_rule(color=colour, opacity=0.5, aria=False).encode(x=x, y=alt.Y("low:Q", title="ms"), y2="high:Q"),
+        marks.mark_rule(color=colour, opacity=0.5, aria=False).encode(
+            x=x, y=alt.Y("low:Q", title="ms"), y2=alt.Y2("high:Q")
+        ),
         marks.mark_point(filled=True, color=colour, opacity=0.75, size=26 if len(days) <= 60 else 12).encode(
-            x=x, y=y, shape=shape, tooltip="about:N", description="about:N"
+            x=x, y=y, shape=shape, **charts.text_behind()
         ),
     ]
 
@@ -225,7 +227,7 @@ def _levels(series: Series, days: Sequence[float], x: Any, palette: Palette) -> 
     return [
         alt.Chart(charts.values(levels))
         .mark_rule(color=palette.ink, strokeWidth=1.6, aria=False)
-        .encode(x=x, x2="end:T", y=alt.Y("level:Q", title="ms"))
+        .encode(x=x, x2=alt.X2("end:T"), y=alt.Y("level:Q", title="ms"))
     ]
 
 
@@ -259,7 +261,7 @@ def _changes(
         *(
             lines.transform_filter(f"datum.side === '{side}'")
             .mark_text(align=align, dx=dx, fontSize=charts.SMALL, fontWeight="bold", aria=False)
-            .encode(x=x, y=y, text="text:N", color=colour)
+            .encode(x=x, y=y, text=alt.Text("text:N"), color=colour)
             for side, align, dx in sides
             if any(label["side"] == side for label in labels)
         ),

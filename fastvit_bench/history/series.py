@@ -1,25 +1,36 @@
 """Series of one cell's figures over the runs of a device, with their changes."""
 
 import functools
+import hashlib
+import importlib.metadata
 import itertools
 import math
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import NamedTuple
 
 import msgspec
 
 from fastvit_bench import backends
 from fastvit_bench.errors import UsageError
-from fastvit_bench.records import Artifact, Engine, ExternalModel, Machine, Measurement, Run, Weights, by_name
-from fastvit_bench.render.rows import Keys, Row, measured_row, size_of
+from fastvit_bench.records import (
+    Artifact,
+    Engine,
+    ExternalModel,
+    Machine,
+    Measurement,
+    Run,
+    Weights,
+    by_name,
+)
+from fastvit_bench.render.rows import Keys, Row, measured_row, network_key, setting_key, size_of
 from fastvit_bench.render.table import NONE
 from fastvit_bench.render.text import printable
 from fastvit_bench.stats.changepoints import FEWEST, Shift, breaks, noise, shift
 from fastvit_bench.stats.intervals import median
+from fastvit_bench.store.cache import Cache, program
 from fastvit_bench.store.runs import RunFile
-
-Part = TypeVar("Part")
 
 MIN_CHANGE = 0.02  # share below which a change is not reported
 
@@ -27,8 +38,7 @@ MIN_CHANGE = 0.02  # share below which a change is not reported
 # --- series -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class HistoryPoint:
+class HistoryPoint(NamedTuple):
     """A figure of a series, and the run that it belongs to."""
 
     run: Run
@@ -153,33 +163,25 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(printable(name) for name in sorted(names, key=lambda name: (len(name), name)))
 
 
-class _SeriesKeys:
+class _SeriesKeys(Keys):
     """Keys that measurements of one series share: those of their rows, without the facts that may explain a change."""
 
     def __init__(self, names: Mapping[tuple[object, ...], str]) -> None:
         """Take the names of machines by their hardware."""
+        super().__init__()
         self._names = names
-        self._keys = Keys()
-        self._blank: dict[tuple[object, ...], tuple[object, object]] = {}
 
-    def of(self, measurement: Measurement) -> bytes:
-        """Return the key of a measurement's series."""
-        blank = msgspec.structs.replace(
-            measurement,
-            artifact=self._once(_of_origin, measurement.artifact),
-            # the hardware itself is in the machine
-            device=self._once(lambda device: msgspec.structs.replace(device, match=None), measurement.device),
-            machine=self._once(lambda machine: _lasting(machine, self._names), measurement.machine),
-            engine=self._once(_of_any_version, measurement.engine) if measurement.engine else None,
-        )
-        return self._keys.of(blank) + msgspec.json.encode(measurement.shape)
+    def network(self, artifact: Artifact | ExternalModel) -> bytes:
+        """Return the half of a key that the artifact decides, here with the size."""
+        return network_key(_of_origin(artifact)) + msgspec.json.encode(artifact.shape)
 
-    def _once(self, change: Callable[[Part], Part], part: Part) -> Part:
-        """Return what a function makes of a record, from memory where this very record was seen before."""
-        known = self._blank.get((id(part), type(part)))
-        if known is None:
-            known = self._blank[id(part), type(part)] = part, change(part)
-        return cast("Part", known[1])
+    def setting(self, measurement: Measurement) -> bytes:
+        """Return the half of a key that is about how and on what the artifact was measured."""
+        device = msgspec.structs.replace(measurement.device, match=None)  # the hardware itself is in the machine
+        machine = _lasting(measurement.machine, self._names)
+        engine = measurement.engine and _of_any_version(measurement.engine)
+        way = (measurement.window, measurement.pacing, measurement.clock)
+        return setting_key(device, machine, engine, measurement.method, way)
 
 
 def _of_origin(artifact: Artifact | ExternalModel) -> Artifact | ExternalModel:
@@ -203,16 +205,33 @@ def _lasting(machine: Machine, names: Mapping[tuple[object, ...], str]) -> Machi
 # --- changes ----------------------------------------------------------------------------------------------------------
 
 
-def search(series: Series, min_change: float = MIN_CHANGE) -> Series:
+def search_all(series: Iterable[Series], min_change: float = MIN_CHANGE) -> list[Series]:
+    """Return series with their changes, as `search` does; where the cache knows the points, they are not looked for."""
+    with Cache() as cache:
+        return [search(one, min_change, functools.partial(_remembered, cache, one)) for one in series]
+
+
+def _remembered(cache: Cache, series: Series, figures: Sequence[float]) -> list[int]:
+    """Return `breaks` of the figures of a series, from the cache where they are the same as before."""
+    name = hashlib.blake2b(series.row.key + msgspec.json.encode(series.newest.shape), digest_size=16).hexdigest()
+    content = hashlib.sha256(array("d", figures).tobytes()).digest()
+    stamp = program() + importlib.metadata.version("ruptures").encode() + content
+    value = cache.remembered(f"breaks {name}", stamp, lambda: msgspec.msgpack.encode(breaks(figures)))
+    return msgspec.msgpack.decode(value, type=list[int])
+
+
+def search(
+    series: Series, min_change: float = MIN_CHANGE, find: Callable[[Sequence[float]], list[int]] = breaks
+) -> Series:
     """Return the series with its changes of at least a share `min_change`; without any below 5 points.
 
-    `breaks` proposes the points. The smallest change is dropped and its two levels become one, until all remaining
-    changes are large enough and have an interval that excludes "no change".
+    `find`, which is `breaks` or equal to it, proposes the points. The smallest change is dropped and its two levels
+    become one, until all remaining changes are large enough and have an interval that excludes "no change".
     """
     if not series.searched:
         return series
     figures = [point.figure_ms for point in series.points]
-    at = breaks(figures)
+    at = find(figures)
     while at:
         ends = [0, *at, len(figures)]
         shifts = {

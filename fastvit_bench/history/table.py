@@ -276,7 +276,6 @@ def _notes(series: Sequence[Series], failures: int) -> list[str]:
 class _Placed(NamedTuple):
     """A point of a series with the number of its level, and the change that it is the first to show."""
 
-    number: int  # of the series
     series: Series
     point: HistoryPoint
     level: int
@@ -301,10 +300,10 @@ _POINT_COLUMNS: list[Column[_Placed]] = [
 ]
 
 
-def _points(number: int, series: Series) -> list[_Placed]:
+def _points(series: Series) -> list[_Placed]:
     changes = {change.at: change.shift for change in series.changes}
     return [
-        _Placed(number, series, series.points[at], level, middle_ms, changes.get(at))
+        _Placed(series, series.points[at], level, middle_ms, changes.get(at))
         for level, (start, end, middle_ms) in enumerate(series.levels, 1)
         for at in range(start, end)
     ]
@@ -313,22 +312,14 @@ def _points(number: int, series: Series) -> list[_Placed]:
 def csv(series: Sequence[Series]) -> str:
     """Return comma-separated values: a line per point, with its series' number and settings, and its level."""
     marks, _ = legend([entry.row for entry in series])
-    number: Column[_Placed] = Column("series", "", lambda line: line.number)
-    of_series = [_once_a_series(column) for column in _columns(marks)]
-    points = [line for at, entry in enumerate(series, 1) for line in _points(at, entry)]
-    return data.csv(Table(points, [number, *of_series, *_POINT_COLUMNS]))
-
-
-def _once_a_series(column: Column[Series]) -> Column[_Placed]:
-    """Return the column for points; what a series has thousands of points of is computed once."""
-    values: dict[int, object] = {}  # by the number of the series
-
-    def value(line: _Placed) -> object:
-        if line.number not in values:
-            values[line.number] = column.value(line.series)
-        return values[line.number]
-
-    return Column(column.name, "", value)
+    numbers = {id(entry): at for at, entry in enumerate(series, 1)}
+    number: Column[Series] = Column("series", "", lambda entry: numbers[id(entry)])
+    # a series has thousands of points, and its settings are written once; no cell has a line end
+    first, *settings = data.csv(Table(series, [number, *_columns(marks)])).splitlines()
+    names, *points = data.csv(Table([line for entry in series for line in _points(entry)], _POINT_COLUMNS)).splitlines()
+    settings = [line for line, entry in zip(settings, series, strict=True) for _ in entry.points]
+    lines = map("{},{}".format, [first, *settings], [names, *points])
+    return "\n".join([*lines, ""])
 
 
 def json(series: Sequence[Series]) -> str:
@@ -342,7 +333,7 @@ def _nested(series: Series) -> dict[str, object]:
         "options": series.row.device.options,
         "method": series.row.method,
         "searched": series.searched,
-        "points": Table(_points(0, series), _POINT_COLUMNS).records(),
+        "points": Table(_points(series), _POINT_COLUMNS).records(),
         "changes": [_nested_change(_ChangeLine(series, change)) for change in series.changes],
     }
 

@@ -145,10 +145,17 @@ def _by_row(result: StudyResult, study_lines: Sequence[StudyLine], palette: Pale
         alt.Chart()
         .transform_filter(f"datum.kind === '{MEASURED}'")
         .mark_rule(strokeWidth=2.2, aria=False)
-        .encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, stroke=stroke),
+        .encode(x=alt.X("low:Q", scale=scale), x2=alt.X2("high:Q"), y=y, stroke=stroke),
         alt.Chart()
         .mark_point(size=90, strokeWidth=1.8, opacity=1)
-        .encode(x=x, y=y, stroke=stroke, fill=fill, shape=shape, tooltip="about:N", description="about:N"),
+        .encode(
+            x=x,
+            y=y,
+            stroke=stroke,
+            fill=fill,
+            shape=shape,
+            **charts.text_behind(),
+        ),
     ]
     return _chart(result, points, layers, palette, height=40 + 26 * len(names))
 
@@ -179,11 +186,13 @@ def _over_sizes(result: StudyResult, study_lines: Sequence[StudyLine], palette: 
         _rule_at_one(palette, y=alt.Y("one:Q")),
         alt.Chart()
         .mark_line(strokeWidth=1.8, aria=False)
-        .encode(x=x, y=y, color=colour, strokeDash=dash, detail="name:N"),
-        alt.Chart().mark_rule(strokeWidth=1.6, aria=False).encode(x=x, y="low:Q", y2="high:Q", color=colour),
+        .encode(x=x, y=y, color=colour, strokeDash=dash, detail=alt.Detail("name:N")),
+        alt.Chart()
+        .mark_rule(strokeWidth=1.6, aria=False)
+        .encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=colour),
         alt.Chart()
         .mark_point(filled=True, size=70, opacity=1)
-        .encode(x=x, y=y, color=colour, shape=shape, tooltip="about:N", description="about:N"),
+        .encode(x=x, y=y, color=colour, shape=shape, **charts.text_behind()),
     ]
     return _chart(result, points, layers, palette)
 

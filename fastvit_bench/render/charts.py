@@ -5,7 +5,8 @@ import re
 import struct
 import textwrap
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,25 @@ def chart(
     drawn = alt.layer(*layers, data=values(points)).properties(width=680, height=380, description=f"{title}. {caption}")
     spec: Spec = drawn.configure(**config(palette)).to_dict(validate=False)
     return Chart(kind, slug(f"{kind}-{choice}"), choice, title, caption, spec)
+
+
+@contextmanager
+def unchecked() -> Generator[None]:
+    """Describe charts without Altair's check of each part as it is made, which takes a third of the time.
+
+    Tests describe the same charts with it.
+    """
+    from altair.utils import schemapi
+
+    with schemapi.debug_mode(False):
+        yield
+
+
+def text_behind() -> dict[str, Any]:
+    """Return the channels of the text behind a point, which its field `about` holds."""
+    import altair as alt
+
+    return {"tooltip": alt.Tooltip("about:N"), "description": alt.Description("about:N")}
 
 
 def values(points: Sequence[Spec]) -> Any:

@@ -4,7 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from fastvit_bench.records import Measurement, Shape
-from fastvit_bench.render.charts import Chart, Palette, Spec, chart, distinct, line_looks, scale, short, values
+from fastvit_bench.render.charts import (
+    Chart,
+    Palette,
+    Spec,
+    chart,
+    distinct,
+    line_looks,
+    scale,
+    short,
+    text_behind,
+    values,
+)
 from fastvit_bench.render.frontiers import Basis, Frontier, FrontierPlace, Group
 from fastvit_bench.render.joined import BASES, accuracy_text, label_of, probability_text, ratio_text, some
 from fastvit_bench.render.ratios import Key, Ratio
@@ -100,18 +111,27 @@ def _accuracy_layers(basis: Basis, points: Sequence[Spec], palette: Palette) -> 
         alt.Chart(values(stairs))
         .mark_line(interpolate="step-after", color=palette.muted, strokeWidth=1.5, opacity=0.7, aria=False)
         .encode(x=x, y=y),
-        alt.Chart().mark_rule(color=palette.muted, strokeWidth=1.2, aria=False).encode(x="low:Q", x2="high:Q", y=y),
+        alt.Chart()
+        .mark_rule(color=palette.muted, strokeWidth=1.2, aria=False)
+        .encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y),
     ]
     if basis is Basis.MEASURED:
         layers.append(
             alt.Chart()
             .mark_rule(color=palette.muted, strokeWidth=1.2, aria=False)
-            .encode(x=x, y="least:Q", y2="most:Q")
+            .encode(x=x, y=alt.Y("least:Q"), y2=alt.Y2("most:Q"))
         )
     layers.append(
         alt.Chart()
         .mark_point(size=95, strokeWidth=2, opacity=1)
-        .encode(x=x, y=y, fill=fill, stroke=stroke, shape=shape, tooltip="about:N", description="about:N")
+        .encode(
+            x=x,
+            y=y,
+            fill=fill,
+            stroke=stroke,
+            shape=shape,
+            **text_behind(),
+        )
     )
     sides: list[tuple[bool, Literal["left", "right"], int, int]] = [(True, "right", -7, -9), (False, "left", 8, 12)]
     for member, align, dx, dy in sides:
@@ -121,7 +141,7 @@ def _accuracy_layers(basis: Basis, points: Sequence[Spec], palette: Palette) -> 
             .mark_text(
                 align=align, dx=dx, dy=dy, color=palette.ink if member else palette.muted, fontSize=12, aria=False
             )
-            .encode(x=x, y=y, text="label:N")
+            .encode(x=x, y=y, text=alt.Text("label:N"))
         )
     return layers
 
@@ -300,11 +320,13 @@ def _lines(
     layers += [
         alt.Chart()
         .mark_line(strokeWidth=1.8, aria=False)
-        .encode(x=x, y=y, color=colour, strokeDash=dash, detail="name:N"),
-        alt.Chart().mark_rule(strokeWidth=1.5, aria=False).encode(x=x, y="low:Q", y2="high:Q", color=colour),
+        .encode(x=x, y=y, color=colour, strokeDash=dash, detail=alt.Detail("name:N")),
+        alt.Chart()
+        .mark_rule(strokeWidth=1.5, aria=False)
+        .encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=colour),
         alt.Chart()
         .mark_point(filled=True, size=55, opacity=1)
-        .encode(x=x, y=y, color=colour, shape=shape, tooltip="about:N", description="about:N"),
+        .encode(x=x, y=y, color=colour, shape=shape, **text_behind()),
     ]
     return points, layers, f" {omitted} of {len(ordered)} models are in the table only." if omitted else ""
 

@@ -770,8 +770,7 @@ def latex(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> str:
 
 def _full_table(rows: Sequence[Row], extras: TableExtras) -> Table[Row]:
     """Return everything that is known of rows, for programs."""
-    marks, _ = legend(rows)
-    return Table(rows, [*columns(rows, marks), *_by_size(rows, extras)])
+    return Table(rows, [*columns(rows, {}), *_by_size(rows, extras)])  # marks are for people
 
 
 def csv(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> str:
@@ -790,10 +789,7 @@ def frame(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> "pd.DataFrame
 
 def json(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> str:
     """Return a list of rows with their cells by size, in full precision, published figures with their source."""
-    marks, _ = legend(rows)
-    of_rows = Table(
-        rows, [column for column in columns(rows, marks) if column.role != "figure" and not _of_size(column)]
-    )
+    of_rows = Table(rows, [column for column in columns(rows, {}) if column.role != "figure" and not _of_size(column)])
     return data.json(data.records(of_rows, lambda row: _nested(row, extras)))
 
 

@@ -155,15 +155,13 @@ def read(
     shown, joined = set(paths), list(others)
     beside = [path for path in joined if path not in shown]
 
-    reader = figures.Reader()
-
     def chosen(path: Path) -> Iterable[Line]:
         lines = reader.lines(path)
         if not selection or path not in shown:
             return lines
         return selection.lines(lines, spared=(Accuracy,) if joined else ())
 
-    with figures.undisturbed():
+    with figures.undisturbed(), figures.reading([*paths, *beside]) as reader:
         while True:
             known = len(faults)
             counted.clear()
@@ -319,27 +317,44 @@ class Keys:
 
     def __init__(self) -> None:
         """Know nothing yet."""
+        # records are kept beside what they gave, so that no other one gets their ids
         self._networks: dict[int, tuple[object, bytes]] = {}
-        self._known: dict[bytes, bytes] = {}  # so that equal keys of networks are one object
-        self._keys: dict[tuple[object, ...], tuple[object, bytes]] = {}
+        self._settings: dict[tuple[object, ...], tuple[object, bytes]] = {}
+        self._known: dict[bytes, bytes] = {}  # so that equal halves of keys are one object
+        self._keys: dict[tuple[int, int], bytes] = {}
 
     def of(self, measurement: Measurement) -> bytes:
         """Return the key of a measurement's row."""
-        # records are kept beside what they gave, so that no other one gets their ids
-        artifact, parts = measurement.artifact, (measurement.device, measurement.machine, measurement.engine)
+        artifact = measurement.artifact
         network = self._networks.get(id(artifact))
         if network is None:
-            encoded = _network_key(artifact)
-            network = self._networks[id(artifact)] = artifact, self._known.setdefault(encoded, encoded)
-        method, way = measurement.method, (measurement.window, measurement.pacing, measurement.clock)
-        name = (id(network[1]), *map(id, parts), id(method), *way)
-        known = self._keys.get(name)
-        if known is None:
-            known = self._keys[name] = (parts, method), network[1] + _setting_key(*parts, method, way)
-        return known[1]
+            network = self._networks[id(artifact)] = artifact, self._once(self.network(artifact))
+        parts = (measurement.device, measurement.machine, measurement.engine, measurement.method)
+        way = (*map(id, parts), id(measurement.window), id(measurement.pacing), measurement.clock)
+        setting = self._settings.get(way)
+        if setting is None:
+            setting = self._settings[way] = parts, self._once(self.setting(measurement))
+        halves = id(network[1]), id(setting[1])
+        name = self._keys.get(halves)
+        if name is None:
+            name = self._keys[halves] = network[1] + setting[1]
+        return name
+
+    def network(self, artifact: Artifact | ExternalModel) -> bytes:
+        """Return the half of a key that the artifact decides."""
+        return network_key(artifact)
+
+    def setting(self, measurement: Measurement) -> bytes:
+        """Return the half of a key that is about how and on what the artifact was measured."""
+        way = (measurement.window, measurement.pacing, measurement.clock)
+        return setting_key(measurement.device, measurement.machine, measurement.engine, measurement.method, way)
+
+    def _once(self, half: bytes) -> bytes:
+        return self._known.setdefault(half, half)
 
 
-def _network_key(artifact: Artifact | ExternalModel) -> bytes:
+def network_key(artifact: Artifact | ExternalModel) -> bytes:
+    """Return the half of a row's key that is about what was measured."""
     if isinstance(artifact, ExternalModel):
         # without an image size nothing but the inputs distinguishes two of one name
         network = (artifact.model, artifact.operations, artifact.inputs if artifact.shape is None else None)
@@ -350,9 +365,10 @@ def _network_key(artifact: Artifact | ExternalModel) -> bytes:
     return _encoded((type(artifact).__name__, network, batch, artifact.precision))
 
 
-def _setting_key(
+def setting_key(
     device: Device, machine: Machine, engine: Engine | None, method: Method, way: tuple[object, ...]
 ) -> bytes:
+    """Return the half of a row's key that is about how and on what; `way` is window, pacing and clock."""
     built = (engine.toolkit, engine.version, engine.platform, engine.settings) if engine else None
     return _encoded((device, lasting(machine, device), built, method, way))
 

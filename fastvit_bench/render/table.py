@@ -1,6 +1,6 @@
 """The table that every command prints: rows, and columns that say of each row what programs get and people read."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -110,13 +110,13 @@ class Table(Generic[Row]):
         filled = {name for name, values in self._values.items() if any(value is not None for value in values)}
         return [name for name in self._values if name not in optional or name in filled]
 
-    def lines(self) -> Iterator[tuple[object, ...]]:
-        """Yield the values of each row, in the order of `names`."""
-        return zip(*(self._values[name] for name in self.names), strict=True)
+    def values(self) -> list[list[object]]:
+        """Return the values of each column that programs get, in the order of `names`."""
+        return [self._values[name] for name in self.names]
 
     def records(self) -> list[dict[str, object]]:
         """Return the values of each row by the names of its columns."""
-        return [dict(zip(self.names, line, strict=True)) for line in self.lines()]
+        return [dict(zip(self.names, line, strict=True)) for line in zip(*self.values(), strict=True)]
 
     def frame(self) -> "pd.DataFrame":
         """Return the table as a data frame: a line per row, every value in full precision."""

@@ -150,7 +150,7 @@ def _roofs(
     layers: list[Any] = [
         alt.Chart(alt.Data(values=corners))
         .mark_line(color=LIGHT.ink, strokeWidth=1.8)
-        .encode(x=x, y=y, strokeDash=dash, detail="roof:N")
+        .encode(x=x, y=y, strokeDash=dash, detail=alt.Detail("roof:N"))
     ]
     for peak in roofs:
         rate, slope = peak.macs_per_s / 1e9, peak.bytes_per_s / 2e9  # GMAC/s, and GMAC/s per FLOP/byte
@@ -170,7 +170,7 @@ def _roofs(
             ),
             alt.Chart(alt.Data(values=ridge))
             .mark_rule(color=LIGHT.muted, strokeDash=[2, 3])
-            .encode(x=x, y=y, y2="below:Q"),
+            .encode(x=x, y=y, y2=alt.Y2("below:Q")),
         ]
         if len(roofs) == 1:
             layers += [
@@ -190,7 +190,7 @@ def _text(intensity: float, rate: float, text: str, x: Any, y: Any, **style: Any
 
     place = [{"intensity": intensity, "rate": rate, "text": text}]
     style = {"fontSize": charts.SMALL, "color": LIGHT.ink, **style}
-    return alt.Chart(alt.Data(values=place)).mark_text(**style).encode(x=x, y=y, text="text:N")
+    return alt.Chart(alt.Data(values=place)).mark_text(**style).encode(x=x, y=y, text=alt.Text("text:N"))
 
 
 def _rows(series: Sequence[Sequence[RooflinePoint]], x: Any, y: Any) -> list[Any]:
@@ -229,7 +229,7 @@ def _rows(series: Sequence[Sequence[RooflinePoint]], x: Any, y: Any) -> list[Any
     ends: tuple[tuple[str, Literal["left", "right"], int], ...] = (("true", "left", 9), ("false", "right", -7))
     return [
         figures.mark_line(strokeWidth=0.9, opacity=0.6).encode(
-            x=x, y=y, color=plain_colour, detail="name:N", order="order:Q"
+            x=x, y=y, color=plain_colour, detail=alt.Detail("name:N"), order="order:Q"
         ),
         figures.mark_point(filled=True, opacity=1).encode(
             x=x, y=y, color=colour, shape=shape, size=alt.Size("area:Q", scale=None, legend=None)
@@ -237,7 +237,7 @@ def _rows(series: Sequence[Sequence[RooflinePoint]], x: Any, y: Any) -> list[Any
         *(
             figures.transform_filter(f"datum.last === {last}")
             .mark_text(align=align, dx=dx, dy=4, fontSize=charts.SMALL, color=LIGHT.muted)
-            .encode(x=x, y=y, text="size:N")
+            .encode(x=x, y=y, text=alt.Text("size:N"))
             for last, align, dx in ends
         ),
     ]

@@ -5,9 +5,12 @@ device, min(P, I * B) is attainable; the ridge P / B is where the bound changes 
 multiply-accumulate is 2 FLOP.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from fastvit_bench import backends
 from fastvit_bench.records import Artifact, DevicePeak, Measurement, Traffic
@@ -42,7 +45,7 @@ class RooflinePoint:
         """Parameters of the timed file, where it was counted, otherwise of the network."""
         return self.traffic.params if self.traffic else self.artifact.params
 
-    @property
+    @functools.cached_property
     def macs_per_s(self) -> float:
         """Multiply-accumulates per second: those of the batch over its latency."""
         return self.macs / (self.cell.figure_ms / 1e3)
@@ -52,12 +55,12 @@ class RooflinePoint:
         """Share of the peak arithmetic rate; None without a peak."""
         return self.macs_per_s / self.peak.macs_per_s if self.peak else None
 
-    @property
+    @functools.cached_property
     def intensity(self) -> float | None:
         """Operational intensity in FLOP per byte moved; None where the file was not counted."""
         return 2 * self.macs / self.traffic.moved_bytes if self.traffic else None
 
-    @property
+    @functools.cached_property
     def attainable(self) -> float | None:
         """Multiply-accumulates per second that the roofs allow at this intensity."""
         if self.peak is None or self.intensity is None:
@@ -85,8 +88,12 @@ def collect(
     `traffic` is by the SHA-256 of the artifact. A point gets the peak of the same setting and hardware.
     """
     points: list[RooflinePoint] = []
+    nearest: dict[bytes, DevicePeak | None] = {}  # by device and machine, which many rows share
     for row in rows:
-        peak = peaks.nearest(device_peaks, row.device, row.machine)
+        where = msgspec.json.encode((row.device, row.machine))
+        if where not in nearest:
+            nearest[where] = peaks.nearest(device_peaks, row.device, row.machine)
+        peak = nearest[where]
         for cell in row.measured:
             artifact = cell.artifact
             if isinstance(artifact, Artifact):
@@ -237,6 +244,18 @@ def _activations(point: RooflinePoint) -> int | None:
     return point.traffic.read_bytes + point.traffic.written_bytes if point.traffic else None
 
 
+def _of_row(of: Callable[[Row], object]) -> Callable[[RooflinePoint], object]:
+    """Return a function of points that evaluates one of rows once for the points of a row, which follow each other."""
+    last: list[tuple[Row, object]] = []
+
+    def value(point: RooflinePoint) -> object:
+        if not last or last[0][0] is not point.row:
+            last[:] = [(point.row, of(point.row))]
+        return last[0][1]
+
+    return value
+
+
 # long: the declaration of the table's columns
 def _columns(marks: Mapping[bytes, str], names: Mapping[int, str]) -> list[Column[RooflinePoint]]:
     """Return the columns of a figure below its roof; people see settings of rows only where they differ."""
@@ -250,7 +269,7 @@ def _columns(marks: Mapping[bytes, str], names: Mapping[int, str]) -> list[Colum
         ),
         Column("variant", "", lambda point: point.row.variant),
         Column("head", "", lambda point: point.row.head.value if point.row.head else None),
-        Column("form", "form", lambda point: variant_label(point.row) or None, role="key", shown="varied"),
+        Column("form", "form", _of_row(lambda row: variant_label(row) or None), role="key", shown="varied"),
         Column(
             "fused",
             "fused",
@@ -280,7 +299,7 @@ def _columns(marks: Mapping[bytes, str], names: Mapping[int, str]) -> list[Colum
         Column(
             "options",
             "",
-            lambda point: " ".join(f"{name}={of}" for name, of in sorted(point.row.device.options.items())),
+            _of_row(lambda row: " ".join(f"{name}={of}" for name, of in sorted(row.device.options.items()))),
         ),
         Column("batch", "batch", lambda point: point.row.batch, role="key", shown="varied"),
         Column(
@@ -411,8 +430,7 @@ def _gaps(points: Sequence[RooflinePoint], marks: Mapping[bytes, str]) -> list[s
 
 
 def _table(points: Sequence[RooflinePoint]) -> Table[RooflinePoint]:
-    marks, _ = legend([point.row for point in points])
-    return Table(points, _columns(marks, {}))
+    return Table(points, _columns({}, {}))  # marks and names of roofs are for people
 
 
 def frame(points: Sequence[RooflinePoint]) -> "pd.DataFrame":

@@ -6,9 +6,9 @@ errors; what is read in this way is not written again.
 
 import functools
 import gc
-from array import array
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 
@@ -17,15 +17,15 @@ import msgspec
 from fastvit_bench.errors import StoreError
 from fastvit_bench.records import SCHEMA, Accuracy, AccuracyChunk, Failure, Measurement, Run
 from fastvit_bench.store import runs
+from fastvit_bench.store.cache import Cache, program
+from fastvit_bench.store.packed import MOST_PARTS, SHARED, Packer, machine_integers
 from fastvit_bench.store.runs import Line, RunFile
 
-MOST_PARTS = 4096  # of a kind, that a reader keeps
+SETTLED_NS = 2_000_000_000  # age of a change from which on another one shows in a file's times, on any file system
+_LARGEST = 32 << 20  # bytes of a run file that the cache holds: its lines are in memory at once
+WORTH = 16 << 20  # bytes of run files below which reading them takes no longer than a cache would
 
-# kind of line -> its parts that are equal in many lines
-_SHARED: dict[type[Measurement | Run], frozenset[str]] = {
-    Measurement: frozenset({"device", "artifact", "method", "machine", "parity", "engine"}),
-    Run: frozenset({"request", "cells", "machine"}),
-}
+
 _NAMES = [field.name for field in msgspec.structs.fields(Measurement)]
 _SAMPLES, _REFERENCE = _NAMES.index("samples_ns"), _NAMES.index("reference_ns")
 
@@ -43,7 +43,7 @@ def _draft(record: type[Measurement | Run]) -> type[Any]:
     """Return a record's type whose shared parts are left as text."""
     fields: list[Any] = []
     for field in msgspec.structs.fields(record):
-        kind, shared = field.type, field.name in _SHARED[record]
+        kind, shared = field.type, field.name in SHARED[record]
         default = () if field.required else (field.default,)
         if shared:
             kind, default = msgspec.Raw, tuple(msgspec.Raw(msgspec.json.encode(value)) for value in default)
@@ -57,8 +57,8 @@ def _draft(record: type[Measurement | Run]) -> type[Any]:
 class Reader:
     """A reader of run files, for one command: what it has decoded once it gives again."""
 
-    def __init__(self) -> None:
-        """Know nothing yet."""
+    def __init__(self, cache: Cache | None = None) -> None:
+        """Know nothing yet, but for what a cache holds."""
         self._drafts: dict[type[Any], tuple[type[Measurement | Run], list[_Parts]]] = {
             _draft(record): (
                 record,
@@ -68,13 +68,32 @@ class Reader:
                     if field.name in shared
                 ],
             )
-            for record, shared in _SHARED.items()
+            for record, shared in SHARED.items()
         }
         self._decoder = msgspec.json.Decoder(Union[(*self._drafts, Failure, AccuracyChunk, Accuracy)])
+        self._cache = cache
+        self._packer = (
+            Packer(lambda key: cache.get(key, b""), lambda key, text: cache.put(key, b"", text)) if cache else None
+        )
 
-    def lines(self, path: Path) -> Generator[Line]:
-        """Yield what `runs.iterate_lines` yields, in less memory. Raises `StoreError` as it does."""
-        return runs.iterate_lines(path, decode=self._decoded)
+    def lines(self, path: Path) -> Iterable[Line]:
+        """Return what `runs.iterate_lines` yields, in less memory. Raises `StoreError` as it does, while it goes on."""
+        if self._cache is None or self._packer is None or (stamp := _stamp(path)) is None:
+            return runs.iterate_lines(path, decode=self._decoded)
+        known = self._cache.get(_key(path), stamp)
+        if known is not None:
+            with suppress(ValueError):  # msgspec's errors too; then its text says it again
+                return self._packer.unpack(known)
+        return self._read(path, stamp, self._cache, self._packer)
+
+    def _read(self, path: Path, stamp: bytes, cache: Cache, packer: Packer) -> Generator[Line]:
+        """Yield the lines, and give them to the cache once all are read and the file is still as it was."""
+        lines: list[Line] = []
+        for line in runs.iterate_lines(path, decode=self._decoded):
+            lines.append(line)
+            yield line
+        if _stamp(path) == stamp:
+            cache.put(_key(path), stamp, packer.pack(lines))
 
     def _decoded(self, path: Path, number: int, raw: bytes) -> Line:
         try:
@@ -88,6 +107,27 @@ class Reader:
         return runs.decoded(path, number, raw) if isinstance(line, Run) and line.schema != SCHEMA else line
 
 
+def _key(path: Path) -> str:
+    return f"run {path.absolute()}"
+
+
+def _stamp(path: Path) -> bytes | None:
+    """Return what names the content of a file: identity, size and times, and the code that reads it.
+
+    None where it was changed so recently that the next change need not show, where it is too large, or no file. The
+    time of its last change of any kind, which no program can set, is among them: a file that is replaced by another of
+    its size and time is another one.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    if status.st_size > _LARGEST or time.time_ns() - status.st_ctime_ns < SETTLED_NS:
+        return None
+    facts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return program() + repr(facts).encode()
+
+
 def _shared(draft: Any, record: type[Measurement | Run], parts: list[_Parts]) -> Measurement | Run:
     """Return the record of a draft, with parts that were decoded before where their text is the same."""
     values: list[Any] = list(msgspec.structs.astuple(draft))
@@ -99,18 +139,10 @@ def _shared(draft: Any, record: type[Measurement | Run], parts: list[_Parts]) ->
             part = known[text] = decoder.decode(text)
         values[at] = part
     if record is Measurement:
-        values[_SAMPLES] = tuple(map(_array, values[_SAMPLES]))
+        values[_SAMPLES] = tuple(map(machine_integers, values[_SAMPLES]))
         if values[_REFERENCE]:
-            values[_REFERENCE] = _array(values[_REFERENCE])
+            values[_REFERENCE] = machine_integers(values[_REFERENCE])
     return record(*values)
-
-
-def _array(samples: Sequence[int]) -> "array[int]":
-    """Return times as machine integers, which can all that readers do with tuples."""
-    try:
-        return array("I", samples)
-    except OverflowError:  # a run of four seconds
-        return array("Q", samples)
 
 
 @contextmanager
@@ -128,6 +160,22 @@ def undisturbed() -> Generator[None]:
             gc.enable()
 
 
+@contextmanager
+def reading(paths: Sequence[Path]) -> Generator[Reader]:
+    """Give a reader of these files, with the cache where there are so many that it pays."""
+    with ExitStack() as stack:
+        yield Reader(stack.enter_context(Cache()) if _size(paths) >= WORTH else None)
+
+
+def _size(paths: Iterable[Path]) -> int:
+    """Return the bytes of files; those that are missing have none."""
+    size = 0
+    for path in paths:
+        with suppress(OSError, ValueError):
+            size += path.stat().st_size
+    return size
+
+
 def read_all(
     paths: Iterable[Path], choose: Callable[[Iterable[Line]], Iterable[Line]] = iter
 ) -> tuple[list[RunFile], list[str]]:
@@ -136,10 +184,10 @@ def read_all(
     `choose` gets the lines of a file as they are read, and returns those to keep in memory. Raises `StoreError` as
     `runs.read` does where there are files, and none of them can be read.
     """
-    reader = Reader()
     readable: list[RunFile] = []
     faults: list[StoreError] = []
-    with undisturbed():
+    paths = list(paths)
+    with undisturbed(), reading(paths) as reader:
         for path in paths:
             try:
                 readable.append(RunFile(path, tuple(choose(reader.lines(path))), 0))

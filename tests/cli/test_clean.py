@@ -20,6 +20,11 @@ from fastvit_bench.records.removable import RemovableKind
 from fastvit_bench.store import runs
 
 
+@pytest.fixture(autouse=True)
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "none"))
+
+
 def content(folder: Path = Path()) -> set[str]:
     return {str(path) for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 

@@ -19,6 +19,7 @@ from distributed.security import Security
 from fakes.worker import QUIET, Side
 
 import fastvit_bench
+from fastvit_bench import files
 from fastvit_bench.accuracy import dataset
 from fastvit_bench.accuracy import run as accuracy_run
 from fastvit_bench.accuracy.dataset import DataSet, ImageFiles
@@ -88,7 +89,7 @@ def client() -> Generator[Client]:
 def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
     """A request of five sizes whose files exist, and stand-ins that measure them at once."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(transfer.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setenv(machine_lock.LOCKS_VARIABLE, str(tmp_path))
     monkeypatch.setenv("STANDIN_S", "0.01")
     monkeypatch.setenv("STANDIN_LOG", str(tmp_path))
@@ -164,7 +165,7 @@ def test_a_file_that_arrives_changed_costs_its_cell(
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", ".hidden", "a//../b"])
 def test_a_name_outside_the_cache_is_not_fetched(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(transfer.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "cache"))
     reference = transfer.FileReference(name=name, sha256="0" * 64, size_bytes=1)
     parcels = transfer.Parcel(name="x", files=(reference,)), transfer.Parcel(name=name, files=())
     for parcel in parcels:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from fastvit_bench import files
 from fastvit_bench.errors import UnavailableError
-from fastvit_bench.fleet import machine_lock, transfer
+from fastvit_bench.fleet import machine_lock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other locks")
 
@@ -37,7 +38,7 @@ class Holder:
             [sys.executable, "-c", HOLDER, device, mode],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, transfer.CACHE_VARIABLE: str(cache)},
+            env={**os.environ, files.CACHE_VARIABLE: str(cache)},
         )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == b"locked\n"

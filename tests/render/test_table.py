@@ -1,18 +1,23 @@
 """One list of columns gives every format: for people, for programs, and for the page."""
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import builders
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from fastvit_bench.render import data, html, latex, markdown, row_table, terminal
 from fastvit_bench.render.page import compose
 from fastvit_bench.render.rows import Row, collect
 from fastvit_bench.render.table import NONE, Column, Table, TableReport, equal_columns, without
+from fastvit_bench.render.text import printable
 from fastvit_bench.store.runs import RunFile
 
 Pair = tuple[str, float | None]
@@ -151,3 +156,45 @@ def test_one_new_column_is_seen_in_every_format(format_: str, monkeypatch: pytes
         assert next(csv.DictReader(text.splitlines()))["flavour"] == "like fastvit_t8"
     if format_ == "json":
         assert json.loads(text)[0]["flavour"] == "like fastvit_t8"
+
+
+_CELLS = (
+    st.floats()
+    | st.floats(1e-6, 1e-3)
+    | st.floats(0.1, 1e3)
+    | st.integers()
+    | st.booleans()
+    | st.none()
+    | st.text(max_size=5)
+    | st.sampled_from(["=1", "a,b", '"', "fp32", "1.0", "True"])
+)
+
+
+@given(
+    st.integers(1, 9).flatmap(
+        lambda count: st.lists(
+            st.lists(st.floats(1e-3, 1e9), min_size=count, max_size=count)
+            | st.lists(st.floats(), min_size=count, max_size=count)
+            | st.lists(_CELLS, min_size=count, max_size=count),
+            min_size=1,
+            max_size=4,
+        )
+    )
+)
+def test_csv_by_columns_is_csv_cell_by_cell(columns: list[list[object]]) -> None:
+    names = [f"column_{at}" for at in range(len(columns))]
+    plain = io.StringIO()
+    writer = csv.writer(plain, lineterminator="\n")
+    writer.writerow(names)
+    for row in zip(*columns, strict=True):
+        writer.writerow([_in_a_spreadsheet(cell) for cell in row])
+    with mock.patch.object(data, "_BLOCK", 4):
+        made = [Column[int](name, "", cells.__getitem__) for name, cells in zip(names, columns, strict=True)]
+        assert data.csv(Table(range(len(columns[0])), made)) == plain.getvalue()
+
+
+def _in_a_spreadsheet(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    line = printable(cell)
+    return f"'{line}" if line[:1] in tuple("=+-@＝＋－＠") else line

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import importlib.metadata
 import json
 from importlib.resources import files
 from typing import Any
@@ -11,6 +12,7 @@ from fastvit_bench.files import MARK
 from fastvit_bench.render import colours
 from fastvit_bench.render.charts import Chart
 from fastvit_bench.render.page.content import KINDS, Content
+from fastvit_bench.store.cache import Cache
 
 _HEADINGS = {
     "START": "How to measure your own",
@@ -80,9 +82,15 @@ def _contents(content: Content, sections: list[tuple[str, str]]) -> list[tuple[s
 
 def bundle() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script, which vl-convert carries and joins without a network."""
-    import vl_convert
 
-    return vl_convert.javascript_bundle(BUNDLE)
+    def joined() -> bytes:
+        import vl_convert
+
+        return vl_convert.javascript_bundle(BUNDLE).encode()
+
+    version = importlib.metadata.version("vl-convert-python")
+    with Cache() as cache:
+        return cache.remembered("bundle", f"{version} {BUNDLE}".encode(), joined).decode()
 
 
 def in_script(value: Any) -> str:

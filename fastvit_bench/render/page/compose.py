@@ -8,7 +8,7 @@ from fastvit_bench import files
 from fastvit_bench.comparing import chart, formats
 from fastvit_bench.errors import StoreError, UsageError
 from fastvit_bench.history import chart as timeline
-from fastvit_bench.history.series import Series, collect, search
+from fastvit_bench.history.series import Series, collect, search_all
 from fastvit_bench.paper import study_chart
 from fastvit_bench.records.comparison import Comparison
 from fastvit_bench.records.study import StudyResult
@@ -49,7 +49,10 @@ def html(
     charts.require()
     groups, frontiers, ratios = _joined(rows, reference, accuracies)
     palette = PAGE.beside(models(rows, comparisons, studies))
-    figures, omitted = _figures(rows, comparisons, studies, histories, groups, frontiers, ratios, reference, palette)
+    with charts.unchecked():
+        figures, omitted = _figures(
+            rows, comparisons, studies, histories, groups, frontiers, ratios, reference, palette
+        )
     words = content(
         rows,
         groups,
@@ -87,7 +90,10 @@ def pictures(
     charts.require()
     groups, frontiers, ratios = _joined(rows, reference, accuracies)
     palette = LIGHT.beside(models(rows, comparisons, studies))
-    figures, omitted = _figures(rows, comparisons, studies, histories, groups, frontiers, ratios, reference, palette)
+    with charts.unchecked():
+        figures, omitted = _figures(
+            rows, comparisons, studies, histories, groups, frontiers, ratios, reference, palette
+        )
     if not figures:
         raise UsageError("There is nothing to draw: no frontier, no model at two sizes, no comparison and no study.")
     drawn = {folder / f"{figure.name}.{kind}": figure for figure in figures}
@@ -228,7 +234,7 @@ def _figures(
 
 def developed(files: Iterable[RunFile]) -> list[Series]:
     """Return the series of cells that were measured in several runs, with their changes."""
-    return [search(series) for series in collect(files) if len(series.points) > 1]
+    return search_all(series for series in collect(files) if len(series.points) > 1)
 
 
 def _by_device(histories: Sequence[Series]) -> dict[str, list[Series]]:

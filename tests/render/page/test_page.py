@@ -1,6 +1,7 @@
 """The report as a file: what stands in it, what can not, and the pictures made of the same descriptions."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -12,6 +13,7 @@ from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import altair
 import msgspec
@@ -76,6 +78,23 @@ def page() -> str:
         footer="Made by a test.",
         reference="fastvit_t8",
     )
+
+
+def test_charts_that_are_not_checked_are_those_that_are() -> None:
+    def described() -> str:
+        return compose.html(
+            pages.few(),
+            pages.verdicts(),
+            studies=pages.studies(),
+            histories=compose.developed(pages.histories()),
+            title="t",
+            footer="f",
+            reference="fastvit_t8",
+        )
+
+    quick = described()
+    with mock.patch.object(charts, "unchecked", contextlib.nullcontext):
+        assert described() == quick
 
 
 @pytest.mark.slow
