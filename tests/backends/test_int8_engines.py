@@ -191,7 +191,7 @@ def test_every_variant_builds_for_turing(variant: str, tmp_path: Path, monkeypat
     network = factory.at_level(variant, reference, Fuse.FOLDED, RTX.layout(asked))
     path, draw = tmp_path / "x.rtx.onnx", np.random.default_rng(0)
     noise = [draw.standard_normal((3, 32, 32)).astype(np.float32) for _ in range(2)]
-    written = RTX.quantise(network, asked, path, {}, noise)
+    written = RTX.quantiser(network, asked, noise).write(path, {})
     on = msgspec.structs.replace(device(), options=RTX.options(device()))
     engine, target = RTX.engine(path, on)
     known = RTX.make(path, engine, target, engines.settings_of(path, on))

@@ -71,7 +71,7 @@ def graph(network: nn.Module) -> onnx.ModelProto:
 @pytest.fixture(scope="module")
 def file(network: nn.Module, images: list[Array], tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     path = tmp_path_factory.mktemp("typed") / "a.onnx"
-    quantise.write(network, ASKED, path, {"fastvit_bench.precision": "int8"}, images, NVIDIA, 1)
+    quantise.GraphQuantiser(network, ASKED, images, NVIDIA, 1).write(path, {"fastvit_bench.precision": "int8"})
     return onnx.load(path)
 
 
@@ -252,6 +252,7 @@ def test_equal_arguments_give_equal_files(
 ) -> None:
     paths = [tmp_path / "b.onnx", tmp_path / "c.onnx"]
     for path, calibration in zip(paths, (images, images[5:]), strict=True):
-        quantise.write(network, ASKED, path, {"fastvit_bench.precision": "int8"}, calibration, NVIDIA, 1)
+        writer = quantise.GraphQuantiser(network, ASKED, calibration, NVIDIA, 1)
+        writer.write(path, {"fastvit_bench.precision": "int8"})
     same = [onnx.load(path) == file for path in paths]
     assert same == [True, False]
