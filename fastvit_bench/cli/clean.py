@@ -34,7 +34,7 @@ def clean(
     format_: ListFormatOption = SeriesFormat.RICH,
     config_file: ConfigOption = None,
 ) -> None:
-    """Show exports, engines, environments and the cache of figures, and remove them.
+    """Show exports, engines, environments and caches, and remove them.
 
     Exported files go with their side-cars and reference outputs. All of it is made again when it is needed. Results and
     checkpoints are never removed, nor files that this tool did not write or that were changed since, nor what another
