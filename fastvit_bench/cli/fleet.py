@@ -1,5 +1,6 @@
 """Command `fleet`: show the workers of a fleet."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -22,7 +23,7 @@ def fleet(
 
     package.require()
     from fastvit_bench.fleet import cluster
-    from fastvit_bench.render import listing
+    from fastvit_bench.render import data, listing
 
     with cluster.connect(scheduler) as client:
         offers, sweeps = cluster.offers(client), cluster.sweeps(client)
@@ -48,4 +49,9 @@ def fleet(
         )
         for sweep in sweeps
     ]
-    _output.print_report(listing.fleet(rows, of_sweeps), format_.value)
+    report = listing.fleet(rows, of_sweeps)
+    if format_ is SeriesFormat.JSON:
+        workers, *rest = (table.records() for table in report.tables)
+        sys.stdout.write(data.json({"workers": workers, "sweeps": [row for table in rest for row in table]}))
+        return
+    _output.print_report(report, format_.value)

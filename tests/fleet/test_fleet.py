@@ -1,6 +1,7 @@
 """A fleet: files travel once and are checked, cells come back once, and plaintext takes permission."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -216,6 +217,9 @@ def test_a_fleet_knows_how_far_its_sweeps_are(client: Client, request_: Request)
         (sweep,) = cluster.sweeps(client)
         assert (sweep.progress.run, sweep.progress.finished, sweep.progress.cells) == (entry.path.stem, 0, 5)
         assert sweep.seconds == pytest.approx(5 * 60 / 2)  # on two workers
+        shown = json.loads(call("fleet", "--scheduler", client.scheduler.address, "--json").stdout)
+        assert [worker["devices"] for worker in shown["workers"]] == [["cpu"], ["cpu"]]
+        assert [(row["run"], row["finished"], row["cells"]) for row in shown["sweeps"]] == [(entry.path.stem, 0, 5)]
         results = run.run_all([entry], executor, lambda step, stage: None)
         for _ in range(3):
             next(results)
@@ -226,6 +230,7 @@ def test_a_fleet_knows_how_far_its_sweeps_are(client: Client, request_: Request)
         assert sweep.seconds < 5  # stand-ins are quicker than the estimate, which follows them
         list(results)
     assert cluster.sweeps(client) == []
+    assert json.loads(call("fleet", "--scheduler", client.scheduler.address, "--json").stdout)["sweeps"] == []
 
 
 # --- accuracies -------------------------------------------------------------------------------------------------------
