@@ -245,6 +245,7 @@ def _ladder(
 ) -> "tuple[Device, Study]":
     """Return the device in the reference's precision, with its calibration images, and the ladder of one network."""
     from fastvit_bench import options
+    from fastvit_bench.exporting.calibration import available
     from fastvit_bench.ladder import declare
 
     if named := _given(context, _NOT_OF_LADDER):
@@ -254,6 +255,8 @@ def _ladder(
         raise UsageError(f"The ladder has one network, and --model names {len(specs)}; give one.")
     changes = {"calibration": calibration and str(calibration), "calibration_images": calibration_images}
     changed = msgspec.structs.replace(asked, **{name: value for name, value in changes.items() if value is not None})
+    if calibration is not None:
+        available(changed)  # a rung that fails would cost a whole ladder
     reference = declare.rungs(changed)[0]
     return options.resolve_device(changed, precision=reference), declare.declare(specs[0], changed)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvit_bench.accuracy import contents, dataset, preprocessing
+from fastvit_bench.accuracy.dataset import DataSet
 from fastvit_bench.backends import Images
 from fastvit_bench.errors import UsageError
 from fastvit_bench.exporting.preparation import resolve
@@ -25,22 +26,10 @@ def choose(spec: ModelSpec, shape: Shape, device: Device, seed: int) -> Calibrat
     The draw depends on the images' names and the seed alone. Raises `UsageError` without a folder, for one with fewer
     than two images, for an image that cannot be read, and for inputs that are no squares.
     """
-    if device.calibration is None:
-        raise UsageError(
-            "INT8 needs images like those that the network will see, for the ranges of its activations: name a folder "
-            "of them with --calibration DIR (in a side of `compare`: calibration=DIR), or with `calibration` in the "
-            "device's table of benchmark.toml."
-        )
+    images = available(device)
     if shape.height != shape.width:
         raise UsageError(f"INT8 is calibrated on square images, and {shape.size} is none; name one size with --res.")
-    images = dataset.any_images(Path(device.calibration))
     total = len(images.pictures)
-    if min(total, device.calibration_images) < LEAST:
-        holds = f"holds {total or 'no'} image{'s' * (total != 1)}" if total < LEAST else "holds more, and one was asked"
-        raise UsageError(
-            f"INT8 needs at least {LEAST} calibration images, better {device.calibration_images} and more, and the "
-            f"folder {images.folder} {holds}; the range of one image is no range of others."
-        )
     drawn = random.Random(seed).sample(images.pictures, min(device.calibration_images, total))
     digest = ""
     for picture in drawn:
@@ -61,6 +50,25 @@ def choose(spec: ModelSpec, shape: Shape, device: Device, seed: int) -> Calibrat
             decoder=preprocessing.decoder(),
         ),
     )
+
+
+def available(device: Device) -> DataSet:
+    """Return all images of a device's calibration folder. Raises `UsageError` without one, and for too few images."""
+    if device.calibration is None:
+        raise UsageError(
+            "INT8 needs images like those that the network will see, for the ranges of its activations: name a folder "
+            "of them with --calibration DIR (in a side of `compare`: calibration=DIR), or with `calibration` in the "
+            "device's table of benchmark.toml."
+        )
+    images = dataset.any_images(Path(device.calibration))
+    total = len(images.pictures)
+    if min(total, device.calibration_images) < LEAST:
+        holds = f"holds {total or 'no'} image{'s' * (total != 1)}" if total < LEAST else "holds more, and one was asked"
+        raise UsageError(
+            f"INT8 needs at least {LEAST} calibration images, better {device.calibration_images} and more, and the "
+            f"folder {images.folder} {holds}; the range of one image is no range of others."
+        )
+    return images
 
 
 def prepared(images: CalibrationImages) -> "list[NDArray[np.float32]]":

@@ -10,6 +10,7 @@ import builders
 import ladders
 import msgspec
 import pytest
+from commands import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +40,13 @@ def test_every_precision_of_a_device_is_a_row_below_fp32() -> None:
     ]
     found = study.matches(declared, device)
     assert [match.name for match in found] == ["FP16 256 / FP32 256", "INT8 256 / FP32 256"]
+
+
+def test_calibration_images_that_are_not_there_are_noticed_first(tmp_path: Path) -> None:
+    words = ("study", "ladder", "--model", "fastvit_t8", "--calibration", "train", "--dry-run")
+    assert refused(*words, cwd=tmp_path) == "error: train does not exist; name a folder of images."
+    (tmp_path / "train").mkdir()
+    assert "the folder train holds no images" in refused(*words, cwd=tmp_path)
 
 
 def test_a_precision_that_cannot_run_is_a_row_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
