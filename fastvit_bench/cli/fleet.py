@@ -51,7 +51,7 @@ def fleet(
     ]
     report = listing.fleet(rows, of_sweeps)
     if format_ is SeriesFormat.JSON:
-        workers, *rest = (table.records() for table in report.tables)
-        sys.stdout.write(data.json({"workers": workers, "sweeps": [row for table in rest for row in table]}))
+        workers, *others = (table.records() for table in report.tables)
+        sys.stdout.write(data.json({"workers": workers, "sweeps": [row for records in others for row in records]}))
         return
     _output.print_report(report, format_.value)
