@@ -4,7 +4,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from fastvit_bench.records import LayerTime, Measurement, Placement, Statistic, Unit
+from fastvit_bench.records import (
+    Artifact,
+    CalibrationSet,
+    Fidelity,
+    LayerTime,
+    Measurement,
+    Placement,
+    Quantisation,
+    Statistic,
+    Unit,
+)
 from fastvit_bench.render.row_text import TAILS, Quantile, model_name, quantile_of, variant_label
 from fastvit_bench.render.rows import Row, size_of
 from fastvit_bench.render.table import NONE, Column, Table
@@ -208,6 +218,85 @@ def _mebibytes(size: int | None) -> float | None:
     return None if size is None else size / 2**20
 
 
+def _quantisation(cell: Measurement) -> Quantisation | None:
+    """Return the scheme of the measured file; None of one in float, and of one that this tool did not export."""
+    return cell.artifact.quantisation if isinstance(cell.artifact, Artifact) else None
+
+
+def _of_quantised(value: Callable[[Quantisation], object]) -> Callable[[CellLine], object]:
+    return lambda line: value(record) if (record := _quantisation(line.cell)) else None
+
+
+def _quantised_text(text: Callable[[Quantisation], str]) -> Callable[[CellLine], str]:
+    return lambda line: printable(text(record)) if (record := _quantisation(line.cell)) else NONE
+
+
+def _integer_share(line: CellLine) -> float | None:
+    """Return the share of layers that multiply integers in the engine, or else of operations between them in the file.
+
+    An engine may run in float what its file has between integers.
+    """
+    if line.cell.engine is not None and (share := line.cell.engine.integer_share) is not None:
+        return share
+    return record.integer_share if (record := _quantisation(line.cell)) else None
+
+
+def _integer_share_text(line: CellLine) -> str:
+    return NONE if (share := _integer_share(line)) is None else whole_percent(share)
+
+
+def _of_fidelity(value: Callable[[Fidelity], object]) -> Callable[[CellLine], object]:
+    return _of_quantised(lambda record: value(record.fidelity) if record.fidelity else None)
+
+
+def _of_calibration(value: Callable[[CalibrationSet], object]) -> Callable[[CellLine], object]:
+    return _of_quantised(lambda record: value(record.calibration) if record.calibration else None)
+
+
+QUANTISED: list[Column[CellLine]] = [
+    Column(
+        "integer_share_{size}",
+        "between integers",
+        _integer_share,
+        _integer_share_text,
+        align="right",
+        role="figure",
+        optional=True,
+    ),
+    Column(
+        "snr_{size}_db",
+        "SNR dB",
+        _of_fidelity(lambda fidelity: fidelity.snr_db),
+        _quantised_text(lambda record: f"{record.fidelity.snr_db:.1f}" if record.fidelity else NONE),
+        align="right",
+        role="figure",
+        optional=True,
+    ),
+    Column("top1_agreement_{size}", "", _of_fidelity(lambda fidelity: fidelity.top1_agreement), optional=True),
+    Column(
+        "weights_scheme_{size}",
+        "weights",
+        _of_quantised(lambda record: record.weights),
+        _quantised_text(lambda record: record.weights),
+        wraps=True,
+        optional=True,
+    ),
+    Column(
+        "activations_scheme_{size}",
+        "activations",
+        _of_quantised(lambda record: record.activations),
+        _quantised_text(lambda record: record.activations),
+        wraps=True,
+        optional=True,
+    ),
+    Column("ranges_{size}", "", _of_quantised(lambda record: record.ranges), optional=True),
+    Column("quantiser_{size}", "", _of_quantised(lambda record: record.quantiser), optional=True),
+    Column("operations_integer_{size}", "", _of_quantised(lambda record: sum(record.integer.values())), optional=True),
+    Column("operations_float_{size}", "", _of_quantised(lambda record: sum(record.floating.values())), optional=True),
+    Column("calibration_digest_{size}", "", _of_calibration(lambda chosen: chosen.digest), optional=True),
+    Column("calibration_images_{size}", "", _of_calibration(lambda chosen: chosen.images), optional=True),
+    Column("calibration_seed_{size}", "", _of_calibration(lambda chosen: chosen.seed), optional=True),
+]
 QUANTILES, PLANS = _quantiles(), _plans()
 STARTS = [_figure(f"{title.replace(' ', '_')}_{{size}}_ms", title, of) for title, of in _STARTING.items()]
 USAGE = [
@@ -224,6 +313,7 @@ _BY_NEED: list[tuple[Callable[[CellLine], object], list[Column[CellLine]]]] = [
     (lambda line: line.cell.usage, [replace(column, title="") for column in USAGE]),
     (lambda line: line.cell.load_ns or line.cell.compile_ns or line.cell.cold_ns, STARTS),
     (lambda line: line.cell.placement, PLANS),
+    (lambda line: _quantisation(line.cell), QUANTISED),
     (lambda line: line.cell.quantile_ms(TAILS["p99"]), QUANTILES),
     (
         lambda line: line.cell.layers,
@@ -286,6 +376,10 @@ _DETAILS: dict[str, tuple[Callable[[CellLine], object], list[Column[CellLine]]]]
     "Planned by the toolkit, not measured: share of operations / of estimated cost": (
         lambda line: line.cell.placement,
         PLANS,
+    ),
+    "In 8 bits: share that computes between integers, outputs against the float64 network, and scheme": (
+        lambda line: _quantisation(line.cell),
+        QUANTISED,
     ),
 }
 

@@ -685,6 +685,32 @@ def test_what_comes_before_the_runs_is_kept_apart() -> None:
     assert list(tables(table.markdown(collect([file(loaded)])))[STARTED]) == ["model", "size", "first load"]
 
 
+QUANTISED = "In 8 bits: share that computes between integers, outputs against the float64 network, and scheme"
+
+
+def test_a_file_in_8_bits_says_what_computes_between_integers_and_how_well() -> None:
+    artifact = builders.artifact(precision="int8", quantisation=builders.quantisation())
+    rows = collect([file(builders.measurement(artifact=artifact), sized(384))])
+    shown = tables(table.markdown(rows))[QUANTISED]
+    assert shown["between integers"] == ["78 %"]  # 65 of 83 operations of the file
+    assert shown["SNR dB"] == ["38.2"]
+    assert shown["weights"] == ["int8 symmetric per channel"]
+    (int8, fp32) = json.loads(table.json(rows))
+    values = int8["latency"]["256"]
+    assert (values["operations_integer"], values["operations_float"]) == (65, 18)
+    assert values["calibration_digest"] == builders.calibration_set().digest
+    assert values["quantiser"] == "onnxruntime.quantization 1.32.0"
+    assert "integer_share" not in fp32["latency"]["384"]
+    assert QUANTISED not in table.markdown(collect([file(sized(256))]))
+
+
+def test_what_an_engine_multiplies_is_shown_in_place_of_what_its_file_holds() -> None:
+    artifact = builders.artifact(precision="int8", quantisation=builders.quantisation())
+    engine = builders.engine(integer={"CaskConvolution": 1}, floating={"CaskConvolution": 52})
+    rows = collect([file(builders.measurement(artifact=artifact, engine=engine))])
+    assert tables(table.markdown(rows))[QUANTISED]["between integers"] == ["2 %"]
+
+
 def test_files_known_from_a_report_only_are_noted() -> None:
     rows = collect([file(reported(), reported(384))])
     for format_ in (table.markdown, table.latex):
