@@ -47,6 +47,7 @@ def test_timms_network_in_training_form(stranger: Stranger) -> None:
     assert audit.images == 4
 
 
+@pytest.mark.slow
 def test_timms_network_in_fused_form(stranger: Stranger) -> None:
     audit = stranger.audit(stranger.onnx(stranger.fused))
     assert audit.passed
@@ -190,6 +191,7 @@ def test_classes_in_another_order(stranger: Stranger) -> None:
     assert audit.preparation == OWN
 
 
+@pytest.mark.slow
 def test_another_checkpoint(stranger: Stranger, timm: ModuleType) -> None:
     audit = stranger.audit(stranger.onnx(timms(timm, seed=1)[1]))
     (output,) = audit.outputs

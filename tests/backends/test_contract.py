@@ -183,6 +183,7 @@ def test_exporting_twice_gives_the_same_bytes(backend: Backend, device: Device, 
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_a_failed_export_leaves_nothing(backend: Backend, device: Device, tmp_path: Path) -> None:
     class Unexportable(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

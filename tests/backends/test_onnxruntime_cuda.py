@@ -217,6 +217,7 @@ def test_a_session_computes(
     assert "cudaStreamBeginCapture" not in toolkit.gpu.calls
 
 
+@pytest.mark.slow
 def test_nothing_runs_on_the_processor_unnoticed(toolkit: Toolkit, tmp_path: Path) -> None:
     with BACKEND.open(copied(tmp_path), profile()):
         pass

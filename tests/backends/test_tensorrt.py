@@ -136,6 +136,7 @@ def test_verify_finds_the_backend_by_the_file_s_ending(
     assert all(proof.passed for proof in pipeline.verify(path, None, tmp_path).values())
 
 
+@pytest.mark.slow
 def test_nothing_of_tensorrt_is_touched_before_the_driver_has_answered(
     asked: ExportJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -207,6 +207,7 @@ def refused(asked: ExportJob, said: str) -> None:
     assert not list(Path(asked.path).parent.glob(".*"))
 
 
+@pytest.mark.slow
 @installed
 def test_what_it_does_not_build_for_is_one_sentence(asked: ExportJob) -> None:
     refused(other(asked, compute_capability="9.0"), r"does not build for compute capability 9\.0; it builds for .*7\.5")

@@ -203,6 +203,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     assert done.stdout.split() == ["True", "True"]
 
 
+@pytest.mark.slow
 def test_options_of_a_resumed_comparison_are_those_it_was_begun_with(place: Path) -> None:
     """Without measuring: what the file says is taken, and what is said too must agree."""
     stopped(signal.SIGTERM, blocks("gate", 0), "gate", "--baseline", "base", "--max-time", "2m")

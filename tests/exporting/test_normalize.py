@@ -80,6 +80,7 @@ def job(folder: Path, spec: ModelSpec = ENCODER, device: Device | None = None, f
     return pipeline.job(spec, checkpoints.weights_of(spec, 0), shape, fuse, device, folder=folder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_a_file_gives_embeddings_of_length_one_and_says_so(tmp_path: Path) -> None:
     asked = job(tmp_path)
@@ -99,6 +100,7 @@ def test_a_file_gives_embeddings_of_length_one_and_says_so(tmp_path: Path) -> No
     assert asked.key != job(tmp_path, msgspec.structs.replace(ENCODER, normalize=False)).key
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_a_file_that_is_not_normalised_fails_its_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unchanged(x: torch.Tensor, variant: Variant) -> torch.Tensor:

@@ -172,6 +172,7 @@ def test_precision_is_checked_before_anything_is_loaded(tmp_path: Path) -> None:
         pipeline.export(job)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_weights_are_known_by_content(tmp_path: Path) -> None:
     import torch

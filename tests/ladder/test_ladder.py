@@ -84,6 +84,7 @@ def test_each_row_is_exported_in_its_own_precision(tmp_path: Path, monkeypatch: 
 # --- what sentences say -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.integers(1, 3000), st.data())
 def test_a_loss_is_said_only_where_test_and_interval_show_it(images: int, data: st.DataObject) -> None:
     gained = data.draw(st.integers(0, min(images, 60)))

@@ -523,6 +523,7 @@ def test_a_pickle_that_is_too_long(tmp_path: Path):
     assert "has a pickle of more than" in refusal(tmp_path / "x.pth")
 
 
+@pytest.mark.slow
 def test_options_in_lists_and_tables_are_no_deep_nesting(state: State, tmp_path: Path):
     options = {"lr": [0.1] * 50_000, "steps": [(i, (i, i)) for i in range(3000)], "deep": {"a": {"b": [[[[1]]]]}}}
     torch.save({"state_dict": state, "options": options}, tmp_path / "x.pth")

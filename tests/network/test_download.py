@@ -564,6 +564,7 @@ def test_a_redirection_to_no_web_address(address: str, server: Server, fetch: Fe
     assert len(server.requests) == 1
 
 
+@pytest.mark.slow
 def test_a_redirection_to_a_web_address(server: Server, fetch: Fetch):
     server.script = [redirect("/elsewhere"), redirect(f"{server.base}/again", 307)]
     assert fetch().read_bytes() == server.content

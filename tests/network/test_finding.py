@@ -150,6 +150,7 @@ def test_a_network_without_one_entry_is_refused_by_its_name(data: st.DataObject,
     assert key in message
 
 
+@pytest.mark.slow
 def test_a_deeper_network_with_a_gap_is_not_taken_for_a_shallower_one():
     shapes = dict(checkpoint.expected("fastvit_sa36", Head.CLASSIFIER, 9, Form.UNFUSED))
     del shapes["network.0.5.layer_scale"]
@@ -180,6 +181,7 @@ def test_of_two_networks_both_are_named_and_either_can_be_chosen(
     assert f"'{other}.module' (fastvit_t8)" in message
 
 
+@pytest.mark.slow
 def test_the_model_decides_between_networks_of_two_variants(plain: State, tmp_path: Path):
     teacher = checkpoint.randomised("fastvit_t12", Head.CLASSIFIER, 3, 1)[0].state_dict()
     torch.save({"a": plain, "b": teacher}, tmp_path / "x.pth")
@@ -499,6 +501,7 @@ def test_a_first_convolution_of_no_network_is_named(plain: State, tmp_path: Path
     assert f"{key} has the shape (16, 4, 1, 1), not (16, 3, 1, 1)" in refusal(path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_channels_becomes_a_proved_file(tmp_path: Path):
     path = tmp_path / "x.pth"
     torch.save(checkpoint.randomised("fastvit_t8", Head.CLASSIFIER, 3, 5, 12)[0].state_dict(), path)
@@ -511,6 +514,7 @@ def test_a_checkpoint_of_other_channels_becomes_a_proved_file(tmp_path: Path):
     assert (artifact.shape.channels, artifact.classes) == (12, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "said"), [(1, "classifier with 1 class,"), (7, "classifier with 7 classes,")])
 def test_classes_are_counted_in_words(classes: int, said: str, tmp_path: Path):
     path = tmp_path / "x.pth"

@@ -214,6 +214,7 @@ def test_a_size_that_does_not_divide_is_one_sentence() -> None:
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [Head.STAGES, *ON_MAPS])
 def test_a_published_dense_checkpoint_is_that_and_nothing_else(asked: Head, tmp_path: Path) -> None:
     network = FastViT(VARIANTS["fastvit_t8"], head=Head.DENSE)

@@ -227,6 +227,7 @@ def test_a_package_is_known_again_by_what_it_says(packages: Path, tmp_path: Path
         export_metadata.recognise({**metadata, "fastvit_bench.params": "many"}, "coreml", tmp_path)
 
 
+@pytest.mark.slow
 def test_layout_and_rights_of_the_files(packages: Path) -> None:
     package = Path(job(packages).path)
     inside = sorted(str(path.relative_to(package)) for path in package.rglob("*") if path.is_file())

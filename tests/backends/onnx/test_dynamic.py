@@ -149,6 +149,7 @@ def test_another_batch_or_number_of_channels_is_refused(written: Path) -> None:
                 session.set_input(torch.zeros(shape).numpy())
 
 
+@pytest.mark.slow
 def test_the_shape_it_was_made_for_stands_in_its_metadata(written: Path, tmp_path: Path) -> None:
     assert onnx_model.shape_of(written) == OWN
     model = onnx.load(written)

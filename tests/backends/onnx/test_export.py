@@ -244,6 +244,7 @@ def test_what_is_not_half_is_named(model: onnx.ModelProto, fault: Callable[[onnx
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_file_s_own_words_about_types_do_not_count(model: onnx.ModelProto) -> None:
     wide_node(model)
     model.graph.value_info.append(helper.make_tensor_value_info("wide_in", TensorProto.FLOAT16, None))

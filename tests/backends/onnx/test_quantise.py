@@ -204,6 +204,7 @@ def test_equal_arguments_give_equal_files(network: nn.Module, images: list[Array
     assert other.read_bytes() != paths[0].read_bytes()
 
 
+@pytest.mark.slow
 def test_the_exporter_still_writes_the_model_it_makes(network: nn.Module, tmp_path: Path) -> None:
     asked = builders.export_job(precision="fp32", shape=SHAPE)
     export.write(network, asked, tmp_path / "a.onnx", {})

@@ -80,6 +80,7 @@ def page() -> str:
     )
 
 
+@pytest.mark.slow
 def test_charts_that_are_not_checked_are_those_that_are() -> None:
     def described() -> str:
         return compose.html(
