@@ -9,6 +9,7 @@ from fastvit_bench.accuracy import dataset
 from fastvit_bench.accuracy import run as accuracy_run
 from fastvit_bench.config import Config
 from fastvit_bench.errors import UsageError
+from fastvit_bench.ladder.rung import accuracy_of
 from fastvit_bench.paper import study, study_table
 from fastvit_bench.paper.study import Planned
 from fastvit_bench.records import Accuracy, AccuracyChunk, Failure, Method, Request
@@ -78,15 +79,3 @@ def rungs_of(result: StudyResult) -> list[Contestant]:
     """Return the rungs that can be measured, the reference first."""
     pairs = [(match.reference, match.row) for match in result.matches]
     return list(dict.fromkeys(contestant for pair in pairs for contestant in pair))
-
-
-def accuracy_of(result: StudyResult, contestant: Contestant) -> Accuracy | None:
-    """Return the accuracy of a rung, or None before it is counted."""
-    return next(
-        (
-            accuracy
-            for accuracy in result.accuracies
-            if (accuracy.device.precision, accuracy.shape) == (contestant.row.precision, contestant.shape)
-        ),
-        None,
-    )

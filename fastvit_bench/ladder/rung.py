@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fastvit_bench.ladder.counting import accuracy_of
 from fastvit_bench.paper import study_table
 from fastvit_bench.paper.study_table import StudyLine
 from fastvit_bench.records import Accuracy
-from fastvit_bench.records.study import StudyResult
+from fastvit_bench.records.study import Contestant, StudyResult
 from fastvit_bench.stats.paired import PairedAnswers, holm
 from fastvit_bench.stats.pareto import Counted, FrontierPoint, Latency, Standing, frontier
 
@@ -42,6 +41,18 @@ class Rung:
         """The share of operations between integers; None of a file in float, whose kernels are not counted."""
         artifact = self.line.artifact
         return artifact.quantisation.integer_share if artifact and artifact.quantisation else None
+
+
+def accuracy_of(result: StudyResult, contestant: Contestant) -> Accuracy | None:
+    """Return the accuracy of a rung, or None before it is counted."""
+    return next(
+        (
+            accuracy
+            for accuracy in result.accuracies
+            if (accuracy.device.precision, accuracy.shape) == (contestant.row.precision, contestant.shape)
+        ),
+        None,
+    )
 
 
 def rungs(result: StudyResult) -> list[Rung]:

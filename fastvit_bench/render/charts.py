@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from fastvit_bench import files, install
 from fastvit_bench.errors import UnavailableError, UsageError
@@ -188,10 +188,23 @@ def text_behind() -> dict[str, Any]:
 
 
 def values(points: Sequence[Spec]) -> Any:
-    """Return points as the data of a chart: in a tuple, for Altair copies lists at every step of a description."""
+    """Return points as the data of a chart."""
     import altair as alt
 
-    return alt.Data(values=tuple(points))  # pyright: ignore[reportArgumentType]
+    return alt.Data(values=_Described(points))  # pyright: ignore[reportArgumentType]
+
+
+class _Described:
+    """Points that Altair puts into a description as they are; of lists it looks at every number, and copies them."""
+
+    _schema: ClassVar[Spec] = {"type": "array"}  # by which Altair knows what has a `to_dict`
+
+    def __init__(self, points: Sequence[Spec]) -> None:
+        self._points = list(points)
+
+    def to_dict(self, *_: object, **__: object) -> list[Spec]:
+        """Return the points."""
+        return self._points
 
 
 def of_height(drawn: Chart, pixels: int) -> Chart:
