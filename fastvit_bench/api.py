@@ -125,20 +125,7 @@ def export(
         "dynamic": dynamic,
         "batches": batches,
     }
-    devices = [
-        options.export_device(
-            name,
-            backends.of_target(name),
-            precision,
-            images,
-            target_options,
-            _path(calibration),
-            calibration_images,
-        )
-        for name in options.export_targets(target)
-    ]
-    for device in devices:
-        backends.require(device.backend, device)
+    devices = options.export_devices(target, precision, images, target_options, _path(calibration), calibration_images)
     jobs = [
         job
         for device in devices

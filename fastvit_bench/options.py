@@ -337,6 +337,27 @@ def export_device(
     )
 
 
+def export_devices(
+    targets: str,
+    precision: str | None,
+    batch: int,
+    options: Mapping[str, object],
+    calibration: Path | None = None,
+    calibration_images: int | None = None,
+) -> list[Device]:
+    """Return the devices of ``--target coreml,coreai``, all of which can be exported for on this machine.
+
+    Raises what `export_targets`, `export_device` and `backends.require` raise.
+    """
+    devices = [
+        export_device(name, backends.of_target(name), precision, batch, options, calibration, calibration_images)
+        for name in export_targets(targets)
+    ]
+    for device in devices:
+        backends.require(device.backend, device)
+    return devices
+
+
 def export_jobs(
     settings: Config,
     spec: ModelSpec,

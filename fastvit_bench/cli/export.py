@@ -166,7 +166,7 @@ def export(
     fastvit-bench export -t coreml,coreai -m fastvit_t8 --res 256
     fastvit-bench export -t onnx -m fastvit_t8 --res 224..1024
     """
-    from fastvit_bench import backends, options
+    from fastvit_bench import options
 
     settings = options.load(config_file)
     named = options.one_model(settings, model, checkpoint, head, weights)
@@ -184,14 +184,7 @@ def export(
         "dynamic": dynamic,
         "batches": batches,
     }
-    devices = [
-        options.export_device(
-            name, backends.of_target(name), precision, images, target_options, calibration, calibration_images
-        )
-        for name in options.export_targets(target)
-    ]
-    for device in devices:
-        backends.require(device.backend, device)
+    devices = options.export_devices(target, precision, images, target_options, calibration, calibration_images)
     jobs = [
         job
         for device in devices
