@@ -157,7 +157,7 @@ class Fleet:
     def wait_for_workers(self) -> None:
         for _ in range(240):
             done = self.call("fleet", "--scheduler", self.address, "--json")
-            if done.returncode == 0 and len(json.loads(done.stdout)) >= len(self.workers):
+            if done.returncode == 0 and len(json.loads(done.stdout)["workers"]) >= len(self.workers):
                 return
             time.sleep(0.5)
         raise SystemExit(f"the workers did not start: {done.stderr}")

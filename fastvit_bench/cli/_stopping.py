@@ -10,7 +10,7 @@ _SIGNALS = {"SIGTERM": ExitCode.TERMINATED, "SIGHUP": ExitCode.HUNG_UP}
 
 
 class Stopped(KeyboardInterrupt):
-    """A request to end, by another signal than that of Ctrl-C; what tidies up after Ctrl-C tidies up after it too."""
+    """A request to end, by a signal; what tidies up after Ctrl-C tidies up after it too."""
 
     def __init__(self, code: ExitCode) -> None:
         super().__init__()
@@ -18,11 +18,22 @@ class Stopped(KeyboardInterrupt):
 
 
 def prepare_signals() -> None:
-    """Have SIGTERM and SIGHUP raise `Stopped` in the main thread, unless they are ignored, as nohup asks for."""
+    """Have Ctrl-C, SIGTERM and SIGHUP raise `Stopped` in the main thread, unless they are ignored, as by nohup."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     for name, code in _SIGNALS.items():
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, lambda received, frame, code=code: _stop(code, frame))
+
+
+def _interrupt(received: int, frame: FrameType | None) -> NoReturn:
+    """Raise `Stopped`, each time: a second Ctrl-C may cut the tidying up short.
+
+    A plain KeyboardInterrupt in a string that Python evaluates, as imports of dataclasses and named tuples do, marks
+    the process: CPython then ends it by the signal, though the exception was caught and an exit code was chosen.
+    """
+    raise Stopped(ExitCode.INTERRUPTED)
 
 
 def _stop(code: ExitCode, frame: FrameType | None) -> NoReturn:

@@ -66,6 +66,25 @@ def stopped(number: signal.Signals, when: Callable[[], bool], *words: str) -> su
     return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
 
 
+INTERRUPTED_WHILE_EVALUATING = """
+import signal, sys
+from fastvit_bench.cli import _stopping
+_stopping.prepare_signals()
+try:
+    exec("import signal\\nsignal.raise_signal(signal.SIGINT)\\npass")
+except KeyboardInterrupt as error:
+    sys.exit(_stopping.exit_code(error))
+"""
+
+
+def test_an_interruption_of_an_evaluated_string_has_its_exit_code_too(tmp_path: Path) -> None:
+    (tmp_path / "evaluating.py").write_text(INTERRUPTED_WHILE_EVALUATING)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), *sys.path))}
+    words = [sys.executable, "-m", "evaluating"]  # as a module: a script is ended otherwise
+    done = subprocess.run(words, env=environment, capture_output=True, check=False)
+    assert done.returncode == 130, done.stderr
+
+
 def blocks(command: str, least: int) -> Callable[[], bool]:
     """Return whether a file of blocks has that many."""
 
