@@ -74,7 +74,7 @@ def history(
     selection = _resolve.selection(since, where)
     results = Path(settings.paths.results)
     paths = _resolve.runs(run, results) if run else _runs_on(settings, results, device)
-    with figures.undisturbed():
+    with _output.without_collector():
         files, unreadable = figures.read_all(paths, selection.lines)
         for sentence in unreadable:
             _output.warn(sentence)

@@ -104,7 +104,7 @@ def report(
             f"Nothing was measured in {results}/ yet: shown are studies of another machine. "
             f"`{_ADVICE[0][0]}` makes a run."
         )
-    with figures.undisturbed():
+    with _output.without_collector():
         run_files, unread = figures.read_all(paths, selection.lines)
         unreadable += [*study_notes, *unread]
         rows = collect(run_files)

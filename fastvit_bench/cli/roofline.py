@@ -69,7 +69,7 @@ def roofline(
         charts.check(output, force=force)
     results = Path(settings.paths.results)
     paths = _resolve.runs(run or [], results)
-    with figures.undisturbed():
+    with _output.without_collector():
         files, unreadable = figures.read_all(path for path in paths if path.parent.name == device or run)
         for sentence in unreadable:
             _output.warn(sentence)

@@ -72,7 +72,7 @@ def table(
     fastvit-bench table --since 30d --device cpu --where resolution=256
     """
     from fastvit_bench import options
-    from fastvit_bench.store import figures, runs
+    from fastvit_bench.store import runs
 
     if compact and format_ in {TableFormat.CSV, TableFormat.JSON}:
         raise UsageError(f"--compact is for tables that people read; --format {format_} always has every column.")
@@ -85,7 +85,7 @@ def table(
     if not paths:
         raise UsageError(f"There are no runs in {results}/ yet; `fastvit-bench latency --device cpu` makes one.")
     accuracy_paths = runs.all_runs(results) if join else None
-    with figures.undisturbed():
+    with _output.without_collector():
         unreadable = _output.print_table(
             paths,
             format_,

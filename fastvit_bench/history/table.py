@@ -325,7 +325,7 @@ def csv(series: Sequence[Series]) -> str:
 def json(series: Sequence[Series]) -> str:
     """Return a JSON list of series, each with its settings, its points and its changes."""
     marks, _ = legend([entry.row for entry in series])
-    return data.json(data.records(Table(series, _columns(marks)), _nested))
+    return data.json(list(data.records(Table(series, _columns(marks)), _nested)))
 
 
 def _nested(series: Series) -> dict[str, object]:

@@ -362,17 +362,17 @@ class Measurement(Record, frozen=True, tag="measurement", tag_field="kind", dict
             return None
         return intervals.quantile(self.samples_ms, quantile)
 
-    @property
+    @functools.cached_property
     def p90_ms(self) -> float | None:
         """90th percentile in milliseconds; None below the 36 samples that its two-sided interval needs."""
         return self.quantile_ms(0.9)
 
-    @property
+    @functools.cached_property
     def p99_ms(self) -> float | None:
         """99th percentile in milliseconds; None below the 368 samples that its two-sided interval needs."""
         return self.quantile_ms(0.99)
 
-    @property
+    @functools.cached_property
     def mad_ms(self) -> float:
         """Median absolute deviation from the median, in milliseconds."""
         return intervals.median_absolute_deviation(self.samples_ms)

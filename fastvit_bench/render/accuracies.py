@@ -210,7 +210,7 @@ def csv(accuracies: Sequence[Accuracy]) -> str:
 
 def json(accuracies: Sequence[Accuracy]) -> str:
     """Return the records of the run file with their shares, as JSON."""
-    return data.json(data.records(Table(accuracies, COLUMNS), _nested))
+    return data.json(list(data.records(Table(accuracies, COLUMNS), _nested)))
 
 
 def _nested(accuracy: Accuracy) -> dict[str, object]:

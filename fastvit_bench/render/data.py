@@ -2,7 +2,7 @@
 
 import csv as _csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -61,11 +61,25 @@ def _text(text: str) -> str:
     return f"'{line}" if line.startswith(_FORMULAS) else line
 
 
-def records(table: Table[Row], nested: Callable[[Row], Mapping[str, object]]) -> list[dict[str, object]]:
-    """Return the values of each row by their names, with nested ones; of two of one name the nested one counts."""
-    return [{**flat, **nested(row)} for flat, row in zip(table.records(), table.rows, strict=True)]
+def records(table: Table[Row], nested: Callable[[Row], Mapping[str, object]]) -> Iterator[dict[str, object]]:
+    """Yield the values of each row by their names, with nested ones; of two of one name the nested one counts."""
+    for flat, row in zip(table.records(), table.rows, strict=True):
+        yield {**flat, **nested(row)}
 
 
 def json(value: object) -> str:
     """Return records, or a document of them, as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+    return _indented(value) + "\n"
+
+
+def json_texts(values: Iterable[object]) -> Iterator[str]:
+    """Yield the parts of what `json` returns for a list, one per value: a long list is never in memory as a whole."""
+    before = "[\n  "
+    for value in values:
+        yield before + _indented(value).replace("\n", "\n  ")  # texts within have no line ends of their own
+        before = ",\n  "
+    yield "[]\n" if before.startswith("[") else "\n]\n"
+
+
+def _indented(value: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

@@ -24,7 +24,6 @@ from fastvit_bench.render import data, terminal
 from fastvit_bench.render import latex as latex_tables
 from fastvit_bench.render import markdown as markdown_tables
 from fastvit_bench.render.cell_table import (
-    CELL_COLUMNS,
     ON_DEMAND,
     CellLine,
     Marks,
@@ -789,8 +788,15 @@ def frame(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> "pd.DataFrame
 
 def json(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> str:
     """Return a list of rows with their cells by size, in full precision, published figures with their source."""
+    return "".join(json_texts(rows, extras))
+
+
+def json_texts(rows: Sequence[Row], extras: TableExtras = NO_EXTRAS) -> Iterator[str]:
+    """Yield the parts of what `json` returns, a row each."""
     of_rows = Table(rows, [column for column in columns(rows, {}) if column.role != "figure" and not _of_size(column)])
-    return data.json(data.records(of_rows, lambda row: _nested(row, extras)))
+    lines = [CellLine(row, cell) for row in rows for cell in row.cells.values() if isinstance(cell, Measurement)]
+    of_cells = {_without_size(column.name): column.value for column in applicable(lines)}
+    return data.json_texts(data.records(of_rows, lambda row: _nested(row, extras, of_cells)))
 
 
 FORMATS: dict[str, Callable[[Sequence[Row], TableExtras], str]] = {
@@ -809,7 +815,15 @@ def _of_size(column: Column[Row]) -> bool:
     return re.fullmatch(r"(latency|modelbench)_.*_(low|high)_ms", column.name) is not None
 
 
-def _nested(row: Row, extras: TableExtras) -> dict[str, object]:
+def _without_size(name: str) -> str:
+    """Return the name of a column that has one per size, for a value that stands below its size."""
+    return name.replace("{size}_", "").replace("_{size}", "")
+
+
+_OfCell = Callable[[CellLine], object]
+
+
+def _nested(row: Row, extras: TableExtras, of_cells: Mapping[str, _OfCell]) -> dict[str, object]:
     """Return the nested values of a row: its records as they are, and its cells by size."""
     warnings = row.warnings
     return {
@@ -823,7 +837,7 @@ def _nested(row: Row, extras: TableExtras) -> dict[str, object]:
         "window": row.window,
         "machine": row.machine,
         "latency": {
-            size_of(shape): {**_nested_cell(row, cell, warnings.get(shape, [])), **extras.of(row, shape)}
+            size_of(shape): {**_nested_cell(row, cell, warnings.get(shape, []), of_cells), **extras.of(row, shape)}
             for shape, cell in row.cells.items()
         },
         **(
@@ -839,14 +853,16 @@ def _figures(model: Published) -> dict[str, Figure | None]:
     return {name: getattr(model, name) for name in _FIGURES}
 
 
-def _nested_cell(row: Row, cell: Measurement | Failure, warnings: list[str]) -> dict[str, object]:
+def _nested_cell(
+    row: Row, cell: Measurement | Failure, warnings: list[str], of_cells: Mapping[str, _OfCell]
+) -> dict[str, object]:
     if isinstance(cell, Failure):
         return {FAILED: {"stage": cell.stage, "reason": cell.reason}, "finished": cell.finished}
     interval, artifact = cell.interval_ms, cell.artifact
     exported = None if isinstance(artifact, ExternalModel) else artifact
     _, figure = _CALLED[cell.method.statistic]
     line = CellLine(row, cell)
-    values = {column.name.replace("{size}_", "").replace("_{size}", ""): column.value(line) for column in CELL_COLUMNS}
+    values = {name: of(line) for name, of in of_cells.items()}
     record: dict[str, object] = {
         figure: cell.figure_ms,
         "low_ms": interval.low if interval else None,

@@ -448,8 +448,11 @@ def json(points: Sequence[RooflinePoint], device_peaks: Sequence[DevicePeak]) ->
     roofs = used(points, device_peaks)
     return data.json(
         {
-            "peaks": data.records(
-                Table(roofs, _roof_columns(_roof_names(roofs))), lambda peak: {"warnings": peak.warnings, "peak": peak}
+            "peaks": list(
+                data.records(
+                    Table(roofs, _roof_columns(_roof_names(roofs))),
+                    lambda peak: {"warnings": peak.warnings, "peak": peak},
+                )
             ),
             "points": _table(points).records(),
         }

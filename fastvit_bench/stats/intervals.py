@@ -59,7 +59,7 @@ def quantile(values: Iterable[float], share: float) -> float:
 def median_absolute_deviation(values: Sequence[float]) -> float:
     """Return the median of the distances from the median, which outliers hardly affect."""
     middle = median(values)
-    return median(abs(value - middle) for value in values)
+    return median([abs(value - middle) for value in values])
 
 
 def normal_quantile(share: float) -> float:

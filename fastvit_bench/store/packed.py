@@ -23,7 +23,14 @@ SHARED: dict[type[Any], frozenset[str]] = {
 MOST_PARTS = 4096  # of a kind, that a reader keeps
 _KINDS: tuple[type[Any], ...] = get_args(Line)
 # what tables show of every measurement, as its properties of these names compute it; `_lines` puts it there
-_STATISTICS: dict[str, Any] = {"figure_ms": float, "interval_ms": Interval | None, "warnings": list[str]}
+_STATISTICS: dict[str, Any] = {
+    "figure_ms": float,
+    "interval_ms": Interval | None,
+    "warnings": list[str],
+    "p90_ms": float | None,
+    "p99_ms": float | None,
+    "mad_ms": float,
+}
 
 
 class _PackedFile(msgspec.Struct, array_like=True, frozen=True):
@@ -90,8 +97,7 @@ class Packer:
             return
         for row, statistics in zip(rows, zip(*values[len(names) :], strict=False), strict=False):
             line = Measurement(*row)  # quicker than by name
-            known = vars(line)
-            known["figure_ms"], known["interval_ms"], known["warnings"] = statistics
+            vars(line).update(zip(_STATISTICS, statistics, strict=True))
             yield line
 
     def _digest(self, part: object) -> bytes:
