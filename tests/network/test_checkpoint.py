@@ -350,6 +350,7 @@ NOT_WEIGHTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is empty"),
     "html": (b"<!DOCTYPE html>\n<html><head>" * 9, "is a text file that begins with '<!DOCTYPE html>', not weights"),
     "blank": (b"\n \n" * 40, "is a text file"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a pointer of Git LFS"),
     "noise": (bytes(range(255, 0, -1)) * 9, "is not a weight file"),
     "one byte": (b"\x80", "is damaged"),
     "zip": (zipped(zipfile.ZIP_STORED), "is a zip archive, but not one that torch.save writes"),
@@ -368,9 +369,15 @@ def test_files_that_are_no_weights(kind: str, tmp_path: Path):
     assert part in refusal(tmp_path / "x.pth.tar")
 
 
+def test_a_graph_in_place_of_weights(tmp_path: Path):
+    (tmp_path / "x.onnx").write_bytes(b"\x08\x07\x12\x07pytorch")
+    assert "is an ONNX file, which holds no state dict" in refusal(tmp_path / "x.onnx")
+
+
 CONTENTS: dict[str, tuple[object, str]] = {
     "nothing": ({}, "holds no weights"),
     "a list": ([1, 2], "holds one list"),
+    "a list of tensors": ([torch.zeros(3)], "holds no FastViT network (its first entry is '0')"),
     "a number": (3, "holds one int"),
     "a tensor": (torch.zeros(3), "holds one Tensor"),
     "numbers": ({"epoch": 3}, "its first entry 'epoch' is held as a value of type int"),
@@ -391,6 +398,18 @@ def test_contents_that_are_no_weights(kind: str, tmp_path: Path):
     content, part = CONTENTS[kind]
     torch.save(content, tmp_path / "x.pth.tar")
     assert part in refusal(tmp_path / "x.pth.tar")
+
+
+@pytest.mark.skipif(not hasattr(torch, "quantize_per_tensor"), reason="this torch makes no quantised tensors")
+@pytest.mark.filterwarnings("ignore:.*quantize_per_tensor")
+def test_quantised_tensors_are_named(tmp_path: Path):
+    torch.save({"a": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)}, tmp_path / "x.pth.tar")
+    assert "holds quantised tensors" in refusal(tmp_path / "x.pth.tar")
+
+
+def test_a_network_in_a_list(state: State, tmp_path: Path):
+    torch.save([{"lr": 0.1}, state, {"epoch": 3}], tmp_path / "x.pth.tar")
+    assert checkpoint.load(tmp_path / "x.pth.tar").place == "1"
 
 
 def test_a_note_of_another_tool(state: State, tmp_path: Path):
@@ -520,7 +539,7 @@ def test_a_pickle_that_is_nested_too_deeply(zipped: bool, tmp_path: Path):
 
 def test_a_pickle_that_is_too_long(tmp_path: Path):
     (tmp_path / "x.pth").write_bytes(archive(data=bytes(reader.PICKLE + 1)))
-    assert "has a pickle of more than" in refusal(tmp_path / "x.pth")
+    assert "beside its tensors, such as weights held as NumPy arrays" in refusal(tmp_path / "x.pth")
 
 
 @pytest.mark.slow

@@ -96,7 +96,11 @@ def read(path: Path, wanted: Callable[[str], bool]) -> Contents:
         return _read_index(path, wanted)
     if start and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in start):
         line = start.decode("ascii").strip().splitlines()[0] if start.strip() else ""
+        if line.startswith("version https://git-lfs"):
+            refuse(path, "is a pointer of Git LFS, not the file itself", "run `git lfs pull` where it lies")
         refuse(path, f"is a text file that begins with {line[:40]!r}, not weights", f"give {KINDS}")
+    if path.suffix.lower() == ".onnx":
+        refuse(path, "is an ONNX file, which holds no state dict", f"give it without --checkpoint, or give {KINDS}")
     raise refusal(path, "is not a weight file", f"give {KINDS}")
 
 
@@ -164,7 +168,7 @@ def _flat(path: Path, unpickled: pickles.Unpickled) -> Contents:
             f"where that code is installed, run `model = torch.load({path.name!r}, weights_only=False)` and "
             "`torch.save(model.state_dict(), 'weights.pth')`, and give weights.pth",
         )
-    if not isinstance(content, Mapping):
+    if (table := _items(content)) is None:
         refuse(path, f"holds one {type(content).__name__}, not a table of weights", f"give {KINDS}")
     tables: dict[int, str] = {}
     same: dict[str, str] = {}
@@ -182,9 +186,11 @@ def _flat(path: Path, unpickled: pickles.Unpickled) -> Contents:
             for key, item in items:
                 visit(item, f"{name}.{key}" if name else key, depth + 1)
 
-    table = cast("Mapping[object, object]", content)
-    visit({key: value for key, value in table.items() if key != NOTE}, "", 0)
-    return Contents(entries, same, table.get(NOTE))
+    for key, item in table:
+        if key != NOTE:
+            visit(item, key, 1)
+    note = cast("Mapping[object, object]", content).get(NOTE) if isinstance(content, Mapping) else None
+    return Contents(entries, same, note)
 
 
 def _items(value: object) -> Iterable[tuple[str, object]] | None:

@@ -23,6 +23,7 @@ from fastvit_bench.errors import CheckpointError
 from fastvit_bench.network.checkpoint.messages import KINDS, printable, reason, refuse
 
 PICKLE = 8 << 20  # bytes of a pickle, without the tensors
+_TOO_LONG = f"has more than {PICKLE} bytes beside its tensors, such as weights held as NumPy arrays"
 NESTING = 100  # tuples within tuples: Python hashes them by recursion, without a check of its stack
 OLD_FILE = 4 << 30  # bytes of a file in the older container, which is read as a whole
 
@@ -133,7 +134,7 @@ def _checked_archive(path: Path, file: BinaryIO) -> tuple[bytes, dict[int, int]]
         name = printable(damaged)
         refuse(path, f"is damaged: the CRC-32 of '{name}' is not the recorded one", "fetch or copy it again")
     if data is None:
-        refuse(path, f"has a pickle of more than {PICKLE} bytes", "save the network's state dict alone")
+        refuse(path, _TOO_LONG, "save the network's state dict alone, as tensors")
     if foreign:
         refuse(path, "was saved on a machine with another order of bytes", "save it as safetensors there")
     return data, values
@@ -213,7 +214,7 @@ def _checked_names(path: Path, pickle: BinaryIO) -> set[str]:
     try:
         for opcode, argument, _ in pickletools.genops(pickle):
             if pickle.tell() - begin > PICKLE:
-                refuse(path, f"has a pickle of more than {PICKLE} bytes", "save the network's state dict alone")
+                refuse(path, _TOO_LONG, "save the network's state dict alone, as tensors")
             if opcode.name == "GLOBAL":
                 names.add(_modern(*str(argument).split(" ", 1)))
             if opcode.name == "MARK":
@@ -291,4 +292,6 @@ def _unpickle(path: Path, file: BinaryIO, names: set[str], device: str) -> objec
             name = printable(match[1])
             problem = f"holds objects that are not tensors ({name}) and is refused, since reading them can run code"
             refuse(path, problem, "save the network's state dict alone")
+        if "torch._utils._rebuild_qtensor" in names:  # torch makes none without its values
+            refuse(path, "holds quantised tensors", "give the weights from before quantisation")
         refuse(path, "is damaged, or a pickle that torch.save did not write", f"fetch it again, or give {KINDS}")
