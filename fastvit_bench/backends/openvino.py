@@ -84,6 +84,7 @@ class OpenVINO(OnnxFileBackend):
     distribution = "openvino"
     precisions = tuple(HINTS)
     proof_packages = ("openvino",)
+    scheme = onnx_quantise.OPENVINO
 
     def unavailable_reason(self, device: Device | None = None) -> str | None:
         """Return why files cannot be written here: OpenVINO proves them, in the precision of the device."""

@@ -44,9 +44,14 @@ class Scheme(NamedTuple):
     rounded_bias: bool  # biases are int32, in units of the product of both steps
     beside: tuple[str, ...] = _BESIDE  # kinds that compute between integers, apart from products
     half: bool = False  # all between the integers is float16, by the file's types
+    gelu_joins: bool = False  # the kernel of a product computes the GELU behind it, of sums that are not rounded
 
 
 PROCESSOR = Scheme(signed=False, rounded_outputs=True, rounded_bias=True)
+
+# OpenVINO computes a GELU within the convolution before it, unless the sums are rounded between the two. ONNX Runtime
+# would compute such a convolution in float.
+OPENVINO = PROCESSOR._replace(gelu_joins=True)
 
 # By NVIDIA's guide to TensorRT's quantised types: symmetric on both sides, the inputs of products are rounded and their
 # results are not. So a sum's residual is rounded, for a convolution reads it too, and its other side is not: then the
@@ -351,8 +356,26 @@ def by_choices(known: Calibrated, scheme: Scheme, choices: QuantisingChoices) ->
         writer.quantize_model()
         writer.model.topological_sort()
     result = writer.model.model
+    if scheme.gelu_joins:
+        _join_gelus(result.graph)
     integer, floating = arithmetic(result)
     return Quantised(result, integer, floating, tuple(excluded), known.factors)
+
+
+def _join_gelus(graph: "onnx.GraphProto") -> None:
+    """Remove the rounding between each product and the GELU that alone reads it."""
+    producers = {name: node for node in graph.node for name in node.output}
+    readers = Counter([*(name for node in graph.node for name in node.input), *(value.name for value in graph.output)])
+    for gelu in [node for node in graph.node if node.op_type == "Gelu"]:
+        chain: list[onnx.NodeProto] = []
+        name = gelu.input[0]
+        while (node := producers.get(name)) is not None and node.op_type in _MARKS and readers[name] == 1:
+            chain.append(node)
+            name = node.input[0]
+        if node is not None and node.op_type in PRODUCTS and readers[name] == 1:
+            gelu.input[0] = name
+            for mark in chain:
+                graph.node.remove(mark)
 
 
 def _in_float(model: "onnx.ModelProto", choices: QuantisingChoices) -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from fastvit_bench.backends._onnx import export, quantise, session
-from fastvit_bench.backends._onnx.quantise import PROCESSOR, Quantised, QuantisingChoices, Values
+from fastvit_bench.backends._onnx.quantise import OPENVINO, PROCESSOR, Quantised, QuantisingChoices, Values
 from fastvit_bench.errors import ParityError
 from fastvit_bench.records import ExportJob, Shape
 
@@ -102,6 +102,19 @@ def test_products_are_between_integers_and_gelu_is_not(done: Quantised) -> None:
     kinds = {tensor.name: tensor.data_type for tensor in done.model.graph.initializer}
     weights = [kind for name, kind in kinds.items() if name.endswith("weight_quantized")]
     assert weights == [TensorProto.INT8] * 4
+
+
+def test_for_openvino_a_gelu_reads_the_sums_of_its_convolution(
+    graph: onnx.ModelProto, done: Quantised, images: list[Array]
+) -> None:
+    joined = quantise.quantised(graph, images, OPENVINO, 1)
+    producers = {name: node.op_type for node in joined.model.graph.node for name in node.output}
+    (gelu,) = (node for node in joined.model.graph.node if node.op_type == "Gelu")
+    assert producers[gelu.input[0]] == "Conv"
+    assert joined.integer == done.integer
+    onnx.checker.check_model(joined.model)
+    rounded = quantise.rounded(quantise.equalised(graph, joined.factors), joined.model)
+    assert error(joined.model, rounded, images) < 1e-5
 
 
 def change(name: str, edit: Callable[[Any], Any]) -> Callable[[onnx.ModelProto], None]:
