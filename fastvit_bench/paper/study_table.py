@@ -447,8 +447,12 @@ def notes(result: StudyResult) -> list[str]:
     ]
     if measured < planned:
         sentences.append(f"Measured so far: {measured} of {planned} pairs.")
-    sentences += [f"{line.row.label}: {line.failed}" for line in lines(result) if line.failed]
-    sentences += [f"{row.label}: {row.note}" for row in dict.fromkeys(result.study.rows) if row.note and row.model]
+    remarks = [(line.failed, line.row.label) for line in lines(result) if line.failed]
+    remarks += [(row.note, row.label) for row in result.study.rows if row.note and row.model]
+    labels: dict[str, dict[str, None]] = {}  # of the rows with one remark
+    for remark, label in remarks:
+        labels.setdefault(remark, {})[label] = None
+    sentences += [f"{'; '.join(of_remark)}: {remark}" for remark, of_remark in labels.items()]
     if result.study.note:
         sentences.append(result.study.note)
     return list(dict.fromkeys(map(printable, sentences)))
