@@ -39,6 +39,7 @@ from fastvit_bench.store import runs
 from fastvit_bench.store.runs import RunFile
 
 ROOT = Path(__file__).parents[3]
+CAME_ALONG = list((ROOT / "results" / "cpu-reference").glob("study-*.json"))
 
 
 class Outline(HTMLParser):
@@ -390,18 +391,19 @@ def test_without_runs_of_one_s_own_the_studies_that_came_along_are_shown(tmp_pat
     assert "`fastvit-bench latency --device cpu` makes a run" in done.stderr
     assert "written: report.html" in done.stderr
     words = Outline((tmp_path / "report.html").read_text(encoding="utf-8")).words
-    assert "Nothing was measured here yet; 4 studies of another machine came with the tool." in words
+    studies = f"{len(CAME_ALONG)} studies"
+    assert f"Nothing was measured here yet; {studies} of another machine came with the tool." in words
     for command in ("fastvit-bench latency --device cpu", "fastvit-bench study", "fastvit-bench report"):
         assert command in words
     assert "RepMixer against pooling" in words
-    assert "from 4 studies" in words
+    assert f"from {studies}" in words
 
 
 @pytest.mark.slow
 def test_only_runs_of_others_are_still_nothing_of_one_s_own(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "results" / "cpu-reference", tmp_path / "results" / "cpu-reference")
     call("report", "--format", "svg", cwd=tmp_path, expect=0)
-    assert [path.name[:6] for path in sorted((tmp_path / "figures").iterdir())] == ["study-"] * 4
+    assert [path.name[:6] for path in sorted((tmp_path / "figures").iterdir())] == ["study-"] * len(CAME_ALONG)
 
 
 def test_every_heading_has_an_anchor_and_the_contents_name_every_section(page: str) -> None:
