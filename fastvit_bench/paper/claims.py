@@ -20,6 +20,7 @@ from fastvit_bench.errors import ConfigError, UsageError
 from fastvit_bench.paper import published
 from fastvit_bench.paper.published import FigurePlace, Printed
 from fastvit_bench.records import Record
+from fastvit_bench.render.text import interval_text
 
 
 class ClaimKind(StrEnum):
@@ -557,7 +558,7 @@ def _timed(claim: Claim, wanted: WantedFigure, figures: Sequence[Measured], devi
     low, high = sorted(_of_ratio(claim.kind, end) for end in best.interval)
     outcome, finding = _compared(claim, low, high)
     digits = _digits(claim, claim.kind)
-    shown = f"{_in_words(claim, value)} [{low:.{digits}f}, {high:.{digits}f}]"
+    shown = f"{_in_words(claim, value)} {interval_text(low, high, digits)}"
     return DeviceComparison(
         outcome=outcome,
         sentence=f"{shown}: {finding}. {on}",

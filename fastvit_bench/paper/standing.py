@@ -7,7 +7,8 @@ import msgspec
 
 from fastvit_bench.records import Interval
 from fastvit_bench.records.study import Contestant, Match, StudyResult
-from fastvit_bench.render.text import printable, significant
+from fastvit_bench.render import text
+from fastvit_bench.render.text import printable
 
 BLOCKS = 6  # a study's default: the fewest whose smallest and largest ratio enclose the median with 95 %
 
@@ -41,10 +42,9 @@ class Rival:
             values = [1 / ratio - 1 for ratio in (self.ratio, ends.high, ends.low)]
             word = "slower by"
         else:
-            limits = f" [{significant(ends.low, 3)}, {significant(ends.high, 3)}]" if self.interval else ""
-            return f"not told apart in latency ({significant(self.ratio, 3)}{limits} of its time)"
-        share, low, high = (f"{100 * value:.0f}" for value in values)
-        return f"{word} {share} % [{low}, {high}]"
+            return f"not told apart in latency ({text.latency(self.ratio, self.interval)} of its time)"
+        share, low, high = (100 * value for value in values)
+        return f"{word} {share:.0f} % {text.interval_text(low, high, 0)}"
 
     def accuracy(self, top1: float) -> str:
         """Return its top-1 against the challenger's: ``at 0.4 points more, published``."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvit_bench.errors import UsageError
+from fastvit_bench.paper import study_frontier
 from fastvit_bench.paper.study_table import StudyLine, lines
 from fastvit_bench.records.study import StudyResult
 from fastvit_bench.render import charts
@@ -29,12 +30,14 @@ def figure(result: StudyResult, palette: Palette) -> Chart | None:
 
 
 def write(result: StudyResult, path: Path, *, force: bool = False) -> None:
-    """Draw a study into an SVG or PNG file.
+    """Draw a study into an SVG or PNG file: its ratios, or the frontier where a network of known top-1 challenges it.
 
     Raises `UsageError` where there is nothing to draw or the file cannot be written, and what `charts.check` raises.
     """
     charts.check(path, force=force)
-    chart = figure(result, LIGHT.beside(models(result)))
+    challenged = any(row.challenger and row.top1 is not None for row in result.study.rows)
+    draw = study_frontier.figure if challenged else figure
+    chart = draw(result, LIGHT.beside(models(result)))
     if chart is None:
         raise UsageError(f"Nothing of study '{result.study.name}' was measured, so there is nothing to draw.")
     charts.write(path, charts.picture(chart, charts.kind(path)))

@@ -22,6 +22,7 @@ from fastvit_bench.render.rows import size_of
 from fastvit_bench.render.table import NONE, Column, Table, TableReport
 from fastvit_bench.render.text import latency, printable, significant
 from fastvit_bench.stats import intervals, sequential
+from fastvit_bench.stats.correlation import rank_correlation
 from fastvit_bench.store import documents
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ PRINTED: dict[str, tuple[str, ...]] = {
     "gpu_ms": ("gpu_latency", "gpu_latency_bs2_512"),
     "top1": ("top1",),
 }
+
+
+CORRELATED = 8  # pairs of a study, the fewest whose correlation is told
 
 
 class StudyFigure(NamedTuple):
@@ -384,6 +388,7 @@ def table(result: StudyResult) -> Table[StudyLine]:
             align="right",
             shown="filled",
             part=1,
+            minor=True,
         ),
         Column(
             "gmacs",
@@ -402,6 +407,7 @@ def table(result: StudyResult) -> Table[StudyLine]:
             align="right",
             shown="filled",
             part=1,
+            minor=True,
         ),
         Column(
             "published_top1",
@@ -453,9 +459,46 @@ def notes(result: StudyResult) -> list[str]:
     for remark, label in remarks:
         labels.setdefault(remark, {})[label] = None
     sentences += [f"{'; '.join(of_remark)}: {remark}" for remark, of_remark in labels.items()]
+    sentences += against_macs(lines(result))
     if result.study.note:
         sentences.append(result.study.note)
     return list(dict.fromkeys(map(printable, sentences)))
+
+
+def against_macs(study_lines: Sequence[StudyLine]) -> list[str]:
+    """Return how closely latencies follow multiply-accumulates, here and as published.
+
+    Nothing is returned of too few pairs, nor of pairs whose networks take much the same number.
+    """
+    measured: list[StudyLine] = []
+    macs: list[float] = []
+    base: StudyLine | None = None
+    for line in study_lines:
+        base = line if line.reference else base
+        if line is not base and base is not None and line.ratio and line.gmacs and base.gmacs:
+            measured.append(line)
+            macs.append(line.gmacs / base.gmacs)
+
+    def rho(of: Sequence[int], ratios: Sequence[float]) -> str:
+        value = rank_correlation([macs[at] for at in of], ratios)
+        return NONE if value is None else f"{value:.2f}"
+
+    timed = [line.ratio.value if line.ratio else 0.0 for line in measured]
+    if len(measured) < CORRELATED or max(macs) < 2 * min(macs):
+        return []
+    sentence = (
+        f"Spearman's rank correlation of the ratios of latency with those of multiply-accumulates, over "
+        f"{len(measured)} pairs: {rho(range(len(measured)), timed)} here."
+    )
+    for name, device in (("iphone_ms", "the iPhone"), ("gpu_ms", "the GPU")):
+        of = [at for at, line in enumerate(measured) if name in line.published_ratios]
+        if len(of) >= CORRELATED:
+            printed = rho(of, [measured[at].published_ratios[name] for at in of])
+            sentence += (
+                f" Over the {len(of)} with a published latency of {device}: {rho(of, [timed[at] for at in of])} here, "
+                f"{printed} there."
+            )
+    return [sentence]
 
 
 def verdicts(result: StudyResult) -> list[str]:

@@ -1,6 +1,8 @@
 """Figures of the report, each described once: the page draws the description itself, PNG and SVG are made from it."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from fastvit_bench.records import Measurement, Shape
@@ -27,6 +29,7 @@ from fastvit_bench.stats.pareto import SURE, Counted
 MOST_LINES = 16  # models in one chart; colour and shape together distinguish that many
 MOST_POINTS = 60  # in one frontier's chart: its members, then the quickest
 MOST_CHOICES = 16  # figures of one kind
+NARROWEST_AXES = 400  # pixels, of pictures with names in them
 LABELLED = 14  # models whose names a frontier's chart has room for
 
 
@@ -58,9 +61,8 @@ def about(row: Row, cell: Measurement, name: str, measured: str, *more: str) -> 
 ON, OPEN, OFF = "on the frontier", "uncertain", "dominated"
 
 
-def standing(place: FrontierPlace) -> str:
-    """Return a place's standing in a word, by its probability."""
-    share = place.standing.probability
+def word(share: float) -> str:
+    """Return a standing in a word, by its probability of being on the frontier."""
     return ON if share >= SURE else OFF if share <= 1 - SURE else OPEN
 
 
@@ -86,17 +88,20 @@ def accuracy(frontier: Frontier, measured: Mapping[bytes, str], palette: Palette
         f"Accuracy against latency: {where}",
         _accuracy_caption(frontier, omitted),
         points,
-        _accuracy_layers(frontier.basis, points, palette),
+        accuracy_layers(frontier.basis, points, palette),
         palette,
     )
 
 
-def _accuracy_layers(basis: Basis, points: Sequence[Spec], palette: Palette) -> list[Any]:
+def accuracy_layers(
+    basis: Basis, points: Sequence[Spec], palette: Palette, latency_title: str = "latency, ms per batch"
+) -> list[Any]:
     """Return the staircase, the intervals, the marks and their labels."""
     import altair as alt
 
     stairs = [{"ms": point["ms"], "top1": point["top1"]} for point in points if point["member"]]
-    x = alt.X("ms:Q", title="latency, ms per batch", scale=scale([point["ms"] for point in points], 0.5, 1.4))
+    axis = scale([point[end] for point in points for end in ("low", "ms", "high")], 0.5, 1.4)
+    x = alt.X("ms:Q", title=latency_title, scale=axis)
     shares = [point[end] for point in points for end in ("top1", "least", "most")]
     apart = max(max(shares) - min(shares), 1.0)
     domain = [min(shares) - 0.12 * apart, max(shares) + 0.16 * apart]
@@ -133,17 +138,42 @@ def _accuracy_layers(basis: Basis, points: Sequence[Spec], palette: Palette) -> 
             **text_behind(),
         )
     )
-    sides: list[tuple[bool, Literal["left", "right"], int, int]] = [(True, "right", -7, -9), (False, "left", 8, 12)]
-    for member, align, dx, dy in sides:
-        layers.append(
-            alt.Chart()
-            .transform_filter(f"datum.member === {str(member).lower()}")
+    return [*layers, *_labels(points, x, y, axis, palette)]
+
+
+def _labels(points: Sequence[Spec], x: Any, y: Any, axis: Any, palette: Palette) -> Iterator[Any]:
+    """Yield the names: a member's at its upper left, another's at its lower right, or else on the other side."""
+    import altair as alt
+
+    for member, flipped in itertools.product((True, False), repeat=2):
+        align: Literal["left", "right"] = "right" if member is not flipped else "left"
+        labelled = [
+            {name: point[name] for name in ("ms", "top1", "label")}
+            for point in points
+            if point["label"] and point["member"] is member and _leaves(point, axis, member) is flipped
+        ]
+        yield (
+            alt.Chart(values(labelled))
             .mark_text(
-                align=align, dx=dx, dy=dy, color=palette.ink if member else palette.muted, fontSize=12, aria=False
+                align=align,
+                dx=-7 if align == "right" else 8,
+                dy=-9 if member else 12,
+                color=palette.ink if member else palette.muted,
+                fontSize=12,
+                aria=False,
             )
             .encode(x=x, y=y, text=alt.Text("label:N"))
         )
-    return layers
+
+
+def _leaves(point: Spec, axis: Any, member: bool) -> bool:
+    """Return whether a label would leave the axes: a member's on the left, another's on the right."""
+    low, high = axis.domain
+    at, first, last = (
+        (math.log(value) for value in (point["ms"], low, high)) if axis.type == "log" else (point["ms"], low, high)
+    )
+    share = (at - first) / (last - first)
+    return (share if member else 1 - share) * NARROWEST_AXES < 7 * len(point["label"])  # 7 pixels a letter
 
 
 def _accuracy_caption(frontier: Frontier, omitted: int) -> str:
@@ -175,7 +205,7 @@ def _chosen(frontier: Frontier) -> tuple[list[FrontierPlace], int]:
 def _fill(place: FrontierPlace, palette: Palette) -> Spec:
     """Return the colours of a mark: the model's own, and the paper's inside one that is not on the frontier."""
     own = palette.models.of(place.row.model)
-    return {"stroke": own, "fill": own if standing(place) == ON else palette.paper}
+    return {"stroke": own, "fill": own if word(place.standing.probability) == ON else palette.paper}
 
 
 def _point(frontier: Frontier, place: FrontierPlace, measured: Mapping[bytes, str]) -> Spec:
@@ -194,7 +224,7 @@ def _point(frontier: Frontier, place: FrontierPlace, measured: Mapping[bytes, st
         "least": least,
         "most": most,
         "member": place.standing.on_frontier,
-        "standing": standing(place),
+        "standing": word(place.standing.probability),
         "about": about(
             place.row,
             place.cell,

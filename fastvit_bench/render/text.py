@@ -79,6 +79,11 @@ def _rounded(value: float, places: int, rounding: str) -> str:
     return f"{rounded:f}"
 
 
+def interval_text(low: float, high: float, places: int) -> str:
+    """Return the ends of an interval with so many decimals, rounded outwards: ``[2.56, 2.73]``."""
+    return f"[{_rounded(low, places, ROUND_FLOOR)}, {_rounded(high, places, ROUND_CEILING)}]"
+
+
 def whole_percent(share: float) -> str:
     """Return whole percents, 0 and 100 only where they are exact: one operation in 300 makes a switch too."""
     text = f"{100 * share:.0f}"

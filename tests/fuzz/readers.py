@@ -38,7 +38,7 @@ from fastvit_bench.importers import trtexec, xcode, xcode_report
 from fastvit_bench.importers import trtexec_times as times_reader
 from fastvit_bench.network import checkpoint, registry, reparam
 from fastvit_bench.network.cost import Cost
-from fastvit_bench.paper import claims, claims_table, study_chart, study_table
+from fastvit_bench.paper import claims, claims_table, study_chart, study_frontier, study_table
 from fastvit_bench.records import (
     Artifact,
     ClassNumbering,
@@ -175,14 +175,16 @@ def show_study(path: Path, draw: bool) -> None:
     judged = claims.judged(claims.load(), measured)
     print_out(study_table.rich(result, [], 200))
     figure = study_chart.figure(result, LIGHT)
+    frontier = study_frontier.figure(result, LIGHT)
     check_formats((name, write(result, [])) for name, write in study_table.FORMATS.items())
     print_out(claims_table.rich(judged, 200))
     print_out(claims_table.details(judged))
     check_text(claims_table.markdown_details(judged))
     check_formats((name, write(judged)) for name, write in claims_table.FORMATS.items())
     if draw:
-        if figure is not None:
-            charts.picture(figure, "svg")
+        for drawn in (figure, frontier):
+            if drawn is not None:
+                charts.picture(drawn, "svg")
         compose.html([], [], studies=[result], title="t", footer="f")
 
 

@@ -220,6 +220,41 @@ def test_only_the_printed_hardware_is_that_hardware(hardware: str | None, kind: 
     assert {each.device_kind for each in study_table.measured(result, "here")} == {kind}
 
 
+def counted(number: int, growth: float, time: float) -> list[study_table.StudyLine]:
+    """Lines of networks with ever more multiply-accumulates, whose latencies grow by their power `time`."""
+    factors = [growth**at for at in range(number + 1)]
+    return [
+        study_table.StudyLine(
+            "",
+            StudyRow(f"n{at}", "fastvit_t8"),
+            None,
+            not at,
+            artifact=builders.artifact(macs=round(1e9 * factor)),
+            ratio=study_table.StudyFigure(factor**time, None) if at else None,
+            published_ratios={"gpu_ms": 1 / factor} if at else {},
+        )
+        for at, factor in enumerate(factors)
+    ]
+
+
+def test_how_latency_follows_multiply_accumulates_is_told_here_and_as_published() -> None:
+    [sentence] = study_table.against_macs(counted(8, 1.5, 0.5))
+    assert "over 8 pairs: 1.00 here." in sentence
+    assert "Over the 8 with a published latency of the GPU: 1.00 here, -1.00 there." in sentence
+    assert "iPhone" not in sentence
+
+
+@pytest.mark.parametrize(("number", "growth"), [(7, 1.5), (8, 1.01)])
+def test_too_few_pairs_or_alike_ones_tell_no_correlation(number: int, growth: float) -> None:
+    assert study_table.against_macs(counted(number, growth, 1.0)) == []
+
+
+def test_each_pair_is_divided_by_its_own_reference() -> None:
+    sizes = [line for _ in range(4) for line in counted(2, 1.01, 1.0)]  # as of four sizes without groups
+    assert study_table.against_macs([*sizes, *counted(1, 4.0, 1.0)]) != []
+    assert study_table.against_macs(sizes) == []
+
+
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 

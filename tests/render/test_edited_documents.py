@@ -15,7 +15,7 @@ from rich.console import Console
 from fastvit_bench.comparing import calibrate, chart, formats
 from fastvit_bench.comparing import terminal as comparison_table
 from fastvit_bench.errors import FastViTBenchError
-from fastvit_bench.paper import study_chart, study_table
+from fastvit_bench.paper import study_chart, study_frontier, study_table
 from fastvit_bench.records import DevicePeak
 from fastvit_bench.records.comparison import Calibration, Comparison
 from fastvit_bench.records.study import StudyResult
@@ -60,6 +60,7 @@ def show_comparison(comparison: Comparison) -> None:
 def show_study(result: StudyResult) -> None:
     draw(study_table.rich(result, [], 200))
     study_chart.figure(result, LIGHT)
+    study_frontier.figure(result, LIGHT)
     study_table.measured(result, result.id)
     for write in study_table.FORMATS.values():
         write(result, [])

@@ -9,7 +9,7 @@ from fastvit_bench.comparing import chart, formats
 from fastvit_bench.errors import StoreError, UsageError
 from fastvit_bench.history import chart as timeline
 from fastvit_bench.history.series import Series, collect, search_all
-from fastvit_bench.paper import study_chart
+from fastvit_bench.paper import study_chart, study_frontier
 from fastvit_bench.records.comparison import Comparison
 from fastvit_bench.records.study import StudyResult
 from fastvit_bench.render import charts, page
@@ -219,7 +219,15 @@ def _figures(
             len(devices),
             (timeline.figure(name, series, palette) for name, series in list(devices.items())[:MOST_CHOICES]),
         ),
-        ("studies", len(studies), (study_chart.figure(study, palette) for study in studies[:MOST_CHOICES])),
+        (
+            "studies",
+            len(studies),
+            (
+                drawn.figure(study, palette)
+                for study in studies[:MOST_CHOICES]
+                for drawn in (study_frontier, study_chart)
+            ),
+        ),
         (
             "comparisons",
             len(comparisons),
