@@ -418,15 +418,10 @@ def test_every_step_runs_on_an_imaginary_card(card: Path, steps: ModuleType):
     assert all(results[name]["comparisons"] for name in ("same", "slowdown", "folded"))
     (row,) = results["memory"]["latencies"]
     assert "memory ran out" in row["failed"]
+    int8_is_timed_beside_fp16_and_its_layers_are_told(results["int8"])
 
 
-@pytest.mark.minutes
-@pytest.mark.slow
-@cudadriver.compiled
-def test_int8_is_timed_beside_fp16_and_its_layers_are_told(card: Path):
-    done = run_small(card, "--only", "int8", "--limits", "100", "--budget", "100000")
-    (result,) = ended(card / "out").values()
-    assert result["outcome"] == "passed", (result, done.stderr)
+def int8_is_timed_beside_fp16_and_its_layers_are_told(result: dict[str, Any]) -> None:
     devices = [row["device"] for row in result["latencies"]]
     assert {name.rpartition("2080-ti")[2] for name in devices} == {"-trt", "-trt-int8", "-rtx", "-rtx-int8"}
     figures = {figure["what"]: figure for figure in result["figures"]}
