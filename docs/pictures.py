@@ -14,7 +14,7 @@ from pathlib import Path
 from fastvit_bench import options
 from fastvit_bench.config import FILE_NAME
 from fastvit_bench.files import write
-from fastvit_bench.paper import study_table
+from fastvit_bench.paper import study_chart, study_frontier, study_table
 from fastvit_bench.records import Device, Fuse, Machine, Measurement, Method, Run
 from fastvit_bench.records.comparison import CellResult, Side
 from fastvit_bench.records.machine import MachineState
@@ -23,13 +23,15 @@ from fastvit_bench.records.study import StudyResult
 from fastvit_bench.render import charts, frontiers, row_charts
 from fastvit_bench.render.charts import LIGHT, ModelColours, Palette, Spec
 from fastvit_bench.render.colours import HUES
-from fastvit_bench.render.frontiers import Basis
 from fastvit_bench.render.rows import Row, gather
 from fastvit_bench.stats import sequential
 
+WIDE, NARROW = (840, 460), (460, 400)  # pixels of a picture alone in its line, and of one beside another
+AXES = (760, 370)  # pixels within the wide one
+
 DOCS = Path(__file__).parent
 REFERENCE = DOCS.parent / "results" / "cpu-reference"
-FRONTIER, CURVES = "overparameterisation", "repmixer-vs-pooling"  # studies
+FRONTIER, CURVES = "classification", "repmixer-vs-pooling"  # studies
 MIXERS = {"poolformer_s12": "pooling", "metaformer_s12_repmixer": "RepMixer"}  # networks of the second picture
 
 # as page.css has them for a dark page
@@ -115,18 +117,16 @@ def _run(result: StudyResult, device: Device, machine: Machine) -> Run:
 
 
 def frontier_chart(result: StudyResult, palette: Palette) -> bytes:
-    """Return the accuracy-latency frontier of the folded networks at 256 pixels."""
-    chosen = rows(result, Fuse.FOLDED)
-    [group] = frontiers.groups(chosen)
-    [shape] = group.sizes
-    assert shape is not None
-    short = replace(group, names=tuple((row.published_as or row.model).removeprefix("FastViT-") for row in group.rows))
-    places = frontiers.frontier(short, shape, Basis.PUBLISHED, {})
-    assert places is not None
-    drawn = row_charts.accuracy(places, _source(chosen, result), palette.beside(row.model for row in group.rows))
-    return _picture(
-        drawn.spec, "Published top-1 against latency measured here", "seven FastViT networks, 256 px", "bottom-right"
-    )
+    """Return published top-1 against latency of FastViT and its peers, each at its own evaluation size."""
+    drawn = study_frontier.figure(result, palette.beside(study_chart.models(result)), AXES)
+    assert drawn is not None
+    for layer in drawn.spec["layer"]:
+        for point in layer.get("data", {}).get("values", ()):
+            if "label" in point:
+                point["label"] = point["label"].removeprefix("FastViT-")
+    count = len(study_frontier.places(result))
+    subtitle = f"{count} networks of table 5, FP32, batch 1, each at its own size; grey: not FastViT"
+    return _picture(drawn.spec, "Published top-1 against latency measured here", subtitle, "bottom-right", WIDE)
 
 
 def curves_chart(result: StudyResult, palette: Palette) -> bytes:
@@ -136,15 +136,15 @@ def curves_chart(result: StudyResult, palette: Palette) -> bytes:
     named = replace(group, names=tuple(MIXERS[row.model] for row in group.rows))
     drawn = row_charts.resolution(named, _source(chosen, result), palette.beside(row.model for row in group.rows))
     assert drawn is not None
-    return _picture(drawn.spec, "Latency against image size", "one network with two token mixers", "top-left")
+    return _picture(drawn.spec, "Latency against image size", "one network with two token mixers", "top-left", NARROW)
 
 
 def _source(chosen: list[Row], result: StudyResult) -> dict[bytes, str]:
     return {row.key: f"samples of study {result.study.name}, {result.id}" for row in chosen}
 
 
-def _picture(spec: Spec, title: str, subtitle: str, legend: str) -> bytes:
-    """Return a chart as SVG, small enough to stand beside another one, its legend in a corner of it."""
+def _picture(spec: Spec, title: str, subtitle: str, legend: str, size: tuple[int, int]) -> bytes:
+    """Return a chart as SVG of a size in pixels, its legend in a corner of it."""
     for layer in spec["layer"]:
         for channel in ("fill", "shape", "color"):
             encoding = layer.get("encoding", {}).get(channel)
@@ -152,7 +152,7 @@ def _picture(spec: Spec, title: str, subtitle: str, legend: str) -> bytes:
                 encoding["legend"] = {**encoding.get("legend", {}), "orient": legend}
     title_block = {"text": title, "subtitle": subtitle, "offset": 12}
     fit = {"autosize": {"type": "fit", "contains": "padding"}, "padding": 14, "title": title_block}
-    return charts.rendered({**spec, **fit, "width": 460, "height": 400}, "svg")
+    return charts.rendered({**spec, **fit, "width": size[0], "height": size[1]}, "svg")
 
 
 def main() -> int:

@@ -77,7 +77,8 @@ def test_pictures_fetch_nothing(path: Path) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_pictures_show_the_studies(theme: str) -> None:
     frontier, curves = ((DOCS / "images" / f"{name}-{theme}.svg").read_text() for name in ("frontier", "curves"))
-    assert all(f">{name}</text>" in frontier for name in ("T8", "T12", "S12", "SA12", "SA24", "SA36", "MA36"))
+    named = ("T8@256", "SA12@256", "SA24@256", "SA36@256", "MA36@256", "MA36@384", "CMT-S@224", "EfficientNet-B2@288")
+    assert all(f">{name}</text>" in frontier for name in named)
     assert ">RepMixer</text>" in curves
 
 

@@ -2,18 +2,23 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from fastvit_bench.paper.study_table import StudyFigure, StudyLine, lines
+from fastvit_bench.records import Interval
 from fastvit_bench.records.study import StudyResult
 from fastvit_bench.render import charts, colours
 from fastvit_bench.render.charts import Chart, Palette, Spec
 from fastvit_bench.render.frontiers import Basis
 from fastvit_bench.render.joined import probability_text, some
-from fastvit_bench.render.row_charts import LABELLED, ON, accuracy_layers, word
+from fastvit_bench.render.row_charts import LABELLED, ON, SIZE, accuracy_layers, word
 from fastvit_bench.render.rows import size_of
 from fastvit_bench.render.text import latency, printable
 from fastvit_bench.stats import pareto
 from fastvit_bench.stats.pareto import SURE, Standing
+
+if TYPE_CHECKING:  # takes longer to import than `--help` may
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -39,34 +44,59 @@ class Place:
 def places(result: StudyResult) -> list[Place]:
     """Return the networks that have both figures, the quickest first.
 
-    A network that stands in several groups has its first pair's latency. All pairs take turns over the same hours,
-    so their latencies can be compared.
+    A network's latency is its ratio to its reference, as measured in turns, times the reference's latency. So two
+    networks of a group stand to one another as their ratios say, whatever the speed of the machine was. A network of
+    several groups is that of the first.
     """
-    known: dict[str, tuple[StudyLine, float, StudyFigure]] = {}
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    by_label: dict[str, tuple[StudyLine, float, StudyFigure, np.ndarray[Any, Any]]] = {}
+    base, base_draws = StudyFigure(0.0, None), np.zeros(pareto.DRAWS)
     for line in lines(result):
+        if line.reference and line.figure:
+            base, base_draws = line.figure, _draws(line.figure, rng)
+        own = base if line.reference else _times(line.ratio, base.value)
         printed = line.published.get("top1")
         top1 = printed.value if printed is not None else line.row.top1
-        if line.figure is not None and top1 is not None:
-            known.setdefault(line.row.label, (line, float(top1), line.figure))
-    entries = sorted(known.values(), key=lambda entry: entry[2].value)
-    standings = pareto.frontier(
-        [
-            pareto.FrontierPoint(
-                line.row.label, pareto.Latency(figure.value, interval=figure.interval), pareto.Stated(top1)
-            )
-            for line, top1, figure in entries
-        ]
+        if own is None or line.figure is None or top1 is None:
+            continue
+        draws = base_draws if line.reference or line.ratio is None else base_draws * _draws(line.ratio, rng)
+        by_label.setdefault(line.row.label, (line, float(top1), own, draws))
+    entries = sorted(by_label.values(), key=lambda entry: entry[2].value)
+    if not entries:
+        return []
+    tops = [top1 for _, top1, _, _ in entries]
+    latencies = np.column_stack([draws for *_, draws in entries])
+    standings = pareto.standings(
+        [own.value for _, _, own, _ in entries], tops, latencies, np.tile(tops, (pareto.DRAWS, 1))
     )
-    return [Place(*entry, standing) for entry, standing in zip(entries, standings, strict=True)]
+    return [Place(line, top1, own, standing) for (line, top1, own, _), standing in zip(entries, standings, strict=True)]
 
 
-def figure(result: StudyResult, palette: Palette) -> Chart | None:
-    """Return top-1 against latency with the frontier as a staircase; None of fewer than two networks."""
+def _draws(figure: StudyFigure, rng: "np.random.Generator") -> "np.ndarray[Any, Any]":
+    return pareto.latency_draws(pareto.Latency(figure.value, interval=figure.interval), pareto.DRAWS, rng)
+
+
+def _times(figure: StudyFigure | None, factor: float) -> StudyFigure | None:
+    if figure is None:
+        return None
+    ends = figure.interval
+    interval = Interval(ends.low * factor, ends.high * factor, ends.confidence) if ends else None
+    return StudyFigure(figure.value * factor, interval)
+
+
+def figure(result: StudyResult, palette: Palette, size: tuple[int, int] | None = None) -> Chart | None:
+    """Return top-1 against latency with the frontier as a staircase; None of fewer than two networks.
+
+    `size` is the axes' in pixels, where they are not a page's.
+    """
     networks = places(result)
     if len(networks) < 2:
         return None
     peers = _peers(networks)
     points = [_point(result, networks, place, peers, palette) for place in networks]
+    points.sort(key=lambda point: point["stroke"] == palette.muted)  # the names of FastViT are placed first
     device = printable(result.device.name)
     return charts.chart(
         "accuracy",
@@ -74,7 +104,7 @@ def figure(result: StudyResult, palette: Palette) -> Chart | None:
         f"Accuracy against latency: {result.study.title}",
         _caption(result, networks, bool(peers)),
         points,
-        accuracy_layers(Basis.PUBLISHED, points, palette, latency_title=f"latency measured here on {device}, ms"),
+        accuracy_layers(Basis.PUBLISHED, points, palette, f"latency measured here on {device}, ms", size or SIZE),
         palette,
     )
 
@@ -88,12 +118,14 @@ def _peers(networks: Sequence[Place]) -> set[str]:
 
 def _caption(result: StudyResult, networks: Sequence[Place], with_peers: bool) -> str:
     """Return which figure is from which source, and how to read the chart."""
+    hardware = printable(result.machine.accelerator or result.machine.processor)
     text = (
-        f"Of two sources: top-1 is the paper's, latency was measured on {printable(result.device.name)} "
-        f"({printable(result.machine.accelerator or result.machine.processor)}) with random weights, whose speed is "
-        f"that of any. The line joins the networks that no other is both as quick and as accurate as. Filled: on it in "
-        f"at least {100 * SURE:.0f} % of resamplings; hollow: in at most {100 - 100 * SURE:.0f} %; diamond: in "
-        f"between. Bars: 95 % intervals."
+        f"Of two sources: top-1 is the paper's, latency was measured on {printable(result.device.name)} ({hardware}) "
+        f"with random weights, whose speed is that of any. A network's latency is its ratio to the reference of its "
+        f"group, in turns, times the reference's. The line joins the networks that no other is both as quick and as "
+        f"accurate as. Filled: on it in at least {100 * SURE:.0f} % of resamplings; hollow: in at most "
+        f"{100 - 100 * SURE:.0f} %; diamond: in between. Bars: 95 % intervals, of a reference of its latency, else of "
+        f"the ratio."
     )
     if any(place.line.row.challenger for place in networks):
         text += " The top-1 of your own network is as you stated it."

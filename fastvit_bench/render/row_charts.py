@@ -1,8 +1,7 @@
 """Figures of the report, each described once: the page draws the description itself, PNG and SVG are made from it."""
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from fastvit_bench.records import Measurement, Shape
@@ -29,7 +28,7 @@ from fastvit_bench.stats.pareto import SURE, Counted
 MOST_LINES = 16  # models in one chart; colour and shape together distinguish that many
 MOST_POINTS = 60  # in one frontier's chart: its members, then the quickest
 MOST_CHOICES = 16  # figures of one kind
-NARROWEST_AXES = 400  # pixels, of pictures with names in them
+SIZE = (560, 380)  # pixels of the axes, at least
 LABELLED = 14  # models whose names a frontier's chart has room for
 
 
@@ -94,19 +93,24 @@ def accuracy(frontier: Frontier, measured: Mapping[bytes, str], palette: Palette
 
 
 def accuracy_layers(
-    basis: Basis, points: Sequence[Spec], palette: Palette, latency_title: str = "latency, ms per batch"
+    basis: Basis,
+    points: Sequence[Spec],
+    palette: Palette,
+    latency_title: str = "latency, ms per batch",
+    size: tuple[int, int] = SIZE,
 ) -> list[Any]:
-    """Return the staircase, the intervals, the marks and their labels."""
+    """Return the staircase, the intervals, the marks and their labels; `size` is the axes' in pixels, for labels."""
     import altair as alt
 
     stairs = [{"ms": point["ms"], "top1": point["top1"]} for point in points if point["member"]]
-    axis = scale([point[end] for point in points for end in ("low", "ms", "high")], 0.5, 1.4)
-    x = alt.X("ms:Q", title=latency_title, scale=axis)
+    across = scale([point[end] for point in points for end in ("low", "ms", "high")], 0.7, 1.2)
+    x = alt.X("ms:Q", title=latency_title, scale=across)
     shares = [point[end] for point in points for end in ("top1", "least", "most")]
     apart = max(max(shares) - min(shares), 1.0)
     domain = [min(shares) - 0.12 * apart, max(shares) + 0.16 * apart]
     title = f"{basis} top-1, %"
-    y = alt.Y("top1:Q", title=title, scale=alt.Scale(domain=domain, zero=False, nice=False))
+    up = alt.Scale(domain=domain, zero=False, nice=False)
+    y = alt.Y("top1:Q", title=title, scale=up)
     # the caption says what is filled and hollow: a legend could not show it in every model's colour
     shape = alt.Shape(
         "standing:N", legend=None, scale=alt.Scale(domain=[ON, OPEN, OFF], range=["circle", "diamond", "circle"])
@@ -138,42 +142,80 @@ def accuracy_layers(
             **text_behind(),
         )
     )
-    return [*layers, *_labels(points, x, y, axis, palette)]
+    return [*layers, *_labels(_placed(points, across, up, size), x, y, palette)]
 
 
-def _labels(points: Sequence[Spec], x: Any, y: Any, axis: Any, palette: Palette) -> Iterator[Any]:
-    """Yield the names: a member's at its upper left, another's at its lower right, or else on the other side."""
+# places of a label beside its mark: text alignment, and pixels to the right and down
+_PLACES: tuple[tuple[Literal["left", "right", "center"], int, int], ...] = (
+    ("right", -7, -9),
+    ("left", 8, 12),
+    ("left", 8, -10),
+    ("right", -7, 12),
+    ("right", -10, 0),
+    ("left", 11, 0),
+    ("center", 0, -15),
+    ("center", 0, 17),
+    ("left", -4, -16),
+    ("left", -4, 18),
+    ("right", 4, -16),
+    ("right", 4, 18),
+)
+_LETTER, _LINE, _MARK = 6.5, 12, 5  # pixels: width of a letter, height of a label, radius of a mark
+
+
+def _labels(places: Iterable[tuple[Spec, int]], x: Any, y: Any, palette: Palette) -> Iterator[Any]:
+    """Yield the names at their places beside the marks."""
     import altair as alt
 
-    for member, flipped in itertools.product((True, False), repeat=2):
-        align: Literal["left", "right"] = "right" if member is not flipped else "left"
-        labelled = [
-            {name: point[name] for name in ("ms", "top1", "label")}
-            for point in points
-            if point["label"] and point["member"] is member and _leaves(point, axis, member) is flipped
-        ]
+    by_place: dict[int, list[Spec]] = {}
+    for point, place in places:
+        label = {name: point[name] for name in ("ms", "top1", "label", "member")}
+        by_place.setdefault(place, []).append(label)
+    ink = alt.condition("datum.member", alt.value(palette.ink), alt.value(palette.muted))
+    for place, labelled in sorted(by_place.items()):
+        align, dx, dy = _PLACES[place]
         yield (
             alt.Chart(values(labelled))
-            .mark_text(
-                align=align,
-                dx=-7 if align == "right" else 8,
-                dy=-9 if member else 12,
-                color=palette.ink if member else palette.muted,
-                fontSize=12,
-                aria=False,
-            )
-            .encode(x=x, y=y, text=alt.Text("label:N"))
+            .mark_text(align=align, dx=dx, dy=dy, fontSize=12, aria=False)
+            .encode(x=x, y=y, text=alt.Text("label:N"), color=ink)
         )
 
 
-def _leaves(point: Spec, axis: Any, member: bool) -> bool:
-    """Return whether a label would leave the axes: a member's on the left, another's on the right."""
-    low, high = axis.domain
-    at, first, last = (
-        (math.log(value) for value in (point["ms"], low, high)) if axis.type == "log" else (point["ms"], low, high)
-    )
-    share = (at - first) / (last - first)
-    return (share if member else 1 - share) * NARROWEST_AXES < 7 * len(point["label"])  # 7 pixels a letter
+def _placed(points: Sequence[Spec], x: Any, y: Any, size: tuple[int, int]) -> Iterator[tuple[Spec, int]]:
+    """Yield the points whose names have a place where no other name or mark is, with its number; the first choose."""
+    width, height = size
+    marks = [(width * _share(point["ms"], x), height * (1 - _share(point["top1"], y))) for point in points]
+    taken: list[tuple[float, float, float, float]] = []  # left, right, top and bottom of the names so far
+    for at, point in enumerate(points):
+        if not point["label"]:
+            continue
+        long = _LETTER * len(point["label"])
+        usual = range(len(_PLACES)) if point["member"] else (1, 2, 3, 0, 5, 4, 7, 6, 9, 11, 8, 10)
+        for place in usual:
+            align, dx, dy = _PLACES[place]
+            start = marks[at][0] + dx - {"left": 0.0, "right": long, "center": long / 2}[align]
+            top = marks[at][1] + dy - _LINE / 2
+            box = (start, start + long, top, top + _LINE)
+            other_marks = (
+                (mx - _MARK, mx + _MARK, my - _MARK, my + _MARK) for n, (mx, my) in enumerate(marks) if n != at
+            )
+            inside = box[0] >= 0 and box[1] <= width and box[2] >= 0 and box[3] <= height
+            if inside and not any(_overlap(box, obstacle) for obstacle in (*taken, *other_marks)):
+                taken.append(box)
+                yield point, place
+                break
+
+
+def _overlap(first: tuple[float, float, float, float], second: tuple[float, float, float, float]) -> bool:
+    return first[0] < second[1] and second[0] < first[1] and first[2] < second[3] and second[2] < first[3]
+
+
+def _share(value: float, scale: Any) -> float:
+    """Return how far along its axis a value lies, 0 to 1."""
+    low, high = scale.domain
+    if scale.type == "log":
+        value, low, high = math.log(value), math.log(low), math.log(high)
+    return (value - low) / (high - low)
 
 
 def _accuracy_caption(frontier: Frontier, omitted: int) -> str:

@@ -91,13 +91,28 @@ def frontier(candidates: Sequence[FrontierPoint], draws: int = DRAWS, seed: int 
     if not candidates:
         return []
     rng = np.random.default_rng(seed)
-    latency = np.array([[candidate.latency.figure for candidate in candidates]])
-    accuracy = np.array([[candidate.accuracy.percent for candidate in candidates]])
+    return standings(
+        [candidate.latency.figure for candidate in candidates],
+        [candidate.accuracy.percent for candidate in candidates],
+        np.column_stack([latency_draws(candidate.latency, draws, rng) for candidate in candidates]),
+        np.column_stack([_accuracy_draws(candidate.accuracy, draws, rng) for candidate in candidates]),
+    )
+
+
+def standings(
+    figures: Sequence[float],
+    percents: Sequence[float],
+    latencies: "np.ndarray[Any, Any]",
+    accuracies: "np.ndarray[Any, Any]",
+) -> list[Standing]:
+    """Return the standing of each candidate from its figures and from draws of them, of shape (draws, candidates)."""
+    import numpy as np
+
+    latency, accuracy = np.array([figures]), np.array([percents])
     [members] = _members(latency, accuracy)
-    latencies = np.column_stack([latency_draws(candidate.latency, draws, rng) for candidate in candidates])
-    accuracies = np.column_stack([_accuracy_draws(candidate.accuracy, draws, rng) for candidate in candidates])
-    memberships = np.zeros(len(candidates))  # draws in which each candidate is on the frontier
-    step = max(1, 1_000_000 // len(candidates))  # sorting takes several arrays of that many numbers
+    draws, count = latencies.shape
+    memberships = np.zeros(count)  # draws in which each candidate is on the frontier
+    step = max(1, 1_000_000 // count)  # sorting takes several arrays of that many numbers
     for start in range(0, draws, step):
         memberships += _members(latencies[start : start + step], accuracies[start : start + step]).sum(axis=0)
     quickest_first = [int(index) for index in np.argsort(latency[0], kind="stable") if members[index]]
@@ -107,7 +122,7 @@ def frontier(candidates: Sequence[FrontierPoint], draws: int = DRAWS, seed: int 
             probability=float(memberships[index] / draws),
             dominated_by=() if members[index] else tuple(_dominating(index, quickest_first, latency[0], accuracy[0])),
         )
-        for index in range(len(candidates))
+        for index in range(count)
     ]
 
 
