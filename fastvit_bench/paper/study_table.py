@@ -491,7 +491,8 @@ def against_macs(study_lines: Sequence[StudyLine]) -> list[str]:
         f"{len(measured)} pairs: {rho(range(len(measured)), timed)} here."
     )
     for name, device in (("iphone_ms", "the iPhone"), ("gpu_ms", "the GPU")):
-        of = [at for at, line in enumerate(measured) if name in line.published_ratios]
+        first = {line.row.label: at for at, line in reversed(list(enumerate(measured)))}  # groups share printed figures
+        of = [at for at, line in enumerate(measured) if name in line.published_ratios and first[line.row.label] == at]
         if len(of) >= CORRELATED:
             printed = rho(of, [measured[at].published_ratios[name] for at in of])
             sentence += (
