@@ -453,13 +453,14 @@ def notes(result: StudyResult) -> list[str]:
     ]
     if measured < planned:
         sentences.append(f"Measured so far: {measured} of {planned} pairs.")
-    remarks = [(line.failed, line.row.label) for line in lines(result) if line.failed]
+    study_lines = lines(result)
+    remarks = [(line.failed, line.row.label) for line in study_lines if line.failed]
     remarks += [(row.note, row.label) for row in result.study.rows if row.note and row.model]
     labels: dict[str, dict[str, None]] = {}  # of the rows with one remark
     for remark, label in remarks:
         labels.setdefault(remark, {})[label] = None
     sentences += [f"{'; '.join(of_remark)}: {remark}" for remark, of_remark in labels.items()]
-    sentences += against_macs(lines(result))
+    sentences += against_macs(study_lines)
     if result.study.note:
         sentences.append(result.study.note)
     return list(dict.fromkeys(map(printable, sentences)))

@@ -11,7 +11,7 @@ VALUES = st.lists(st.floats(0.01, 1e6), min_size=3, max_size=30, unique=True)
 
 @given(VALUES)
 def test_a_monotone_relation_is_one_whatever_its_shape(values: list[float]) -> None:
-    assert rank_correlation(values, [3 * value for value in values]) == pytest.approx(1)
+    assert rank_correlation(values, [2 * value for value in values]) == pytest.approx(1)
     assert rank_correlation(values, [-value for value in values]) == pytest.approx(-1)
 
 
