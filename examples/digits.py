@@ -9,11 +9,11 @@ images; test images are looked at when all training is over.
 
     python examples/digits.py --output digits
 
-The distilled student then goes down the precision ladder of ONNX Runtime and OpenVINO, with training images to
-calibrate INT8.
+The distilled student then goes down the precision ladder of ONNX Runtime, OpenVINO and Core ML, with training images
+to calibrate INT8.
 
 The table goes to stdout and to OUTPUT/digits.md, progress to stderr. Takes the package with its extra `compress`, for
-scikit-learn.
+scikit-learn; OpenVINO's lines take the extra `openvino`, and Core ML in INT8 takes `coreai`.
 """
 
 import argparse
@@ -82,6 +82,7 @@ DEVICES = {
     "onnx-fp32": 'backend = "onnxruntime"\nprecision = "fp32"\noptions = {{ threads = {threads} }}',
     "onnx-fp16": 'backend = "onnxruntime"\nprecision = "fp16"\noptions = {{ threads = {threads} }}',
     "coreml": 'backend = "coreml"\nprecision = "fp16"',
+    "coreml-int8": 'backend = "coreml"\nprecision = "w8a8"\ncalibration = "data/train"',
     "onnx": 'backend = "onnxruntime"\noptions = {{ threads = {threads} }}',
     "openvino": 'backend = "openvino"\noptions = {{ threads = {threads} }}',
 }
@@ -89,10 +90,13 @@ DEVICES = {
 # devices whose ladder is measured: every precision of the network to ship, paired with its FP32 file
 LADDERS = ("onnx", "openvino")
 
+# Core ML's ladder, by device: its reference evaluator counts right answers anywhere, and times nothing
+CORE_ML = (("FP16", "coreml"), ("INT8", "coreml-int8"))
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is asked for; the defaults take a few minutes on two cores."""
+    """What a run is asked for; the defaults take about 12 minutes on two cores."""
 
     train: int = 600  # images
     validation: int = 197
@@ -105,6 +109,7 @@ class Plan:
     seed: int = 0  # of the weights, the order of images and their changes
     threads: int = 2
     runs: int = 100  # of a latency
+    wait: int = 60  # seconds in all, at most, until the machine has its usual speed
 
 
 @dataclass(frozen=True)
@@ -304,26 +309,30 @@ def tool(folder: Path, *words: str, may_lack_device: bool = False) -> bool:
     return not code
 
 
-def make_files(folder: Path) -> list[str]:
+def make_files(folder: Path, plan: Plan) -> list[str]:
     """Fuse, export, prove, count and time; returns the devices that are not here, whose files cannot be timed."""
     for name in (TEACHER, PLAIN, DISTILLED):
         tool(folder, "fuse", str(weights(name)), "--output", str(weights(name).with_name(f"{name}_fused.pth.tar")))
     absent: list[str] = []
     for _, device, fuse in FILES:
         tool(folder, "accuracy", "--device", device, "--fuse", fuse, "--data", "data/test")
-        if not tool(folder, "latency", "--device", device, "--fuse", fuse, may_lack_device=True):
+        words = ("latency", "--device", device, "--fuse", fuse, "--wait", f"{plan.wait // len(FILES)}s")
+        if not tool(folder, *words, may_lack_device=True):
             absent.append(device)
     return absent
 
 
 def make_ladders(folder: Path) -> list[str]:
     """Measure every precision of the distilled student on each toolkit; returns the devices that are not here."""
-    images = ("--data", "data/test", "--calibration", "data/train")
-    return [
+    test, train = ("--data", "data/test"), ("--calibration", "data/train")
+    absent = [
         device
         for device in LADDERS
-        if not tool(folder, "study", "ladder", "-d", device, "-m", DISTILLED, *images, may_lack_device=True)
+        if not tool(folder, "study", "ladder", "-d", device, "-m", DISTILLED, *test, *train, may_lack_device=True)
     ]
+    _, int8 = CORE_ML[-1]
+    tool(folder, "accuracy", "-d", int8, "-m", DISTILLED, "--fuse", Fuse.FOLDED, *test, may_lack_device=True)
+    return absent
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -341,21 +350,28 @@ class Row:
 
 def rows(results: Path) -> list[Row]:
     """All files of all networks as run files tell of them, of several figures the newest; `KeyError` without one."""
-    accuracies: dict[tuple[str, str, Fuse | None], Accuracy] = {}
-    measurements: dict[str, Measurement] = {}
-    for path in store_runs.all_runs(results):
-        run = store_runs.read(path)
-        for found in run.accuracies:
-            accuracies[found.artifact.model, found.device.name, found.artifact.fused] = found
-        for found in run.measurements:
-            if isinstance(found.artifact, Artifact) and found.artifact.sha256:
-                measurements[found.artifact.sha256] = found
+    accuracies = all_accuracies(results)
+    measurements = {
+        timed.artifact.sha256: timed
+        for path in store_runs.all_runs(results)
+        for timed in store_runs.read(path).measurements
+        if isinstance(timed.artifact, Artifact) and timed.artifact.sha256
+    }
     listed: list[Row] = []
     for name in (TEACHER, PLAIN, DISTILLED):
         for file, device, fuse in FILES:
             counted = accuracies[name, device, fuse]
             listed.append(Row(name, file, counted, measurements.get(counted.artifact.sha256 or "")))
     return listed
+
+
+def all_accuracies(results: Path) -> dict[tuple[str, str, Fuse | None], Accuracy]:
+    """Return the newest accuracy of each network, device and level of fusing."""
+    return {
+        (counted.artifact.model, counted.device.name, counted.artifact.fused): counted
+        for path in store_runs.all_runs(results)
+        for counted in store_runs.read(path).accuracies
+    }
 
 
 def shown(found: Sequence[Row], trained: Mapping[str, Share], notes: Sequence[str]) -> str:
@@ -393,7 +409,7 @@ class Step:
 
 
 def steps(results: Path) -> list[Step]:
-    """All precisions of the distilled student: the newest ladder of each device, and Core ML's file."""
+    """All precisions of the distilled student: the newest ladder of each device, and Core ML's files."""
     listed: list[Step] = []
     for device in LADDERS:
         for path in study_table.lying([results / device], ladder_study.NAME)[-1:]:
@@ -401,9 +417,12 @@ def steps(results: Path) -> list[Step]:
                 ratio = latency(*rung.line.ratio) if rung.line.ratio else "1" if rung.line.figure else NONE
                 lacking = rung.line.failed or ""
                 listed.append(Step(device, rung.label, rung.accuracy, rung.paired, ratio, lacking))
-    counted = {(row.network, row.file): row.accuracy for row in rows(results)}
-    own, reference = (counted[DISTILLED, file] for file in ("Core ML FP16", "ONNX FP32"))
-    listed.append(Step("coreml", "FP16", own, PairedAnswers.of_accuracies(reference, own)))
+    counted = all_accuracies(results)
+    reference = counted[DISTILLED, "onnx-fp32", Fuse.FOLDED]
+    for precision, device in CORE_ML:
+        own = counted.get((DISTILLED, device, Fuse.FOLDED))
+        paired = PairedAnswers.of_accuracies(reference, own) if own else None
+        listed.append(Step("coreml", precision, own, paired, lacking="" if own else "it takes the extra coreai"))
     return listed
 
 
@@ -427,7 +446,7 @@ def shown_ladder(found: Sequence[Step], absent: Sequence[str]) -> str:
         for at, title in enumerate(titles)
     ]
     notes = [
-        f"Every precision of `{DISTILLED}`. Points apart: top-1 less that of the toolkit's FP32 file on the same "
+        f"Every precision of {DISTILLED}. Points apart: top-1 less that of the toolkit's FP32 file on the same "
         "images, with Tango's 95 % interval and McNemar's exact test; Core ML's less that of ONNX FP32. Of FP32's "
         "time: in turns.",
         *(f"{step.toolkit}, {step.precision}: {step.lacking}." for step in found if step.lacking),
@@ -516,7 +535,7 @@ def run(folder: Path, plan: Plan) -> str:
     data["test"] = test = read_images(folder / "data" / "test")
     given = {name: answers(network, folder / "data" / "test", test.names) for name, network in networks.items()}
     write_answers(folder / "answers.csv", test, given)
-    absent = make_files(folder)
+    absent = make_files(folder, plan)
     right = {name: said == test.labels.numpy() for name, said in given.items()}
     trained = {name: share(int(each.sum()), len(each)) for name, each in right.items()}
     notes = [compared(right[PLAIN], right[DISTILLED]), *described(data, plan, absent)]
@@ -544,6 +563,7 @@ def main() -> int:
         "seed": "of the weights and of the order of images",
         "threads": "of training and of timed runs",
         "runs": "timed runs of each file",
+        "wait": "most seconds to wait for the machine's usual speed",
     }
     for name, told in helps.items():
         value = getattr(usual, name)
@@ -557,6 +577,8 @@ def main() -> int:
         options.error(f"the parts hold at most {IMAGES} images together; there are no more")
     if min(asked["epochs"], asked["threads"], asked["runs"]) < 1 or asked["batch"] < 2 or not asked["rate"] > 0:
         options.error("epochs, threads and runs are at least 1, a batch holds at least 2 images, the rate is above 0")
+    if asked["wait"] < 0:
+        options.error("the wait is 0 seconds or more")
     if folder.exists():
         options.error(f"{folder} exists already; name a new folder with --output, or remove it")
     os.environ.setdefault("OMP_NUM_THREADS", str(asked["threads"]))  # of the processes that export

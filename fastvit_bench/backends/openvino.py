@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 
 # precision -> OpenVINO's name of its float arithmetic; its own default differs by processor
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+ROUNDING_KERNELS = {"bf16": "BF16", "int8": "INT8 kernels"}  # precision -> the check of what OpenVINO rounds itself
+HOW = "OpenVINO on this processor"
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # OpenVINO takes AVX-512 alone for BF16, and then converts around float32
 CPUINFO = Path("/proc/cpuinfo")
 _ARITHMETIC = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}  # layers that are nearly all of the work
-_INTEGERS = {"u8", "i8"}
 _UNTIMED = 5  # runs before those of a profile
 
 
@@ -48,15 +49,14 @@ class OpenVINOSession(Session):
         self._compiled = compiled
         self.model = compiled()
         self.request = self.model.create_infer_request()
-        self._kind = self.request.get_input_tensor().data.dtype
-        self.images = Images.PIXELS if self._kind == "uint8" else Images.TENSOR
+        self.images = Images.PIXELS if self.request.get_input_tensor().data.dtype == "uint8" else Images.TENSOR
 
     def set_input(self, images: "Batch") -> None:
         """Copy a batch into the request. Raises `UsageError` for a batch of a different shape."""
         expected = list(self.model.input().shape)
         if list(images.shape) != expected:
             raise UsageError(f"The model takes {INPUT} {expected}, not {list(images.shape)}.")
-        self.request.get_input_tensor().data[:] = images.astype(self._kind)
+        self.request.get_input_tensor().data[:] = images
 
     def run(self) -> None:
         """Run one inference; the call returns when it is done."""
@@ -77,11 +77,9 @@ class OpenVINOSession(Session):
 class OpenVINO(OnnxFileBackend):
     """A backend for OpenVINO on this machine's processor, in one stream of all its threads."""
 
-    name = "openvino"
-    target = "openvino"
+    name = target = distribution = "openvino"
     suffix = ".openvino.onnx"
     product = "OpenVINO"
-    distribution = "openvino"
     precisions = tuple(HINTS)
     proof_packages = ("openvino",)
     scheme = onnx_quantise.OPENVINO
@@ -117,15 +115,12 @@ class OpenVINO(OnnxFileBackend):
         """
         if asked.precision == "int8":
             yield self.operators(path, asked)
-            how = "OpenVINO's kernels on this processor"
-            yield VerificationRun("INT8 kernels", how, asked.shape, self.open(path, asked.device), "hardware")
-            return
-        fp32 = msgspec.structs.replace(asked.device, precision="fp32")
-        how = "OpenVINO on this processor, in float32"
-        yield VerificationRun("", how, asked.shape, self.open(path, fp32), precision="fp32")
-        if asked.precision == "bf16":
-            how = "OpenVINO on this processor, in bfloat16"
-            yield VerificationRun("BF16", how, asked.shape, self.open(path, asked.device), "hardware")
+        else:
+            fp32 = msgspec.structs.replace(asked.device, precision="fp32")
+            yield VerificationRun("", f"{HOW}, in float32", asked.shape, self.open(path, fp32), precision="fp32")
+        if name := ROUNDING_KERNELS.get(asked.precision):
+            how = f"{HOW}, in {asked.precision}"
+            yield VerificationRun(name, how, asked.shape, self.open(path, asked.device), "hardware")
 
     @contextmanager
     def open(self, path: Path, device: Device) -> Generator[OpenVINOSession]:
@@ -198,13 +193,12 @@ def _loaded(path: Path, device: Device, *, profiled: bool) -> OpenVINOSession:
     if device.precision == "int8":
         integer, _ = onnx_quantise.arithmetic(onnx_model.read(path))
         least = sum(integer.get(kind, 0) for kind in onnx_quantise.PRODUCTS)
-        if (count := sum(precision in _INTEGERS for precision in ran)) < least:
+        if (count := sum(precision in {"u8", "i8"} for precision in ran)) < least:
             raise UnavailableError(
                 f"OpenVINO runs {count} convolutions and matrix products of {path.name} in 8-bit integers, and the "
                 f"file has {least} such, so it would not be INT8."
             )
-        return session
-    if others := sorted({precision for precision in ran if precision != wanted}):
+    elif others := sorted({precision for precision in ran if precision != wanted}):
         raise UnavailableError(
             f"OpenVINO runs {len(ran) - ran.count(wanted)} of {len(ran)} convolutions and matrix products of "
             f"{path.name} in {' and '.join(others)}, not in {wanted}, so it would not be {device.precision.upper()}."

@@ -109,7 +109,7 @@ def evaluate_artifact(job: EvaluationJob) -> Generator[AccuracyChunk]:
         opened = backend.open(path, msgspec.structs.replace(device, options=options))
         how = backend.name
     else:
-        look = next(iter(backend.verification_sessions(path, export)))
+        *_, look = backend.verification_sessions(path, export)  # earlier ones may compute in a wider type
         opened, how = look.session, look.how
     selection = count.ImageSelection(Path(job.folder), job.pictures, job.preprocessing, job.workers)
     with opened as session:

@@ -1,5 +1,6 @@
 """Counting right answers: what is counted, what is kept of it, and that nothing is lost however it ends."""
 
+import contextlib
 import json
 import random
 import signal
@@ -9,8 +10,9 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import builders
 import msgspec
 import numpy as np
 import pictures
@@ -24,10 +26,11 @@ from fastvit_bench import backends, config, files
 from fastvit_bench.accuracy import count as accuracy_count
 from fastvit_bench.accuracy import dataset
 from fastvit_bench.accuracy import run as accuracy_run
-from fastvit_bench.backends import Images, Session
+from fastvit_bench.backends import Images, Session, VerificationRun
 from fastvit_bench.errors import NotComparableError, UsageError
 from fastvit_bench.exporting import checkpoints, pipeline
 from fastvit_bench.measuring import machine as machines
+from fastvit_bench.measuring import timing
 from fastvit_bench.network import checkpoint, reparam
 from fastvit_bench.records import (
     MEAN,
@@ -36,6 +39,7 @@ from fastvit_bench.records import (
     AccuracyChunk,
     Artifact,
     Device,
+    EvaluationJob,
     Failure,
     Fuse,
     Head,
@@ -434,6 +438,38 @@ def test_where_the_device_is_not_here_what_proves_its_files_counts(
     assert found.artifact.precision == "fp16"
     (reference,) = runs.read(results()).accuracies
     assert abs(found.top1 - reference.top1) <= 0.05 * reference.images  # float16 moves an image over a border at most
+
+
+def test_off_its_device_a_file_is_counted_in_the_arithmetic_that_it_declares(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a proof may begin in a wider type, where a file in 8 bits computes exactly what its rounded network does
+    wide, declared = contextlib.nullcontext(object()), contextlib.nullcontext(object())
+    export = builders.export_job(precision="w8a8")
+    runs_of_proof = [
+        VerificationRun("exact", "in FP32", export.shape, wide, precision="fp32"),  # type: ignore[arg-type]
+        VerificationRun("", "in FP16", export.shape, declared),  # type: ignore[arg-type]
+    ]
+    backend = SimpleNamespace(verification_sessions=lambda path, export: iter(runs_of_proof))
+    monkeypatch.setattr(timing.backends, "get", lambda name: backend)
+    counted: list[tuple[object, str]] = []
+
+    def tallies(sessions: list[object], artifact: object, selection: object, first: int, how: str, *rest: object):
+        counted.append((sessions[0], how))
+        yield from ()
+
+    monkeypatch.setattr(accuracy_count, "tallies", tallies)
+    job = EvaluationJob(
+        artifact=builders.artifact(),
+        export=export,
+        on_device=False,
+        machine=builders.machine(),
+        folder="set",
+        pictures=(),
+        first=0,
+        preprocessing=Preprocessing(resolution=32, crop=1.0),
+        workers=1,
+    )
+    assert list(timing.evaluate_artifact(job)) == []
+    assert counted == [(declared.enter_result, "in FP16")]
 
 
 @pytest.mark.parametrize(

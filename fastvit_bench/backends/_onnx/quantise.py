@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import msgspec
+
 from fastvit_bench.backends import INPUT, QuantisedFile, QuantisedTwins
 from fastvit_bench.backends._onnx import export as onnx_export
 from fastvit_bench.backends._onnx import model as onnx_model
@@ -137,8 +139,7 @@ def counted(
 
 
 def _activations(model: "onnx.ModelProto", images: "Sequence[Array]", threads: int) -> "Iterator[tuple[str, Array]]":
-    """Yield the name and the values of every float activation, a batch of images at a time; the last is filled up."""
-    import numpy as np
+    """Yield the name and the values of every float activation, image by image; the model takes one at a time."""
     import onnx
 
     every = onnx.ModelProto()
@@ -148,14 +149,11 @@ def _activations(model: "onnx.ModelProto", images: "Sequence[Array]", threads: i
         for name in node.output:
             if name not in outputs:
                 every.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     with onnx_session.unoptimised(INPUT, every.SerializeToString(), threads) as session:
-        for start in range(0, len(images), batch):
-            part = images[start : start + batch]
-            stacked = np.stack([*part, *([part[0]] * (batch - len(part)))])
-            session.set_input(stacked)
+        for image in images:
+            session.set_input(image[None])
             session.run()
-            yield INPUT, stacked
+            yield INPUT, image[None]
             for name, array in session.get_output().items():
                 if array.dtype.kind == "f":
                     yield name, array
@@ -453,7 +451,11 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
 
 
 class GraphQuantiser:
-    """Files in INT8 of `network` (float64, evaluation mode), as a `Quantiser`; the images are run once for all."""
+    """Files in INT8 of `network` (float64, evaluation mode), as a `Quantiser`; the images are run once for all.
+
+    They are run one by one whatever the batch: all activations of a batch together may need gigabytes, and so files for
+    all batches have the same ranges.
+    """
 
     changes: Mapping[str, tuple[str, ...]] = {"accuracy": tuple(CHANGES)[:6], "latency": tuple(CHANGES)[3:]}
 
@@ -461,6 +463,8 @@ class GraphQuantiser:
         self, network: "nn.Module", asked: "ExportJob", images: "Sequence[Array]", scheme: Scheme, threads: int
     ) -> None:
         self._graph, self._model = _float_model(network, asked), asked.model
+        single = msgspec.structs.replace(asked, shape=msgspec.structs.replace(asked.shape, batch=1))
+        self._calibrated_graph = self._graph if asked.shape.batch == 1 else _float_model(network, single)
         self._images, self._scheme, self._threads = images, scheme, threads
         self._known: dict[bool, Calibrated] = {}  # by equalised channels
 
@@ -470,7 +474,9 @@ class GraphQuantiser:
         for change in choices:
             chosen = chosen._replace(**CHANGES[change])
         if chosen.equalised not in self._known:
-            self._known[chosen.equalised] = calibrated(self._graph, self._images, self._threads, chosen)
+            known = calibrated(self._calibrated_graph, self._images, self._threads, chosen)
+            graph = equalised(self._graph, known.factors) if known.factors else self._graph
+            self._known[chosen.equalised] = replace(known, model=graph)
         known = self._known[chosen.equalised]
         done = by_choices(known, self._scheme, chosen)
         if self._scheme.half:
@@ -531,8 +537,6 @@ def twins(network: "nn.Module", asked: "ExportJob", file: "onnx.ModelProto", thr
 
 def _float_model(network: "nn.Module", asked: "ExportJob") -> "onnx.ModelProto":
     """Return the float32 graph of a network at a job's shape."""
-    import msgspec
-
     return onnx_export.model_of(network, msgspec.structs.replace(asked, precision="fp32"), {})
 
 

@@ -217,6 +217,20 @@ def test_equal_arguments_give_equal_files(network: nn.Module, images: list[Array
     assert other.read_bytes() != paths[0].read_bytes()
 
 
+def test_files_for_every_batch_have_the_same_ranges(network: nn.Module, images: list[Array], tmp_path: Path) -> None:
+    steps: list[dict[str, bytes]] = []
+    for batch in (1, 3):
+        asked = builders.export_job(precision="int8", shape=Shape(batch=batch, height=32, width=32))
+        path = tmp_path / f"{batch}.onnx"
+        quantise.GraphQuantiser(network, asked, images, PROCESSOR, 1).write(path, {"fastvit_bench.precision": "int8"})
+        model = onnx.load(path)
+        assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == batch
+        tensors = [tensor for tensor in model.graph.initializer if tensor.name.endswith(("_scale", "_zero_point"))]
+        steps.append({tensor.name: numpy_helper.to_array(tensor).tobytes() for tensor in tensors})
+    assert len(steps[0]) > 16
+    assert steps[0] == steps[1]
+
+
 @pytest.mark.slow
 def test_the_exporter_still_writes_the_model_it_makes(network: nn.Module, tmp_path: Path) -> None:
     asked = builders.export_job(precision="fp32", shape=SHAPE)
