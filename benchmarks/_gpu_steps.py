@@ -53,6 +53,7 @@ class Scale:
     batches: tuple[int, ...]
     dense: tuple[int, int]  # pixels and batch of the dense backbone, as in the paper's detection tables
     runs: int | None  # timed ones of a latency; None: as many as the protocol says
+    processes: int  # of a latency that is spread over several
     blocks: int  # of cuda_window.py
     block_runs: int
     max_time: str  # of a comparison, which ends inconclusive before its step's limit
@@ -64,12 +65,12 @@ class Scale:
 FULL = Scale(
     models=("fastvit_t8", "fastvit_sa12", "fastvit_ma36"),
     grid=(224, 256, 384, 512, 768, 1024), size=256, large=1024, batch=8, batches=(1, 8, 32), dense=(512, 2), runs=None,
-    blocks=24, block_runs=100, max_time="240s", load_runs=15_000, copied=64 << 20, spare_mib=128,
+    processes=PROCESSES, blocks=24, block_runs=100, max_time="240s", load_runs=15_000, copied=64 << 20, spare_mib=128,
 )  # fmt: skip
 SMALL = Scale(
     models=("fastvit_t8", "fastvit_t8", "fastvit_t8"),
     grid=(32, 64, 96), size=32, large=64, batch=1, batches=(1, 2), dense=(32, 1), runs=6,
-    blocks=2, block_runs=2, max_time="30m", load_runs=200, copied=64 << 10, spare_mib=640,
+    processes=2, blocks=2, block_runs=2, max_time="30m", load_runs=200, copied=64 << 10, spare_mib=640,
 )  # fmt: skip
 
 
@@ -434,7 +435,7 @@ def smallest(bench: Bench) -> None:
 def processes(bench: Bench) -> None:
     """Time one network twice, each time spread over processes: what they differ by is in the interval."""
     text = bench.config.read_text(encoding="utf-8")
-    bench.config.write_text(text.replace("processes = 1", f"processes = {PROCESSES}"), encoding="utf-8")
+    bench.config.write_text(text.replace("processes = 1", f"processes = {bench.scale.processes}"), encoding="utf-8")
     for _ in range(2):
         bench.latency("-m", bench.scale.models[0], "--res", str(bench.scale.size))
     first, second = bench.measurements()

@@ -109,8 +109,8 @@ def test_litv2_in_one_file_for_several_sizes(tmp_path: Path) -> None:
     ("name", "size", "precision"),
     [
         *((name, size, "fp32") for name, size in (("cmt_ti", 160), ("litv2_s", 224))),  # the smallest of each family
-        *((name, size, "fp16") for name, size in (("cmt_ti", 160), ("cmt_xs", 192), ("cmt_s", 224), ("cmt_b", 256))),
-        *((name, 224, "fp16") for name in ("litv2_s", "litv2_b")),
+        # in FP16 the deepest too, whose sums grow most
+        *((name, size, "fp16") for name, size in (("cmt_ti", 160), ("cmt_b", 256), ("litv2_b", 224))),
     ],
 )
 def test_peers_of_full_size_become_proved_files(name: str, size: int, precision: str, tmp_path: Path) -> None:
