@@ -64,9 +64,9 @@ def sentences(result: StudyResult, published_top1: Sequence[tuple[Match, float |
         cell = result.cell(match)
         if cell is not None and cell.verdict.ratio is not None:
             own = Contestant(msgspec.structs.replace(match.row.row, group=""), match.row.shape)
-            rival = Rival(match.reference.name, cell.verdict.ratio, cell.verdict.interval, top1)
+            rival = Rival(match.reference.title, cell.verdict.ratio, cell.verdict.interval, top1)
             rivals.setdefault(own, []).append(rival)
-    return [f"{printable(own.name)}: {_standing(entries, own.row.top1)}" for own, entries in rivals.items()]
+    return [f"{printable(own.title)}: {_standing(entries, own.row.top1)}" for own, entries in rivals.items()]
 
 
 def _standing(rivals: Sequence[Rival], top1: float | None) -> str:

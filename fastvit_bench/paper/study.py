@@ -461,7 +461,7 @@ def _entry(
         step,
         exporter,
         timeout_s,
-        lambda step, what: announce(f"{what} {contestant.name} ({step.cell.model})"),
+        lambda step, what: announce(f"{what} {contestant.title} ({step.cell.model})"),
         engine=False,
     )
     if isinstance(reply, Artifact):

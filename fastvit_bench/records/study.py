@@ -62,8 +62,13 @@ class Contestant(Record, frozen=True):
 
     @property
     def name(self) -> str:
-        """Name with the image size, which distinguishes rows of one label: ``FastViT-T8 256``."""
+        """Name with the image size, which distinguishes rows of one label: ``FastViT-T8 256``; stored with results."""
         return f"{self.row.label} {self.shape.size}"
+
+    @property
+    def title(self) -> str:
+        """Name for people, who read a size once: ``FastViT-T8@256``, and ``FastViT-T8 256`` of a label without it."""
+        return self.row.label if self.row.label.endswith(f"@{self.shape.size}") else self.name
 
 
 class Match(Record, frozen=True):

@@ -43,31 +43,31 @@ def challenge(ratios: Mapping[str, float | None], top1: float | None) -> StudyRe
         (
             (2.0, 1.25, 1.2),
             80.0,
-            "mine.onnx 256: dominated by FastViT-SA12@256 256: quicker by 17 % [16, 18] at 0.6 points more, published.",
+            "mine.onnx 256: dominated by FastViT-SA12@256: quicker by 17 % [16, 18] at 0.6 points more, published.",
         ),
         (
             (2.0, 1.25, 1.2),
             79.8,
-            "mine.onnx 256: dominated by FastViT-SA12@256 256 and 1 more: quicker by 17 % [16, 18] at 0.8 points more, "
+            "mine.onnx 256: dominated by FastViT-SA12@256 and 1 more: quicker by 17 % [16, 18] at 0.8 points more, "
             "published.",
         ),
         (
             (1.5, 0.8, 0.7),
             79.8,
-            "mine.onnx 256: on the frontier of these 4; it dominates FastViT-S12@256 256 (slower by 25 % [23, 27] at "
+            "mine.onnx 256: on the frontier of these 4; it dominates FastViT-S12@256 (slower by 25 % [23, 27] at "
             "the same top-1, published).",
         ),
         ((1.5, 0.8, 0.7), 76.0, "mine.onnx 256: on the frontier of these 4; it dominates none of them."),
         (
             (1.5, 1.004, 0.7),
             79.0,
-            "mine.onnx 256: not decided against FastViT-S12@256 256: not told apart in latency (1.004 [0.996, 1.012] "
+            "mine.onnx 256: not decided against FastViT-S12@256: not told apart in latency (1.004 [0.996, 1.012] "
             "of its time), at 0.8 points more, published; --blocks 12 may tell them apart.",
         ),
         (
             (1.5, 0.8, None),
             None,
-            "mine.onnx 256: FastViT-T8@256 256 is quicker by 33 % [32, 34], FastViT-S12@256 256 is slower by 25 % "
+            "mine.onnx 256: FastViT-T8@256 is quicker by 33 % [32, 34], FastViT-S12@256 is slower by 25 % "
             "[23, 27]; with --top1 its accuracy decides whether it is on the frontier.",
         ),
         ((None, None, None), 80.0, None),

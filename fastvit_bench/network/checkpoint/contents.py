@@ -100,7 +100,7 @@ def read(path: Path, wanted: Callable[[str], bool]) -> Contents:
             refuse(path, "is a pointer of Git LFS, not the file itself", "run `git lfs pull` where it lies")
         refuse(path, f"is a text file that begins with {line[:40]!r}, not weights", f"give {KINDS}")
     if path.suffix.lower() == ".onnx":
-        refuse(path, "is an ONNX file, which holds no state dict", f"give it without --checkpoint, or give {KINDS}")
+        refuse(path, "is an ONNX file, which holds no state dict", f"time it with `latency -m FILE`, or give {KINDS}")
     raise refusal(path, "is not a weight file", f"give {KINDS}")
 
 

@@ -60,7 +60,7 @@ def network() -> nn.Module:
 @pytest.fixture(scope="module")
 def images() -> list[NDArray[np.float32]]:
     draw = np.random.default_rng(0)
-    return [draw.standard_normal((3, 16, 16)).astype(np.float32) for _ in range(33)]  # no multiple of the batch
+    return [draw.standard_normal((3, 16, 16)).astype(np.float32) for _ in range(33)]
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,9 @@ def test_a_step_in_float16_holds_what_the_exact_one_does(width: float) -> None:
     assert float(typed_int8.step(np.array([width]), np.dtype(np.float32))[0]) == float(np.float32(width))
 
 
-def test_numbers_beyond_float16_are_named(graph: onnx.ModelProto, images: list[Array]) -> None:
+def test_numbers_beyond_float16_are_named(network: nn.Module, images: list[Array]) -> None:
+    asked = builders.export_job(precision="int8", shape=Shape(batch=1, height=16, width=16))
+    graph = quantise._float_model(network, asked)
     done = quantise.quantised(graph, images, NVIDIA, 1)
     plant = changed("narrow.bias", lambda values: values * 0 + 70_000)
     with pytest.raises(UsageError, match=r"narrow\.bias holds 70000, and float16 ends at 65504"):
