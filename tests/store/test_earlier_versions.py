@@ -1,6 +1,7 @@
 """Files that version 0.1.0 wrote: they are read, and mean what they meant."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,11 @@ def test_the_verdict_of_a_comparison_is_the_stored_one() -> None:
 def test_commands_tabulate_what_was_stored(zoo: Path) -> None:
     results = zoo / "results" / "cpu"
     results.mkdir(parents=True)
-    (results / "20261126-181251-b31cf2.jsonl").write_bytes((STORED / "latency.jsonl").read_bytes())
-    (results / "peak.json").write_bytes((STORED / "peak.json").read_bytes())
+    # with a name of its own: a machine like that one would measure the peak of its own packages, for minutes
+    for stored, name in (("latency.jsonl", "20261126-181251-b31cf2.jsonl"), ("peak.json", "peak.json")):
+        text, machines = re.subn(r'"name": ?""', '"name": "lab-1"', (STORED / stored).read_text())
+        assert machines
+        (results / name).write_text(text)
     (results.parent / "machine-speeds.json").write_bytes((STORED / "machine-speeds.json").read_bytes())
     machine = runs.read(STORED / "latency.jsonl").runs[0].machine
     assert speeds.load(results.parent, machine).times_ns
@@ -88,6 +92,5 @@ def test_commands_tabulate_what_was_stored(zoo: Path) -> None:
     (row,) = table
     figures = [row["latency"][size]["median_ms"] for size in ("32", "64")]
     assert figures == pytest.approx([first.median_ms, second.median_ms])
-    # another name: a machine like the stored one would measure the peak of its own packages
     assert "fastvit_t8" in call("roofline", "--machine", "another").stdout
     call("report", "-o", "page.html")
