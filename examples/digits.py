@@ -62,6 +62,7 @@ from fastvit_bench.render.table import NONE, Column, Table, TableReport
 from fastvit_bench.render.text import latency, percent
 from fastvit_bench.stats.paired import PairedAnswers
 from fastvit_bench.store import runs as store_runs
+from fastvit_bench.store.runs import RunFile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,7 +92,7 @@ DEVICES = {
 LADDERS = ("onnx", "openvino")
 
 # Core ML's ladder, by device: its reference evaluator counts right answers anywhere, and times nothing
-CORE_ML = (("FP16", "coreml"), ("INT8", "coreml-int8"))
+CORE_ML = {"FP16": "coreml", "INT8": "coreml-int8"}
 
 
 @dataclass(frozen=True)
@@ -330,8 +331,7 @@ def make_ladders(folder: Path) -> list[str]:
         for device in LADDERS
         if not tool(folder, "study", "ladder", "-d", device, "-m", DISTILLED, *test, *train, may_lack_device=True)
     ]
-    _, int8 = CORE_ML[-1]
-    tool(folder, "accuracy", "-d", int8, "-m", DISTILLED, "--fuse", Fuse.FOLDED, *test, may_lack_device=True)
+    tool(folder, "accuracy", "-d", CORE_ML["INT8"], "-m", DISTILLED, "--fuse", Fuse.FOLDED, *test, may_lack_device=True)
     return absent
 
 
@@ -350,11 +350,12 @@ class Row:
 
 def rows(results: Path) -> list[Row]:
     """All files of all networks as run files tell of them, of several figures the newest; `KeyError` without one."""
-    accuracies = all_accuracies(results)
+    files = all_files(results)
+    accuracies = newest_accuracies(files)
     measurements = {
         timed.artifact.sha256: timed
-        for path in store_runs.all_runs(results)
-        for timed in store_runs.read(path).measurements
+        for file in files
+        for timed in file.measurements
         if isinstance(timed.artifact, Artifact) and timed.artifact.sha256
     }
     listed: list[Row] = []
@@ -365,12 +366,17 @@ def rows(results: Path) -> list[Row]:
     return listed
 
 
-def all_accuracies(results: Path) -> dict[tuple[str, str, Fuse | None], Accuracy]:
+def all_files(results: Path) -> list[RunFile]:
+    """Return every run file as read, the oldest first."""
+    return [store_runs.read(path) for path in store_runs.all_runs(results)]
+
+
+def newest_accuracies(files: Sequence[RunFile]) -> dict[tuple[str, str, Fuse | None], Accuracy]:
     """Return the newest accuracy of each network, device and level of fusing."""
     return {
         (counted.artifact.model, counted.device.name, counted.artifact.fused): counted
-        for path in store_runs.all_runs(results)
-        for counted in store_runs.read(path).accuracies
+        for file in files
+        for counted in file.accuracies
     }
 
 
@@ -417,9 +423,9 @@ def steps(results: Path) -> list[Step]:
                 ratio = latency(*rung.line.ratio) if rung.line.ratio else "1" if rung.line.figure else NONE
                 lacking = rung.line.failed or ""
                 listed.append(Step(device, rung.label, rung.accuracy, rung.paired, ratio, lacking))
-    counted = all_accuracies(results)
+    counted = newest_accuracies(all_files(results))
     reference = counted[DISTILLED, "onnx-fp32", Fuse.FOLDED]
-    for precision, device in CORE_ML:
+    for precision, device in CORE_ML.items():
         own = counted.get((DISTILLED, device, Fuse.FOLDED))
         paired = PairedAnswers.of_accuracies(reference, own) if own else None
         listed.append(Step("coreml", precision, own, paired, lacking="" if own else "it takes the extra coreai"))

@@ -475,8 +475,9 @@ class GraphQuantiser:
             chosen = chosen._replace(**CHANGES[change])
         if chosen.equalised not in self._known:
             known = calibrated(self._calibrated_graph, self._images, self._threads, chosen)
-            graph = equalised(self._graph, known.factors) if known.factors else self._graph
-            self._known[chosen.equalised] = replace(known, model=graph)
+            if self._graph is not self._calibrated_graph:
+                known = replace(known, model=equalised(self._graph, known.factors))
+            self._known[chosen.equalised] = known
         known = self._known[chosen.equalised]
         done = by_choices(known, self._scheme, chosen)
         if self._scheme.half:
